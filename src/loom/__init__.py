@@ -1,0 +1,58 @@
+"""Loom: get model weights into a container that starts cold, fast and dependably.
+
+    import loom
+    receipt = loom.fetch("https://host/model.gguf", out="model.gguf", workers=16)
+
+Names are loaded when first used (PEP 562), so that `import loom` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loom.core.options import Options as Options
+    from loom.core.receipt import Progress as Progress
+    from loom.core.receipt import Receipt as Receipt
+    from loom.errors import AccessDenied as AccessDenied
+    from loom.errors import IntegrityError as IntegrityError
+    from loom.errors import Interrupted as Interrupted
+    from loom.errors import LoomError as LoomError
+    from loom.errors import NotFound as NotFound
+    from loom.errors import OriginError as OriginError
+    from loom.errors import StoreError as StoreError
+    from loom.errors import UsageError as UsageError
+    from loom.fetching import fetch as fetch
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "fetch": "loom.fetching",
+    "Options": "loom.core.options",
+    "Progress": "loom.core.receipt",
+    "Receipt": "loom.core.receipt",
+    "AccessDenied": "loom.errors",
+    "IntegrityError": "loom.errors",
+    "Interrupted": "loom.errors",
+    "LoomError": "loom.errors",
+    "NotFound": "loom.errors",
+    "OriginError": "loom.errors",
+    "StoreError": "loom.errors",
+    "UsageError": "loom.errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loom' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

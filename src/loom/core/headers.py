@@ -1,0 +1,124 @@
+"""What the header fields of a reply mean. Pure; names of fields are matched without regard to case by the caller."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from loom.core.urls import safe_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)\s*", re.IGNORECASE)
+_DISPOSITION = re.compile(r";\s*(filename\*?)\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
+_RATE_LIMIT = re.compile(r"(?:^|[;,\s])(r|remaining|t|reset)=(\d{1,9})", re.IGNORECASE)
+_RATE_NAMES = {"r": "r", "remaining": "r", "t": "t", "reset": "t"}
+
+
+@dataclass(frozen=True)
+class ContentRange:
+    """A parsed Content-Range: bytes [start, end) of `size`; start and end are None for an unsatisfied range."""
+
+    start: int | None
+    end: int | None
+    size: int | None
+
+
+def parse_content_range(text: str) -> ContentRange | None:
+    """Parse a Content-Range field (RFC 9110 section 14.4); None when it makes no sense."""
+    match = _CONTENT_RANGE.fullmatch(text.strip())
+    if match is None:
+        return None
+    first, last, size = (None if g is None else int(g) for g in match.groups())
+    if first is None or last is None:
+        return ContentRange(None, None, size)
+    if last < first or (size is not None and last >= size):
+        return None
+    return ContentRange(first, last + 1, size)
+
+
+def parse_length(text: str) -> int | None:
+    """Parse a Content-Length; a list of equal numbers counts as one (RFC 9110 section 8.6). None when malformed."""
+    numbers = {part.strip() for part in text.split(",")}
+    number = numbers.pop()
+    return int(number) if not numbers and number.isascii() and number.isdigit() and len(number) < 19 else None
+
+
+def parse_wait(fields: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds that a throttling reply asks to wait, or None when it does not say.
+
+    Retry-After in seconds or as a date (RFC 9110 section 10.2.3); else RateLimit with nothing remaining
+    (draft-ietf-httpapi-ratelimit-headers), in the structured (r=0;t=87) and the older (remaining=0, reset=87) form.
+    """
+    after = fields.get("retry-after", "").strip()
+    if after.isascii() and after.isdigit():
+        return float(min(int(after), 10**9))
+    if after:
+        return _seconds_until(after, now)
+    found = _RATE_LIMIT.findall(fields.get("ratelimit", ""))
+    limits = {_RATE_NAMES[name.lower()]: int(value) for name, value in found}
+    if limits.get("r") == 0 and "t" in limits:
+        return float(limits["t"])
+    reset = fields.get("ratelimit-reset", "").strip()
+    return float(reset) if reset.isdigit() and fields.get("ratelimit-remaining", "").strip() == "0" else None
+
+
+def _seconds_until(date: str, now: datetime) -> float | None:
+    try:
+        when = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=timezone.utc)
+    return max(0.0, (when - now).total_seconds())
+
+
+def parse_disposition(text: str) -> str:
+    """Return the safe file name that a Content-Disposition suggests (RFC 6266), or ""."""
+    found = {name.lower(): value.strip() for name, value in _DISPOSITION.findall(";" + text)}
+    if "filename*" in found:
+        charset, _, encoded = found["filename*"].strip('"').partition("'")
+        decoded = unquote(encoded.partition("'")[2], encoding=charset or "utf-8", errors="replace")
+        if name := safe_name(decoded):
+            return name
+    return safe_name(re.sub(r"\\(.)", r"\1", found.get("filename", "").strip('"')))
+
+
+@dataclass(frozen=True)
+class Version:
+    """What pins the bytes of an object: the size, and the validators that the origin gave (RFC 9110 section 8.8)."""
+
+    size: int | None
+    etag: str = ""
+    last_modified: str = ""
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether the ETag promises byte-for-byte equality; only such a one may go into If-Range."""
+        return self.etag.startswith('"')
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is any validator; size alone proves nothing."""
+        return bool(self.etag or self.last_modified)
+
+    def matches(self, other: Version) -> bool:
+        """Return whether `other` can be the same bytes: nothing that both of them tell differs."""
+        pairs = [(self.size, other.size), (self.etag, other.etag)]
+        if not (self.is_strong and other.is_strong):
+            pairs.append((self.last_modified, other.last_modified))
+        return all(one == two or one in (None, "") or two in (None, "") for one, two in pairs)
+
+    def describe(self) -> str | None:
+        """Return the validator for people and receipts; None when there is none."""
+        return self.etag or self.last_modified or None
+
+
+def parse_version(fields: Mapping[str, str], size: int | None) -> Version:
+    """Read the validators of a reply."""
+    return Version(size, fields.get("etag", "").strip(), fields.get("last-modified", "").strip())

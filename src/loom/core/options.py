@@ -1,0 +1,94 @@
+"""What a caller may choose about one fetch, checked once, here, whoever the caller is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from loom.errors import UsageError
+
+CHUNK_SIZE = 10_000_000
+"""Bytes in a chunk, the fixed unit of journaling and retrying (DESIGN section 2)."""
+
+MAX_WORKERS = 1024
+"""More concurrent requests than this only gets a client throttled; S3's guides speak of dozens."""
+
+MIN_CHUNK_SIZE = 64 * 1024
+MAX_CHUNK_SIZE = 1_000_000_000
+
+_HEX = frozenset("0123456789abcdef")
+_TOKEN_CHARS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_OWNED_HEADERS = frozenset(
+    ("host", "range", "if-range", "if-match", "if-none-match", "accept-encoding", "connection", "content-length",
+     "transfer-encoding")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices of one fetch. Raises UsageError when a value is out of its bounds.
+
+    workers: most concurrent range requests, 1 to 1024.
+    chunk_size: bytes, 64 KiB to 1 GB.
+    retries: how often a request that made no headway is tried again, 0 to 100.
+    backoff_s: the first pause before a retry; it doubles each time (2, 4, 8 s). 0 to 3600.
+    timeout_s: a connection that makes too little progress for so long is cut and tried again. Over 0 to 86400. It is
+        never a limit on the whole transfer: a healthy slow stream is left alone.
+    headers: sent with every request to the host of the URL, never to another host that it redirects to.
+    token: sent as `Authorization: Bearer`, under the same rule.
+    sha256: 64 hex digits that the whole file must hash to; None when unknown.
+    ca_file: PEM file of the certificate authorities to trust instead of the system's.
+    """
+
+    workers: int = 10
+    chunk_size: int = CHUNK_SIZE
+    retries: int = 3
+    backoff_s: float = 2.0
+    timeout_s: float = 30.0
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    token: str | None = field(default=None, repr=False)
+    sha256: str | None = None
+    ca_file: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_between("workers", self.workers, 1, MAX_WORKERS)
+        _require_between("chunk_size", self.chunk_size, MIN_CHUNK_SIZE, MAX_CHUNK_SIZE)
+        _require_between("retries", self.retries, 0, 100)
+        _require_between("backoff_s", self.backoff_s, 0, 3600)
+        _require_between("timeout_s", self.timeout_s, 0.001, 86400)
+        for name, value in self.headers.items():
+            _check_header(name, value)
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
+            raise UsageError("the token is empty or holds characters that a header cannot carry", "check --token")
+        if self.sha256 is not None:
+            object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
+
+    def request_headers(self) -> dict[str, str]:
+        """Return the caller's headers, the token among them; they are meant for the host of the URL alone."""
+        headers = dict(self.headers)
+        if self.token is not None:
+            headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+            headers["Authorization"] = f"Bearer {self.token}"
+        return headers
+
+
+def _require_between(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UsageError(f"{name} must be between {low:g} and {high:,}, not {value!r}")
+
+
+def _check_header(name: str, value: str) -> None:
+    """Refuse names and values that would break the request (RFC 9110 section 5.1, 5.5) or fight with the engine."""
+    if not name or not _TOKEN_CHARS.issuperset(name):
+        raise UsageError(f"{name!r} is not a header name", "write --header 'Name: value'")
+    if any(c in value for c in "\r\n\0"):
+        raise UsageError(f"the value of header {name!r} holds a line break")
+    if name.lower() in _OWNED_HEADERS:
+        raise UsageError(f"header {name!r} is set by Loom itself")
+
+
+def _parse_sha256(text: str) -> str:
+    digits = text.strip().lower().removeprefix("sha256:")
+    if len(digits) != 64 or not _HEX.issuperset(digits):
+        raise UsageError("sha256 must be 64 hexadecimal digits", "take it from the publisher, or from `sha256sum FILE`")
+    return digits

@@ -1,0 +1,77 @@
+"""How fast things move, and how long to wait: meters, progress windows, backoff.
+
+Rule: `now` is always a parameter, in seconds on any steady clock.
+"""
+
+from __future__ import annotations
+
+SAMPLE_S = 0.25
+"""Length of one rate sample: some 10 round trips near by, and short beside any transfer worth balancing."""
+
+STARVED_BYTES_PER_SECOND = 1024
+"""Below this a connection is not slow but stuck; the same order as curl's --speed-limit examples."""
+
+STARVED_SHARE = 0.01
+"""A connection a hundred times slower than the best one of the same transfer is worth a new one."""
+
+
+class Meter:
+    """The recent rate of one connection, in bytes per second: half the newest sample, half the past."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._bytes = 0
+        self._rate = 0.0
+
+    def add(self, size: int, now: float) -> None:
+        """Count `size` bytes that arrived by `now`."""
+        self._bytes += size
+        elapsed_s = now - self._since
+        if elapsed_s >= SAMPLE_S:
+            sample = self._bytes / elapsed_s
+            self._rate = (self._rate + sample) / 2 if self._rate else sample
+            self._since, self._bytes = now, 0
+
+    def read(self, now: float) -> float:
+        """Return the rate at `now`; silence counts, so it falls towards 0 while nothing arrives."""
+        elapsed_s = now - self._since
+        if not self._rate:
+            return self._bytes / elapsed_s if elapsed_s > 0 else 0.0
+        if elapsed_s <= 2 * SAMPLE_S:
+            return self._rate
+        return min(self._rate, (self._bytes + self._rate * SAMPLE_S) / elapsed_s)
+
+
+class ProgressWindow:
+    """Tells a starved connection from a slow one by what arrives per window, not by the last byte's age.
+
+    An idle timeout is defeated by a server that dribbles (HARD_CASES 6); a limit on the whole request kills healthy
+    slow streams (22). What counts is progress per window.
+    """
+
+    def __init__(self, window_s: float, now: float) -> None:
+        self._window_s = window_s
+        self._since = now
+        self._bytes = 0
+
+    def add(self, size: int) -> None:
+        self._bytes += size
+
+    def is_starved(self, now: float, best_rate: float = 0.0) -> bool:
+        """Return whether a whole window passed with too little progress; else start the next window when due."""
+        elapsed_s = now - self._since
+        if elapsed_s < self._window_s:
+            return False
+        floor = max(STARVED_BYTES_PER_SECOND, best_rate * STARVED_SHARE)
+        starved = self._bytes < floor * elapsed_s
+        if not starved:
+            self._since, self._bytes = now, 0
+        return starved
+
+
+def backoff_delay(attempt: int, backoff_s: float, jitter: float) -> float:
+    """Return the pause in seconds before try number `attempt` + 1: backoff_s x 1, 2, 4 ..., up to a quarter more.
+
+    `jitter` is in [0, 1): many pods that fail together should not come back together.
+    """
+    return float(min(backoff_s * 2 ** min(attempt - 1, 20), 3600.0) * (1 + jitter / 4))

@@ -1,0 +1,73 @@
+"""Which proxy, if any, stands between us and an endpoint: the environment's conventions as curl and Go read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from loom.core.urls import Endpoint
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """An HTTP proxy. `username` and `password` are None when it wants none."""
+
+    host: str
+    port: int
+    username: str | None = None
+    password: str | None = None
+
+
+def choose_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> Proxy | None:
+    """Return the proxy for `endpoint`, or None for a direct connection. Raises UsageError for one we cannot speak to.
+
+    https_proxy, http_proxy, all_proxy and no_proxy, lower case before upper case. HTTP_PROXY in capitals is ignored
+    inside a CGI request, where a client could set it (CVE-2016-5385).
+    """
+    if is_bypassed(endpoint, environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
+        return None
+    names = [f"{endpoint.scheme}_proxy", f"{endpoint.scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"]
+    if "REQUEST_METHOD" in environ:
+        names.remove(f"{endpoint.scheme}_proxy".upper())
+    for name in names:
+        if value := environ.get(name, "").strip():
+            return parse_proxy(value, name)
+    return None
+
+
+def parse_proxy(text: str, name: str) -> Proxy:
+    """Parse http://[user:password@]host[:port]; `name` is the variable that it came from."""
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        port = parts.port or 80
+    except ValueError:
+        raise UsageError(f"{name} is not a proxy's URL", "write it as http://host:port") from None
+    if parts.scheme != "http" or not parts.hostname:
+        raise UsageError(f"{name} names a proxy that is not http://host:port", "HTTPS through an http:// proxy is fine")
+    user = None if parts.username is None else unquote(parts.username)
+    return Proxy(parts.hostname, port, user, None if parts.password is None else unquote(parts.password))
+
+
+def is_bypassed(endpoint: Endpoint, no_proxy: str) -> bool:
+    """Return whether NO_PROXY exempts `endpoint`: `*`, host names with all below them, addresses, CIDR blocks."""
+    return any(_is_exempt(endpoint, entry.strip().lower()) for entry in no_proxy.split(","))
+
+
+def _is_exempt(endpoint: Endpoint, entry: str) -> bool:
+    if entry in ("", "*"):
+        return entry == "*"
+    host, _, port = entry.rpartition(":")
+    if port.isdigit() and ":" not in host.strip("[]"):
+        return int(port) == endpoint.port and _is_exempt(endpoint, host)
+    try:
+        return ip_address(endpoint.host) in ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        suffix = entry.removeprefix("*").lstrip(".")
+        return bool(suffix) and (endpoint.host == suffix or endpoint.host.endswith("." + suffix))

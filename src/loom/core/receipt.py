@@ -1,0 +1,71 @@
+"""What a fetch reports: while it runs (Progress) and when it is done (Receipt)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A snapshot of a running fetch. All sizes are bytes.
+
+    phase: "connecting", "fetching", "verifying" or "waiting" (another process is fetching to the same place).
+    size: None while, or if, the origin does not tell.
+    received: bytes in place, `resumed` among them; never more than size.
+    bytes_per_second: mean over the last few seconds; 0.0 when nothing moves.
+    workers: requests under way now.
+    retries: requests tried again so far.
+    note: why nothing moves ("throttled by the origin, next try in 4 s"); empty when all is well.
+    """
+
+    phase: str
+    size: int | None = None
+    received: int = 0
+    resumed: int = 0
+    bytes_per_second: float = 0.0
+    workers: int = 0
+    retries: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one fetch did. Sizes are bytes; every field is documented in docs/receipt.md.
+
+    url: the reference, with secrets (user info, signed query values) blanked out.
+    out: the absolute path of the file.
+    size: bytes in the file.
+    elapsed_s: from the call to the file standing under its name.
+    bytes_per_second: bytes fetched now / elapsed_s.
+    requests: HTTP requests sent, redirects included.
+    retries: how many of them repeated one that failed.
+    workers: the most requests that were under way at once.
+    ranges: False when the origin ignores ranges and the file came as one stream.
+    sources: bytes taken from each source, for instance {"origin": 2700000000}; a hedged tail counts twice.
+    resumed: bytes that were in place from an earlier, unfinished fetch.
+    outcome: "fetched", "resumed" or "present" (the file was there and is current).
+    digest: "sha256:..." when the content was verified against one, else None.
+    version: the origin's validator that pinned the bytes, for instance its ETag; None when it gave none.
+    warnings: sentences worth a human's look; mostly empty.
+    """
+
+    url: str
+    out: str
+    size: int
+    elapsed_s: float
+    bytes_per_second: float
+    requests: int
+    retries: int
+    workers: int
+    ranges: bool
+    sources: dict[str, int]
+    resumed: int
+    outcome: str
+    digest: str | None
+    version: str | None
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the receipt as plain JSON values."""
+        return {**asdict(self), "warnings": list(self.warnings)}

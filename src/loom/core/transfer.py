@@ -1,0 +1,343 @@
+"""The transfer: which bytes to ask for next, by whom, and what to do when a request fails.
+
+Rule 1: everything that affects this state machine lives in this file. It knows no HTTP, no sockets, no files and no
+clock; time comes in as `now`, randomness as `jitter`. A test drives it with a simulator that lies, drops and stalls.
+
+Theory of operation. The missing bytes are free *pieces*, each with the number of tries it has cost. A worker asks
+`next`: it gets a Span (which becomes its *run*), a Wait, or None when all bytes are in place. Spans are long, about
+size / workers, because a request costs a round trip whatever its length. A worker that runs out takes the far part of
+the run that would end last, if that ends the transfer sooner after paying for its own round trip: the victim learns its
+new end from the next `received`. What is left of a straggler is asked for twice (a hedge); the first answer wins.
+
+Bytes only go from absent to present. Two runs may write the same bytes (a hedge; a victim that had passed its new end
+before it learnt of it): they are the same bytes, since every request pins the version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loom.core.faults import Remedy
+from loom.core.pace import STARVED_BYTES_PER_SECOND, Meter, ProgressWindow, backoff_delay
+from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from loom.core.faults import Fault
+    from loom.core.options import Options
+    from loom.errors import LoomError
+
+POLL_S = 0.1
+"""How soon an idle worker looks again whether taking work off another one has become worth it."""
+
+MIN_STEAL = 256 * 1024
+"""Bytes below which a request of its own is never worth it."""
+
+MIN_GAIN_S = 0.02
+"""A steal must end the transfer at least so much sooner: it costs the victim's connection and a request."""
+
+SPLIT_ALIGN = 64 * 1024
+"""Spans are split at multiples of this: whole pages and whole TLS records, far below a chunk."""
+
+HEADWAY = 1024 * 1024
+"""A request that brought so many bytes (or a chunk, if that is less) was progress: the tries start afresh."""
+
+MAX_WAIT_S = 600.0
+"""The longest pause that a server may ask for; beyond it a clear error beats a silent wait."""
+
+LIMIT_GROWTH_S = 5.0
+"""After throttling, one more request at once is risked each time this passes in peace (additive increase)."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """There is nothing to ask for before `until`."""
+
+    until: float
+
+
+@dataclass
+class _Piece:
+    """Bytes that nobody is fetching. `seen` is how many bytes were in place when it last failed."""
+
+    start: int
+    end: int
+    tries: int = 0
+    not_before: float = 0.0
+    seen: int = -1
+
+
+@dataclass
+class _Run:
+    """One request under way: [pos, end) is still to come."""
+
+    piece: _Piece
+    pos: int
+    end: int
+    asked_at: float
+    meter: Meter
+    window: ProgressWindow
+    opened: bool = False
+    hedged: bool = False
+
+    @property
+    def left(self) -> int:
+        return max(0, self.end - self.pos)
+
+
+class Transfer:
+    """One file of known size, fetched by up to `options.workers` workers, numbered from 0.
+
+    `done` are the indexes of chunks that are in place already. Not thread-safe: whoever shares it holds a lock.
+    """
+
+    def __init__(
+        self, size: int, options: Options, done: Iterable[int] = (), jitter: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self.size = size
+        self.chunk_size = options.chunk_size
+        self.workers = options.workers
+        self.have = RangeSet()
+        self.error: LoomError | None = None
+        self.retries = 0
+        self.paused_until = 0.0
+        self._options = options
+        self._jitter = jitter
+        self._runs: dict[int, _Run] = {}
+        self._limit = options.workers
+        self._limit_changed = float("-inf")
+        self._latency_s = 0.0
+        self._usual_rate = 0.0
+        self._completed: list[int] = []
+        for index in done:
+            self.have.add(*chunk_span(index, size, self.chunk_size))
+        self.resumed = self.have.total
+        self._pieces = [_Piece(*gap) for gap in self.have.missing(0, size)]
+
+    # What a conductor asks
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every byte is in place."""
+        return self.have.total == self.size
+
+    @property
+    def active(self) -> int:
+        """How many requests are under way."""
+        return len(self._runs)
+
+    def useful_workers(self) -> int:
+        """Return how many workers can have a chunk of their own to begin with; at least 1."""
+        missing = self.size - self.have.total
+        return max(1, min(self.workers, chunk_count(missing, self.chunk_size)))
+
+    def take_completed(self) -> list[int]:
+        """Return the chunks that became complete since the last call, for the journal."""
+        completed, self._completed = self._completed, []
+        return completed
+
+    def starved(self, now: float) -> list[int]:
+        """Return the workers whose connection makes too little progress and should be cut (then `failed`)."""
+        best = max((run.meter.read(now) for run in self._runs.values()), default=0.0)
+        best = max(best, self._usual_rate)
+        return [worker for worker, run in self._runs.items() if run.window.is_starved(now, best)]
+
+    # What a worker asks and tells
+
+    def adopt(self, worker: int, span: Span, now: float) -> bool:
+        """Let `worker` start with `span`, whose request was sent before the size was known (the probe).
+
+        Return False, and do nothing, when those bytes are in place already.
+        """
+        piece = next((p for p in self._pieces if p.start <= span.start < p.end), None)
+        if piece is None:
+            return False
+        self._pieces.remove(piece)
+        if piece.start < span.start:
+            self._pieces.append(_Piece(piece.start, span.start))
+        self._start_run(worker, piece, Span(span.start, min(span.end, piece.end)), now)
+        return True
+
+    def next(self, worker: int, now: float) -> Span | Wait | None:
+        """Return what `worker` is to ask for now, a Wait, or None when there is nothing left to do for anyone."""
+        if self.is_complete or self.error is not None:
+            return None
+        if now < self.paused_until:
+            return Wait(self.paused_until)
+        self._grow_limit(now)
+        if len(self._runs) >= self._limit:
+            return Wait(now + POLL_S)
+        return self._take_free(worker, now) or self._steal(worker, now) or self._wait(now)
+
+    def opened(self, worker: int, now: float) -> None:
+        """The reply to `worker`'s request has begun."""
+        run = self._runs[worker]
+        run.opened = True
+        run.meter = Meter(now)
+        latency_s = now - run.asked_at
+        self._latency_s = (self._latency_s + latency_s) / 2 if self._latency_s else latency_s
+
+    def received(self, worker: int, size: int, now: float) -> int:
+        """Count `size` bytes written by `worker`; return how many more it should take, 0 when it is done.
+
+        The answer can be smaller than last time less `size`: somebody else has taken the far part.
+        """
+        run = self._runs[worker]
+        start, run.pos = run.pos, run.pos + size
+        run.meter.add(size, now)
+        run.window.add(size)
+        if self.have.add(start, run.pos):
+            self._note_completed(start, run.pos)
+        if run.hedged and self.have.covers(run.pos, run.end):
+            return 0
+        return run.left
+
+    def ended(self, worker: int, now: float) -> None:
+        """`worker`'s reply ended in good order. What it did not bring (a server that caps ranges) is free again."""
+        run = self._close_run(worker, now)
+        self._release(run, tries=run.piece.tries if run.pos == run.piece.start else 0, not_before=0.0)
+
+    def failed(self, worker: int, fault: Fault, now: float) -> None:
+        """`worker`'s request failed. The rest goes back, to be tried later, or `error` is set and the transfer ends."""
+        run = self._close_run(worker, now)
+        if fault.remedy is Remedy.NONE:
+            self.error = self.error or fault.error
+            return
+        if self.have.covers(run.pos, run.end):
+            return
+        if fault.remedy is Remedy.AT_ONCE:
+            self._release(run, run.piece.tries, now)
+            return
+        self.retries += 1
+        tries = self._count_try(run, fault, now)
+        wait_s = backoff_delay(tries, self._options.backoff_s, self._jitter())
+        if fault.wait_s is not None:
+            wait_s = fault.wait_s
+        if tries > self._options.retries or wait_s > MAX_WAIT_S:
+            self.error = self.error or fault.error
+            return
+        if fault.remedy is Remedy.SLOW_DOWN:
+            self._slow_down(run, now, now + wait_s)
+        self._release(run, tries, now + wait_s)
+
+    # Pieces
+
+    def _take_free(self, worker: int, now: float) -> Span | None:
+        ready = [piece for piece in self._pieces if piece.not_before <= now]
+        if not ready:
+            return None
+        piece = max(ready, key=lambda p: p.end - p.start)
+        self._pieces.remove(piece)
+        return self._start_run(worker, piece, Span(piece.start, self._share_end(piece)), now)
+
+    def _share_end(self, piece: _Piece) -> int:
+        """Return where a fair share of the piece ends: on a chunk's edge, leaving nothing shorter than a chunk."""
+        share = -(-(self.size - self.have.total) // self.workers)
+        end = -(-(piece.start + share) // self.chunk_size) * self.chunk_size
+        return piece.end if piece.end - end < self.chunk_size else end
+
+    def _start_run(self, worker: int, piece: _Piece, span: Span, now: float) -> Span:
+        """Make `span`, the head of `piece`, the run of `worker`; what is left of the piece is free."""
+        if span.end < piece.end:
+            self._pieces.append(_Piece(span.end, piece.end, piece.tries, seen=piece.seen))
+        self._open_run(worker, _Piece(*span, piece.tries, seen=piece.seen), now)
+        return span
+
+    def _open_run(self, worker: int, piece: _Piece, now: float) -> _Run:
+        window = ProgressWindow(self._options.timeout_s, now)
+        run = self._runs[worker] = _Run(piece, piece.start, piece.end, now, Meter(now), window)
+        return run
+
+    def _close_run(self, worker: int, now: float) -> _Run:
+        """Take the run off `worker`; learn its rate; a twin that it was hedged with stands alone again."""
+        run = self._runs.pop(worker)
+        if run.opened and run.pos - run.piece.start >= MIN_STEAL:
+            rate = run.meter.read(now)
+            self._usual_rate = (self._usual_rate + rate) / 2 if self._usual_rate else rate
+        for other in self._runs.values():
+            if run.hedged and other.hedged and other.end == run.end:
+                other.hedged = False
+        return run
+
+    def _release(self, run: _Run, tries: int, not_before: float) -> None:
+        for gap in self.have.missing(run.pos, run.end):
+            if not any(other.pos <= gap.start and gap.end <= other.end for other in self._runs.values()):
+                self._pieces.append(_Piece(*gap, tries, not_before, seen=self.have.total))
+
+    def _note_completed(self, start: int, end: int) -> None:
+        for index in range(start // self.chunk_size, chunk_count(end, self.chunk_size)):
+            if self.have.covers(*chunk_span(index, self.size, self.chunk_size)):
+                self._completed.append(index)
+
+    def _wait(self, now: float) -> Wait:
+        due = min((piece.not_before for piece in self._pieces), default=float("inf"))
+        return Wait(min(due, now + POLL_S) if self._runs else max(due, now) if self._pieces else now + POLL_S)
+
+    # Stealing and hedging
+
+    def _steal(self, worker: int, now: float) -> Span | None:
+        """Take the far part of the run that would end last, or ask for all its rest when it is as good as dead."""
+        opened = [run for run in self._runs.values() if run.left and not run.hedged and now - run.asked_at > POLL_S]
+        if not opened or len(self._runs) >= self.workers:
+            return None
+        rates = [run.meter.read(now) for run in opened]
+        typical = max(self._usual_rate, sorted(rates)[len(rates) // 2], 1.0)
+        victim, rate = max(zip(opened, rates, strict=True), key=lambda v: v[0].left / max(v[1], 1.0))
+        rate = max(rate, 1.0)
+        ends_in_s = victim.left / rate
+        alone_s = self._latency_s + victim.left / typical
+        if victim.left <= 2 * self.chunk_size and 2 * alone_s + 4 * POLL_S < ends_in_s:
+            return self._hedge(worker, victim, now)
+        size = int((ends_in_s - self._latency_s) / (1 / typical + 1 / rate))
+        cut = self._align(victim, victim.end - size)
+        after_s = max((cut - victim.pos) / rate, self._latency_s + (victim.end - cut) / typical)
+        if victim.end - cut < MIN_STEAL or ends_in_s - after_s < max(MIN_GAIN_S, self._latency_s / 2):
+            return None
+        stolen = _Piece(cut, victim.end)
+        victim.end = cut
+        self._open_run(worker, stolen, now)
+        return Span(stolen.start, stolen.end)
+
+    def _align(self, victim: _Run, cut: int) -> int:
+        """Return the nearest sensible edge at or above `cut`: a chunk's if there is room for it, else 64 KiB."""
+        for step in (self.chunk_size, SPLIT_ALIGN):
+            edge = -(-cut // step) * step
+            if victim.pos < edge and victim.end - edge >= step:
+                return edge
+        return victim.end
+
+    def _hedge(self, worker: int, victim: _Run, now: float) -> Span:
+        victim.hedged = True
+        run = self._open_run(worker, _Piece(victim.pos, victim.end), now)
+        run.hedged = True
+        return Span(run.pos, run.end)
+
+    # Trying again
+
+    def _count_try(self, run: _Run, fault: Fault, now: float) -> int:
+        """Return the tries that the rest of `run` has cost. Headway starts the count afresh.
+
+        Throttling is not the piece's fault: while others make headway it never uses up the last try.
+        """
+        brought, lasted_s = run.pos - run.piece.start, now - run.asked_at
+        is_slow_but_alive = lasted_s >= self._options.timeout_s and brought >= STARVED_BYTES_PER_SECOND * lasted_s
+        if brought >= min(HEADWAY, self.chunk_size) or is_slow_but_alive:
+            return 1
+        tries = run.piece.tries + 1
+        if fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen >= 0:
+            return min(tries, self._options.retries)
+        return tries
+
+    def _slow_down(self, run: _Run, now: float, until: float) -> None:
+        """Pause everyone and halve the requests at once, but only once for all those that were sent together."""
+        self.paused_until = max(self.paused_until, until)
+        if run.asked_at >= self._limit_changed:
+            self._limit = max(1, (len(self._runs) + 1) // 2)
+            self._limit_changed = now
+
+    def _grow_limit(self, now: float) -> None:
+        if self._limit < self.workers and now - self._limit_changed > LIMIT_GROWTH_S:
+            self._limit += 1
+            self._limit_changed = now

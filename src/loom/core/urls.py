@@ -1,0 +1,133 @@
+"""URLs: checked, taken apart, compared, and made safe to show.
+
+Rule: no URL is printed, logged or stored unless it went through `redact`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit, urlunsplit
+
+from loom.errors import UsageError
+
+_PORTS = {"http": 80, "https": 443}
+_KEPT_IN_PATH = "/:@!$&'()*+,;=~-._%"
+_KEPT_IN_QUERY = _KEPT_IN_PATH + "?[]"
+_OPEN_QUERY_NAMES = frozenset(("download", "filename", "ref", "rev", "revision", "version", "versionid"))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where connections go: scheme ("http" or "https"), host (lower case, no brackets) and port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """The Host header's value: the port only when it is not the scheme's own (RFC 9110 section 7.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Url:
+    """An http or https URL, ready for requests: `target` is the path with its query, percent-encoded."""
+
+    endpoint: Endpoint
+    target: str
+    username: str | None = None
+    password: str | None = None
+
+    def __str__(self) -> str:
+        """Return the URL with blanks for its secrets; the full one is never needed as text."""
+        return redact(f"{self.endpoint.scheme}://{self.endpoint.authority}{self.target}")
+
+
+def parse_url(text: str) -> Url:
+    """Take an http(s) URL apart. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
+    if any(c <= " " or c == "\x7f" for c in text):
+        raise UsageError(f"the URL holds a blank or a control character: {redact(_blankless(text))}", "quote it as %20")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"not a URL: {redact(text)}", str(error)) from None
+    if parts.scheme not in _PORTS:
+        raise UsageError(_scheme_message(text, parts.scheme), "write the whole URL: https://host/path/model.gguf")
+    if not parts.hostname:
+        raise UsageError(f"the URL names no host: {redact(text)}", "write the whole URL: https://host/path/model.gguf")
+    host = _encode_host(parts.hostname)
+    target = quote(parts.path or "/", safe=_KEPT_IN_PATH)
+    if parts.query:
+        target += "?" + quote(parts.query, safe=_KEPT_IN_QUERY)
+    endpoint = Endpoint(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
+    return Url(endpoint, target, _unquoted(parts.username), _unquoted(parts.password))
+
+
+def join_url(base: Url, location: str) -> Url:
+    """Resolve a Location header against the URL that answered with it. Raises UsageError as parse_url does."""
+    origin = f"{base.endpoint.scheme}://{base.endpoint.authority}{base.target}"
+    return parse_url(quote(urljoin(origin, location.strip()), safe=_KEPT_IN_QUERY + "#"))
+
+
+def is_same_endpoint(one: Url, other: Url) -> bool:
+    """Return whether headers meant for `one` may be sent to `other`: the same scheme, host and port."""
+    return one.endpoint == other.endpoint
+
+
+def file_name(url: str) -> str:
+    """Return the last part of the URL's path, decoded and safe as a file's name; "" when there is none."""
+    return safe_name(unquote(urlsplit(url).path.rsplit("/", 1)[-1]))
+
+
+def safe_name(name: str) -> str:
+    """Return `name` without folders or control characters, "" if nothing usable is left.
+
+    A server chooses Content-Disposition and URLs freely: the name must never lead out of the folder.
+    """
+    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    name = "".join(c for c in name if c.isprintable()).strip()
+    return "" if name.startswith(".") else name.encode()[:200].decode(errors="ignore")
+
+
+def redact(url: str) -> str:
+    """Return the URL as it may be shown: user info dropped, query values blanked but for plainly harmless ones."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(a malformed URL)"
+    netloc = parts.netloc.rsplit("@", 1)[-1]
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    query = "&".join(name + "=" + (quote(value) if _is_open(name) else "***") for name, value in pairs)
+    if parts.query and not pairs:
+        query = "***"
+    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+
+def _is_open(name: str) -> bool:
+    return name.lower() in _OPEN_QUERY_NAMES
+
+
+def _unquoted(text: str | None) -> str | None:
+    return None if text is None else unquote(text)
+
+
+def _blankless(text: str) -> str:
+    return "".join("%20" if c <= " " or c == "\x7f" else c for c in text)
+
+
+def _scheme_message(text: str, scheme: str) -> str:
+    if not scheme or "://" not in text:
+        return f"not a URL: {redact(text)}"
+    return f"cannot fetch {scheme}:// URLs: {redact(text)}"
+
+
+def _encode_host(host: str) -> str:
+    if host.isascii():
+        return host.lower()
+    try:
+        return host.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        raise UsageError(f"not a host name: {host}") from None

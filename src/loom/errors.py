@@ -1,0 +1,116 @@
+"""Every error Loom raises on purpose, with its exit code.
+
+Rule: this module imports nothing, so that any layer can raise and any caller can catch. One class per kind of fault;
+whoever catches decides by class, never by text. Fields carry the facts, `hint` says what to do next, and no message
+ever holds a secret: URLs are redacted (`loom.core.urls.redact`) before they get here.
+
+Exit codes are those of docs/errors.md: 0 is success and 1 an error that Loom did not foresee.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDenied",
+    "IntegrityError",
+    "Interrupted",
+    "LoomError",
+    "NotFound",
+    "OriginChanged",
+    "OriginError",
+    "OriginThrottled",
+    "OriginUnreachable",
+    "StoreError",
+    "StoreFull",
+    "UsageError",
+]
+
+
+class LoomError(Exception):
+    """Base of all errors that Loom raises on purpose.
+
+    `message` says what failed and where, `hint` (may be empty) what the user can do about it.
+    """
+
+    exit_code = 1
+    kind = "error"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(LoomError):
+    """An argument, setting or reference cannot be used as given."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class NotFound(LoomError):
+    """The origin says that the object does not exist (404, 410)."""
+
+    exit_code = 4
+    kind = "not-found"
+
+
+class AccessDenied(LoomError):
+    """The origin refuses the credentials, or wants some (401, 403, 407)."""
+
+    exit_code = 5
+    kind = "access-denied"
+
+
+class OriginError(LoomError):
+    """The origin answered in a way that cannot be used."""
+
+    exit_code = 6
+    kind = "origin"
+
+
+class OriginUnreachable(OriginError):
+    """No connection, no answer in time, or a connection lost more often than the retries allow."""
+
+    kind = "origin-unreachable"
+
+
+class OriginThrottled(OriginError):
+    """The origin asked for fewer requests until the retries were used up (429, 503)."""
+
+    kind = "origin-throttled"
+
+
+class OriginChanged(OriginError):
+    """The object was replaced while it was being fetched; a mixed file is never made."""
+
+    kind = "origin-changed"
+
+
+class IntegrityError(LoomError):
+    """The bytes are not the ones expected: wrong digest, wrong length, or plainly another kind of file."""
+
+    exit_code = 7
+    kind = "integrity"
+
+
+class StoreError(LoomError):
+    """The local file system refused to read, write, link or rename."""
+
+    exit_code = 8
+    kind = "store"
+
+
+class StoreFull(StoreError):
+    """There is no room for the file; what has arrived is kept."""
+
+    kind = "store-full"
+
+
+class Interrupted(LoomError):
+    """The fetch was asked to stop; what has arrived is kept and the next fetch goes on from there."""
+
+    exit_code = 130
+    kind = "interrupted"

@@ -1,0 +1,73 @@
+"""Snapshots of a running fetch, for whoever watches."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from loom.core.receipt import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loom.fetching.stream import Stream
+    from loom.fetching.worker import Job
+
+RATE_WINDOW_S = 3.0
+"""The rate shown is the mean of so many seconds: calm to read, and quick to tell a stall."""
+
+
+class Reporter:
+    """Calls `on_progress` with what the job, or the stream, is doing. Belongs to the caller's thread."""
+
+    def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
+        self._on_progress = on_progress
+        self._samples: deque[tuple[float, int]] = deque()
+        self.phase = "connecting"
+        self.note = ""
+        self.job: Job | None = None
+        self.stream: Stream | None = None
+
+    def now(self) -> None:
+        """Report once."""
+        if self._on_progress is not None:
+            self._on_progress(self._snapshot())
+
+    def waiting(self, note: str) -> None:
+        """Report that somebody else has to finish first."""
+        if self._on_progress is not None:
+            self._on_progress(Progress("waiting", note=note))
+
+    def _snapshot(self) -> Progress:
+        if self.job is not None:
+            return self._of_job(self.job)
+        if self.stream is not None:
+            stream = self.stream
+            rate = self._rate(stream.received)
+            return Progress(self._phase, stream.size, stream.received, 0, rate, 1, stream.retries, self.note)
+        return Progress(self.phase, note=self.note)
+
+    @property
+    def _phase(self) -> str:
+        return "fetching" if self.phase == "connecting" else self.phase
+
+    def _of_job(self, job: Job) -> Progress:
+        with job.lock:
+            transfer = job.transfer
+            received, active, retries = transfer.have.total, transfer.active, transfer.retries
+            paused_s = transfer.paused_until - time.monotonic()
+        note = f"throttled by the origin, next try in {paused_s:.0f} s" if paused_s > 0 else ""
+        rate = self._rate(received)
+        return Progress(self._phase, transfer.size, received, transfer.resumed, rate, active, retries, note)
+
+    def _rate(self, received: int) -> float:
+        """Return the mean rate of the last seconds, in bytes per second."""
+        now = time.monotonic()
+        if self._samples and received < self._samples[-1][1]:
+            self._samples.clear()  # a stream that began again
+        self._samples.append((now, received))
+        while now - self._samples[0][0] > RATE_WINDOW_S:
+            self._samples.popleft()
+        since, before = self._samples[0]
+        return (received - before) / (now - since) if now > since else 0.0

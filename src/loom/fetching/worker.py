@@ -1,0 +1,144 @@
+"""A worker: asks the transfer what to do, asks the source for it, pours the answer into the staged file."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from loom.core.faults import Fault, Remedy
+from loom.core.transfer import Wait
+from loom.errors import LoomError, OriginUnreachable
+
+if TYPE_CHECKING:
+    from loom.core.ranges import Span
+    from loom.core.transfer import Transfer
+    from loom.core.headers import Version
+    from loom.net.connection import Pool
+    from loom.sources.http import HttpSource, Reply
+    from loom.store.staging import Staging
+
+now = time.monotonic
+
+
+@dataclass
+class Job:
+    """What the workers of one fetch share. `lock` guards `transfer` and the counts."""
+
+    source: HttpSource
+    staging: Staging
+    transfer: Transfer
+    version: Version
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    finished: threading.Event = field(default_factory=threading.Event)
+    fetched: int = 0
+    most_active: int = 0
+
+    def front(self) -> int:
+        """Return the end of the bytes that are in place without a gap."""
+        with self.lock:
+            return self.transfer.have.front()
+
+    def fail(self, error: LoomError) -> None:
+        """End the transfer with `error`; the first one counts."""
+        with self.lock:
+            self.transfer.error = self.transfer.error or error
+        self.finished.set()
+
+
+class Worker:
+    """Worker `number` of a job. `run` belongs to one event loop, whose pool it uses."""
+
+    def __init__(self, number: int, job: Job, pool: Pool) -> None:
+        self.number = number
+        self._job = job
+        self._pool = pool
+        self._request: asyncio.Task[None] | None = None
+        self._is_cut = False
+
+    async def run(self, span: Span | None = None, reply: Reply | None = None) -> None:
+        """Work until there is nothing left to do; begin with `span`, adopted already, and its `reply` if given."""
+        while True:
+            if span is None:
+                step = self._next()
+                if step is None:
+                    return
+                if isinstance(step, Wait):
+                    await asyncio.sleep(max(0.0, step.until - now()))
+                    continue
+                span = step
+            await self._attend(span, reply)
+            span = reply = None
+
+    def cut(self) -> None:
+        """End the request under way: its connection makes too little progress. Call it on the worker's loop."""
+        if self._request is not None and not self._request.done():
+            self._is_cut = True
+            self._request.cancel()
+
+    def _next(self) -> Span | Wait | None:
+        job = self._job
+        with job.lock:
+            step = job.transfer.next(self.number, now())
+            job.most_active = max(job.most_active, job.transfer.active)
+        return step
+
+    async def _attend(self, span: Span, reply: Reply | None) -> None:
+        """Carry out one request and tell the transfer how it ended."""
+        self._is_cut = False
+        self._request = asyncio.ensure_future(self._fetch(span, reply))
+        try:
+            await self._request
+        except Fault as fault:
+            self._failed(fault)
+        except asyncio.CancelledError:
+            if not self._is_cut:
+                raise
+            self._failed(self._starvation())
+        except LoomError as error:
+            self._failed(Fault(Remedy.NONE, error))
+
+    async def _fetch(self, span: Span, reply: Reply | None) -> None:
+        job = self._job
+        if reply is None:
+            reply = await job.source.open(self._pool, span, job.version)
+        served = reply.span or span
+        with job.lock:
+            job.transfer.opened(self.number, now())
+        try:
+            await reply.response.pour_into(self._pool.pourer, job.staging, served.start, served.size, self._accept)
+        except OSError as error:
+            raise job.source.lost(error) from error
+        finally:
+            self._pool.put(reply.response)
+        with job.lock:
+            job.transfer.ended(self.number, now())
+
+    def _accept(self, size: int) -> int:
+        """Account for bytes that are written; return how many more this request should bring."""
+        job = self._job
+        with job.lock:
+            left = job.transfer.received(self.number, size, now())
+            job.fetched += size
+            completed = job.transfer.take_completed()
+            is_complete = job.transfer.is_complete
+        if completed:
+            job.staging.record(completed)
+        if is_complete:
+            job.finished.set()
+        return left
+
+    def _failed(self, fault: Fault) -> None:
+        job = self._job
+        with job.lock:
+            job.transfer.failed(self.number, fault, now())
+            is_over = job.transfer.error is not None
+        if is_over:
+            job.finished.set()
+
+    def _starvation(self) -> Fault:
+        where = self._job.source.reference.endpoint.authority
+        message = f"{where} sends too little: a connection all but stopped, again and again"
+        return Fault(Remedy.RETRY, OriginUnreachable(message, "--timeout waits longer"))

@@ -1,0 +1,202 @@
+"""Opening connections: names resolved, address families raced, proxies passed, TLS verified.
+
+Raises OSError (socket.gaierror, ssl.SSLError among them) as it comes, and ProxyRefused; the sources put them into the
+words of their protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any
+
+from loom.core.proxies import Proxy, choose_proxy
+from loom.errors import UsageError
+from loom.net.head import read_head
+from loom.net.ready import attempt, writable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from loom.core.urls import Endpoint
+
+RACE_DELAY_S = 0.25
+"""How long one address is tried alone before the next one joins in (RFC 8305 section 5)."""
+
+Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+class ProxyRefused(OSError):
+    """The proxy did not open a tunnel; `status` is its answer."""
+
+    def __init__(self, proxy: Proxy, status: int) -> None:
+        super().__init__(f"the proxy {proxy.host}:{proxy.port} answered {status}")
+        self.status = status
+
+
+class Connector:
+    """Opens connections with one trust store and one environment. Shared by all loops."""
+
+    def __init__(self, ca_file: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
+        self._ca_file = ca_file
+        self._environ = environ
+        self._context: ssl.SSLContext | None = None
+        self._lock = threading.Lock()
+        self._addresses: dict[tuple[str, int], list[Address]] = {}
+        self._opened = 0
+
+    def proxy_for(self, endpoint: Endpoint) -> Proxy | None:
+        """Return the proxy that requests to `endpoint` go through."""
+        return choose_proxy(endpoint, self._environ)
+
+    async def open(self, endpoint: Endpoint) -> socket.socket:
+        """Return a connected, non-blocking socket; for https the handshake is done and the certificate verified."""
+        proxy = self.proxy_for(endpoint)
+        host, port = (proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port)
+        sock = await self._race(host, port)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if endpoint.scheme == "https":
+                if proxy:
+                    await _open_tunnel(sock, endpoint, proxy)
+                sock = await self._secure(sock, endpoint.host)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _secure(self, sock: socket.socket, host: str) -> ssl.SSLSocket:
+        wrapped = self._tls().wrap_socket(
+            sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
+        try:
+            await attempt(wrapped, wrapped.do_handshake)
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+    def _tls(self) -> ssl.SSLContext:
+        """Return the one context. OpenSSL itself honours SSL_CERT_FILE and SSL_CERT_DIR when no file is given."""
+        with self._lock:
+            if self._context is None:
+                try:
+                    self._context = ssl.create_default_context(cafile=self._ca_file)
+                except (OSError, ssl.SSLError) as error:
+                    hint = "--ca-file wants a PEM file of certificate authorities"
+                    raise UsageError(f"cannot load certificates from {self._ca_file}: {error}", hint) from error
+                self._context.set_alpn_protocols(["http/1.1"])
+            return self._context
+
+    async def _race(self, host: str, port: int) -> socket.socket:
+        """Connect to the first address that answers, each starting a moment after the last (RFC 8305)."""
+        waiting = self._in_turn(await self._resolve(host, port))
+        attempts: set[asyncio.Task[socket.socket]] = set()
+        failure: OSError | None = None
+        try:
+            while waiting or attempts:
+                if waiting:
+                    attempts.add(asyncio.create_task(_connect(waiting.pop(0))))
+                timeout_s = RACE_DELAY_S if waiting else None
+                done, attempts = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if (error := task.exception()) is None:
+                        return task.result()
+                    failure = failure or (error if isinstance(error, OSError) else OSError(str(error)))
+        finally:
+            await _abandon(attempts)
+        with self._lock:
+            self._addresses.pop((host, port), None)
+        raise failure or OSError(f"no address for {host}")
+
+    def _in_turn(self, addresses: list[Address]) -> list[Address]:
+        """Spread connections over the addresses of the first one's family; the other family comes second, fourth ..."""
+        first = [a for a in addresses if a[0] == addresses[0][0]]
+        other = [a for a in addresses if a[0] != addresses[0][0]]
+        turn = self._opened % len(first)
+        self._opened += 1
+        first = first[turn:] + first[:turn]
+        mixed = [address for pair in zip(first, other, strict=False) for address in pair]
+        shorter = min(len(first), len(other))
+        return mixed + first[shorter:] + other[shorter:]
+
+    async def _resolve(self, host: str, port: int) -> list[Address]:
+        with self._lock:
+            known = self._addresses.get((host, port))
+        if known is None:
+            known = await _look_up(host, port)
+            with self._lock:
+                self._addresses[host, port] = known
+        return known
+
+
+async def _look_up(host: str, port: int) -> list[Address]:
+    """Resolve in a daemon thread of its own: a resolver that hangs must not hold up the process's end."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[list[Address]] = loop.create_future()
+
+    def settle(result: list[Address] | None, error: Exception | None) -> None:
+        if not future.done():
+            future.set_exception(error) if error else future.set_result(result or [])
+
+    def work() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answer: tuple[list[Address] | None, Exception | None] = ([(f[0], f[4]) for f in found], None)
+        except (OSError, UnicodeError) as error:
+            answer = (None, error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, str(error)))
+        try:
+            loop.call_soon_threadsafe(settle, *answer)
+        except RuntimeError:
+            return  # the loop has ended: nobody waits any more
+
+    threading.Thread(target=work, name="loom-resolve", daemon=True).start()
+    return await future
+
+
+async def _connect(address: Address) -> socket.socket:
+    family, where = address
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            sock.connect(where)
+        except BlockingIOError:
+            await writable(sock)
+            if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(code, os.strerror(code)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _abandon(attempts: set[asyncio.Task[socket.socket]]) -> None:
+    for task in attempts:
+        task.cancel()
+    for result in await asyncio.gather(*attempts, return_exceptions=True):
+        if isinstance(result, socket.socket):
+            result.close()
+
+
+async def _open_tunnel(sock: socket.socket, endpoint: Endpoint, proxy: Proxy) -> None:
+    """Ask the proxy for a tunnel (RFC 9110 section 9.3.6)."""
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    lines = [f"CONNECT {host}:{endpoint.port} HTTP/1.1", f"Host: {host}:{endpoint.port}"]
+    lines += [f"{name}: {value}" for name, value in proxy_headers(proxy).items()]
+    sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    head, _ = await read_head(sock)
+    if not 200 <= head.status < 300:
+        raise ProxyRefused(proxy, head.status)
+
+
+def proxy_headers(proxy: Proxy) -> dict[str, str]:
+    """Return the header fields that the proxy itself wants."""
+    if proxy.username is None:
+        return {}
+    pair = f"{proxy.username}:{proxy.password or ''}".encode()
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}

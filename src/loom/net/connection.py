@@ -1,0 +1,227 @@
+"""One HTTP/1.1 connection and the replies on it; and the connections of one loop that wait to be used again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from loom.net.connect import Connector, proxy_headers
+from loom.net.head import BadHead, ConnectionLost, Head, read_head
+from loom.net.pour import BUFFER_SIZE, Pour, Pourer, Sink
+from loom.net.ready import attempt
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from loom.core.urls import Endpoint, Url
+
+MAX_CHUNK_LINE = 4096
+"""Bytes of a chunk-size line or a trailer line (RFC 9112 section 7.1)."""
+
+
+class Stale(OSError):
+    """A connection that had been idle turned out to be closed: not a failure, open another one."""
+
+
+class Connection:
+    """A connected socket with at most one request under way."""
+
+    def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.sock = sock
+        self.is_reused = False
+
+    def close(self) -> None:
+        """Close the socket; nothing more can be asked."""
+        self.sock.close()
+
+    async def request(self, head: bytes) -> Response:
+        """Send a request without a body and read the reply's head. Raises Stale, BadHead, ConnectionLost, OSError."""
+        try:
+            await self._send(head)
+            reply, early = await read_head(self.sock)
+        except (ConnectionLost, ConnectionError, BrokenPipeError) as error:
+            if self.is_reused:
+                raise Stale(str(error)) from error
+            raise
+        return Response(self, reply, early)
+
+    async def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            sent = await attempt(self.sock, lambda rest=view: self.sock.send(rest))  # type: ignore[misc]
+            view = view[sent:]
+
+
+class Response:
+    """A reply whose head has been read. Its body is taken once, by `pour_into` or `skip`."""
+
+    def __init__(self, connection: Connection, head: Head, early: bytes) -> None:
+        self.connection = connection
+        self.head = head
+        self._early = early
+        self._left = head.length
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the body is read to its end, so that the connection can carry another request."""
+        return self._left == 0 and not self._early and self.head.keeps_alive
+
+    async def pour_into(
+        self, pourer: Pourer, sink: Sink, offset: int, wanted: int, accept: Callable[[int], int]
+    ) -> None:
+        """Move `wanted` bytes of a body of known length to `offset` of the sink.
+
+        After each move `accept(size)` returns how many more are wanted; 0 ends the pour.
+        """
+        if self._left is None:
+            raise BadHead("the body has no length")
+        wanted = min(wanted, self._left)
+        if self._early and wanted:
+            taken, self._early = self._early[:wanted], self._early[wanted:]
+            sink.write(memoryview(taken), offset)
+            offset += len(taken)
+            self._left -= len(taken)
+            wanted = min(wanted - len(taken), accept(len(taken)))
+        if wanted > 0:
+            pour = Pour(pourer, self.connection.sock, sink, offset, wanted, accept)
+            try:
+                await pour.run()
+            finally:
+                self._left -= pour.moved
+
+    async def stream_into(self, sink: Sink, accept: Callable[[int], int]) -> int:
+        """Move a body of unknown length (chunked, or ended by the connection's end) to the sink; return its size."""
+        reader = _Reader(self.connection.sock, self._early)
+        self._early = b""
+        offset = 0
+        body = _chunks(reader) if self.head.is_chunked else _until_closed(reader)
+        async for data in body:
+            sink.write(memoryview(data), offset)
+            offset += len(data)
+            accept(len(data))
+        if self.head.is_chunked:
+            self._left, self._early = 0, reader.rest
+        return offset
+
+    async def skip(self, most: int = 64 * 1024) -> None:
+        """Read a short body to its end, so that the connection stays usable; a longer one is left alone."""
+        if self._left is None or self._left > most:
+            return
+        self._left -= min(len(self._early), self._left)
+        self._early = b""
+        while self._left:
+            data = await attempt(self.connection.sock, lambda: self.connection.sock.recv(min(self._left or 0, most)))
+            if not data:
+                raise ConnectionLost("closed within the body")
+            self._left -= len(data)
+
+
+class _Reader:
+    """Bytes from a socket with what was read ahead."""
+
+    def __init__(self, sock: socket.socket, early: bytes) -> None:
+        self._sock = sock
+        self.rest = early
+
+    async def some(self, most: int) -> bytes:
+        """Return 1 to `most` bytes, or b"" at the end of the stream."""
+        if not self.rest:
+            self.rest = await attempt(self._sock, lambda: self._sock.recv(BUFFER_SIZE))
+        data, self.rest = self.rest[:most], self.rest[most:]
+        return data
+
+    async def line(self) -> bytes:
+        """Return one line without its end."""
+        while b"\n" not in self.rest:
+            if len(self.rest) > MAX_CHUNK_LINE:
+                raise BadHead("a line of the chunked body has no end")
+            more = await attempt(self._sock, lambda: self._sock.recv(BUFFER_SIZE))
+            if not more:
+                raise ConnectionLost("closed within the body")
+            self.rest += more
+        line, _, self.rest = self.rest.partition(b"\n")
+        return line.rstrip(b"\r")
+
+
+async def _chunks(reader: _Reader):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an async generator of bytes
+    """Decode the chunked transfer coding (RFC 9112 section 7.1)."""
+    while True:
+        text = (await reader.line()).partition(b";")[0].strip()
+        if not text or len(text) > 15 or not all(c in b"0123456789abcdefABCDEF" for c in text):
+            raise BadHead("malformed chunk size")
+        left = int(text, 16)
+        if left == 0:
+            break
+        while left:
+            data = await reader.some(left)
+            if not data:
+                raise ConnectionLost("closed within the body")
+            left -= len(data)
+            yield data
+        if await reader.line():
+            raise BadHead("a chunk is longer than it says")
+    while await reader.line():
+        pass
+
+
+async def _until_closed(reader: _Reader):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an async generator of bytes
+    while data := await reader.some(BUFFER_SIZE):
+        yield data
+
+
+class Pool:
+    """The idle connections of one loop, and the pourer they share. Not thread-safe."""
+
+    def __init__(self, connector: Connector) -> None:
+        self.pourer = Pourer()
+        self._connector = connector
+        self._idle: dict[Endpoint, list[Connection]] = {}
+
+    async def get(self, url: Url, headers: Mapping[str, str]) -> Response:
+        """Send a GET request, on an idle connection if there is one, and return the reply.
+
+        Raises Stale, BadHead, ConnectionLost, ProxyRefused, OSError. The connection comes back with `put`.
+        """
+        idle = self._idle.get(url.endpoint)
+        if idle:
+            connection = idle.pop()
+            connection.is_reused = True
+        else:
+            connection = Connection(await self._connector.open(url.endpoint), url.endpoint)
+        try:
+            return await connection.request(self._format(url, headers))
+        except BaseException:
+            connection.close()
+            raise
+
+    def put(self, response: Response) -> None:
+        """Keep the connection for the next request if the reply was read to its end, else close it."""
+        if response.is_spent:
+            self._idle.setdefault(response.connection.endpoint, []).append(response.connection)
+        else:
+            response.connection.close()
+
+    def close(self) -> None:
+        """Close every idle connection and the pipe."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
+        self._idle.clear()
+        self.pourer.close()
+
+    def _format(self, url: Url, headers: Mapping[str, str]) -> bytes:
+        proxy = self._connector.proxy_for(url.endpoint)
+        target, extra = url.target, {}
+        if proxy and url.endpoint.scheme == "http":
+            target = f"http://{url.endpoint.authority}{url.target}"
+            extra = proxy_headers(proxy)
+        return format_request(url, target, {**headers, **extra})
+
+
+def format_request(url: Url, target: str, headers: Mapping[str, str]) -> bytes:
+    """Return the head of a GET request (RFC 9112 section 3)."""
+    lines = [f"GET {target} HTTP/1.1", f"Host: {url.endpoint.authority}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("utf-8")

@@ -1,0 +1,75 @@
+"""Event loops: one asyncio loop in each of a few threads, as many as there are cores worth using."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from concurrent.futures import Future
+
+T = TypeVar("T")
+
+MAX_LOOPS = 4
+"""More were not measured: two cores are what we have had (docs/decisions)."""
+
+_CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"
+
+
+class Loops:
+    """Loops 0 to count - 1, each in its daemon thread."""
+
+    def __init__(self, count: int) -> None:
+        self._loops = [asyncio.new_event_loop() for _ in range(count)]
+        self._threads = [
+            threading.Thread(target=loop.run_forever, name=f"loom-loop-{number}", daemon=True)
+            for number, loop in enumerate(self._loops)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __len__(self) -> int:
+        return len(self._loops)
+
+    def submit(self, number: int, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run `work` as a task on loop `number`; cancelling the future cancels the task."""
+        return asyncio.run_coroutine_threadsafe(work, self._loops[number % len(self._loops)])
+
+    def call(self, number: int, callback: Any, *args: Any) -> None:
+        """Call `callback` soon on loop `number`, from any thread."""
+        self._loops[number % len(self._loops)].call_soon_threadsafe(callback, *args)
+
+    def close(self) -> None:
+        """Cancel every task, wait for it to let go of its sockets, and end the threads."""
+        endings = [asyncio.run_coroutine_threadsafe(_cancel_others(), loop) for loop in self._loops]
+        for ending, loop, thread in zip(endings, self._loops, self._threads, strict=True):
+            ending.result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+
+async def _cancel_others() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def useful_loops(workers: int) -> int:
+    """Return how many loops serve `workers` best: at most one per core that this process may use."""
+    return max(1, min(workers, usable_cores(), MAX_LOOPS))
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use, by affinity and by the cgroup's quota; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open(_CGROUP_QUOTA, encoding="ascii") as file:
+            quota, period = file.read().split()
+        return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        return cores

@@ -1,0 +1,53 @@
+"""Waiting for sockets on an asyncio loop, plain and TLS alike."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+async def attempt(sock: socket.socket, call: Callable[[], T]) -> T:
+    """Run a non-blocking `call` on `sock` until it does not want to wait any more, and return its result."""
+    while True:
+        try:
+            return call()
+        except ssl.SSLWantWriteError:
+            await writable(sock)
+        except ssl.SSLWantReadError:
+            await readable(sock)
+        except BlockingIOError:
+            await readable(sock)
+
+
+async def readable(sock: socket.socket) -> None:
+    """Wait until `sock` has something to read, or is closed by the peer."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.add_reader(sock, _settle, future)
+    try:
+        await future
+    finally:
+        loop.remove_reader(sock)
+
+
+async def writable(sock: socket.socket) -> None:
+    """Wait until `sock` takes bytes, or a pending connect is decided."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.add_writer(sock, _settle, future)
+    try:
+        await future
+    finally:
+        loop.remove_writer(sock)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

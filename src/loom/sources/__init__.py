@@ -1,0 +1,1 @@
+"""Reference -> source: adapters that answer "give me these bytes of that version"."""

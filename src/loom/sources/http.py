@@ -1,0 +1,379 @@
+"""An origin that speaks HTTP: redirects, credentials, version pins, and what each kind of answer means.
+
+Rule: this adapter alone decides whether a fault is worth another try (`Remedy`), since it alone knows the protocol.
+
+A reference is resolved once: the redirects of the first request are followed by hand, and the URL at their end (the
+target, often signed and short-lived) serves all later requests. When a target that has worked answers 401 or 403, it
+has expired: it is forgotten, and one worker resolves the reference again while the others wait.
+
+The caller's headers go to the host of the reference and to no other (HARD_CASES 20).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from loom import __version__
+from loom.core.content import is_unwanted_page
+from loom.core.faults import Fault, Remedy
+from loom.core.headers import (
+    ContentRange,
+    Version,
+    parse_content_range,
+    parse_disposition,
+    parse_version,
+    parse_wait,
+)
+from loom.core.ranges import Span, format_range
+from loom.core.urls import Url, is_same_endpoint, join_url, parse_url
+from loom.errors import (
+    AccessDenied,
+    LoomError,
+    NotFound,
+    OriginChanged,
+    OriginError,
+    OriginThrottled,
+    OriginUnreachable,
+    UsageError,
+)
+from loom.net.connect import ProxyRefused
+from loom.net.connection import Stale
+from loom.net.head import BadHead
+
+if TYPE_CHECKING:
+    from loom.core.options import Options
+    from loom.net.connection import Pool, Response
+    from loom.net.head import Head
+
+MAX_REDIRECTS = 10
+"""Hops after which a redirect is taken for a loop; browsers stop at 20, Go's client at 10."""
+
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_TRANSIENT = frozenset((408, 425, 500, 502, 504, 520, 521, 522, 523, 524))
+_RESOLVE_POLL_S = 0.02
+
+
+@dataclass
+class Reply:
+    """An answer that brings bytes: `span` of an object of `version`, or, when `span` is None, all of it in one stream.
+
+    `is_unchanged`: a conditional request found the version that the caller has already; there is no body.
+    """
+
+    response: Response
+    span: Span | None
+    version: Version
+    name: str = ""
+    is_unchanged: bool = False
+
+
+class HttpSource:
+    """One reference, over http or https. Shared by all workers and loops; every call takes the caller's pool."""
+
+    def __init__(self, reference: str, options: Options, name: str) -> None:
+        self.reference = parse_url(reference)
+        self.requests = 0
+        self._name = name
+        self._timeout_s = options.timeout_s
+        self._headers = _base_headers() | _with_userinfo(options.request_headers(), self.reference)
+        self._target: Url | None = None
+        self._is_proved = False
+        self._is_resolving = False
+        self._lock = threading.Lock()
+
+    async def probe(self, pool: Pool, span: Span, have: Version | None = None) -> Reply:
+        """Ask for `span` before anything is known of the object; `have` is the version that is here already.
+
+        Raises Fault.
+        """
+        conditions = {"If-None-Match": have.etag} if have is not None and have.etag else {}
+        response = await self._get(pool, {"Range": format_range(span), **conditions})
+        try:
+            return self._read_probe(response, span, have)
+        except BaseException:
+            response.connection.close()
+            raise
+
+    async def open(self, pool: Pool, span: Span, version: Version) -> Reply:
+        """Ask for `span` of that very version. The reply's span starts there and may be shorter. Raises Fault."""
+        conditions = {"If-Range": version.etag} if version.is_strong else {}
+        response = await self._get(pool, {"Range": format_range(span), **conditions})
+        try:
+            return self._read_pinned(response, span, version)
+        except BaseException:
+            response.connection.close()
+            raise
+
+    async def stream(self, pool: Pool) -> Reply:
+        """Ask for the whole object in one stream. Raises Fault."""
+        response = await self._get(pool, {})
+        try:
+            self._refuse_unusable(response.head)
+            if response.head.status != 200:
+                raise self._bad(f"answered {response.head.status} to a request for the whole file")
+            return self._whole(response)
+        except BaseException:
+            response.connection.close()
+            raise
+
+    def lost(self, error: Exception) -> Fault:
+        """Return what an error on a reply's body means."""
+        return self._lost(self._target or self.reference, error)
+
+    # Requests
+
+    async def _get(self, pool: Pool, headers: dict[str, str]) -> Response:
+        """Send one request to the target, resolving the reference first if need be; return an answer in the 2xx,
+        304, 412 or 416. Raises Fault for every other one."""
+        target = await self._claim_target()
+        if target is not None:
+            response = await self._exchange(pool, target, headers)
+            if self._has_expired(target, response.head):
+                response.connection.close()
+                raise Fault(Remedy.AT_ONCE, self._denied(target, response.head.status))
+        else:
+            try:
+                target, response = await self._follow(pool, headers)
+            except BaseException:
+                self._settle_target(None)
+                raise
+            is_good = response.head.status in (200, 206, 304)
+            self._settle_target(target if is_good else None)
+        try:
+            self._refuse_status(target, response.head)
+        except BaseException:
+            response.connection.close()
+            raise
+        self._is_proved = True
+        return response
+
+    async def _claim_target(self) -> Url | None:
+        """Return the target; None when there is none and it is now the caller's to find (then `_settle_target`)."""
+        while True:
+            with self._lock:
+                if self._target is not None:
+                    return self._target
+                if not self._is_resolving:
+                    self._is_resolving = True
+                    return None
+            await asyncio.sleep(_RESOLVE_POLL_S)
+
+    def _settle_target(self, target: Url | None) -> None:
+        with self._lock:
+            self._target = target
+            self._is_resolving = False
+            self._is_proved = False
+
+    def _has_expired(self, target: Url, head: Head) -> bool:
+        """Forget a redirect's target that has worked and now denies access; return whether that is so."""
+        if head.status not in (401, 403) or target == self.reference or not self._is_proved:
+            return False
+        with self._lock:
+            if self._target is target:
+                self._target = None
+        return True
+
+    async def _follow(self, pool: Pool, headers: dict[str, str]) -> tuple[Url, Response]:
+        url = self.reference
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._exchange(pool, url, headers)
+            location = response.head.fields.get("location")
+            if response.head.status not in _REDIRECTS or not location:
+                return url, response
+            try:
+                url = _next_hop(url, location)
+                await response.skip()
+            except OSError as error:
+                response.connection.close()
+                raise self._lost(url, error) from error
+            except BaseException:
+                response.connection.close()
+                raise
+            pool.put(response)
+        raise Fault(Remedy.NONE, OriginError(f"{self.reference} redirects in circles", "check the URL"))
+
+    async def _exchange(self, pool: Pool, url: Url, headers: dict[str, str]) -> Response:
+        own = self._headers if _may_see_headers(self.reference, url) else _base_headers()
+        with self._lock:
+            self.requests += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await pool.get(url, {**own, **headers})
+        except (OSError, TimeoutError) as error:
+            raise self._lost(url, error) from error
+        except UsageError as error:
+            raise Fault(Remedy.NONE, error) from error
+
+    # Answers
+
+    def _read_probe(self, response: Response, span: Span, have: Version | None) -> Reply:
+        head = response.head
+        if head.status == 304 and have is not None:
+            return Reply(response, None, have, is_unchanged=True)
+        content_range = _content_range(head)
+        if head.status == 416:
+            return self._unsatisfied(response, content_range)
+        self._refuse_unusable(head)
+        name = parse_disposition(head.fields.get("content-disposition", ""))
+        if content_range is None or content_range.size is None:
+            if head.status == 206:
+                raise self._bad("answered a range request without a usable Content-Range")
+            return self._whole(response)
+        served = self._served(head, content_range, span)
+        return Reply(response, served, parse_version(head.fields, content_range.size), name)
+
+    def _read_pinned(self, response: Response, span: Span, version: Version) -> Reply:
+        head = response.head
+        if head.status in (412, 416):
+            raise self._changed()
+        content_range = _content_range(head)
+        size = content_range.size if content_range else head.length
+        seen = parse_version(head.fields, size)
+        if not version.matches(seen):
+            raise self._changed()
+        self._refuse_unusable(head)
+        if content_range is None:
+            raise self._bad("ignored a range request though it had answered one before", Remedy.RETRY)
+        return Reply(response, self._served(head, content_range, span), version)
+
+    def _whole(self, response: Response) -> Reply:
+        head = response.head
+        name = parse_disposition(head.fields.get("content-disposition", ""))
+        return Reply(response, None, parse_version(head.fields, head.length), name)
+
+    def _unsatisfied(self, response: Response, content_range: ContentRange | None) -> Reply:
+        """416 to a probe: an empty object has no first byte; any other size means that it shrank under our journal."""
+        size = content_range.size if content_range else None
+        if size is None:
+            raise self._bad("answered 416 without telling the size")
+        return Reply(response, Span(0, 0), parse_version(response.head.fields, size))
+
+    def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
+        """Return the span that the body brings. Content-Range decides, whatever the status (HARD_CASES 2)."""
+        start, end = content_range.start, content_range.end
+        if start is None or end is None or start != asked.start or end > asked.end:
+            raise self._bad("answered with another range than the one asked for", Remedy.RETRY)
+        if head.length is not None and head.length != end - start:
+            raise self._bad("announced a body and a range of different lengths", Remedy.RETRY)
+        if head.length is None:
+            raise self._bad("sent a range without its length", Remedy.NONE)
+        return Span(start, end)
+
+    def _refuse_unusable(self, head: Head) -> None:
+        """Refuse bodies that are not the object's bytes: compressed, several parts, or a web page."""
+        coding = head.fields.get("content-encoding", "identity").strip().lower()
+        if coding not in ("identity", ""):
+            message = f"sent the file compressed ({coding}) though told not to"
+            raise self._bad(message, hint="a CDN or proxy in between compresses; ask the origin without it")
+        content_type = head.fields.get("content-type", "")
+        if content_type.lower().startswith("multipart/byteranges"):
+            raise self._bad("answered one range with several parts")
+        if is_unwanted_page(content_type, self._name):
+            hint = "it may want a sign-in (--token, --header); name the output .html if a page is what you want"
+            raise self._bad("answered with a web page instead of the file", hint=hint)
+
+    def _refuse_status(self, url: Url, head: Head) -> None:
+        if head.status in (200, 206, 304, 412, 416):
+            return
+        if head.status == 404 or head.status == 410:
+            raise Fault(Remedy.NONE, NotFound(f"{url} does not exist ({head.status})", "check the URL"))
+        wait_s = parse_wait(head.fields, datetime.now(UTC))
+        if head.status in (429, 503) or (head.status == 403 and wait_s is not None):
+            raise Fault(Remedy.SLOW_DOWN, _throttled(url, head.status, wait_s), wait_s)
+        if head.status in (401, 403, 407):
+            raise Fault(Remedy.NONE, self._denied(url, head.status))
+        remedy = Remedy.RETRY if head.status in _TRANSIENT else Remedy.NONE
+        raise self._bad(f"answered {head.status}", remedy, wait_s=wait_s)
+
+    # Faults
+
+    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = "", wait_s: float | None = None) -> Fault:
+        return Fault(remedy, OriginError(f"{self.reference} {what}", hint), wait_s)
+
+    def _changed(self) -> Fault:
+        hint = "nothing of it was kept under the final name; run the same command again for the new version"
+        return Fault(Remedy.NONE, OriginChanged(f"{self.reference} was replaced while it was being fetched", hint))
+
+    def _denied(self, url: Url, status: int) -> AccessDenied:
+        if "?" in self.reference.target and status == 403:
+            return AccessDenied(f"{url} denies access ({status})", "a signed URL may have expired: get a new one")
+        return AccessDenied(f"{url} denies access ({status})", "check --token or --header")
+
+    def _lost(self, url: Url, error: Exception) -> Fault:
+        """Put an error of the network into words, and say what helps."""
+        where = url.endpoint.authority
+        if isinstance(error, Stale):
+            return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection"))
+        if isinstance(error, ssl.SSLCertVerificationError):
+            hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
+            reason = error.verify_message or error.reason
+            return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
+        if isinstance(error, socket.gaierror):
+            remedy = Remedy.RETRY if error.errno == socket.EAI_AGAIN else Remedy.NONE
+            return Fault(remedy, OriginUnreachable(f"cannot resolve {url.endpoint.host}", "check the name and the DNS"))
+        if isinstance(error, ProxyRefused):
+            remedy = Remedy.RETRY if error.status >= 500 else Remedy.NONE
+            kind: type[LoomError] = AccessDenied if error.status in (401, 403, 407) else OriginUnreachable
+            return Fault(remedy, kind(f"{error} for {where}", "check HTTPS_PROXY and NO_PROXY"))
+        if isinstance(error, TimeoutError) and not error.errno:
+            what = f"{where} did not answer within {self._timeout_s:g} s"
+            return Fault(Remedy.RETRY, OriginUnreachable(what, "--timeout waits longer"))
+        if isinstance(error, BadHead):
+            return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}"))
+        return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {describe_os_error(error)}"))
+
+
+def describe_os_error(error: Exception) -> str:
+    """Return an OSError's reason in lower-case words, without its number."""
+    text = getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error) or type(error).__name__
+    return str(text)[:1].lower() + str(text)[1:]
+
+
+def _content_range(head: Head) -> ContentRange | None:
+    text = head.fields.get("content-range")
+    return None if text is None else parse_content_range(text)
+
+
+def _throttled(url: Url, status: int, wait_s: float | None) -> OriginThrottled:
+    asks = f" and asks to wait {wait_s:.0f} s" if wait_s else ""
+    return OriginThrottled(f"{url} is throttling ({status}){asks}", "use fewer --workers, or try again later")
+
+
+def _next_hop(url: Url, location: str) -> Url:
+    """Return where a redirect leads. Raises Fault for a place that must not be followed."""
+    try:
+        hop = join_url(url, location)
+    except UsageError as error:
+        raise Fault(Remedy.NONE, OriginError(f"{url} redirects to a place that is no use: {error}")) from error
+    if url.endpoint.scheme == "https" and hop.endpoint.scheme == "http":
+        message = f"{url} redirects from https to plain http"
+        raise Fault(Remedy.NONE, OriginError(message, "if you trust that network, give the http:// URL itself"))
+    return hop
+
+
+def _may_see_headers(reference: Url, url: Url) -> bool:
+    """The same endpoint; or the same host on its default ports, upgraded from http to https."""
+    if is_same_endpoint(reference, url):
+        return True
+    one, two = reference.endpoint, url.endpoint
+    return (one.host, one.scheme, one.port, two.scheme, two.port) == (two.host, "http", 80, "https", 443)
+
+
+def _base_headers() -> dict[str, str]:
+    """Return what every request carries. Identity: ranges of a compressed body would be of no use."""
+    return {"User-Agent": f"loom/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+
+def _with_userinfo(headers: dict[str, str], url: Url) -> dict[str, str]:
+    """Add user:password@ of the URL as Basic credentials (RFC 7617), unless the caller gave others."""
+    if url.username is None or any(name.lower() == "authorization" for name in headers):
+        return headers
+    pair = f"{url.username}:{url.password or ''}".encode()
+    return {**headers, "Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}

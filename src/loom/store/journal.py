@@ -1,0 +1,95 @@
+"""The journal of an unfinished file: which chunks are on disk, of which version of which reference.
+
+    {"loom": 1, "reference": "<sha256>", "size": 2700000000, "chunk_size": 10000000, "etag": "...", ...}
+    17
+    18
+    synced 2
+
+One line of JSON, then one line per chunk, written after the chunk's bytes were. `synced 2` vouches for the first two
+chunks of the list. Only whole lines count, so an append that was cut off is as good as absent. After a reboot (another
+boot id) page cache that was never written back is gone: then only the chunks that were synced are believed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loom.core.headers import Version
+from loom.core.ranges import chunk_count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+FORMAT = 1
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a journal says: this reference (its SHA-256), this version, cut into such chunks, of which `done` are in."""
+
+    reference: str
+    version: Version
+    chunk_size: int
+    done: tuple[int, ...] = ()
+
+
+def read_journal(path: Path, reference: str, boot_id: str) -> Record | None:
+    """Return what the journal at `path` proves about `reference`; None when it is absent, alien or malformed."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+        header = json.loads(lines[0])
+        version = Version(int(header["size"]), str(header["etag"]), str(header["last_modified"]))
+        record = Record(header["reference"], version, int(header["chunk_size"]))
+        is_ours = (header["loom"], record.reference) == (FORMAT, reference) and record.chunk_size > 0
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return None
+    if not is_ours:
+        return None
+    done = _believed(lines[1:], is_same_boot=bool(boot_id) and header.get("boot_id") == boot_id)
+    count = chunk_count(int(header["size"]), record.chunk_size)
+    return Record(reference, version, record.chunk_size, tuple(i for i in done if i < count))
+
+
+def _believed(lines: list[bytes], *, is_same_boot: bool) -> list[int]:
+    chunks = [int(line) for line in lines if line.isdigit() and len(line) < 12]
+    synced = [line.split()[-1] for line in lines if line.startswith(b"synced ")]
+    if not is_same_boot:
+        chunks = chunks[: int(synced[-1])] if synced and synced[-1].isdigit() else []
+    return list(dict.fromkeys(chunks))
+
+
+def format_header(record: Record, boot_id: str) -> bytes:
+    """Return the first line of a journal."""
+    header: dict[str, Any] = {
+        "loom": FORMAT,
+        "reference": record.reference,
+        "size": record.version.size,
+        "chunk_size": record.chunk_size,
+        "etag": record.version.etag,
+        "last_modified": record.version.last_modified,
+        "boot_id": boot_id,
+    }
+    return (json.dumps(header) + "\n").encode()
+
+
+def format_chunks(indexes: Iterable[int]) -> bytes:
+    """Return the lines that put chunks on record."""
+    return "".join(f"{index}\n" for index in indexes).encode()
+
+
+def format_synced(count: int) -> bytes:
+    """Return the line that vouches for the first `count` chunks of the journal."""
+    return f"synced {count}\n".encode()
+
+
+def read_boot_id() -> str:
+    """Return what changes at every boot, or "" where the system does not tell; then only synced chunks are believed."""
+    try:
+        with open(_BOOT_ID, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,270 @@
+"""Staging: a file on its way, hidden beside its final name, and its publication by one atomic rename.
+
+    model.gguf                    the final name: absent, old, or right
+    .model.gguf.loom.part         the bytes so far
+    .model.gguf.loom.journal      which of them count (see journal.py); locked while somebody fetches
+
+The lock only saves work. Where it lies (Lustre, NFS), two processes write the same version's bytes to the same
+places of one file, and whoever comes second to rename it finds it published. A process that finds another version
+gives the part a new inode, so that bytes of two versions never meet; and nobody renames an inode that is not its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loom.core.headers import Version
+from loom.errors import StoreError, StoreFull, UsageError
+from loom.store.journal import Record, format_chunks, format_header, format_synced, read_boot_id, read_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+XATTR = "user.loom.origin"
+"""The extended attribute that tells of a published file which version of which reference it is."""
+
+_ROOM_TO_SPARE = 1_000_000
+
+
+class Staging:
+    """The staged file for one final path. `open` claims it; then `begin` with a version; then `publish`."""
+
+    def __init__(self, out: Path, reference: str) -> None:
+        self.out = out
+        self._reference = reference
+        self._part_path = out.with_name(f".{out.name}.loom.part")
+        self._journal_path = out.with_name(f".{out.name}.loom.journal")
+        self._boot_id = read_boot_id()
+        self._lock: int | None = None
+        self._fd = -1
+        self._journal = -1
+        self._on_record: set[int] = set()
+        self._writes = threading.Lock()
+
+    # Claiming
+
+    def try_claim(self) -> bool:
+        """Take the lock; False when another process holds it. Where there are no locks, everybody gets it."""
+        with _faults("open", self._journal_path):
+            fd = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except OSError:
+            pass  # this file system has no locks: correctness does not rest on them
+        if not _is_same_file(fd, self._journal_path):
+            os.close(fd)  # its owner has published and removed it between our open and our lock
+            return self.try_claim()
+        self._lock = fd
+        return True
+
+    def unfinished(self) -> Record | None:
+        """Return what is left of an earlier fetch of the same reference and can be believed."""
+        record = read_journal(self._journal_path, self._reference, self._boot_id)
+        try:
+            size = self._part_path.stat().st_size
+        except OSError:
+            return None
+        return record if record is not None and size == record.version.size else None
+
+    def published(self) -> Version | None:
+        """Return the version of this reference that stands under the final name, if that is on record and untouched."""
+        try:
+            seen = self.out.stat()
+            note = json.loads(os.getxattr(self.out, XATTR))
+            is_ours = (note["reference"], note["size"], note["mtime_ns"]) == (
+                self._reference, seen.st_size, seen.st_mtime_ns,
+            )  # fmt: skip
+            return Version(seen.st_size, str(note["etag"]), str(note["last_modified"])) if is_ours else None
+        except (OSError, AttributeError, ValueError, KeyError, TypeError):
+            return None
+
+    # Writing
+
+    def begin(self, version: Version, chunk_size: int, resumed: Record | None) -> None:
+        """Open the part: the one on disk when `resumed` is what it holds, else a new one. `version.size` may be None.
+
+        Raises StoreFull when what is missing cannot fit.
+        """
+        with _faults("write", self._part_path):
+            self._fd = self._open_part(keep=resumed is not None)
+            if version.size is not None:
+                os.ftruncate(self._fd, version.size)
+                self._require_room(version.size - os.fstat(self._fd).st_blocks * 512)
+        done = resumed.done if resumed else ()
+        record = Record(self._reference, version, chunk_size, done)
+        self._on_record = set(done)
+        if version.size is not None:
+            self._begin_journal(format_header(record, self._boot_id) + format_chunks(done))
+
+    def _open_part(self, *, keep: bool) -> int:
+        if not keep:
+            self._part_path.unlink(missing_ok=True)
+        flags = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        return os.open(self._part_path, flags if keep else flags | os.O_CREAT | os.O_EXCL, 0o666)
+
+    def _begin_journal(self, text: bytes) -> None:
+        """Write the journal in place: the lock is on its inode.
+
+        It says the same as before, or it begins anew, so a crash in the middle loses at most a record, never tells a
+        lie: old bytes beyond the new text are cut off last, and a line that was cut short does not count.
+        """
+        if self._lock is None:
+            raise RuntimeError("the staging has not been claimed")
+        with _faults("write", self._journal_path):
+            if os.pread(self._lock, len(text), 0) != text:
+                os.ftruncate(self._lock, 0)
+                _write_all(self._lock, memoryview(text), 0)
+            os.ftruncate(self._lock, len(text))
+            self._journal = os.open(self._journal_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write `data` at `offset` of the part. Raises StoreFull, StoreError."""
+        with _faults("write", self._part_path):
+            _write_all(self._fd, data, offset)
+
+    def splice(self, pipe: int, size: int, offset: int) -> None:
+        """Move `size` bytes from `pipe` to `offset` of the part. Raises OSError (EINVAL: use write), StoreFull."""
+        end = offset + size
+        while offset < end:
+            try:
+                offset += os.splice(pipe, self._fd, end - offset, offset_dst=offset)
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.EOPNOTSUPP) and offset == end - size:
+                    raise
+                raise _translate(error, "write", self._part_path) from error
+
+    def record(self, indexes: Iterable[int]) -> None:
+        """Put chunks whose bytes are written on record."""
+        with self._writes:
+            new = [index for index in indexes if index not in self._on_record]
+            self._on_record.update(new)
+            if new and self._journal >= 0:
+                with _faults("write", self._journal_path):
+                    os.write(self._journal, format_chunks(new))
+
+    def sync(self) -> None:
+        """Bring what is on record to the disk, and say so in the journal."""
+        with self._writes:
+            if self._journal < 0:
+                return
+            recorded, part = len(self._on_record), os.dup(self._fd)
+        try:
+            os.fsync(part)
+        finally:
+            os.close(part)
+        with self._writes:
+            if self._journal >= 0:
+                os.write(self._journal, format_synced(recorded))
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes of the part from `offset`."""
+        with _faults("read", self._part_path):
+            return os.pread(self._fd, size, offset)
+
+    def truncate(self, size: int) -> None:
+        """Cut the part to `size` bytes: a stream is over, or begins again."""
+        with _faults("write", self._part_path):
+            os.ftruncate(self._fd, size)
+
+    # Ending
+
+    def publish(self, version: Version) -> None:
+        """Give the part its final name in one step, replacing what stood there. Raises StoreError."""
+        size = os.fstat(self._fd).st_size
+        with contextlib.suppress(OSError, AttributeError):
+            note = {"reference": self._reference, "size": size, "mtime_ns": os.fstat(self._fd).st_mtime_ns,
+                    "etag": version.etag, "last_modified": version.last_modified}  # fmt: skip
+            os.setxattr(self._fd, XATTR, json.dumps(note).encode())
+        with _faults("replace", self.out):
+            if _is_same_file(self._fd, self._part_path):
+                os.replace(self._part_path, self.out)
+            elif not _is_same_file(self._fd, self.out):
+                raise StoreError(f"another process took over {self._part_path}", "run the same command again")
+        self._remove_journal()
+        self.close()
+
+    def discard(self) -> None:
+        """Remove what was staged."""
+        with contextlib.suppress(OSError):
+            if _is_same_file(self._fd, self._part_path):
+                self._part_path.unlink()
+        self._remove_journal()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of files and lock; what was staged stays for the next fetch, unless there is nothing."""
+        is_empty = self._lock is not None and self._fd < 0 and os.fstat(self._lock).st_size == 0
+        if is_empty and not self._part_path.exists():
+            self._remove_journal()
+        for fd in (self._fd, self._journal, self._lock):
+            if fd is not None and fd >= 0:
+                os.close(fd)
+        self._fd = self._journal = -1
+        self._lock = None
+
+    def _remove_journal(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._lock is not None and _is_same_file(self._lock, self._journal_path):
+                self._journal_path.unlink()
+
+    def _require_room(self, needed: int) -> None:
+        """Refuse at once what cannot fit, rather than after an hour (HARD_CASES 14)."""
+        stats = os.fstatvfs(self._fd)
+        free = stats.f_bavail * stats.f_frsize
+        if needed > free:
+            message = f"{self.out.parent} has {free / 1e6:,.0f} MB free and the file needs {needed / 1e6:,.0f} MB more"
+            raise StoreFull(message, "make room, or choose another --out")
+
+
+def check_out(path: Path) -> Path:
+    """Return the absolute final path, or raise for one that can never be written: a folder, a missing folder."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
+    if not path.parent.is_dir():
+        raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
+    path = path.parent.resolve() / path.name
+    if len(os.fsencode(path.name)) > 255 - len("..loom.journal"):
+        raise UsageError(f"the file name is too long: {path.name[:40]}...", "choose a shorter --out")
+    return path
+
+
+@contextlib.contextmanager
+def _faults(verb: str, path: Path) -> Iterator[None]:
+    """Translate the system's errors on the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise _translate(error, verb, path) from error
+
+
+def _translate(error: OSError, verb: str, path: Path) -> StoreError:
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"cannot {verb} {path}: {reason}", "make room and run the same command again: it goes on")
+    hint = "check the folder's owner and permissions" if error.errno in (errno.EACCES, errno.EPERM) else ""
+    if error.errno == errno.EROFS:
+        hint = "the file system is read-only: choose another --out"
+    return StoreError(f"cannot {verb} {path}: {reason}", hint)
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except OSError:
+        return False
