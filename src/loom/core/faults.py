@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from loom.core.pace import backoff_delay
+
 if TYPE_CHECKING:
+    from loom.core.options import Options
     from loom.errors import LoomError
+
+MAX_WAIT_S = 600.0
+"""The longest pause that a server may ask for; beyond it a clear error beats a silent wait."""
 
 
 class Remedy(Enum):
@@ -30,3 +36,16 @@ class Fault(Exception):
     remedy: Remedy
     error: LoomError
     wait_s: float | None = None
+
+
+def retry_delay(fault: Fault, tries: int, options: Options, jitter: float) -> float | None:
+    """Return how long to wait, in seconds, before trying again what has now failed `tries` times; None: give up.
+
+    What the server asked for (`fault.wait_s`) wins over the backoff. `jitter` is in [0, 1).
+    """
+    if fault.remedy is Remedy.NONE:
+        return None
+    if fault.remedy is Remedy.AT_ONCE:
+        return 0.0
+    wait_s = backoff_delay(max(tries, 1), options.backoff_s, jitter) if fault.wait_s is None else fault.wait_s
+    return None if tries > options.retries or wait_s > MAX_WAIT_S else wait_s

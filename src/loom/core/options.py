@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 CHUNK_SIZE = 10_000_000
 """Bytes in a chunk, the fixed unit of journaling and retrying (DESIGN section 2)."""

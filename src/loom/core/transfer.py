@@ -18,8 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loom.core.faults import Remedy
-from loom.core.pace import STARVED_BYTES_PER_SECOND, Meter, ProgressWindow, backoff_delay
+from loom.core.faults import Remedy, retry_delay
+from loom.core.pace import STARVED_BYTES_PER_SECOND, Meter, ProgressWindow
 from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
 
 if TYPE_CHECKING:
@@ -43,9 +43,6 @@ SPLIT_ALIGN = 64 * 1024
 
 HEADWAY = 1024 * 1024
 """A request that brought so many bytes (or a chunk, if that is less) was progress: the tries start afresh."""
-
-MAX_WAIT_S = 600.0
-"""The longest pause that a server may ask for; beyond it a clear error beats a silent wait."""
 
 LIMIT_GROWTH_S = 5.0
 """After throttling, one more request at once is risked each time this passes in peace (additive increase)."""
@@ -133,6 +130,11 @@ class Transfer:
         missing = self.size - self.have.total
         return max(1, min(self.workers, chunk_count(missing, self.chunk_size)))
 
+    def kept(self) -> int:
+        """Return the bytes of complete chunks: what a journal can vouch for."""
+        spans = (chunk_span(i, self.size, self.chunk_size) for i in range(chunk_count(self.size, self.chunk_size)))
+        return sum(span.size for span in spans if self.have.covers(*span))
+
     def take_completed(self) -> list[int]:
         """Return the chunks that became complete since the last call, for the journal."""
         completed, self._completed = self._completed, []
@@ -212,10 +214,8 @@ class Transfer:
             return
         self.retries += 1
         tries = self._count_try(run, fault, now)
-        wait_s = backoff_delay(tries, self._options.backoff_s, self._jitter())
-        if fault.wait_s is not None:
-            wait_s = fault.wait_s
-        if tries > self._options.retries or wait_s > MAX_WAIT_S:
+        wait_s = retry_delay(fault, tries, self._options, self._jitter())
+        if wait_s is None:
             self.error = self.error or fault.error
             return
         if fault.remedy is Remedy.SLOW_DOWN:

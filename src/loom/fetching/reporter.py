@@ -34,6 +34,16 @@ class Reporter:
         if self._on_progress is not None:
             self._on_progress(self._snapshot())
 
+    def verifying(self) -> None:
+        """Report that the digest is being computed."""
+        self.phase = "verifying"
+        self.now()
+
+    def connecting(self) -> None:
+        """Report that the origin is being asked."""
+        self.phase = "connecting"
+        self.now()
+
     def waiting(self, note: str) -> None:
         """Report that somebody else has to finish first."""
         if self._on_progress is not None:
@@ -45,7 +55,7 @@ class Reporter:
         if self.stream is not None:
             stream = self.stream
             rate = self._rate(stream.received)
-            return Progress(self._phase, stream.size, stream.received, 0, rate, 1, stream.retries, self.note)
+            return Progress(self._phase, stream.size, stream.received, 0, rate, 1, stream.patience.retries, self.note)
         return Progress(self.phase, note=self.note)
 
     @property

@@ -13,9 +13,9 @@ from loom.core.transfer import Wait
 from loom.errors import LoomError, OriginUnreachable
 
 if TYPE_CHECKING:
+    from loom.core.headers import Version
     from loom.core.ranges import Span
     from loom.core.transfer import Transfer
-    from loom.core.headers import Version
     from loom.net.connection import Pool
     from loom.sources.http import HttpSource, Reply
     from loom.store.staging import Staging

@@ -9,15 +9,17 @@ the file nor with the number of connections.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import os
-import socket
 import ssl
 from typing import TYPE_CHECKING, Protocol
 
 from loom.net.head import ConnectionLost
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 PIPE_SIZE = 1024 * 1024
@@ -110,7 +112,7 @@ class Pourer:
         size, room = 0, min(wanted, BUFFER_SIZE)
         try:
             while size < room:
-                got = sock.read(room - size, self._buffer[size:room])  # type: ignore[call-overload]
+                got = sock.recv_into(self._buffer[size:room])
                 if not got:
                     break
                 size += got
@@ -181,11 +183,7 @@ class Pour:
 
 
 def _open_pipe() -> tuple[int, int]:
-    import fcntl
-
     pipe = os.pipe()
-    try:
+    with contextlib.suppress(OSError):  # the user's quota of pipe pages is used up: the default size is only slower
         fcntl.fcntl(pipe[1], _F_SETPIPE_SZ, PIPE_SIZE)
-    except OSError:
-        pass  # the user's quota of pipe pages is used up: the default size works, only slower
     return pipe

@@ -131,7 +131,8 @@ class HttpSource:
 
     async def _get(self, pool: Pool, headers: dict[str, str]) -> Response:
         """Send one request to the target, resolving the reference first if need be; return an answer in the 2xx,
-        304, 412 or 416. Raises Fault for every other one."""
+        304, 412 or 416. Raises Fault for every other one.
+        """
         target = await self._claim_target()
         if target is not None:
             response = await self._exchange(pool, target, headers)
@@ -282,7 +283,7 @@ class HttpSource:
     def _refuse_status(self, url: Url, head: Head) -> None:
         if head.status in (200, 206, 304, 412, 416):
             return
-        if head.status == 404 or head.status == 410:
+        if head.status in {404, 410}:
             raise Fault(Remedy.NONE, NotFound(f"{url} does not exist ({head.status})", "check the URL"))
         wait_s = parse_wait(head.fields, datetime.now(UTC))
         if head.status in (429, 503) or (head.status == 403 and wait_s is not None):

@@ -34,9 +34,9 @@ class Hasher:
         self._thread = threading.Thread(target=self._run, name="loom-hash", daemon=True)
         self._thread.start()
 
-    @property
-    def is_done(self) -> bool:
-        """Whether `digest` can be asked for."""
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end, at most so long; return whether `digest` will answer at once."""
+        self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def digest(self) -> str:

@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
@@ -26,6 +25,7 @@ from loom.store.journal import Record, format_chunks, format_header, format_sync
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 XATTR = "user.loom.origin"
 """The extended attribute that tells of a published file which version of which reference it is."""

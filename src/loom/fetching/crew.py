@@ -1,0 +1,132 @@
+"""The crew: event loops, their pools, and the workers on them; conducted from the caller's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import threading
+import time
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from loom.errors import StoreError
+from loom.fetching.worker import Worker
+from loom.net.connect import Connector
+from loom.net.connection import Pool
+from loom.net.loops import Loops, useful_loops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from concurrent.futures import Future
+
+    from loom.core.options import Options
+    from loom.core.ranges import Span
+    from loom.fetching.worker import Job
+    from loom.sources.http import Reply
+    from loom.store.staging import Staging
+
+T = TypeVar("T")
+
+TICK_S = 0.1
+"""How often the conductor looks up: progress for people, starved connections, due syncs."""
+
+SYNC_EVERY_S = 30.0
+"""How often written chunks are brought to the disk: what a power cut can cost, and nothing on a fetch of seconds."""
+
+_OTHER_DESCRIPTORS = 64
+"""File descriptors for everything but connections: the interpreter, files, pipes, loops, the embedding program."""
+
+
+class Crew:
+    """Runs coroutines on loops while the caller's thread calls `tick` ten times a second."""
+
+    def __init__(self, options: Options, tick: Callable[[], None]) -> None:
+        connector = Connector(options.ca_file)
+        self._tick = tick
+        self._loops = Loops(useful_loops(options.workers))
+        self._pools = [Pool(connector) for _ in range(len(self._loops))]
+        self._is_closed = False
+
+    @property
+    def first_pool(self) -> Pool:
+        """The pool of the loop that `run` uses."""
+        return self._pools[0]
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run one piece of work on the first loop; return or raise what it does."""
+        future = self._loops.submit(0, work)
+        while not wait([future], TICK_S).done:
+            self._tick()
+        return future.result()
+
+    def work(self, job: Job, count: int, first: tuple[Span, Reply] | None) -> None:
+        """Let `count` workers carry out the job, the first one beginning with `first` (a span adopted, its reply).
+
+        Returns when every byte is in place. Raises the transfer's error; then the connections are closed already.
+        """
+        crew = [Worker(number, job, self._pools[number % len(self._loops)]) for number in range(count)]
+        runs = [self._loops.submit(0, crew[0].run(*(first or ())))]
+        runs += [self._loops.submit(worker.number, worker.run()) for worker in crew[1:]]
+        self._conduct(job, crew, runs)
+        self.close()
+        if job.transfer.error is not None:
+            raise job.transfer.error
+
+    def _conduct(self, job: Job, crew: list[Worker], runs: list[Future[None]]) -> None:
+        syncer = _Syncer(job.staging)
+        while not job.finished.wait(TICK_S):
+            with job.lock:
+                starved = job.transfer.starved(time.monotonic())
+            for number in starved:
+                self._loops.call(number, crew[number].cut)
+            for run in runs:
+                if run.done():
+                    run.result()  # a worker only ends before the job by an error that nobody foresaw
+            syncer.tick()
+            self._tick()
+
+    def close(self) -> None:
+        """Stop whatever runs and let go of the sockets."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._loops.close()
+            for pool in self._pools:
+                pool.close()
+
+
+class _Syncer:
+    """Has written chunks brought to the disk now and then, in a thread of its own: a sync can take seconds."""
+
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        self._due = time.monotonic() + SYNC_EVERY_S
+        self._thread: threading.Thread | None = None
+
+    def tick(self) -> None:
+        """Start a sync when it is due and the last one is through."""
+        if time.monotonic() < self._due or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._due = time.monotonic() + SYNC_EVERY_S
+        self._thread = threading.Thread(target=self._sync, name="loom-sync", daemon=True)
+        self._thread.start()
+
+    def _sync(self) -> None:
+        with contextlib.suppress(OSError, StoreError):  # without it, only a reboot costs more
+            self._staging.sync()
+
+
+def fit_descriptors(workers: int) -> int:
+    """Make room for the sockets of so many workers (HARD_CASES 28); return how many there is room for, at least 1.
+
+    A worker has one connection, two for the moment of a race between addresses. The process's own soft limit is
+    raised as far as it must be and the hard one allows.
+    """
+    needed = 2 * workers + _OTHER_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return workers
+    raised = needed if hard == resource.RLIM_INFINITY else max(soft, min(needed, hard))
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    return max(1, min(workers, (soft - _OTHER_DESCRIPTORS) // 2))
