@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.core.faults import Remedy, retry_delay
-from loom.core.pace import STARVED_BYTES_PER_SECOND, Meter, ProgressWindow
+from loom.core.pace import SAMPLE_S, STARVED_BYTES_PER_SECOND, Meter, ProgressWindow
 from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ MIN_STEAL = 256 * 1024
 
 MIN_GAIN_S = 0.02
 """A steal must end the transfer at least so much sooner: it costs the victim's connection and a request."""
+
+HEDGE_FACTOR = 2.0
+HEDGE_SLACK_S = 0.4
+"""The rest of a run is asked for twice only when a new request would bring it in less than half the time, by a clear
+margin: a hedge fetches bytes in vain."""
 
 SPLIT_ALIGN = 64 * 1024
 """Spans are split at multiples of this: whole pages and whole TLS records, far below a chunk."""
@@ -76,7 +81,7 @@ class _Run:
     asked_at: float
     meter: Meter
     window: ProgressWindow
-    opened: bool = False
+    opened_at: float | None = None
     hedged: bool = False
 
     @property
@@ -176,7 +181,7 @@ class Transfer:
     def opened(self, worker: int, now: float) -> None:
         """The reply to `worker`'s request has begun."""
         run = self._runs[worker]
-        run.opened = True
+        run.opened_at = now
         run.meter = Meter(now)
         latency_s = now - run.asked_at
         self._latency_s = (self._latency_s + latency_s) / 2 if self._latency_s else latency_s
@@ -253,7 +258,7 @@ class Transfer:
     def _close_run(self, worker: int, now: float) -> _Run:
         """Take the run off `worker`; learn its rate; a twin that it was hedged with stands alone again."""
         run = self._runs.pop(worker)
-        if run.opened and run.pos - run.piece.start >= MIN_STEAL:
+        if run.opened_at is not None and run.pos - run.piece.start >= MIN_STEAL:
             rate = run.meter.read(now)
             self._usual_rate = (self._usual_rate + rate) / 2 if self._usual_rate else rate
         for other in self._runs.values():
@@ -279,17 +284,35 @@ class Transfer:
 
     def _steal(self, worker: int, now: float) -> Span | None:
         """Take the far part of the run that would end last, or ask for all its rest when it is as good as dead."""
-        opened = [run for run in self._runs.values() if run.left and not run.hedged and now - run.asked_at > POLL_S]
-        if not opened or len(self._runs) >= self.workers:
+        runs = [run for run in self._runs.values() if not run.hedged and not self.have.covers(run.pos, run.end)]
+        if not runs or len(self._runs) >= self.workers:
             return None
-        rates = [run.meter.read(now) for run in opened]
-        typical = max(self._usual_rate, sorted(rates)[len(rates) // 2], 1.0)
-        victim, rate = max(zip(opened, rates, strict=True), key=lambda v: v[0].left / max(v[1], 1.0))
-        rate = max(rate, 1.0)
-        ends_in_s = victim.left / rate
+        rates = sorted(run.meter.read(now) for run in runs)
+        typical = max(self._usual_rate, rates[len(rates) // 2], 1.0)
+        victim = max(runs, key=lambda run: self._ends_in(run, typical, now))
+        ends_in_s = self._ends_in(victim, typical, now)
         alone_s = self._latency_s + victim.left / typical
-        if victim.left <= 2 * self.chunk_size and 2 * alone_s + 4 * POLL_S < ends_in_s:
+        if victim.left <= 2 * self.chunk_size and HEDGE_FACTOR * alone_s + HEDGE_SLACK_S < ends_in_s:
             return self._hedge(worker, victim, now)
+        return self._split(worker, victim, ends_in_s, typical, now)
+
+    def _ends_in(self, run: _Run, typical: float, now: float) -> float:
+        """Return the seconds until `run` ends, if it goes on as it does; one too young to judge goes as is typical."""
+        if run.opened_at is None:
+            waited_s = now - run.asked_at
+            if waited_s > HEDGE_FACTOR * self._latency_s + HEDGE_SLACK_S:
+                return run.left + waited_s
+            return max(0.0, self._latency_s - waited_s) + run.left / typical
+        if now - run.opened_at < SAMPLE_S:
+            return run.left / typical
+        return run.left / max(run.meter.read(now), 1.0)
+
+    def _split(self, worker: int, victim: _Run, ends_in_s: float, typical: float, now: float) -> Span | None:
+        """Cut the victim's run where both parts end together; None when that would not end the transfer sooner.
+
+        The thief pays a round trip first: (left - x) / rate = latency + x / typical, solved for x.
+        """
+        rate = victim.left / max(ends_in_s, 1e-9)
         size = int((ends_in_s - self._latency_s) / (1 / typical + 1 / rate))
         cut = self._align(victim, victim.end - size)
         after_s = max((cut - victim.pos) / rate, self._latency_s + (victim.end - cut) / typical)

@@ -82,7 +82,7 @@ class HttpSource:
         self.requests = 0
         self._name = name
         self._timeout_s = options.timeout_s
-        self._headers = _base_headers() | _with_userinfo(options.request_headers(), self.reference)
+        self._headers = _over_base(_with_userinfo(options.request_headers(), self.reference))
         self._target: Url | None = None
         self._is_proved = False
         self._is_resolving = False
@@ -370,6 +370,12 @@ def _may_see_headers(reference: Url, url: Url) -> bool:
 def _base_headers() -> dict[str, str]:
     """Return what every request carries. Identity: ranges of a compressed body would be of no use."""
     return {"User-Agent": f"loom/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+
+def _over_base(headers: dict[str, str]) -> dict[str, str]:
+    """Add what every request carries, where the caller says nothing else."""
+    names = {name.lower() for name in headers}
+    return {name: value for name, value in _base_headers().items() if name.lower() not in names} | headers
 
 
 def _with_userinfo(headers: dict[str, str], url: Url) -> dict[str, str]:
