@@ -1,0 +1,163 @@
+"""The one table of flags: name, parser, default, help. Parsers, --help, environment, files and docs are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loom.core.options import Options
+from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UNITS = {
+    "": 1, "B": 1,
+    "K": 1000, "KB": 1000, "KIB": 1024,
+    "M": 1000**2, "MB": 1000**2, "MIB": 1024**2,
+    "G": 1000**3, "GB": 1000**3, "GIB": 1024**3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One setting.
+
+    name: its key in the configuration file; `--name` and LOOM_NAME follow from it.
+    parse: turns text into the value; raises ValueError with what would be right.
+    default: the value when nobody says anything.
+    metavar: what stands for the value in help; "" for a switch.
+    help: one sentence, without a full stop.
+    field: the field of loom.Options that it sets; "" when the command itself uses it.
+    short: a one-letter form, or "".
+    is_list: may be given several times (several lines in the environment, an array in the file).
+    is_secret: shown blanked out.
+    scope: "settings" may come from environment and file; "call" belongs to one call, and comes from flags alone.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    metavar: str
+    help: str
+    field: str = ""
+    short: str = ""
+    is_list: bool = False
+    is_secret: bool = False
+    scope: str = "settings"
+
+    @property
+    def option(self) -> str:
+        """The long form on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def shown_default(self) -> str:
+        """The default as help and docs show it; "" for none."""
+        if self.default in (None, (), False):
+            return ""
+        return format_whole_size(self.default) if self.parse is parse_size else f"{self.default:g}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable; "" for what belongs to one call."""
+        return "LOOM_" + self.name.upper() if self.scope == "settings" else ""
+
+
+def parse_size(text: str) -> int:
+    """Parse bytes with an optional unit: 10MB and 10M are 10 000 000, 64KiB is 65 536."""
+    digits = text.strip().rstrip("BIKMGbikmg ")
+    unit = text.strip()[len(digits) :].strip().upper()
+    try:
+        return int(float(digits) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise ValueError("a size such as 10MB, 64KiB or 1000000") from None
+
+
+def format_whole_size(size: int) -> str:
+    """Return the shortest text that parse_size reads back: 10MB, 64KiB, 12345."""
+    units = sorted(((factor, unit) for unit, factor in _UNITS.items() if unit.endswith("B")), reverse=True)
+    return next(f"{size // factor}{unit.replace('IB', 'iB')}" for factor, unit in units if size % factor == 0)
+
+
+def parse_count(text: str) -> int:
+    """Parse a whole number."""
+    try:
+        return int(text.strip())
+    except ValueError:
+        raise ValueError("a whole number") from None
+
+
+def parse_seconds(text: str) -> float:
+    """Parse seconds, with or without the unit: 2, 0.5, 30s."""
+    try:
+        return float(text.strip().removesuffix("s"))
+    except ValueError:
+        raise ValueError("a number of seconds") from None
+
+
+def parse_switch(text: str) -> bool:
+    """Parse what means yes or no in an environment variable."""
+    answer = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        return answer[text.strip().lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+def parse_header(text: str) -> tuple[str, str]:
+    """Parse 'Name: value'."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ValueError("'Name: value'")
+    return name.strip(), value.strip()
+
+
+def parse_text(text: str) -> str:
+    """Take text as it is, if there is any."""
+    if not text:
+        raise ValueError("some text")
+    return text
+
+
+_OPTIONS = Options()
+
+OUT = Flag("out", parse_text, None, "FILE", "where the file goes", short="o", scope="call")
+URL = Flag("url", parse_text, None, "URL", "what to fetch: http or https", scope="call")
+
+FETCH_FLAGS = (
+    Flag("workers", parse_count, _OPTIONS.workers, "N", "most range requests at once, 1 to 1024", "workers"),
+    Flag("sha256", parse_text, None, "HEX", "digest that the file must have", "sha256", scope="call"),
+    Flag("token", parse_text, None, "TOKEN", "sent as a bearer token to the host of the URL alone", "token",
+         is_secret=True),
+    Flag("header", parse_header, (), "'K: V'", "sent to the host of the URL alone; may be given several times",
+         "headers", short="H", is_list=True, is_secret=True),
+    Flag("ca_file", parse_text, None, "FILE", "certificate authorities to trust (PEM) instead of the system's",
+         "ca_file"),
+    Flag("chunk_size", parse_size, _OPTIONS.chunk_size, "SIZE", "unit of journaling and retrying, 64KiB to 1GB",
+         "chunk_size"),
+    Flag("retries", parse_count, _OPTIONS.retries, "N", "tries after the first that make no headway", "retries"),
+    Flag("backoff", parse_seconds, _OPTIONS.backoff_s, "SECONDS", "first pause before a retry; it doubles each time",
+         "backoff_s"),
+    Flag("timeout", parse_seconds, _OPTIONS.timeout_s, "SECONDS",
+         "a connection that brings too little for so long is cut and tried again", "timeout_s"),
+    Flag("no_cache", parse_switch, False, "", "fetch straight to FILE (today the only way: there is no cache yet)"),
+)  # fmt: skip
+
+OUTPUT_FLAGS = (
+    Flag("quiet", parse_switch, False, "", "say nothing but errors", short="q"),
+    Flag("json", parse_switch, False, "", "print one JSON object on stdout: the receipt, or the error"),
+    Flag("config", parse_text, None, "FILE", "settings file (default: $LOOM_CONFIG, ~/.config/loom/config.toml)",
+         scope="call"),
+)  # fmt: skip
+
+SETTINGS = tuple(flag for flag in FETCH_FLAGS + OUTPUT_FLAGS if flag.scope == "settings")
+
+
+def parse_value(flag: Flag, text: str, where: str) -> Any:
+    """Parse one value; `where` names its place in the error. Raises UsageError, never quoting a secret."""
+    try:
+        return flag.parse(text)
+    except ValueError as error:
+        shown = "" if flag.is_secret else f", not {text!r}"
+        raise UsageError(f"{where} wants {error}{shown}", flag.help) from None

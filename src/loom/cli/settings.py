@@ -1,0 +1,121 @@
+"""From raw arguments to settings: flags > LOOM_* > file > default, each value with where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from loom.cli.flags import FETCH_FLAGS, OUTPUT_FLAGS, Flag, format_whole_size, parse_size, parse_value
+from loom.core.options import Options
+from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value, and where it came from: "--workers", "LOOM_WORKERS", "config.toml: workers" or "default"."""
+
+    flag: Flag
+    value: Any
+    source: str = "default"
+
+    def shown(self) -> str:
+        """Return the value for people; secrets are blanked out, the names of secret headers are not."""
+        if self.value is None or self.value == ():
+            return "-"
+        if self.flag.is_list:
+            return ", ".join(f"{name}: ***" for name, _ in self.value)
+        if self.flag.is_secret:
+            return "***"
+        if self.flag.parse is parse_size:
+            return format_whole_size(self.value)
+        return str(self.value).lower() if isinstance(self.value, bool) else f"{self.value}"
+
+
+def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, bool]:
+    """Return the settings file's path, and whether somebody named it (then it must exist)."""
+    named = given or environ.get("LOOM_CONFIG")
+    if named:
+        return named, True
+    home = environ.get("XDG_CONFIG_HOME") or environ.get("HOME", "") + "/.config"
+    return f"{home}/loom/config.toml", False
+
+
+def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:
+    """Return what the file says. Raises UsageError when it cannot be read or is not TOML."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        if not must_exist:
+            return {}
+        raise UsageError(f"there is no settings file {path}", "check --config and LOOM_CONFIG") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}", "write lines such as: workers = 16") from error
+
+
+def resolve(
+    given: Mapping[str, Any], environ: Mapping[str, str], config: Mapping[str, Any], path: str
+) -> dict[str, Setting]:
+    """Return every setting by name. `given` are the raw values of flags. Raises UsageError, naming the place."""
+    known = {flag.name: flag for flag in FETCH_FLAGS + OUTPUT_FLAGS}
+    for key in config:
+        if key.replace("-", "_") not in {name for name, flag in known.items() if flag.scope == "settings"}:
+            raise UsageError(f"{path}: there is no setting {key!r}", "`loom config` lists them all")
+    settings = {name: _resolve_one(flag, given, environ, config, path) for name, flag in known.items()}
+    for setting in settings.values():
+        _check_bounds(setting)
+    return settings
+
+
+def _resolve_one(
+    flag: Flag, given: Mapping[str, Any], environ: Mapping[str, str], config: Mapping[str, Any], path: str
+) -> Setting:
+    raw = given.get(flag.name)
+    if raw not in (None, False, []):
+        return _parse(flag, raw, flag.option)
+    if flag.variable and (text := environ.get(flag.variable, "")):
+        lines = [line for line in text.splitlines() if line.strip()]
+        return _parse(flag, lines if flag.is_list else text, flag.variable)
+    for key in (flag.name, flag.name.replace("_", "-")):
+        if flag.scope == "settings" and key in config:
+            return _parse(flag, config[key], f"{path}: {key}")
+    return Setting(flag, flag.default)
+
+
+def _parse(flag: Flag, raw: Any, source: str) -> Setting:
+    """Parse a raw value: text, a list of texts, or what TOML made of it."""
+    if flag.is_list:
+        lines = raw if isinstance(raw, list) else [raw]
+        return Setting(flag, tuple(parse_value(flag, str(line), source) for line in lines), source)
+    return Setting(flag, raw if raw is True else parse_value(flag, str(raw), source), source)
+
+
+def _check_bounds(setting: Setting) -> None:
+    """Let Options judge each value by itself, so that the error can say where it came from."""
+    if setting.flag.field and setting.source != "default":
+        try:
+            Options(**option_of(setting))
+        except UsageError as error:
+            raise UsageError(f"{setting.source}: {error.message}", error.hint) from None
+
+
+def option_of(setting: Setting) -> dict[str, Any]:
+    """Return the setting as a keyword argument of loom.Options."""
+    value = dict(setting.value) if setting.flag.is_list else setting.value
+    return {setting.flag.field: value}
+
+
+def options_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return all keyword arguments of loom.fetch that the settings stand for."""
+    choices: dict[str, Any] = {}
+    for setting in settings.values():
+        if setting.flag.field:
+            choices |= option_of(setting)
+    return choices
