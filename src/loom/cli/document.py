@@ -27,8 +27,8 @@ def cli_page() -> str:
     lines += ["    loom fetch URL [-o FILE] [options]", "    loom --url URL [--out FILE] [options]", ""]
     lines += ["Without `--out`, `loom fetch` takes the name from the URL and the original form writes to `output`.", ""]
     lines += ["| command | |", "|---|---|", *(f"| `loom {name}` | {text} |" for name, text in COMMANDS.items()), ""]
-    lines += ["A value is taken from the flag, else the environment, else the file, else the default; `loom config` shows",
-              "which. The file is TOML with one line for each setting: `--config`, else `$LOOM_CONFIG`, else",
+    lines += ["A value is taken from the flag, else the environment, else the file, else the default; `loom config`",
+              "shows which. The file is TOML with one line for each setting: `--config`, else `$LOOM_CONFIG`, else",
               "`$XDG_CONFIG_HOME/loom/config.toml`, else `~/.config/loom/config.toml`.", ""]  # fmt: skip
     lines += ["| flag | environment | file | default | |", "|---|---|---|---|---|"]
     for flag in (URL, OUT, *FETCH_FLAGS, *OUTPUT_FLAGS):
@@ -36,11 +36,11 @@ def cli_page() -> str:
         variable, key = (f"`{flag.variable}`", f"`{flag.name}`") if flag.variable else ("", "")
         lines.append(f"| {name} {flag.metavar} | {variable} | {key} | {flag.shown_default} | {flag.help} |")
     lines += ["| `--version` | | | | print the version and exit |", ""]
-    lines += ["`LOOM_HEADER` holds one header a line; in the file, `header` is an array of such lines. Prefer `LOOM_TOKEN`",
-              "to `--token`: other users of a machine can read command lines.", ""]  # fmt: skip
-    lines += ["On a terminal one line on stderr shows what moves; elsewhere a line every 5 seconds. `--quiet` leaves only",
-              "errors. `NO_COLOR` has nothing to do: Loom uses no colours. The first Ctrl-C (or SIGTERM) keeps what has",
-              "arrived, the second stops at once. Exit codes: [errors.md](errors.md).", ""]  # fmt: skip
+    lines += ["`LOOM_HEADER` holds one header a line; in the file, `header` is an array of such lines. Prefer",
+              "`LOOM_TOKEN` to `--token`: other users of a machine can read command lines.", ""]  # fmt: skip
+    lines += ["On a terminal one line on stderr shows what moves; elsewhere a line every 5 seconds. `--quiet` leaves",
+              "only errors. `NO_COLOR` has nothing to do: no colours are used. The first Ctrl-C (or SIGTERM) keeps",
+              "what has arrived, the second stops at once. Exit codes: [errors.md](errors.md).", ""]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -48,7 +48,7 @@ def errors_page() -> str:
     """Return the page of exit codes and errors."""
     lines = ["# Errors and exit codes", "", _NOTE]
     lines += [
-        "An error says what and where, and in most cases what to do. With `--json` it is one object on stdout:",
+        "An error says what, where, and mostly what to do. With `--json` it is one object on stdout:",
         "",
     ]
     lines += ['    {"error": {"kind": "not-found", "message": "...", "hint": "...", "exit_code": 4}}', ""]

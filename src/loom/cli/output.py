@@ -163,10 +163,12 @@ class Talk:
         self._write(text + "\n")
 
     def _width(self) -> int:
+        """Return the usable columns. A fresh pseudo-terminal (docker exec -t) can say 0 for "not known"."""
         try:
-            return max(20, os.get_terminal_size(sys.stderr.fileno()).columns - 1)
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
         except OSError:
-            return 79
+            columns = 0
+        return max(20, (columns or 80) - 1)
 
     def _write(self, text: str) -> None:
         """Write, come what may: a reader who went away must not end a download."""

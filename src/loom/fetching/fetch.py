@@ -87,6 +87,7 @@ class _Fetch:
         self._job: Job | None = None
         self._stream: Stream | None = None
         self._hasher: Hasher | None = None
+        self._probed: Reply | None = None
 
     def run(self) -> Receipt:
         staging = self._claim(self._out) if self._out else None
@@ -97,7 +98,7 @@ class _Fetch:
                 return self._receipt(have or Version(self._out.stat().st_size), "present")
             have = None
         crew = self._crew = Crew(self._options, self._tick)
-        reply = crew.run(self._probe(crew, record, have))
+        reply = self._probed = crew.run(self._probe(crew, record, have))
         if reply.is_unchanged or (have is not None and have.is_known and reply.version == have):
             return self._receipt(reply.version, "present")
         if staging is None:
@@ -111,6 +112,8 @@ class _Fetch:
         """Stop whatever still runs and let go of sockets, files and locks."""
         if self._crew is not None:
             self._crew.close()
+        if self._probed is not None:
+            self._probed.response.connection.close()  # its body may have been of no use
         if self._hasher is not None:
             self._hasher.stop()
         if self._staging is not None:
@@ -142,6 +145,7 @@ class _Fetch:
         span = self._first_span(record)
         reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
         if span.start and reply.span == (0, 0) and reply.version.size:
+            reply.response.connection.close()
             span = Span(0, self._options.chunk_size)  # it has shrunk since: begin at the beginning
             reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
         return reply

@@ -226,7 +226,10 @@ class HttpSource:
         if content_range is None or content_range.size is None:
             if head.status == 206:
                 raise self._bad("answered a range request without a usable Content-Range")
-            return self._whole(response)
+            reply = self._whole(response)
+            if head.length == 0:
+                reply.span = Span(0, 0)  # an empty object has no range to serve: that is not ignoring ranges
+            return reply
         served = self._served(head, content_range, span)
         return Reply(response, served, parse_version(head.fields, content_range.size), name)
 

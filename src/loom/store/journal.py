@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loom.core.headers import Version
+from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
 from loom.core.ranges import chunk_count
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ def read_journal(path: Path, reference: str, boot_id: str) -> Record | None:
         header = json.loads(lines[0])
         version = Version(int(header["size"]), str(header["etag"]), str(header["last_modified"]))
         record = Record(header["reference"], version, int(header["chunk_size"]))
-        is_ours = (header["loom"], record.reference) == (FORMAT, reference) and record.chunk_size > 0
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        is_sane = MIN_CHUNK_SIZE <= record.chunk_size <= MAX_CHUNK_SIZE
+        is_ours = (header["loom"], record.reference) == (FORMAT, reference) and is_sane
+    except (OSError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         return None
     if not is_ours:
         return None

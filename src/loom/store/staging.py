@@ -85,7 +85,7 @@ class Staging:
                 self._reference, seen.st_size, seen.st_mtime_ns,
             )  # fmt: skip
             return Version(seen.st_size, str(note["etag"]), str(note["last_modified"])) if is_ours else None
-        except (OSError, AttributeError, ValueError, KeyError, TypeError):
+        except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
             return None
 
     # Writing

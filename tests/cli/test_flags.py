@@ -1,0 +1,125 @@
+"""The table of flags, and settings resolved from it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from loom.cli.flags import FETCH_FLAGS, OUTPUT_FLAGS, SETTINGS, format_whole_size, parse_size
+from loom.cli.settings import config_path, options_of, read_config, resolve
+from loom.core.options import Options
+from loom.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("10MB", 10_000_000), ("10M", 10_000_000), ("64KiB", 65536), ("1 GB", 10**9), ("1.5kB", 1500), ("7", 7)],
+)
+def test_sizes_are_parsed(text: str, size: int) -> None:
+    """Decimal and binary units, with and without blanks, mean what they say."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "10XB", "ten", "1e400GB", "-"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    """Anything else is a ValueError that shows how sizes are written."""
+    with pytest.raises(ValueError, match="a size such as"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("size", [10_000_000, 65536, 10**9, 12345, 1500])
+def test_whole_sizes_are_read_back(size: int) -> None:
+    """What help shows as a default is what a user may type."""
+    assert parse_size(format_whole_size(size)) == size
+
+
+def test_every_option_has_a_flag() -> None:
+    """No field of loom.Options is out of the command line's reach, and no flag sets a field that is not there."""
+    assert {flag.field for flag in FETCH_FLAGS if flag.field} == {field.name for field in dataclasses.fields(Options)}
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    """The command and the library agree on what happens when nobody says anything."""
+    settings = resolve({}, {}, {}, "config.toml")
+    assert Options(**options_of(settings)) == Options()
+
+
+def test_flag_beats_environment_beats_file_beats_default() -> None:
+    """Each value comes from the most specific place, and says which that was."""
+    config = {"workers": 2, "retries": 2, "timeout": 2}
+    environ = {"LOOM_WORKERS": "3", "LOOM_RETRIES": "3"}
+    settings = resolve({"workers": "4"}, environ, config, "c.toml")
+    seen = {
+        name: (settings[name].value, settings[name].source) for name in ("workers", "retries", "timeout", "backoff")
+    }
+    assert seen == {
+        "workers": (4, "--workers"),
+        "retries": (3, "LOOM_RETRIES"),
+        "timeout": (2.0, "c.toml: timeout"),
+        "backoff": (2.0, "default"),
+    }
+
+
+def test_headers_come_as_lines_and_arrays() -> None:
+    """A list is several flags, several lines in the environment, an array in the file."""
+    for given, environ, config in (
+        ({"header": ["A: 1", "B: 2"]}, {}, {}),
+        ({}, {"LOOM_HEADER": "A: 1\nB: 2\n"}, {}),
+        ({}, {}, {"header": ["A: 1", "B: 2"]}),
+    ):
+        assert options_of(resolve(given, environ, config, "c"))["headers"] == {"A": "1", "B": "2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "config", "place"),
+    [
+        ({"workers": "0"}, {}, {}, "--workers"),
+        ({}, {"LOOM_WORKERS": "many"}, {}, "LOOM_WORKERS"),
+        ({}, {}, {"chunk_size": "1"}, "c.toml: chunk_size"),
+        ({}, {}, {"chunk-size": "1"}, "c.toml: chunk-size"),
+        ({}, {}, {"wrokers": 4}, "c.toml"),
+        ({}, {"LOOM_QUIET": "perhaps"}, {}, "LOOM_QUIET"),
+        ({"header": ["no colon"]}, {}, {}, "--header"),
+    ],
+)
+def test_errors_name_the_place(given: dict, environ: dict, config: dict, place: str) -> None:
+    """A bad value is a UsageError that says where it stands."""
+    with pytest.raises(UsageError, match=place):
+        resolve(given, environ, config, "c.toml")
+
+
+def test_secrets_are_never_shown() -> None:
+    """Neither `loom config` nor an error about a malformed header shows a secret's value."""
+    settings = resolve({"token": "s3cret", "header": ["X-Key: s3cret"]}, {}, {}, "c")
+    assert "s3cret" not in settings["token"].shown() + settings["header"].shown()
+    with pytest.raises(UsageError) as caught:
+        resolve({"header": ["s3cret"]}, {}, {}, "c")
+    assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+def test_the_file_is_found_where_it_should_be(tmp_path) -> None:
+    """--config, then LOOM_CONFIG, then XDG_CONFIG_HOME, then ~/.config; only a named file must exist."""
+    environ = {"LOOM_CONFIG": "b", "XDG_CONFIG_HOME": "/x", "HOME": "/h"}
+    assert config_path("a", environ) == ("a", True)
+    assert config_path(None, environ) == ("b", True)
+    assert config_path(None, {"XDG_CONFIG_HOME": "/x"}) == ("/x/loom/config.toml", False)
+    assert config_path(None, {"HOME": "/h"}) == ("/h/.config/loom/config.toml", False)
+    assert read_config(str(tmp_path / "none"), must_exist=False) == {}
+    with pytest.raises(UsageError, match="no settings file"):
+        read_config(str(tmp_path / "none"), must_exist=True)
+
+
+def test_a_file_that_is_not_toml_is_a_clear_error(tmp_path) -> None:
+    """The error names the file and shows how a line is written."""
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"workers 16 \xff")
+    with pytest.raises(UsageError, match=r"config\.toml is not TOML"):
+        read_config(str(path), must_exist=True)
+
+
+def test_names_and_variables_are_unique() -> None:
+    """No two settings share a flag, a letter or a variable."""
+    flags = FETCH_FLAGS + OUTPUT_FLAGS
+    for names in ([f.name for f in flags], [f.short for f in flags if f.short], [f.variable for f in SETTINGS]):
+        assert len(names) == len(set(names))

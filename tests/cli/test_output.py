@@ -1,0 +1,87 @@
+"""What people read."""
+
+from __future__ import annotations
+
+import pytest
+
+from loom.cli.output import error_to_dict, format_bar, format_duration, format_error, format_progress, format_receipt
+from loom.cli.output import format_size as size
+from loom.core.receipt import Progress, Receipt
+from loom.errors import NotFound, StoreFull
+
+RECEIPT = Receipt(
+    url="https://h/m.gguf", out="/models/m.gguf", size=2_700_000_000, elapsed_s=2.0, bytes_per_second=1.35e9,
+    requests=19, retries=1, workers=16, ranges=True, sources={"origin": 2_700_000_000}, resumed=0, outcome="fetched",
+    digest=None, version='"e"',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (999_600, "1.00 MB"), (2.7e9, "2.70 GB"), (65.5e6, "65.5 MB"),
+     (612e6, "612 MB"), (5e15, "5000 TB")],
+)  # fmt: skip
+def test_sizes_have_three_digits(number: float, text: str) -> None:
+    """Decimal units, three digits, no jump at a unit's edge."""
+    assert size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.007, "7 ms"), (2.14, "2.1 s"), (59.96, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min")],
+)
+def test_times_are_said_as_people_do(seconds: float, text: str) -> None:
+    """Milliseconds, seconds, minutes, hours, as far as each matters."""
+    assert format_duration(seconds) == text
+
+
+def test_progress_fits_any_width() -> None:
+    """The line never wraps, whatever the terminal's width."""
+    progress = Progress("fetching", 2_700_000_000, 1_350_000_000, 0, 6e8, 16, 2, "throttled by the origin")
+    for width in range(20, 200):
+        assert len(format_progress("model.gguf", progress, width)) <= width
+
+
+def test_progress_says_what_matters() -> None:
+    """Bytes, share, rate, time to go, workers; retries only when there are some."""
+    line = format_progress("m", Progress("fetching", 200, 100, 0, 50.0, 1, 0), 120)
+    assert line == f"m  {format_bar(0.5)}   50 %  100 B of 200 B  50 B/s  eta 2.0 s  1 worker"
+    assert "3 retries" in format_progress("m", Progress("fetching", 200, 100, 0, 50.0, 2, 3), 120)
+
+
+def test_progress_without_a_size_claims_nothing() -> None:
+    """Where the origin tells no length there is no share and no time to go."""
+    line = format_progress("m", Progress("fetching", None, 100, 0, 50.0, 1, 0), 120)
+    assert line == "m  100 B  50 B/s  1 worker"
+
+
+def test_waiting_says_for_what() -> None:
+    """A note takes the place of the figures while nothing moves."""
+    assert format_progress("m", Progress("waiting", note="another process"), 80) == "m  another process"
+    assert format_progress("m", Progress("connecting"), 80) == "m  connecting ..."
+
+
+def test_the_last_line_says_what_happened() -> None:
+    """Size, time, rate, requests, retries and bytes by source."""
+    line = "m.gguf  2.70 GB in 2.0 s  1.35 GB/s  19 requests  1 retry  2.70 GB from origin"
+    assert format_receipt(RECEIPT) == line
+
+
+def test_the_last_line_tells_resumed_and_verified() -> None:
+    """What was there before, and that the digest was verified, are said when so."""
+    from dataclasses import replace
+
+    line = format_receipt(replace(RECEIPT, resumed=10**9, digest="sha256:00", outcome="resumed"))
+    assert line.endswith("1.00 GB were here  sha256 verified")
+    present = format_receipt(replace(RECEIPT, outcome="present", requests=1))
+    assert present == "m.gguf  2.70 GB  already here and current  1 request"
+
+
+def test_errors_say_what_and_what_to_do() -> None:
+    """One line for what and where, one for the hint, none for an empty hint; JSON has all facts."""
+    assert (
+        format_error(NotFound("x does not exist", "check the URL")) == "loom: x does not exist\n  hint: check the URL"
+    )
+    assert format_error(StoreFull("full")) == "loom: full"
+    facts = {"kind": "not-found", "message": "x", "hint": "y", "exit_code": 4}
+    assert error_to_dict(NotFound("x", "y")) == {"error": facts}
