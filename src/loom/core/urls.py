@@ -59,9 +59,9 @@ def parse_url(text: str) -> Url:
     if not parts.hostname:
         raise UsageError(f"the URL names no host: {redact(text)}", "write the whole URL: https://host/path/model.gguf")
     host = _encode_host(parts.hostname)
-    target = quote(parts.path or "/", safe=_KEPT_IN_PATH)
+    target = _quote(parts.path or "/", _KEPT_IN_PATH)
     if parts.query:
-        target += "?" + quote(parts.query, safe=_KEPT_IN_QUERY)
+        target += "?" + _quote(parts.query, _KEPT_IN_QUERY)
     endpoint = Endpoint(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
     return Url(endpoint, target, _unquoted(parts.username), _unquoted(parts.password))
 
@@ -69,7 +69,11 @@ def parse_url(text: str) -> Url:
 def join_url(base: Url, location: str) -> Url:
     """Resolve a Location header against the URL that answered with it. Raises UsageError as parse_url does."""
     origin = f"{base.endpoint.scheme}://{base.endpoint.authority}{base.target}"
-    return parse_url(quote(urljoin(origin, location.strip()), safe=_KEPT_IN_QUERY + "#"))
+    try:
+        joined = urljoin(origin, location.strip())
+    except ValueError as error:
+        raise UsageError(f"not a URL: {redact(location)}", str(error)) from None
+    return parse_url(_quote(joined, _KEPT_IN_QUERY + "#"))
 
 
 def is_same_endpoint(one: Url, other: Url) -> bool:
@@ -100,7 +104,7 @@ def redact(url: str) -> str:
         return "(a malformed URL)"
     netloc = parts.netloc.rsplit("@", 1)[-1]
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    query = "&".join(name + "=" + (quote(value) if _is_open(name) else "***") for name, value in pairs)
+    query = "&".join(name + "=" + (_quote(value) if _is_open(name) else "***") for name, value in pairs)
     if parts.query and not pairs:
         query = "***"
     return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
@@ -108,6 +112,11 @@ def redact(url: str) -> str:
 
 def _is_open(name: str) -> bool:
     return name.lower() in _OPEN_QUERY_NAMES
+
+
+def _quote(text: str, safe: str = "") -> str:
+    """Percent-encode; bytes of the command line that are not UTF-8 come as surrogates and go as they are."""
+    return quote(text, safe=safe, errors="surrogateescape")
 
 
 def _unquoted(text: str | None) -> str | None:

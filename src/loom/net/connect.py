@@ -1,7 +1,7 @@
 """Opening connections: names resolved, address families raced, proxies passed, TLS verified.
 
-Raises OSError (socket.gaierror, ssl.SSLError among them) as it comes, and ProxyRefused; the sources put them into the
-words of their protocol.
+Raises OSError (socket.gaierror, ssl.SSLError among them) as it comes, ProxyUnreachable and ProxyRefused; the
+sources put them into the words of their protocol.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ class ProxyRefused(OSError):
         self.status = status
 
 
+class ProxyUnreachable(OSError):
+    """There is no connection to the proxy; `cause` is why."""
+
+    def __init__(self, proxy: Proxy, cause: OSError) -> None:
+        super().__init__(f"the proxy {proxy.host}:{proxy.port} cannot be reached")
+        self.cause = cause
+
+
 class Connector:
     """Opens connections with one trust store and one environment. Shared by all loops."""
 
@@ -57,7 +65,12 @@ class Connector:
         """Return a connected, non-blocking socket; for https the handshake is done and the certificate verified."""
         proxy = self.proxy_for(endpoint)
         host, port = (proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port)
-        sock = await self._race(host, port)
+        try:
+            sock = await self._race(host, port)
+        except OSError as error:
+            if proxy is None:
+                raise
+            raise ProxyUnreachable(proxy, error) from error
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if endpoint.scheme == "https":
@@ -105,6 +118,7 @@ class Connector:
                 done, attempts = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if (error := task.exception()) is None:
+                        attempts |= done - {task}  # a second winner is let go with the losers
                         return task.result()
                     failure = failure or (error if isinstance(error, OSError) else OSError(str(error)))
         finally:

@@ -181,7 +181,8 @@ class Pool:
     async def get(self, url: Url, headers: Mapping[str, str]) -> Response:
         """Send a GET request, on an idle connection if there is one, and return the reply.
 
-        Raises Stale, BadHead, ConnectionLost, ProxyRefused, OSError. The connection comes back with `put`.
+        Raises Stale, BadHead, ConnectionLost, ProxyRefused, ProxyUnreachable, OSError. The connection comes back with
+        `put`.
         """
         idle = self._idle.get(url.endpoint)
         if idle:

@@ -43,7 +43,7 @@ from loom.errors import (
     OriginUnreachable,
     UsageError,
 )
-from loom.net.connect import ProxyRefused
+from loom.net.connect import ProxyRefused, ProxyUnreachable
 from loom.net.connection import Stale
 from loom.net.head import BadHead
 
@@ -58,6 +58,7 @@ MAX_REDIRECTS = 10
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRANSIENT = frozenset((408, 425, 500, 502, 504, 520, 521, 522, 523, 524))
 _RESOLVE_POLL_S = 0.02
+_PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
 
 
 @dataclass
@@ -306,6 +307,9 @@ class HttpSource:
         return Fault(Remedy.NONE, OriginChanged(f"{self.reference} was replaced while it was being fetched", hint))
 
     def _denied(self, url: Url, status: int) -> AccessDenied:
+        if status == 407:
+            message = f"the proxy denies access to {url} ({status})"
+            return AccessDenied(message, "check the user and password in HTTP_PROXY")
         if "?" in self.reference.target and status == 403:
             return AccessDenied(f"{url} denies access ({status})", "a signed URL may have expired: get a new one")
         return AccessDenied(f"{url} denies access ({status})", "check --token or --header")
@@ -319,19 +323,28 @@ class HttpSource:
             hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
             reason = error.verify_message or error.reason
             return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
+        if isinstance(error, ProxyUnreachable):
+            message = f"{error}: {describe_os_error(error.cause)}"
+            return Fault(_connect_remedy(error.cause), OriginUnreachable(message, _PROXY_HINT))
         if isinstance(error, socket.gaierror):
-            remedy = Remedy.RETRY if error.errno == socket.EAI_AGAIN else Remedy.NONE
+            remedy = _connect_remedy(error)
             return Fault(remedy, OriginUnreachable(f"cannot resolve {url.endpoint.host}", "check the name and the DNS"))
         if isinstance(error, ProxyRefused):
             remedy = Remedy.RETRY if error.status >= 500 else Remedy.NONE
             kind: type[LoomError] = AccessDenied if error.status in (401, 403, 407) else OriginUnreachable
-            return Fault(remedy, kind(f"{error} for {where}", "check HTTPS_PROXY and NO_PROXY"))
+            return Fault(remedy, kind(f"{error} for {where}", _PROXY_HINT))
         if isinstance(error, TimeoutError) and not error.errno:
             what = f"{where} did not answer within {self._timeout_s:g} s"
             return Fault(Remedy.RETRY, OriginUnreachable(what, "--timeout waits longer"))
         if isinstance(error, BadHead):
             return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}"))
         return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {describe_os_error(error)}"))
+
+
+def _connect_remedy(error: OSError) -> Remedy:
+    """A name that does not exist will not exist a second later; everything else may pass."""
+    is_final = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
+    return Remedy.NONE if is_final else Remedy.RETRY
 
 
 def describe_os_error(error: Exception) -> str:

@@ -99,7 +99,7 @@ class Staging:
             self._fd = self._open_part(keep=resumed is not None)
             if version.size is not None:
                 os.ftruncate(self._fd, version.size)
-                self._require_room(version.size - os.fstat(self._fd).st_blocks * 512)
+                self._require_room(version.size - os.fstat(self._fd).st_blocks * 512, is_new=resumed is None)
         done = resumed.done if resumed else ()
         record = Record(self._reference, version, chunk_size, done)
         self._on_record = set(done)
@@ -217,12 +217,14 @@ class Staging:
             if self._lock is not None and _is_same_file(self._lock, self._journal_path):
                 self._journal_path.unlink()
 
-    def _require_room(self, needed: int) -> None:
-        """Refuse at once what cannot fit, rather than after an hour (HARD_CASES 14)."""
+    def _require_room(self, needed: int, *, is_new: bool) -> None:
+        """Refuse at once what cannot fit, rather than after an hour (HARD_CASES 14); leave no empty part behind."""
         stats = os.fstatvfs(self._fd)
         free = stats.f_bavail * stats.f_frsize
         if needed > free:
             message = f"{self.out.parent} has {free / 1e6:,.0f} MB free and the file needs {needed / 1e6:,.0f} MB more"
+            if is_new:
+                self.discard()
             raise StoreFull(message, "make room, or choose another --out")
 
 

@@ -1,0 +1,65 @@
+# One command each to set up and test, to see it work, and to measure it. All make what they need first:
+# a virtual environment in .venv, and as root on Debian the servers that the tests run against.
+#
+#   make test PYTEST='-k resume -x'      make bench BENCH='--origins s3 --tools loom;aria2'
+
+VENV := .venv
+PEERS := .venv-bench
+BIN := $(VENV)/bin
+SERVERS := nginx libnginx-mod-http-lua openssl
+TOOLS := curl aria2 axel lftp
+PYTEST :=
+BENCH :=
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint format demo bench bench-quick docs servers tools clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+test: servers lint ## Lint and run all tests
+	$(BIN)/pytest --verbosity=0 -rs $(PYTEST)
+
+lint: $(VENV)/.ready ## Check style, types and which way imports point
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy bench
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.ready ## Rewrite the code in the project's format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+demo: servers $(VENV)/.ready ## Watch a fetch, a resume after kill -9, and a file that is there already
+	$(BIN)/python -m bench.demo
+
+bench: $(if $(QUICK),bench-quick,bench-full) ## Compare with other tools, about 13 minutes; results in docs/benchmarks
+
+.PHONY: bench-full
+bench-full: tools $(VENV)/.ready $(PEERS)/.ready
+	$(BIN)/python -m bench --report docs/benchmarks $(BENCH)
+
+bench-quick: tools $(VENV)/.ready $(PEERS)/.ready ## The same with a small file: does it work? Not for figures
+	$(BIN)/python -m bench --quick $(BENCH)
+
+docs: $(VENV)/.ready ## Write the pages that are made from the code
+	$(BIN)/python -m loom.cli.document docs
+
+clean: ## Remove everything that make has made
+	rm -rf $(VENV) $(PEERS) .*_cache .hypothesis .demo build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+servers:
+	@scripts/setup debian $(SERVERS)
+
+tools:
+	@scripts/setup debian $(SERVERS) $(TOOLS)
+
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/setup
+	scripts/setup venv $(VENV) --group dev --editable .
+	@touch $@
+
+$(PEERS)/.ready: pyproject.toml constraints.txt scripts/setup
+	scripts/setup venv $(PEERS) --group bench || echo "some peers cannot be installed: the table says which" >&2
+	@touch $@

@@ -1,0 +1,1 @@
+"""The benchmark and the demo: Loom beside other tools, against real servers on loopback."""

@@ -1,0 +1,115 @@
+"""See Loom work, against a real server on this machine, in well under a minute: `make demo`.
+
+A model of 1 GB is fetched, then fetched again with a `kill -9` half-way and a resume, then asked for once more when it
+is there already. The server gives each connection 25 MB/s, as object storage would; nothing else is slowed or faked.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.model import write_model
+from bench.origins import Origins
+from bench.rangeserver import RangeServer
+from tests.origins.nginx import OriginUnavailable
+
+SIZE = 1_000_000_000
+WORKERS = 8
+RATE = 25_000_000  # bytes per second for each connection
+LOOM = Path(sys.executable).with_name("loom")
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="loom-demo-") as name:
+        folder = Path(name)
+        say(f"Making a model of {SIZE / 1e9:g} GB and serving it on this machine, {RATE // 10**6} MB/s per connection.")
+        for part in ("www", "nginx", "here"):
+            (folder / part).mkdir()
+        write_model(folder / "www" / "model.gguf", SIZE)
+        with serve(folder) as url:
+            play(url, folder / "here", folder / "www" / "model.gguf")
+        say("Everything the demo made is removed again.")
+    return 0
+
+
+def play(url: str, here: Path, source: Path) -> None:
+    """Show the three fetches; stop with a message when one of them goes wrong."""
+    out = here / "model.gguf"
+    say(f"1. Fetch it over {WORKERS} parallel ranges.")
+    loom(url, here)
+    compare(source, out)
+
+    say("2. Fetch it again into an empty folder, and kill -9 the process half-way.")
+    out.unlink()
+    show_command(url)
+    kill_half_way(url, here)
+    say("   Killed. Nothing stands under the final name: " + ("wrong!" if out.exists() else "model.gguf is not there."))
+    say("   The same command again goes on from the chunks that are on record.")
+    loom(url, here)
+    compare(source, out)
+
+    say("3. Once more: the file is there and current, which costs one request.")
+    loom(url, here)
+
+
+def loom(url: str, here: Path) -> None:
+    """Run the command as a user would, its progress going straight to the terminal."""
+    show_command(url)
+    if subprocess.run(command(url), cwd=here, check=False).returncode:
+        sys.exit("demo: the fetch failed")
+
+
+def kill_half_way(url: str, here: Path) -> None:
+    """Start a fetch and kill it, with no chance to tidy up, once half of the bytes are there."""
+    running = subprocess.Popen(command(url), cwd=here)
+    while running.poll() is None and bytes_on_disk(here) < SIZE // 2:
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    print(file=sys.stderr)
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Return what the files in a folder really occupy: the part file has its full length from the start."""
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
+
+
+def compare(source: Path, out: Path) -> None:
+    same = subprocess.run(["cmp", source, out], check=False).returncode == 0
+    say("   Compared with the original: " + ("every byte is the same." if same else "they differ!"))
+    if not same:
+        sys.exit(1)
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Start nginx, or a small server of our own where nginx is missing; yield the model's URL."""
+    try:
+        with Origins(folder / "www", folder / "nginx", ["plain"], rate=RATE) as servers:
+            yield servers.url("plain", "model.gguf")
+    except OriginUnavailable as reason:
+        say(f"({reason}: serving with a small server in Python)")
+        with RangeServer(folder / "www", RATE) as server:
+            yield server.url("model.gguf")
+
+
+def command(url: str) -> list[str]:
+    return [str(LOOM), "fetch", url, "-o", "model.gguf", "--workers", str(WORKERS)]
+
+
+def show_command(url: str) -> None:
+    print(f"\n   $ loom {' '.join(command(url)[1:])}", flush=True)
+
+
+def say(text: str) -> None:
+    print(text if text.startswith(" ") else f"\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Read a file over parallel ranges and throw the bytes away: what receiving alone costs on this machine.
+
+    drop.py URL SIZE CONNECTIONS
+
+Two threads, each with one buffer that `recv_into` fills again and again; nothing is written. Run as a script, so that
+it imports no more than a downloader would.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import sys
+import threading
+from urllib.parse import urlsplit
+
+THREADS = 2
+BUFFER = 1 << 20
+
+
+class Part:
+    """One range on its way, on a connection of its own; `missing` counts down to 0."""
+
+    def __init__(self, url: str, start: int, end: int, tls: ssl.SSLContext | None) -> None:
+        parts = urlsplit(url)
+        self.sock: socket.socket = socket.create_connection((parts.hostname or "", parts.port or 80))
+        if tls:
+            self.sock = tls.wrap_socket(self.sock, server_hostname=parts.hostname)
+        lines = [f"GET {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Range: bytes={start}-{end - 1}", "", ""]
+        self.sock.sendall("\r\n".join(lines).encode())
+        self.missing = end - start - self._skip_head()
+        self.sock.setblocking(False)
+
+    def _skip_head(self) -> int:
+        """Read past the reply's head; return how many bytes of the body came along."""
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += self.sock.recv(4096) or sys.exit("closed before the reply")
+        if not got.startswith(b"HTTP/1.1 206 "):
+            sys.exit(got.split(b"\r\n")[0].decode())
+        return len(got.split(b"\r\n\r\n", 1)[1])
+
+    def read(self, buffer: bytearray) -> None:
+        """Take what is there now: for TLS more than one call may be needed, as each returns one record."""
+        try:
+            while self.missing:
+                self.missing -= self.sock.recv_into(buffer) or sys.exit("closed within the body")
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+
+
+def main(url: str, size: int, connections: int) -> None:
+    """Split the file evenly and read every part once."""
+    tls = ssl.create_default_context() if url.startswith("https:") else None
+    step = -(-size // connections)
+    parts = [Part(url, start, min(start + step, size), tls) for start in range(0, size, step)]
+    threads = [threading.Thread(target=drop, args=(parts[number::THREADS],)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if any(part.missing for part in parts):
+        sys.exit("bytes are missing")
+
+
+def drop(parts: list[Part]) -> None:
+    """Read all parts to their ends, in the order in which bytes come."""
+    buffer, waiting = bytearray(BUFFER), {part.sock.fileno(): part for part in parts}
+    poll = select.poll()
+    for number in waiting:
+        poll.register(number, select.POLLIN)
+    while waiting:
+        for number, _ in poll.poll():
+            waiting[number].read(buffer)
+            if not waiting[number].missing:
+                poll.unregister(number)
+                del waiting[number]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,93 @@
+"""What every test gets: an end if it hangs, no settings of the machine's own, and origins that misbehave when told."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fetching.getter import SECRET, Getter
+from tests.origins.fault import Origin
+from tests.origins.nginx import OriginUnavailable
+from tests.origins.tls import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HANG_S = 60.0
+"""Far beyond what any test takes; a hang is a failure, never a wait."""
+
+
+class Hung(Exception):
+    """A test did not end."""
+
+
+@pytest.fixture(autouse=True)
+def hang_guard() -> Iterator[None]:
+    """Raise Hung in a test that does not end, again and again until it lets go."""
+
+    def wake(*_: object) -> None:
+        faulthandler.dump_traceback(sys.__stderr__)
+        raise Hung(f"still running after {HANG_S:g} s")
+
+    before = signal.signal(signal.SIGALRM, wake)
+    signal.setitimer(signal.ITIMER_REAL, HANG_S, 5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Take the settings of whoever runs the tests out of the picture."""
+    for name in [name for name in os.environ if name.startswith("LOOM_")]:
+        monkeypatch.delenv(name)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """An origin at 127.0.0.1."""
+    with Origin() as server:
+        yield server
+
+
+@pytest.fixture
+def other_origin() -> Iterator[Origin]:
+    """An origin at 127.0.0.2: another host."""
+    with Origin("127.0.0.2") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A throw-away certificate authority, for localhost and 127.0.0.1."""
+    try:
+        return Authority(tmp_path_factory.mktemp("authority"))
+    except OriginUnavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def tls_origin(authority: Authority) -> Iterator[Origin]:
+    """An origin that speaks TLS, called localhost."""
+    with Origin(tls=authority.context(), name="localhost") as server:
+        yield server
+
+
+@pytest.fixture
+def getter(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[Getter]:
+    """Return a Getter for an empty folder; in the end no secret may have been told or left anywhere."""
+    caplog.set_level(0)
+    one = Getter(tmp_path)
+    yield one
+    printed = "".join(capfd.readouterr())
+    assert SECRET not in "\n".join([*one.told, one.left_behind(), printed, caplog.text])

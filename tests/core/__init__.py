@@ -1,0 +1,1 @@
+"""Tests of the pure core: no sockets, no files, no clock."""

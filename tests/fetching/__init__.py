@@ -1,0 +1,1 @@
+"""Whole fetches, against origins of every temper."""

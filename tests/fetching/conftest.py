@@ -1,0 +1,74 @@
+"""Fixtures of the tests that fetch: a real nginx, and an environment without proxies."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fetching.kit import Served
+from tests.origins.nginx import Nginx, OriginUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SRC = Path(__file__).parents[2] / "src"
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """One nginx for all tests."""
+    try:
+        origin = Nginx(tmp_path_factory.mktemp("root"), tmp_path_factory.mktemp("nginx")).__enter__()
+    except OriginUnavailable as reason:
+        pytest.skip(str(reason))
+    yield origin
+    origin.__exit__()
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the machine's own proxies and authorities out of the picture."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def serve(nginx: Nginx, request: pytest.FixtureRequest):
+    """Return a function that puts `size` random bytes, or a content, under a name of the test's own."""
+    made: list[Served] = []
+
+    def put(size: int = 0, content: bytes | None = None) -> Served:
+        stem = "".join(c if c.isalnum() else "-" for c in request.node.name)
+        served = Served(nginx, f"{stem}-{len(made)}.bin")
+        served.change(random.Random(size).randbytes(size) if content is None else content)
+        made.append(served)
+        return served
+
+    yield put
+    for served in made:
+        served.path.unlink()
+
+
+@pytest.fixture
+def python():
+    """Return a function that starts a fresh Python with Loom on its path, running `script` with `args`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(script: str, *args: str, **env: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, *args]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, text=True, env={**os.environ, "PYTHONPATH": str(SRC), **env}, **pipes)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()

@@ -1,0 +1,356 @@
+"""What a killed, interrupted or lied-to fetch leaves behind, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+
+import pytest
+
+import loom
+from loom.errors import Interrupted
+from tests.fetching.kit import CHUNK, QUICK, Served, leftovers
+
+CHUNKS = 64
+SIZE = CHUNKS * CHUNK - 1000
+
+_CHILD = """
+import loom, sys, time
+url, out, rate, stop_at, halts = sys.argv[1:]
+def watch(progress):
+    print(progress.received, flush=True)
+    if progress.received >= int(stop_at) and halts == "yes":
+        time.sleep(600)  # bytes go on moving, but the end cannot come before the signal
+try:
+    loom.fetch(url, out, chunk_size=65536, workers=4, headers={"X-Rate": rate}, on_progress=watch)
+except loom.Interrupted as error:
+    print("interrupted", error, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+class Stop(Exception):
+    """Ends a fetch from within its progress callback."""
+
+
+def stop_when(received: int):
+    """Return a callback that ends the fetch when so many bytes are there."""
+
+    def watch(progress: loom.Progress) -> None:
+        if progress.received >= received:
+            raise Stop
+
+    return watch
+
+
+@pytest.fixture(scope="module")
+def left_behind(nginx, tmp_path_factory):
+    """A file, a copy of it, and what a fetch of some of its chunks left behind."""
+    folder = tmp_path_factory.mktemp("left-behind")
+    file, copy, out = Served(nginx, "unfinished.bin"), folder / "copy", folder / "model.bin"
+    file.change(random.Random(SIZE).randbytes(SIZE))
+    shutil.copy2(file.path, copy)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setenv("NO_PROXY", "*")
+        loom.fetch(file.url, out, on_progress=stop_when(8 * CHUNK), workers=4, headers={"X-Rate": "250k"}, **QUICK)
+    yield file, copy, out
+    file.path.unlink()
+
+
+@pytest.fixture
+def unfinished(left_behind, tmp_path):
+    """A file, and where some of its chunks have been fetched to: the same for every test."""
+    file, copy, before = left_behind
+    out = tmp_path / before.name
+    shutil.copy2(copy, file.path)
+    shutil.copy(journal_of(before), journal_of(out))
+    shutil.copy(part_of(before), part_of(out))
+    return file, out
+
+
+def journal_of(out):
+    return out.with_name(f".{out.name}.loom.journal")
+
+
+def part_of(out):
+    return out.with_name(f".{out.name}.loom.part")
+
+
+def chunks_on_record(out) -> list[int]:
+    return [int(line) for line in journal_of(out).read_bytes().split(b"\n")[1:-1] if line.isdigit()]
+
+
+def size_of(chunks: list[int]) -> int:
+    return sum(min(CHUNK, SIZE - chunk * CHUNK) for chunk in chunks)
+
+
+def blank_the_rest(out) -> None:
+    """Overwrite what is not on record, so that believing too much would show."""
+    believed = set(chunks_on_record(out))
+    with part_of(out).open("r+b") as part:
+        for chunk in set(range(CHUNKS)) - believed:
+            part.seek(chunk * CHUNK)
+            part.write(b"\xee" * min(CHUNK, SIZE - chunk * CHUNK))
+
+
+def run_until(python, file, out, received: int, rate: str, halts: str):
+    """Run a fetch in a process of its own until it tells of so many bytes."""
+    child = python(_CHILD, file.url, str(out), rate, str(received), halts)
+    for line in child.stdout:
+        if int(line) >= received:
+            return child
+    raise AssertionError(child.stderr.read())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_and_resumed(serve, tmp_path, python, seed):
+    """After kill -9 at any moment the next fetch goes on from what is on record, and the bytes are right."""
+    file, out = serve(SIZE), tmp_path / "model.bin"
+    received = random.Random(seed).randint(SIZE // 20, SIZE // 2)
+    child = run_until(python, file, out, received, "300k", "yes")
+    child.kill()
+    child.wait()
+    assert not out.exists()
+    blank_the_rest(out)
+    receipt = loom.fetch(file.url, out, workers=4, **QUICK)
+    assert out.read_bytes() == file.content
+    assert (receipt.outcome, receipt.resumed > 0) == ("resumed", True)
+    assert SIZE - receipt.resumed <= receipt.sources["origin"] < SIZE
+    assert leftovers(out) == []
+
+
+def test_killed_again_and_again(serve, tmp_path, python):
+    """Each life of a fetch that is killed adds to what is on record."""
+    file, out = serve(SIZE), tmp_path / "model.bin"
+    kept = 0
+    for share in (0.2, 0.4, 0.6):
+        child = run_until(python, file, out, int(share * SIZE), "150k", "yes")
+        child.kill()
+        child.wait()
+        assert size_of(chunks_on_record(out)) > kept
+        kept = size_of(chunks_on_record(out))
+    blank_the_rest(out)
+    assert loom.fetch(file.url, out, **QUICK).resumed == kept
+    assert out.read_bytes() == file.content
+
+
+def test_interrupted_and_resumed(serve, tmp_path, python):
+    """Ctrl-C becomes Interrupted with its exit code, and the next fetch goes on."""
+    file, out = serve(SIZE), tmp_path / "model.bin"
+    child = run_until(python, file, out, 5 * CHUNK, "100k", "no")
+    child.send_signal(signal.SIGINT)
+    told, errors = child.communicate()
+    assert (child.returncode, errors) == (Interrupted.exit_code, "")
+    assert "interrupted interrupted; " in told
+    assert loom.fetch(file.url, out, **QUICK).resumed > 0
+    assert out.read_bytes() == file.content
+
+
+_HEIR = """
+import loom, sys
+def watch(progress):
+    print(progress.phase, flush=True)
+print(loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536, on_progress=watch).resumed)
+"""
+
+
+def test_an_heir_goes_on(serve, tmp_path, python):
+    """A process that waits for another one takes over, with what is there, when that one is killed."""
+    file, out = serve(SIZE), tmp_path / "model.bin"
+    owner = run_until(python, file, out, SIZE // 4, "150k", "yes")
+    heir = python(_HEIR, file.url, str(out))
+    assert heir.stdout.readline() == "waiting\n"
+    owner.kill()
+    told, errors = heir.communicate()
+    assert (errors, int(told.split()[-1]) > 0) == ("", True)
+    assert (out.read_bytes() == file.content, leftovers(out)) == (True, [])
+
+
+def test_an_exception_in_the_callback(unfinished):
+    """A callback that raises ends the fetch with its own exception; what had arrived counts."""
+    file, out = unfinished
+    assert leftovers(out) == [".model.bin.loom.journal", ".model.bin.loom.part"]
+    on_record = size_of(chunks_on_record(out))
+    blank_the_rest(out)
+    receipt = loom.fetch(file.url, out, **QUICK)
+    assert (receipt.resumed, receipt.outcome) == (on_record, "resumed")
+    assert out.read_bytes() == file.content
+
+
+def test_another_chunk_size(unfinished):
+    """An unfinished file keeps the chunk size that it was begun with."""
+    file, out = unfinished
+    on_record = size_of(chunks_on_record(out))
+    receipt = loom.fetch(file.url, out, **{**QUICK, "chunk_size": 10 * CHUNK})
+    assert (receipt.resumed, out.read_bytes() == file.content) == (on_record, True)
+
+
+def test_all_but_published(unfinished):
+    """A fetch that died with every chunk on record, short of the rename, costs one request."""
+    file, out = unfinished
+    part_of(out).write_bytes(file.content)
+    header = journal_of(out).read_bytes().split(b"\n")[0]
+    journal_of(out).write_bytes(header + b"\n" + b"".join(b"%d\n" % chunk for chunk in range(CHUNKS)))
+    receipt = loom.fetch(file.url, out, **QUICK)
+    assert (receipt.resumed, receipt.requests, receipt.sources) == (SIZE, 1, {"origin": 0})
+    assert out.read_bytes() == file.content
+
+
+def test_the_object_has_changed(unfinished):
+    """What is left of another version is thrown away: parts of two versions never meet."""
+    file, out = unfinished
+    file.change(bytes(reversed(file.content)))
+    receipt = loom.fetch(file.url, out, **QUICK)
+    assert (receipt.resumed, receipt.outcome) == (0, "fetched")
+    assert out.read_bytes() == file.content
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, 2 * SIZE])
+def test_the_object_has_another_size(unfinished, size):
+    """An object that has shrunk or grown since is fetched from its beginning."""
+    file, out = unfinished
+    file.change(random.Random(0).randbytes(size))
+    receipt = loom.fetch(file.url, out, **QUICK)
+    assert (receipt.resumed, receipt.size) == (0, size)
+    assert out.read_bytes() == file.content
+
+
+def test_another_url_for_the_same_name(unfinished, serve):
+    """What is left of another reference is thrown away, even of the same size."""
+    _, out = unfinished
+    other = serve(content=random.Random(1).randbytes(SIZE))
+    assert loom.fetch(other.url, out, **QUICK).resumed == 0
+    assert out.read_bytes() == other.content
+
+
+def _reboot(out, synced: bytes) -> list[int]:
+    """Make the journal one of an earlier boot; return the chunks that were on record."""
+    on_record = chunks_on_record(out)
+    header = json.loads(journal_of(out).read_bytes().split(b"\n")[0])
+    lines = [json.dumps({**header, "boot_id": "another"}).encode(), *(b"%d" % chunk for chunk in on_record)]
+    journal_of(out).write_bytes(b"\n".join(lines) + b"\n" + synced)
+    return on_record
+
+
+def test_a_reboot_without_a_sync(unfinished):
+    """After a reboot nothing that was not synced is believed."""
+    file, out = unfinished
+    _reboot(out, b"")
+    part_of(out).write_bytes(bytes(SIZE))
+    assert loom.fetch(file.url, out, **QUICK).resumed == 0
+    assert out.read_bytes() == file.content
+
+
+def test_a_reboot_after_a_sync(unfinished):
+    """After a reboot exactly the chunks that were synced are believed."""
+    file, out = unfinished
+    synced = _reboot(out, b"synced 3\n")[:3]
+    content = bytearray(SIZE)
+    for chunk in synced:
+        content[chunk * CHUNK : (chunk + 1) * CHUNK] = file.content[chunk * CHUNK : (chunk + 1) * CHUNK]
+    part_of(out).write_bytes(content)
+    assert loom.fetch(file.url, out, **QUICK).resumed == size_of(synced)
+    assert out.read_bytes() == file.content
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
+def test_a_truncated_journal(unfinished, share):
+    """Of a journal that was cut off, wherever, the whole lines count and nothing else."""
+    file, out = unfinished
+    text = journal_of(out).read_bytes()
+    header, rest = text.split(b"\n", 1)
+    cut = text[: len(header) + int(share * len(rest)) + (share > 0)]
+    journal_of(out).write_bytes(cut)
+    on_record = chunks_on_record(out)
+    blank_the_rest(out)
+    assert loom.fetch(file.url, out, **QUICK).resumed == size_of(on_record)
+    assert out.read_bytes() == file.content
+
+
+def test_a_torn_last_line(unfinished):
+    """A last line without its end does not count: it may be the beginning of a longer number."""
+    file, out = unfinished
+    on_record = chunks_on_record(out)
+    absent = min(set(range(CHUNKS)) - set(on_record))
+    with journal_of(out).open("ab") as journal:
+        journal.write(b"%d" % absent)
+    blank_the_rest(out)
+    assert loom.fetch(file.url, out, **QUICK).resumed == size_of(on_record)
+    assert out.read_bytes() == file.content
+
+
+GARBAGE = {
+    "empty": b"",
+    "blank-line": b"\n",
+    "binary": random.Random(2).randbytes(5000),
+    "not-an-object": b"[]\n1\n2\n",
+    "null": b"null\n1\n2\n",
+    "deep": b"[" * 100_000 + b"\n",
+    "other-types": b'{"loom": 1, "reference": [], "size": "x", "chunk_size": {}}\n1\n',
+    "infinite": b'{"loom": 1, "reference": "", "size": 1e999, "etag": "", "last_modified": "", "chunk_size": 1}\n1\n',
+    "nothing-known": b'{"loom": 2}\n1\n2\n3\n',
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+def test_a_garbage_journal(unfinished, garbage):
+    """A journal that makes no sense proves nothing: the fetch begins anew."""
+    file, out = unfinished
+    journal_of(out).write_bytes(garbage)
+    part_of(out).write_bytes(bytes(SIZE))
+    assert loom.fetch(file.url, out, **QUICK).resumed == 0
+    assert out.read_bytes() == file.content
+
+
+@pytest.mark.parametrize("lie", [{"chunk_size": 1}, {"chunk_size": 10**12}, {"chunk_size": 0}, {"size": -SIZE}])
+def test_a_header_out_of_bounds(unfinished, lie):
+    """A header with a size that cannot be is as good as none."""
+    file, out = unfinished
+    header, rest = journal_of(out).read_bytes().split(b"\n", 1)
+    journal_of(out).write_bytes(json.dumps({**json.loads(header), **lie}).encode() + b"\n" + rest)
+    part_of(out).write_bytes(bytes(SIZE))
+    assert loom.fetch(file.url, out, **QUICK).resumed == 0
+    assert out.read_bytes() == file.content
+
+
+def test_garbage_lines(unfinished):
+    """Lines that are no chunk of this file are passed over."""
+    file, out = unfinished
+    on_record = chunks_on_record(out)
+    with journal_of(out).open("ab") as journal:
+        journal.write(b"99999\n-1\n\xff\xfe\n1e3\nsynced\nsynced x\n" + b"9" * 50 + b"\n")
+    blank_the_rest(out)
+    assert loom.fetch(file.url, out, **QUICK).resumed == size_of(on_record)
+    assert out.read_bytes() == file.content
+
+
+@pytest.mark.parametrize("size", [0, 1, SIZE - 1, SIZE + 1])
+def test_a_part_of_another_length(unfinished, size):
+    """A part whose length is not the file's is not the one that the journal speaks of."""
+    file, out = unfinished
+    with part_of(out).open("r+b") as part:
+        part.truncate(size)
+    assert loom.fetch(file.url, out, **QUICK).resumed == 0
+    assert out.read_bytes() == file.content
+
+
+def test_a_part_that_is_gone(unfinished):
+    """A journal without its part proves nothing."""
+    file, out = unfinished
+    part_of(out).unlink()
+    assert loom.fetch(file.url, out, **QUICK).resumed == 0
+    assert out.read_bytes() == file.content
+
+
+def test_a_part_that_is_a_link(unfinished, tmp_path):
+    """A link planted where the part belongs is never written through."""
+    file, out = unfinished
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"v" * SIZE)
+    part_of(out).unlink()
+    part_of(out).symlink_to(victim)
+    with pytest.raises(loom.StoreError):
+        loom.fetch(file.url, out, **QUICK)
+    assert victim.read_bytes() == b"v" * SIZE

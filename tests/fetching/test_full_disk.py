@@ -1,0 +1,127 @@
+"""Disks that are full, or become so, and folders that cannot be written to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import loom
+from loom.errors import StoreError, StoreFull
+from tests.fetching.kit import CHUNK, QUICK, leftovers
+
+DISK = 8_000_000
+SIZE = 48 * CHUNK
+
+needs_root = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root of a Linux machine can mount a small tmpfs"
+)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "loom-test", str(folder)]
+    done = subprocess.run(mounting, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this machine does not let root mount a tmpfs: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(folder, leave: int):
+    """Write a file that leaves so many bytes of room."""
+    stats = os.statvfs(folder)
+    hog = folder / "hog"
+    hog.write_bytes(bytes(stats.f_bavail * stats.f_frsize - leave))
+    return hog
+
+
+@needs_root
+def test_what_cannot_fit_is_refused_at_once(serve, small_disk):
+    """A file larger than the room is refused after one request, and nothing of it is left behind."""
+    file, out = serve(2 * DISK), small_disk / "model.bin"
+    with pytest.raises(StoreFull, match="MB free") as caught:
+        loom.fetch(file.url, out, **QUICK)
+    assert (caught.value.exit_code, bool(caught.value.hint), file.requests) == (8, True, 1)
+    assert list(small_disk.iterdir()) == []
+
+
+@needs_root
+def test_an_old_file_stays_when_the_new_one_cannot_fit(serve, small_disk):
+    """A full disk costs the attempt, not the file that stands there."""
+    file, out = serve(DISK), small_disk / "model.bin"
+    out.write_bytes(b"old")
+    with pytest.raises(StoreFull):
+        loom.fetch(file.url, out, **QUICK)
+    assert out.read_bytes() == b"old"
+    assert leftovers(out) == []
+
+
+@needs_root
+def test_a_file_that_just_fits(serve, small_disk):
+    """A file that fits is not refused for a margin's sake."""
+    file, out = serve(SIZE), small_disk / "model.bin"
+    fill(small_disk, SIZE + 2 * CHUNK)
+    loom.fetch(file.url, out, **QUICK)
+    assert out.read_bytes() == file.content
+
+
+@needs_root
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_disk_fills_up_on_the_way(nginx, serve, small_disk, workers, tls):
+    """When somebody else takes the room, what has arrived is kept, and the fetch goes on when there is room again."""
+    file, out = serve(SIZE), small_disk / "model.bin"
+    url, choices = nginx.url(file.name, tls=tls), {**QUICK, "ca_file": str(nginx.ca_file), "workers": workers}
+
+    def hog(progress: loom.Progress) -> None:
+        if progress.received >= 8 * CHUNK and not (small_disk / "hog").exists():
+            fill(small_disk, 2 * CHUNK)
+
+    rate = f"{1200 // workers}k"
+    with pytest.raises(StoreFull) as caught:
+        loom.fetch(url, out, on_progress=hog, headers={"X-Rate": rate}, **choices)
+    assert (caught.value.exit_code, bool(caught.value.hint), out.exists()) == (8, True, False)
+    (small_disk / "hog").unlink()
+    receipt = loom.fetch(url, out, **choices)
+    assert (receipt.outcome, receipt.resumed >= 6 * CHUNK) == ("resumed", True)
+    assert out.read_bytes() == file.content
+
+
+@needs_root
+def test_what_is_there_already_needs_no_room(serve, small_disk):
+    """Only what is missing has to fit: an unfinished file goes on where a new one would be refused."""
+    file, out = serve(SIZE), small_disk / "model.bin"
+
+    def stop(progress: loom.Progress) -> None:
+        if progress.received >= SIZE // 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        loom.fetch(file.url, out, on_progress=stop, headers={"X-Rate": "300k"}, workers=4, **QUICK)
+    fill(small_disk, SIZE // 2 + 8 * CHUNK)
+    assert loom.fetch(file.url, out, **QUICK).resumed > 0
+    assert out.read_bytes() == file.content
+
+
+def test_a_folder_that_is_not_there(serve, tmp_path):
+    """A missing folder is told before anybody is asked for anything."""
+    file = serve(1)
+    with pytest.raises(StoreError, match="does not exist") as caught:
+        loom.fetch(file.url, tmp_path / "missing" / "model.bin", **QUICK)
+    assert (caught.value.exit_code, "mkdir" in caught.value.hint, file.requests) == (8, True, 0)
+
+
+@needs_root
+def test_a_read_only_file_system(serve, small_disk):
+    """A read-only file system is a StoreError that says so, before anybody is asked for anything."""
+    file = serve(1)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StoreError, match="read-only") as caught:
+        loom.fetch(file.url, small_disk / "model.bin", **QUICK)
+    assert (caught.value.exit_code, bool(caught.value.hint), file.requests) == (8, True, 0)

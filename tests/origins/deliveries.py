@@ -1,0 +1,143 @@
+"""Faults in how an origin sends: slowly, never, in part, then gone. Each takes an Exchange."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from tests.origins.wire import Hangup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.origins.fault import Exchange, Fault
+    from tests.origins.wire import Line
+
+
+def dribbles(interval_s: float) -> Fault:
+    """Send one byte of the body per interval: never idle, never done."""
+    return paced(1, interval_s)
+
+
+def paced(step: int, interval_s: float) -> Fault:
+    """Send `step` bytes of the body per interval."""
+
+    def pour(line: Line, body: bytes) -> None:
+        for at in range(0, len(body), step):
+            line.send(body[at : at + step])
+            line.pause(interval_s)
+
+    return _pours(pour)
+
+
+def dribbles_head(interval_s: float) -> Fault:
+    """Send interim heads, one byte per interval, for as long as the client stays."""
+
+    def fault(exchange: Exchange) -> None:
+        while True:
+            for byte in b"HTTP/1.1 100 Continue\r\n\r\n":
+                exchange.line.send(bytes([byte]))
+                exchange.line.pause(interval_s)
+
+    return fault
+
+
+def stalls(after: int) -> Fault:
+    """Send `after` bytes of the body, then nothing, and keep the connection open."""
+
+    def pour(line: Line, body: bytes) -> None:
+        line.send(body[:after])
+        line.hold()
+
+    return _pours(pour)
+
+
+def never_answers(exchange: Exchange) -> None:
+    """Read the request and keep silent."""
+    exchange.line.hold()
+
+
+def half_closes(after: int) -> Fault:
+    """Send `after` bytes of the body, then a FIN, and keep the connection."""
+
+    def pour(line: Line, body: bytes) -> None:
+        line.send(body[:after])
+        line.half_close()
+        line.hold()
+
+    return _pours(pour)
+
+
+def resets(after: int) -> Fault:
+    """Send `after` bytes of the body, then an RST."""
+
+    def pour(line: Line, body: bytes) -> None:
+        line.send(body[:after])
+        line.reset()
+
+    return _pours(pour)
+
+
+def closes(after: int) -> Fault:
+    """Send `after` bytes of the body, then close as if that were all."""
+
+    def pour(line: Line, body: bytes) -> None:
+        line.send(body[:after])
+        raise Hangup
+
+    return _pours(pour)
+
+
+def closes_unasked(exchange: Exchange) -> None:
+    """Hang up without a word."""
+    raise Hangup
+
+
+def closes_when_idle(exchange: Exchange) -> None:
+    """Promise keep-alive, then close after the reply: the client's idle connection is stale."""
+
+    def pour(line: Line, body: bytes) -> None:
+        line.send(body)
+        raise Hangup
+
+    exchange.reply.pour = pour
+
+
+class Tripwire:
+    """Let `most` bytes of bodies pass, all requests together; then call `action`, once, and send nothing more.
+
+    `tripped` is set when that has happened.
+    """
+
+    def __init__(self, most: int, action: Callable[[], None] = lambda: None, step: int = 16 * 1024) -> None:
+        self._left = most
+        self._action = action
+        self._step = step
+        self._lock = threading.Lock()
+        self.tripped = threading.Event()
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.reply.pour = self._pour
+
+    def _pour(self, line: Line, body: bytes) -> None:
+        for at in range(0, len(body), self._step):
+            piece = body[at : at + self._step]
+            if not self._take(len(piece)):
+                line.hold()
+            line.send(piece)
+
+    def _take(self, size: int) -> bool:
+        with self._lock:
+            self._left -= size
+            is_over = self._left < 0
+            if is_over and not self.tripped.is_set():
+                self.tripped.set()
+                self._action()
+        return not is_over
+
+
+def _pours(pour: Callable[[Line, bytes], None]) -> Fault:
+    def fault(exchange: Exchange) -> None:
+        exchange.reply.pour = pour
+
+    return fault
