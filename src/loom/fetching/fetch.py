@@ -177,6 +177,7 @@ class _Fetch:
             workers = self._fitting_workers(transfer.useful_workers())
             is_adopted = transfer.adopt(0, span, time.monotonic())
             crew.work(job, workers, (span, reply) if is_adopted else None)
+            self._report.now()
         return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
 
     def _run_stream(self, crew: Crew, staging: Staging, reply: Reply) -> Receipt:

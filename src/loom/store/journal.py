@@ -30,12 +30,16 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 @dataclass(frozen=True)
 class Record:
-    """What a journal says: this reference (its SHA-256), this version, cut into such chunks, of which `done` are in."""
+    """What a journal says: this reference (its SHA-256), this version, cut into such chunks, of which `done` are in.
+
+    The first `synced` of them are known to be on the disk itself.
+    """
 
     reference: str
     version: Version
     chunk_size: int
     done: tuple[int, ...] = ()
+    synced: int = 0
 
 
 def read_journal(path: Path, reference: str, boot_id: str) -> Record | None:
@@ -51,17 +55,18 @@ def read_journal(path: Path, reference: str, boot_id: str) -> Record | None:
         return None
     if not is_ours:
         return None
-    done = _believed(lines[1:], is_same_boot=bool(boot_id) and header.get("boot_id") == boot_id)
+    is_same_boot = bool(boot_id) and header.get("boot_id") == boot_id
     count = chunk_count(int(header["size"]), record.chunk_size)
-    return Record(reference, version, record.chunk_size, tuple(i for i in done if i < count))
+    chunks = [int(line) for line in lines[1:] if line.isdigit() and len(line) < 12 and int(line) < count]
+    synced = list(dict.fromkeys(chunks[: _vouched_for(lines)]))
+    done = list(dict.fromkeys(chunks)) if is_same_boot else synced
+    return Record(reference, version, record.chunk_size, tuple(done), len(synced))
 
 
-def _believed(lines: list[bytes], *, is_same_boot: bool) -> list[int]:
-    chunks = [int(line) for line in lines if line.isdigit() and len(line) < 12]
-    synced = [line.split()[-1] for line in lines if line.startswith(b"synced ")]
-    if not is_same_boot:
-        chunks = chunks[: int(synced[-1])] if synced and synced[-1].isdigit() else []
-    return list(dict.fromkeys(chunks))
+def _vouched_for(lines: list[bytes]) -> int:
+    """Return the number in the last `synced` line, 0 if there is none."""
+    numbers = [line.split()[-1] for line in lines if line.startswith(b"synced ")]
+    return int(numbers[-1]) if numbers and numbers[-1].isdigit() and len(numbers[-1]) < 12 else 0
 
 
 def format_header(record: Record, boot_id: str) -> bytes:

@@ -100,14 +100,16 @@ class Staging:
             if version.size is not None:
                 os.ftruncate(self._fd, version.size)
                 self._require_room(version.size - os.fstat(self._fd).st_blocks * 512, is_new=resumed is None)
-        done = resumed.done if resumed else ()
-        record = Record(self._reference, version, chunk_size, done)
+        done, synced = (resumed.done, resumed.synced) if resumed else ((), 0)
         self._on_record = set(done)
         if version.size is not None:
-            self._begin_journal(format_header(record, self._boot_id) + format_chunks(done))
+            header = format_header(Record(self._reference, version, chunk_size), self._boot_id)
+            self._begin_journal(header + format_chunks(done) + format_synced(synced))
 
     def _open_part(self, *, keep: bool) -> int:
         if not keep:
+            if self._lock is not None:
+                os.ftruncate(self._lock, 0)  # first: an old journal must never meet a new part
             self._part_path.unlink(missing_ok=True)
         flags = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
         return os.open(self._part_path, flags if keep else flags | os.O_CREAT | os.O_EXCL, 0o666)
