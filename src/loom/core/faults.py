@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MAX_WAIT_S = 600.0
 """The longest pause that a server may ask for; beyond it a clear error beats a silent wait."""
 
+MAX_AT_ONCE = 16
+"""Immediate retries in a row: more stale connections than this means that something else is wrong."""
+
 
 class Remedy(Enum):
     """What helps against a fault. The adapter that met it decides (it alone knows the protocol)."""
@@ -41,11 +44,14 @@ class Fault(Exception):
 def retry_delay(fault: Fault, tries: int, options: Options, jitter: float) -> float | None:
     """Return how long to wait, in seconds, before trying again what has now failed `tries` times; None: give up.
 
-    What the server asked for (`fault.wait_s`) wins over the backoff. `jitter` is in [0, 1).
+    What the server asked for (`fault.wait_s`, up to MAX_WAIT_S) wins over the backoff. `jitter` is in [0, 1).
     """
     if fault.remedy is Remedy.NONE:
         return None
     if fault.remedy is Remedy.AT_ONCE:
         return 0.0
-    wait_s = backoff_delay(max(tries, 1), options.backoff_s, jitter) if fault.wait_s is None else fault.wait_s
-    return None if tries > options.retries or wait_s > MAX_WAIT_S else wait_s
+    if tries > options.retries:
+        return None
+    if fault.wait_s is None:
+        return backoff_delay(max(tries, 1), options.backoff_s, jitter)
+    return fault.wait_s if fault.wait_s <= MAX_WAIT_S else None

@@ -54,9 +54,9 @@ class Options:
     ca_file: str | None = None
 
     def __post_init__(self) -> None:
-        _require_between("workers", self.workers, 1, MAX_WORKERS)
-        _require_between("chunk_size", self.chunk_size, MIN_CHUNK_SIZE, MAX_CHUNK_SIZE)
-        _require_between("retries", self.retries, 0, 100)
+        _require_whole("workers", self.workers, 1, MAX_WORKERS)
+        _require_whole("chunk_size", self.chunk_size, MIN_CHUNK_SIZE, MAX_CHUNK_SIZE)
+        _require_whole("retries", self.retries, 0, 100)
         _require_between("backoff_s", self.backoff_s, 0, 3600)
         _require_between("timeout_s", self.timeout_s, 0.001, 86400)
         for name, value in self.headers.items():
@@ -73,6 +73,12 @@ class Options:
             headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
             headers["Authorization"] = f"Bearer {self.token}"
         return headers
+
+
+def _require_whole(name: str, value: int, low: int, high: int) -> None:
+    _require_between(name, value, low, high)
+    if not isinstance(value, int):
+        raise UsageError(f"{name} must be a whole number, not {value!r}")
 
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:

@@ -5,6 +5,8 @@ Rule: `now` is always a parameter, in seconds on any steady clock.
 
 from __future__ import annotations
 
+from collections import deque
+
 SAMPLE_S = 0.25
 """Length of one rate sample: some 10 round trips near by, and short beside any transfer worth balancing."""
 
@@ -13,6 +15,9 @@ STARVED_BYTES_PER_SECOND = 1024
 
 STARVED_SHARE = 0.01
 """A connection a hundred times slower than the best one of the same transfer is worth a new one."""
+
+WINDOW_STEPS = 4
+"""Steps in which a window slides: what falls silent is noticed after one window and at most a quarter."""
 
 
 class Meter:
@@ -46,27 +51,26 @@ class ProgressWindow:
     """Tells a starved connection from a slow one by what arrives per window, not by the last byte's age.
 
     An idle timeout is defeated by a server that dribbles (HARD_CASES 6); a limit on the whole request kills healthy
-    slow streams (22). What counts is progress per window.
+    slow streams (22). What counts is progress per window. The window slides, in steps of a quarter.
     """
 
     def __init__(self, window_s: float, now: float) -> None:
         self._window_s = window_s
-        self._since = now
         self._bytes = 0
+        self._marks = deque([(now, 0)])
 
     def add(self, size: int) -> None:
         self._bytes += size
 
     def is_starved(self, now: float, best_rate: float = 0.0) -> bool:
-        """Return whether a whole window passed with too little progress; else start the next window when due."""
-        elapsed_s = now - self._since
-        if elapsed_s < self._window_s:
-            return False
+        """Return whether the last whole window, or a little more, brought too little. Ask several times per window."""
+        if now - self._marks[-1][0] >= self._window_s / WINDOW_STEPS:
+            self._marks.append((now, self._bytes))
+        while len(self._marks) > 1 and now - self._marks[1][0] >= self._window_s:
+            self._marks.popleft()
+        since, before = self._marks[0]
         floor = max(STARVED_BYTES_PER_SECOND, best_rate * STARVED_SHARE)
-        starved = self._bytes < floor * elapsed_s
-        if not starved:
-            self._since, self._bytes = now, 0
-        return starved
+        return now - since >= self._window_s and self._bytes - before < floor * (now - since)
 
 
 def backoff_delay(attempt: int, backoff_s: float, jitter: float) -> float:

@@ -7,7 +7,17 @@ Theory of operation. The missing bytes are free *pieces*, each with the number o
 `next`: it gets a Span (which becomes its *run*), a Wait, or None when all bytes are in place. Spans are long, about
 size / workers, because a request costs a round trip whatever its length. A worker that runs out takes the far part of
 the run that would end last, if that ends the transfer sooner after paying for its own round trip: the victim learns its
-new end from the next `received`. What is left of a straggler is asked for twice (a hedge); the first answer wins.
+new end from the next `received`. What is left of a straggler is asked for twice (a hedge); the first answer wins. A run
+that falls silent for longer than a reply takes to begin counts as dead, for all that its past rate was.
+
+Why it ends. Bytes only come. Every request that fails without headway adds a try to the bytes it asked for, and whoever
+takes them over (the next one, a thief, a hedge) takes over the tries; when they are used up the transfer ends with the
+error. So every request brings bytes or uses up a try.
+
+Throttling. The limit on requests at once falls to half, but not below what is being served: that much is evidently
+allowed. While somebody is served, what was refused waits for its turn and costs no try. Everyone pauses when the origin
+names a time, or serves nobody. In peace the limit grows again: it doubles up to where it was last refused, then it
+grows by one (the slow start and the congestion avoidance of RFC 5681).
 
 Bytes only go from absent to present. Two runs may write the same bytes (a hedge; a victim that had passed its new end
 before it learnt of it): they are the same bytes, since every request pins the version.
@@ -15,17 +25,16 @@ before it learnt of it): they are the same bytes, since every request pins the v
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from loom.core.faults import Remedy, retry_delay
+from loom.core.faults import MAX_AT_ONCE, Fault, Remedy, retry_delay
 from loom.core.pace import SAMPLE_S, STARVED_BYTES_PER_SECOND, Meter, ProgressWindow
 from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from loom.core.faults import Fault
     from loom.core.options import Options
     from loom.errors import LoomError
 
@@ -49,8 +58,11 @@ SPLIT_ALIGN = 64 * 1024
 HEADWAY = 1024 * 1024
 """A request that brought so many bytes (or a chunk, if that is less) was progress: the tries start afresh."""
 
-LIMIT_GROWTH_S = 5.0
-"""After throttling, one more request at once is risked each time this passes in peace (additive increase)."""
+NEVER_S = 1e6
+"""In how many seconds a run ends that has fallen silent: a number, so that what it holds can still be compared."""
+
+LIMIT_GROWTH_S = 2.0
+"""After throttling, more requests at once are risked each time this passes in peace."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +74,15 @@ class Wait:
 
 @dataclass
 class _Piece:
-    """Bytes that nobody is fetching. `seen` is how many bytes were in place when it last failed."""
+    """Bytes to be asked for, and what asking for them has cost: `tries` that count, and `at_once` that do not.
+
+    Nobody is to ask `not_before`. `seen` is how many bytes were in place when it last failed.
+    """
 
     start: int
     end: int
     tries: int = 0
+    at_once: int = 0
     not_before: float = 0.0
     seen: int = -1
 
@@ -79,6 +95,7 @@ class _Run:
     pos: int
     end: int
     asked_at: float
+    heard_at: float
     meter: Meter
     window: ProgressWindow
     opened_at: float | None = None
@@ -87,6 +104,11 @@ class _Run:
     @property
     def left(self) -> int:
         return max(0, self.end - self.pos)
+
+    def far_part(self, start: int) -> _Piece:
+        """Return [start, end) for somebody else to ask for; before the first byte came, with the tries it has cost."""
+        is_untried = self.pos > self.piece.start
+        return _Piece(start, self.end) if is_untried else replace(self.piece, start=start, end=self.end)
 
 
 class Transfer:
@@ -110,6 +132,7 @@ class Transfer:
         self._runs: dict[int, _Run] = {}
         self._limit = options.workers
         self._limit_changed = float("-inf")
+        self._refused_above = options.workers
         self._latency_s = 0.0
         self._usual_rate = 0.0
         self._completed: list[int] = []
@@ -146,10 +169,16 @@ class Transfer:
         return completed
 
     def starved(self, now: float) -> list[int]:
-        """Return the workers whose connection makes too little progress and should be cut (then `failed`)."""
+        """Return the workers whose connection should be cut (then `failed`).
+
+        It makes too little progress; or it lost the race for its bytes, and hangs.
+        """
         best = max((run.meter.read(now) for run in self._runs.values()), default=0.0)
         best = max(best, self._usual_rate)
-        return [worker for worker, run in self._runs.items() if run.window.is_starved(now, best)]
+        return [worker for worker, run in self._runs.items() if self._is_lost(run) or run.window.is_starved(now, best)]
+
+    def _is_lost(self, run: _Run) -> bool:
+        return run.left > 0 and self.have.covers(run.pos, run.end)
 
     # What a worker asks and tells
 
@@ -165,6 +194,7 @@ class Transfer:
         if piece.start < span.start:
             self._pieces.append(_Piece(piece.start, span.start))
         self._start_run(worker, piece, Span(span.start, min(span.end, piece.end)), now)
+        self._runs[worker].opened_at = now
         return True
 
     def next(self, worker: int, now: float) -> Span | Wait | None:
@@ -181,10 +211,11 @@ class Transfer:
     def opened(self, worker: int, now: float) -> None:
         """The reply to `worker`'s request has begun."""
         run = self._runs[worker]
-        run.opened_at = now
+        if run.opened_at is None:  # else adopted: when it was asked for is not known
+            latency_s = now - run.asked_at
+            self._latency_s = (self._latency_s + latency_s) / 2 if self._latency_s else latency_s
+        run.opened_at = run.heard_at = now
         run.meter = Meter(now)
-        latency_s = now - run.asked_at
-        self._latency_s = (self._latency_s + latency_s) / 2 if self._latency_s else latency_s
 
     def received(self, worker: int, size: int, now: float) -> int:
         """Count `size` bytes written by `worker`; return how many more it should take, 0 when it is done.
@@ -192,40 +223,50 @@ class Transfer:
         The answer can be smaller than last time less `size`: somebody else has taken the far part.
         """
         run = self._runs[worker]
-        start, run.pos = run.pos, run.pos + size
+        start, run.pos, run.heard_at = run.pos, run.pos + size, now
         run.meter.add(size, now)
         run.window.add(size)
-        if self.have.add(start, run.pos):
-            self._note_completed(start, run.pos)
-        if run.hedged and self.have.covers(run.pos, run.end):
-            return 0
-        return run.left
+        new = self.have.missing(start, run.pos)
+        self.have.add(start, run.pos)
+        self._note_completed(new)
+        return 0 if self.have.covers(run.pos, run.end) else run.left
 
     def ended(self, worker: int, now: float) -> None:
         """`worker`'s reply ended in good order. What it did not bring (a server that caps ranges) is free again."""
         run = self._close_run(worker, now)
-        self._release(run, tries=run.piece.tries if run.pos == run.piece.start else 0, not_before=0.0)
+        self._unpair(run)
+        self._release(run, _Piece(run.pos, run.end) if run.pos > run.piece.start else run.piece)
 
     def failed(self, worker: int, fault: Fault, now: float) -> None:
         """`worker`'s request failed. The rest goes back, to be tried later, or `error` is set and the transfer ends."""
         run = self._close_run(worker, now)
         if fault.remedy is Remedy.NONE:
             self.error = self.error or fault.error
+        elif self.have.covers(run.pos, run.end):
             return
-        if self.have.covers(run.pos, run.end):
+        elif fault.remedy is Remedy.AT_ONCE and run.piece.at_once < MAX_AT_ONCE:
+            self._unpair(run)
+            self._release(run, replace(run.piece, at_once=run.piece.at_once + 1, not_before=now))
+        else:
+            self._try_again(run, fault, now)
+
+    def _try_again(self, run: _Run, fault: Fault, now: float) -> None:
+        """Release the rest of `run` for another try after a pause, or give up."""
+        self.retries += 1
+        is_throttled = fault.remedy is Remedy.SLOW_DOWN
+        if is_throttled and self._lower_limit(run, now) and fault.wait_s is None:
+            self._release(run, run.piece)
             return
         if fault.remedy is Remedy.AT_ONCE:
-            self._release(run, run.piece.tries, now)
-            return
-        self.retries += 1
+            fault = Fault(Remedy.RETRY, fault.error, fault.wait_s)
         tries = self._count_try(run, fault, now)
         wait_s = retry_delay(fault, tries, self._options, self._jitter())
         if wait_s is None:
             self.error = self.error or fault.error
             return
-        if fault.remedy is Remedy.SLOW_DOWN:
-            self._slow_down(run, now, now + wait_s)
-        self._release(run, tries, now + wait_s)
+        if is_throttled:
+            self.paused_until = max(self.paused_until, now + wait_s)
+        self._release(run, _Piece(run.pos, run.end, tries, not_before=now + wait_s, seen=self.have.total))
 
     # Pieces
 
@@ -239,40 +280,43 @@ class Transfer:
 
     def _share_end(self, piece: _Piece) -> int:
         """Return where a fair share of the piece ends: on a chunk's edge, leaving nothing shorter than a chunk."""
-        share = -(-(self.size - self.have.total) // self.workers)
+        share = -(-(self.size - self.have.total) // self._limit)
         end = -(-(piece.start + share) // self.chunk_size) * self.chunk_size
         return piece.end if piece.end - end < self.chunk_size else end
 
     def _start_run(self, worker: int, piece: _Piece, span: Span, now: float) -> Span:
         """Make `span`, the head of `piece`, the run of `worker`; what is left of the piece is free."""
         if span.end < piece.end:
-            self._pieces.append(_Piece(span.end, piece.end, piece.tries, seen=piece.seen))
-        self._open_run(worker, _Piece(*span, piece.tries, seen=piece.seen), now)
+            self._pieces.append(replace(piece, start=span.end))
+        self._open_run(worker, replace(piece, start=span.start, end=span.end), now)
         return span
 
     def _open_run(self, worker: int, piece: _Piece, now: float) -> _Run:
         window = ProgressWindow(self._options.timeout_s, now)
-        run = self._runs[worker] = _Run(piece, piece.start, piece.end, now, Meter(now), window)
+        run = self._runs[worker] = _Run(piece, piece.start, piece.end, now, now, Meter(now), window)
         return run
 
     def _close_run(self, worker: int, now: float) -> _Run:
-        """Take the run off `worker`; learn its rate; a twin that it was hedged with stands alone again."""
+        """Take the run off `worker`; learn its rate."""
         run = self._runs.pop(worker)
         if run.opened_at is not None and run.pos - run.piece.start >= MIN_STEAL:
             rate = run.meter.read(now)
             self._usual_rate = (self._usual_rate + rate) / 2 if self._usual_rate else rate
-        for other in self._runs.values():
-            if run.hedged and other.hedged and other.end == run.end:
-                other.hedged = False
         return run
 
-    def _release(self, run: _Run, tries: int, not_before: float) -> None:
+    def _release(self, run: _Run, cost: _Piece) -> None:
+        """Make what `run` did not bring free, at `cost`, but for what a twin is bringing: then it goes on with that."""
         for gap in self.have.missing(run.pos, run.end):
-            if not any(other.pos <= gap.start and gap.end <= other.end for other in self._runs.values()):
-                self._pieces.append(_Piece(*gap, tries, not_before, seen=self.have.total))
+            twins = [other for other in self._runs.values() if other.pos <= gap.start and gap.end <= other.end]
+            for twin in twins:
+                twin.piece.at_once = max(twin.piece.at_once, cost.at_once)
+            if not twins:
+                self._pieces.append(replace(cost, start=gap.start, end=gap.end))
 
-    def _note_completed(self, start: int, end: int) -> None:
-        for index in range(start // self.chunk_size, chunk_count(end, self.chunk_size)):
+    def _note_completed(self, new: list[Span]) -> None:
+        """Remember the chunks that the bytes in `new`, which were absent a moment ago, have made complete."""
+        touched = {i for start, end in new for i in range(start // self.chunk_size, chunk_count(end, self.chunk_size))}
+        for index in sorted(touched):
             if self.have.covers(*chunk_span(index, self.size, self.chunk_size)):
                 self._completed.append(index)
 
@@ -285,24 +329,31 @@ class Transfer:
     def _steal(self, worker: int, now: float) -> Span | None:
         """Take the far part of the run that would end last, or ask for all its rest when it is as good as dead."""
         runs = [run for run in self._runs.values() if not run.hedged and not self.have.covers(run.pos, run.end)]
-        if not runs or len(self._runs) >= self.workers:
+        typical = self._typical_rate(runs, now)
+        if not runs or not typical:
             return None
-        rates = sorted(run.meter.read(now) for run in runs)
-        typical = max(self._usual_rate, rates[len(rates) // 2], 1.0)
         victim = max(runs, key=lambda run: self._ends_in(run, typical, now))
         ends_in_s = self._ends_in(victim, typical, now)
         alone_s = self._latency_s + victim.left / typical
-        if victim.left <= 2 * self.chunk_size and HEDGE_FACTOR * alone_s + HEDGE_SLACK_S < ends_in_s:
+        if (
+            victim.left <= max(2 * self.chunk_size, MIN_STEAL + SPLIT_ALIGN)
+            and HEDGE_FACTOR * alone_s + HEDGE_SLACK_S < ends_in_s
+        ):
             return self._hedge(worker, victim, now)
         return self._split(worker, victim, ends_in_s, typical, now)
 
+    def _typical_rate(self, runs: list[_Run], now: float) -> float:
+        """Return what a new request may expect, in bytes per second; 0 as long as nothing has come from anywhere."""
+        rates = sorted(rate for run in runs if (rate := run.meter.read(now)))
+        return max(self._usual_rate, rates[len(rates) // 2] if rates else 0.0)
+
     def _ends_in(self, run: _Run, typical: float, now: float) -> float:
         """Return the seconds until `run` ends, if it goes on as it does; one too young to judge goes as is typical."""
+        silent_s = now - run.heard_at
+        if silent_s > HEDGE_FACTOR * self._latency_s + HEDGE_SLACK_S:
+            return NEVER_S + run.left / typical
         if run.opened_at is None:
-            waited_s = now - run.asked_at
-            if waited_s > HEDGE_FACTOR * self._latency_s + HEDGE_SLACK_S:
-                return run.left + waited_s
-            return max(0.0, self._latency_s - waited_s) + run.left / typical
+            return max(0.0, self._latency_s - silent_s) + run.left / typical
         if now - run.opened_at < SAMPLE_S:
             return run.left / typical
         return run.left / max(run.meter.read(now), 1.0)
@@ -318,7 +369,7 @@ class Transfer:
         after_s = max((cut - victim.pos) / rate, self._latency_s + (victim.end - cut) / typical)
         if victim.end - cut < MIN_STEAL or ends_in_s - after_s < max(MIN_GAIN_S, self._latency_s / 2):
             return None
-        stolen = _Piece(cut, victim.end)
+        stolen = victim.far_part(cut)
         victim.end = cut
         self._open_run(worker, stolen, now)
         return Span(stolen.start, stolen.end)
@@ -333,34 +384,44 @@ class Transfer:
 
     def _hedge(self, worker: int, victim: _Run, now: float) -> Span:
         victim.hedged = True
-        run = self._open_run(worker, _Piece(victim.pos, victim.end), now)
+        run = self._open_run(worker, victim.far_part(victim.pos), now)
         run.hedged = True
         return Span(run.pos, run.end)
+
+    def _unpair(self, run: _Run) -> None:
+        """`run` is over and no failure: the twin that it was hedged with may be hedged again.
+
+        After a failure it may not. The bytes themselves may be at fault: then hedge after hedge would never free them.
+        """
+        for other in self._runs.values():
+            if run.hedged and other.hedged and other.end == run.end:
+                other.hedged = False
 
     # Trying again
 
     def _count_try(self, run: _Run, fault: Fault, now: float) -> int:
         """Return the tries that the rest of `run` has cost. Headway starts the count afresh.
 
-        Throttling is not the piece's fault: while others make headway it never uses up the last try.
+        Throttling is not the bytes' fault: so does anybody's headway then.
         """
         brought, lasted_s = run.pos - run.piece.start, now - run.asked_at
         is_slow_but_alive = lasted_s >= self._options.timeout_s and brought >= STARVED_BYTES_PER_SECOND * lasted_s
         if brought >= min(HEADWAY, self.chunk_size) or is_slow_but_alive:
             return 1
-        tries = run.piece.tries + 1
-        if fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen >= 0:
-            return min(tries, self._options.retries)
-        return tries
+        is_served = fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen
+        return 1 if is_served else run.piece.tries + 1
 
-    def _slow_down(self, run: _Run, now: float, until: float) -> None:
-        """Pause everyone and halve the requests at once, but only once for all those that were sent together."""
-        self.paused_until = max(self.paused_until, until)
+    def _lower_limit(self, run: _Run, now: float) -> int:
+        """Lower the limit, but only once for all those that were sent together; return how many are being served."""
+        served = sum(other.opened_at is not None for other in self._runs.values())
         if run.asked_at >= self._limit_changed:
-            self._limit = max(1, (len(self._runs) + 1) // 2)
+            self._limit = max(1, served, (len(self._runs) + 1) // 2)
+            self._refused_above = self._limit if served else self._refused_above
             self._limit_changed = now
+        return served
 
     def _grow_limit(self, now: float) -> None:
         if self._limit < self.workers and now - self._limit_changed > LIMIT_GROWTH_S:
-            self._limit += 1
+            doubled = 2 * self._limit
+            self._limit = doubled if doubled <= self._refused_above else self._limit + 1
             self._limit_changed = now

@@ -241,9 +241,9 @@ class HttpSource:
         content_range = _content_range(head)
         size = content_range.size if content_range else head.length
         seen = parse_version(head.fields, size)
+        self._refuse_unusable(head)
         if not version.matches(seen):
             raise self._changed()
-        self._refuse_unusable(head)
         if content_range is None:
             raise self._bad("ignored a range request though it had answered one before", Remedy.RETRY)
         return Reply(response, self._served(head, content_range, span), version)

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import threading
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 XATTR = "user.loom.origin"
 """The extended attribute that tells of a published file which version of which reference it is."""
 
-_ROOM_TO_SPARE = 1_000_000
+_MAX_NAME = 255
+"""Bytes in a file's name: what ext4, XFS, tmpfs, NFS and APFS take."""
 
 
 class Staging:
@@ -232,14 +234,25 @@ class Staging:
 
 def check_out(path: Path) -> Path:
     """Return the absolute final path, or raise for one that can never be written: a folder, a missing folder."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
-    if not path.parent.is_dir():
-        raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
-    path = path.parent.resolve() / path.name
-    if len(os.fsencode(path.name)) > 255 - len("..loom.journal"):
+    if "\0" in str(path):
+        raise UsageError("the file name holds a null byte", "choose another --out")
+    if len(os.fsencode(path.name)) > _MAX_NAME - len("..loom.journal"):
         raise UsageError(f"the file name is too long: {path.name[:40]}...", "choose a shorter --out")
-    return path
+    with _faults("use", path):
+        is_folder, has_folder = _is_folder(path), _is_folder(path.parent)
+    if is_folder:
+        raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
+    if not has_folder:
+        raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
+    return path.parent.resolve() / path.name
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether `path` is a folder. Raises OSError when nobody can tell, where Path.is_dir may say no."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 @contextlib.contextmanager

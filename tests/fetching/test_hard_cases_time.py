@@ -1,0 +1,229 @@
+"""The cases of HARD_CASES.md in which the bytes come late or never, by their numbers: 6 to 9, 16, 22, 23 and 28.
+
+None asserts a time: what does not end is ended by the hang guard. More of 9 is in test_crash.py, more of 23 in
+test_addresses.py.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from loom.errors import (
+    OriginThrottled,
+    OriginUnreachable,
+)
+from tests.fetching.getter import SIZE
+from tests.fetching.kit import CHUNK
+from tests.origins.dead import DeadAddress
+from tests.origins.deliveries import (
+    Tripwire,
+    dribbles,
+    dribbles_head,
+    half_closes,
+    never_answers,
+    paced,
+    resets,
+    stalls,
+)
+from tests.origins.fault import covering, first, once, only
+from tests.origins.replies import (
+    AllowsAtOnce,
+    answers,
+    ignores_ranges,
+)
+from tests.origins.things import Thing, seeded
+
+DATA = seeded(SIZE)
+
+
+THING = Thing(DATA)
+
+
+@pytest.mark.parametrize("extra", [(), (ignores_ranges,)], ids=["ranges", "stream"])
+def test_case_06_a_dribble_is_cut(origin, getter, extra):
+    """A connection that brings a byte now and then, and so is never idle, is cut and its work goes on elsewhere."""
+    receipt = getter.right(origin.put("/m", THING, *extra, first(2, dribbles(0.02))), DATA, workers=1)
+    assert receipt.retries == 2
+
+
+@pytest.mark.parametrize("extra", [(), (ignores_ranges,)], ids=["ranges", "stream"])
+def test_case_06_nothing_but_dribbles(origin, getter, extra):
+    """An origin that only dribbles is given up after the retries."""
+    getter.wrong(origin.put("/m", THING, *extra, dribbles(0.02)), OriginUnreachable, retries=1, timeout_s=0.2)
+
+
+def test_case_06_a_dribbled_head(origin, getter):
+    """A head that comes a byte at a time does not hold the fetch up either."""
+    getter.right(origin.put("/m", THING, first(2, dribbles_head(0.02))), DATA, timeout_s=0.3)
+
+
+HANGS = {
+    "silence": never_answers,
+    "stall at once": stalls(0),
+    "stall midway": stalls(CHUNK // 2),
+    "half-closed": half_closes(CHUNK // 2),
+    "half-closed at once": half_closes(0),
+    "reset": resets(CHUNK // 2),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("hang", HANGS.values(), ids=HANGS)
+def test_case_07_a_hang_is_overcome(origin, getter, hang, workers):
+    """Connections that fall silent, half-closed ones among them, are replaced by new ones."""
+    receipt = getter.right(origin.put("/m", THING, first(2, hang)), DATA, timeout_s=0.3, workers=workers)
+    assert workers > 1 or receipt.retries == 2
+
+
+@pytest.mark.parametrize("hang", [never_answers, stalls(0), half_closes(0), resets(0)])
+def test_case_07_a_hang_for_ever_is_an_error(origin, getter, hang):
+    """An origin that always falls silent is given up after the retries, and no connection to it is left open."""
+    url = origin.put("/m", THING, hang)
+    open_before = open_files()
+    getter.wrong(url, OriginUnreachable, retries=1, timeout_s=0.2, chunk_size=4 * CHUNK)
+    origin.close()
+    assert open_files() <= open_before
+
+
+def open_files() -> int:
+    """Return how many file descriptors this process holds."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_case_08_one_straggler(origin, getter):
+    """One connection far slower than the rest does not hold up the file: others take its work.
+
+    It is too quick to be cut (2 KB/s) and would need minutes, so that only stealing and hedging can save the day.
+    """
+    slow = covering(SIZE // 2, once(paced(100, 0.05)))
+    receipt = getter.right(origin.put("/m", THING, slow), DATA, timeout_s=600)
+    assert receipt.retries == 0
+
+
+def test_case_08_the_first_connection_straggles(origin, getter):
+    """The probe's own connection may be the slow one."""
+    getter.right(origin.put("/m", THING, only(1, paced(100, 0.05))), DATA, timeout_s=600)
+
+
+def test_case_09_killed_and_started_again(origin, getter, python):
+    """After kill -9 the next fetch asks only for what is not on record."""
+    wire = Tripwire(SIZE // 2)
+    url = origin.put("/m", THING, wire)
+    child = python("import loom, sys; loom.fetch(*sys.argv[1:], chunk_size=65536, workers=1)", url, str(getter.out))
+    assert wire.tripped.wait(30)
+    journal = getter.out.with_name(f".{getter.out.name}.loom.journal")
+    while journal.read_bytes().count(b"\n") < 3:
+        assert child.poll() is None
+    child.kill()
+    child.communicate()
+    assert not getter.out.exists()
+    receipt = getter.right(origin.put("/m", THING), DATA)
+    assert receipt.outcome == "resumed"
+    assert SIZE - receipt.resumed <= receipt.sources["origin"] < SIZE
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("told", ["RateLimit", "RateLimit, old form", "Retry-After", "Retry-After, a date", "nothing"])
+def test_case_16_throttled_and_then_served(origin, getter, told, status):
+    """A throttled fetch waits as it is told, in whichever way, and then goes on."""
+    fields = {
+        "RateLimit": [("RateLimit", '"default";r=0;t=1'), ("RateLimit-Policy", '"default";q=100;w=60')],
+        "RateLimit, old form": [("RateLimit", "limit=100, remaining=0, reset=0")],
+        "Retry-After": [("Retry-After", "0")],
+        "Retry-After, a date": [("Retry-After", "Wed, 01 Jan 2025 00:00:00 GMT")],
+        "nothing": [],
+    }[told]
+    receipt = getter.right(origin.put("/m", THING, only(3, answers(status, *fields))), DATA)
+    assert receipt.retries == 1
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize(
+    "field",
+    [
+        ("RateLimit", '"default";r=0;t=86400'),
+        ("Retry-After", "86400"),
+        ("Retry-After", "Tue, 01 Jan 2999 00:00:00 GMT"),
+    ],
+)
+def test_case_16_told_to_wait_too_long(origin, getter, field, number):
+    """An origin that asks for a pause of a day gets none: the error says what it asked for."""
+    url = origin.put("/m", THING, only(number, answers(429, field)))
+    error = getter.wrong(url, OriginThrottled)
+    assert "asks to wait" in str(error)
+
+
+def test_case_16_throttled_for_ever(origin, getter):
+    """The retries bound how often a throttling origin is asked."""
+    getter.wrong(origin.put("/m", THING, answers(429)), OriginThrottled, retries=2)
+    assert len(origin.requests) == 3
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_case_16_a_limit_on_requests_at_once(origin, getter, most):
+    """An origin that serves only a few requests at once gets no more, and the fetch ends well all the same."""
+    limit = AllowsAtOnce(most)
+    receipt = getter.right(origin.put("/m", THING, limit, paced(16 * 1024, 0.002)), DATA, workers=16)
+    assert receipt.retries >= limit.refused > 0
+
+
+@pytest.mark.parametrize("extra", [(), (ignores_ranges,)], ids=["ranges", "stream"])
+def test_case_22_a_slow_stream_is_left_alone(origin, getter, extra):
+    """A healthy slow connection outlives many timeouts: progress counts, not the length of a request."""
+    data = seeded(CHUNK)
+    receipt = getter.right(origin.put("/m", Thing(data), *extra, paced(400, 0.01)), data, timeout_s=0.3, retries=0)
+    assert (receipt.requests, receipt.retries) == (1, 0)
+
+
+def _resolving_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Make every name stand for these addresses, in this order."""
+
+    def look_up(host: str, port: int, *_: object, **__: object) -> list[tuple[object, ...]]:
+        families = [
+            (socket.AF_INET6, (one, port, 0, 0)) if ":" in one else (socket.AF_INET, (one, port)) for one in hosts
+        ]
+        return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where) for family, where in families]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+
+@pytest.mark.parametrize("dead", ["::1", "127.0.0.9"])
+def test_case_23_a_dead_address_comes_first(origin, getter, monkeypatch, dead):
+    """A name whose first address is dead, an IPv6 one for instance, is fetched from the next without a timeout."""
+    url = origin.put("/m", THING).replace("127.0.0.1", "weights.test")
+    try:
+        blackhole = DeadAddress(dead, origin.port)
+    except OSError as reason:
+        pytest.skip(f"this system has no {dead}: {reason}")
+    with blackhole:
+        _resolving_to(monkeypatch, dead, "127.0.0.1")
+        receipt = getter.right(url, DATA, timeout_s=5)
+    assert receipt.retries == 0
+
+
+def test_case_23_only_dead_addresses(getter, monkeypatch, origin):
+    """A name with nothing but dead addresses is unreachable after the timeout."""
+    with DeadAddress("127.0.0.9", origin.port):
+        _resolving_to(monkeypatch, "127.0.0.9")
+        getter.wrong(f"http://weights.test:{origin.port}/m", OriginUnreachable, timeout_s=0.2, retries=1)
+
+
+FEW_DESCRIPTORS = """
+import json, resource, sys, loom
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 90))
+print(json.dumps(loom.fetch(*sys.argv[1:], chunk_size=65536, workers=200).to_dict()))
+"""
+
+
+def test_case_28_few_file_descriptors(origin, getter, python):
+    """More workers than the limit on open files allows are cut down to what fits, and the receipt says so."""
+    data = seeded(100 * CHUNK)
+    child = python(FEW_DESCRIPTORS, origin.put("/m", Thing(data)), str(getter.out))
+    told, errors = child.communicate()
+    assert (child.returncode, errors) == (0, "")
+    assert getter.out.read_bytes() == data
+    assert "open files" in " ".join(json.loads(told)["warnings"])
