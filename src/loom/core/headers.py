@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)\s*", re.IGNORECASE)
+_CHARSETS = frozenset(("utf-8", "iso-8859-1"))
 _DISPOSITION = re.compile(r";\s*(filename\*?)\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 _RATE_LIMIT = re.compile(r"(?:^|[;,\s])(r|remaining|t|reset)=(\d{1,9})", re.IGNORECASE)
 _RATE_NAMES = {"r": "r", "remaining": "r", "t": "t", "reset": "t"}
@@ -57,7 +58,7 @@ def parse_wait(fields: Mapping[str, str], now: datetime) -> float | None:
     """
     after = fields.get("retry-after", "").strip()
     if after.isascii() and after.isdigit():
-        return float(min(int(after), 10**9))
+        return _seconds(after)
     if after:
         return _seconds_until(after, now)
     found = _RATE_LIMIT.findall(fields.get("ratelimit", ""))
@@ -65,13 +66,22 @@ def parse_wait(fields: Mapping[str, str], now: datetime) -> float | None:
     if limits.get("r") == 0 and "t" in limits:
         return float(limits["t"])
     reset = fields.get("ratelimit-reset", "").strip()
-    return float(reset) if reset.isdigit() and fields.get("ratelimit-remaining", "").strip() == "0" else None
+    return (
+        _seconds(reset)
+        if reset.isascii() and reset.isdigit() and fields.get("ratelimit-remaining", "").strip() == "0"
+        else None
+    )
+
+
+def _seconds(digits: str) -> float:
+    """Return the number, up to more than anybody would wait; Python refuses to read numbers of any length."""
+    return float(digits if len(digits) < 10 else 10**9)
 
 
 def _seconds_until(date: str, now: datetime) -> float | None:
     try:
         when = parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
@@ -81,9 +91,9 @@ def _seconds_until(date: str, now: datetime) -> float | None:
 def parse_disposition(text: str) -> str:
     """Return the safe file name that a Content-Disposition suggests (RFC 6266), or ""."""
     found = {name.lower(): value.strip() for name, value in _DISPOSITION.findall(";" + text)}
-    if "filename*" in found:
-        charset, _, encoded = found["filename*"].strip('"').partition("'")
-        decoded = unquote(encoded.partition("'")[2], encoding=charset or "utf-8", errors="replace")
+    charset, _, encoded = found.get("filename*", "").strip('"').partition("'")
+    if charset.lower() in _CHARSETS:  # RFC 8187 section 3.2.1: others may be ignored, and Python has odd ones
+        decoded = unquote(encoded.partition("'")[2], encoding=charset, errors="replace")
         if name := safe_name(decoded):
             return name
     return safe_name(re.sub(r"\\(.)", r"\1", found.get("filename", "").strip('"')))

@@ -92,6 +92,10 @@ def _check_header(name: str, value: str) -> None:
         raise UsageError(f"{name!r} is not a header name", "write --header 'Name: value'")
     if any(c in value for c in "\r\n\0"):
         raise UsageError(f"the value of header {name!r} holds a line break")
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeError:
+        raise UsageError(f"the value of header {name!r} holds half a character") from None
     if name.lower() in _OWNED_HEADERS:
         raise UsageError(f"header {name!r} is set by Loom itself")
 

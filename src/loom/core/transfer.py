@@ -25,6 +25,7 @@ before it learnt of it): they are the same bytes, since every request pins the v
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,12 @@ MIN_STEAL = 256 * 1024
 
 MIN_GAIN_S = 0.02
 """A steal must end the transfer at least so much sooner: it costs the victim's connection and a request."""
+
+NEAR_S = 0.01
+NEAR_WINDOW = 160_000_000
+"""So near to the origin (seconds from a request to its reply) a request costs next to nothing: spans are short, and all
+workers together keep within a window of so many bytes. Then the file grows from its front, which page cache and hashing
+like: up to 45 % less time in the kernel (docs/decisions)."""
 
 HEDGE_FACTOR = 2.0
 HEDGE_SLACK_S = 0.4
@@ -106,19 +113,25 @@ class _Run:
         return max(0, self.end - self.pos)
 
     def far_part(self, start: int) -> _Piece:
-        """Return [start, end) for somebody else to ask for; before the first byte came, with the tries it has cost."""
-        is_untried = self.pos > self.piece.start
-        return _Piece(start, self.end) if is_untried else replace(self.piece, start=start, end=self.end)
+        """Return [start, end) for somebody else to ask for; with the tries it has cost, unless bytes have come."""
+        tries = self.piece.tries if self.pos == self.piece.start else 0
+        return replace(self.piece, start=start, end=self.end, tries=tries)
 
 
 class Transfer:
     """One file of known size, fetched by up to `options.workers` workers, numbered from 0.
 
-    `done` are the indexes of chunks that are in place already. Not thread-safe: whoever shares it holds a lock.
+    `done` are the indexes of chunks that are in place already; `round_trip_s` is what the probe's request took to be
+    answered. Not thread-safe: whoever shares it holds a lock.
     """
 
     def __init__(
-        self, size: int, options: Options, done: Iterable[int] = (), jitter: Callable[[], float] = lambda: 0.0
+        self,
+        size: int,
+        options: Options,
+        done: Iterable[int] = (),
+        jitter: Callable[[], float] = lambda: 0.0,
+        round_trip_s: float = math.inf,
     ) -> None:
         self.size = size
         self.chunk_size = options.chunk_size
@@ -135,6 +148,7 @@ class Transfer:
         self._refused_above = options.workers
         self._latency_s = 0.0
         self._usual_rate = 0.0
+        self._is_near = round_trip_s < NEAR_S
         self._completed: list[int] = []
         for index in done:
             self.have.add(*chunk_span(index, size, self.chunk_size))
@@ -281,6 +295,8 @@ class Transfer:
     def _share_end(self, piece: _Piece) -> int:
         """Return where a fair share of the piece ends: on a chunk's edge, leaving nothing shorter than a chunk."""
         share = -(-(self.size - self.have.total) // self._limit)
+        if self._is_near:
+            share = min(share, NEAR_WINDOW // self._limit)
         end = -(-(piece.start + share) // self.chunk_size) * self.chunk_size
         return piece.end if piece.end - end < self.chunk_size else end
 

@@ -6,7 +6,7 @@ Rule: no URL is printed, logged or stored unless it went through `redact`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from loom.errors import UsageError
 
@@ -52,8 +52,8 @@ def parse_url(text: str) -> Url:
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as error:
-        raise UsageError(f"not a URL: {redact(text)}", str(error)) from None
+    except ValueError:  # its text quotes the user info
+        raise UsageError(f"not a URL: {_redact_malformed(text)}", "check the host and the port") from None
     if parts.scheme not in _PORTS:
         raise UsageError(_scheme_message(text, parts.scheme), "write the whole URL: https://host/path/model.gguf")
     if not parts.hostname:
@@ -71,8 +71,8 @@ def join_url(base: Url, location: str) -> Url:
     origin = f"{base.endpoint.scheme}://{base.endpoint.authority}{base.target}"
     try:
         joined = urljoin(origin, location.strip())
-    except ValueError as error:
-        raise UsageError(f"not a URL: {redact(location)}", str(error)) from None
+    except ValueError:
+        raise UsageError(f"not a URL: {_redact_malformed(location)}") from None
     return parse_url(_quote(joined, _KEPT_IN_QUERY + "#"))
 
 
@@ -83,7 +83,11 @@ def is_same_endpoint(one: Url, other: Url) -> bool:
 
 def file_name(url: str) -> str:
     """Return the last part of the URL's path, decoded and safe as a file's name; "" when there is none."""
-    return safe_name(unquote(urlsplit(url).path.rsplit("/", 1)[-1]))
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return ""  # `parse_url` tells what is wrong with it
+    return safe_name(unquote(path.rsplit("/", 1)[-1]))
 
 
 def safe_name(name: str) -> str:
@@ -103,11 +107,27 @@ def redact(url: str) -> str:
     except ValueError:
         return "(a malformed URL)"
     netloc = parts.netloc.rsplit("@", 1)[-1]
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    query = "&".join(name + "=" + (_quote(value) if _is_open(name) else "***") for name, value in pairs)
-    if parts.query and not pairs:
-        query = "***"
-    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    path = parts.path if parts.netloc else parts.path.rsplit("@", 1)[-1]  # user:password@host, without a scheme
+    query = "&".join(map(_redact_pair, parts.query.split("&"))) if parts.query else ""
+    return urlunsplit((parts.scheme, netloc, path, query, ""))
+
+
+def _redact_pair(pair: str) -> str:
+    """Blank a query's value, and a name without one: that may be a token itself."""
+    name, equals, _ = pair.partition("=")
+    if _is_open(name):
+        return pair
+    return name + "=***" if equals else "***"
+
+
+def _redact_malformed(text: str) -> str:
+    """Redact what is no URL: in http://user:pass/word@host even `redact` finds the password in the wrong place."""
+    scheme, slashes, rest = text.partition("//")
+    if "@" not in rest:
+        host, slash, path = rest.partition("/")
+        host, colon, port = host.rpartition(":")
+        rest = f"{host}:***{slash}{path}" if colon and not port.isdigit() else rest
+    return redact(scheme + slashes + rest.rsplit("@", 1)[-1])
 
 
 def _is_open(name: str) -> bool:

@@ -169,14 +169,15 @@ class _Fetch:
         if record is not None:
             options = dataclasses.replace(options, chunk_size=record.chunk_size)
         staging.begin(version, options.chunk_size, record)
-        transfer = Transfer(size, options, record.done if record else (), random.random)
+        done = record.done if record else ()
+        transfer = Transfer(size, options, done, random.random, self._source.round_trip_s)
         job = self._job = self._report.job = Job(self._source, staging, transfer, version)
         if options.sha256:
             self._hasher = Hasher(size, job.front, staging.read)
         if not transfer.is_complete:
             workers = self._fitting_workers(transfer.useful_workers())
             is_adopted = transfer.adopt(0, span, time.monotonic())
-            crew.work(job, workers, (span, reply) if is_adopted else None)
+            crew.work(job, workers, (span, reply) if is_adopted else None, is_tls=reply.is_tls)
             self._report.now()
         return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
 
@@ -192,7 +193,7 @@ class _Fetch:
         size = stream.received
         if self._options.sha256:
             self._hasher = Hasher(size, lambda: size, staging.read)
-        return self._finish(staging, dataclasses.replace(reply.version, size=size), "fetched")
+        return self._finish(staging, dataclasses.replace(stream.version, size=size), "fetched")
 
     def _fitting_workers(self, wanted: int) -> int:
         fitting = fit_descriptors(wanted)

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from loom.core.faults import Fault, Remedy
+from loom.core.headers import Version
 from loom.core.pace import ProgressWindow
 from loom.errors import OriginUnreachable
 from loom.fetching.patience import Patience
@@ -21,7 +22,7 @@ _CHECKS_PER_WINDOW = 8
 
 
 class Stream:
-    """One object in one stream. `received` starts afresh with every try; `fetched` counts all of them, in bytes."""
+    """One object in one stream. `received` and `version` start afresh with every try; `fetched` counts all bytes."""
 
     def __init__(self, source: HttpSource, staging: Staging, options: Options) -> None:
         self._source = source
@@ -30,6 +31,7 @@ class Stream:
         self._window = ProgressWindow(options.timeout_s, time.monotonic())
         self.patience = Patience(options)
         self.size: int | None = None
+        self.version = Version(None)
         self.received = 0
         self.fetched = 0
 
@@ -49,7 +51,7 @@ class Stream:
     async def _take(self, pool: Pool, reply: Reply) -> None:
         self.received = 0
         self._staging.truncate(0)
-        self.size = reply.response.head.length
+        self.size, self.version = reply.response.head.length, reply.version
         self._window = ProgressWindow(self._timeout_s, time.monotonic())
         pour = asyncio.ensure_future(self._pour(pool, reply))
         try:

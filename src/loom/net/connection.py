@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import TYPE_CHECKING
 
 from loom.net.connect import Connector, proxy_headers
 from loom.net.head import BadHead, ConnectionLost, Head, read_head
 from loom.net.pour import BUFFER_SIZE, Pour, Pourer, Sink
-from loom.net.ready import attempt
+from loom.net.ready import attempt, receive
 
 if TYPE_CHECKING:
     import socket
@@ -37,6 +39,7 @@ class Connection:
 
     async def request(self, head: bytes) -> Response:
         """Send a request without a body and read the reply's head. Raises Stale, BadHead, ConnectionLost, OSError."""
+        asked_at = time.monotonic()
         try:
             await self._send(head)
             reply, early = await read_head(self.sock)
@@ -44,7 +47,7 @@ class Connection:
             if self.is_reused:
                 raise Stale(str(error)) from error
             raise
-        return Response(self, reply, early)
+        return Response(self, reply, early, time.monotonic() - asked_at)
 
     async def _send(self, data: bytes) -> None:
         view = memoryview(data)
@@ -54,11 +57,15 @@ class Connection:
 
 
 class Response:
-    """A reply whose head has been read. Its body is taken once, by `pour_into` or `skip`."""
+    """A reply whose head has been read, `waited_s` after it was asked for.
 
-    def __init__(self, connection: Connection, head: Head, early: bytes) -> None:
+    Its body is taken once, by `pour_into`, `stream_into` or `skip`.
+    """
+
+    def __init__(self, connection: Connection, head: Head, early: bytes, waited_s: float = math.inf) -> None:
         self.connection = connection
         self.head = head
+        self.waited_s = waited_s
         self._early = early
         self._left = head.length
 
@@ -111,7 +118,7 @@ class Response:
         self._left -= min(len(self._early), self._left)
         self._early = b""
         while self._left:
-            data = await attempt(self.connection.sock, lambda: self.connection.sock.recv(min(self._left or 0, most)))
+            data = await receive(self.connection.sock, min(self._left, most))
             if not data:
                 raise ConnectionLost("closed within the body")
             self._left -= len(data)
@@ -127,7 +134,7 @@ class _Reader:
     async def some(self, most: int) -> bytes:
         """Return 1 to `most` bytes, or b"" at the end of the stream."""
         if not self.rest:
-            self.rest = await attempt(self._sock, lambda: self._sock.recv(BUFFER_SIZE))
+            self.rest = await receive(self._sock, BUFFER_SIZE)
         data, self.rest = self.rest[:most], self.rest[most:]
         return data
 
@@ -136,7 +143,7 @@ class _Reader:
         while b"\n" not in self.rest:
             if len(self.rest) > MAX_CHUNK_LINE:
                 raise BadHead("a line of the chunked body has no end")
-            more = await attempt(self._sock, lambda: self._sock.recv(BUFFER_SIZE))
+            more = await receive(self._sock, BUFFER_SIZE)
             if not more:
                 raise ConnectionLost("closed within the body")
             self.rest += more
@@ -224,4 +231,4 @@ def format_request(url: Url, target: str, headers: Mapping[str, str]) -> bytes:
     """Return the head of a GET request (RFC 9112 section 3)."""
     lines = [f"GET {target} HTTP/1.1", f"Host: {url.endpoint.authority}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("utf-8")
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")

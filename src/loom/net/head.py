@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.core.headers import parse_length
-from loom.net.ready import attempt
+from loom.net.ready import receive
 
 if TYPE_CHECKING:
     import socket
@@ -19,6 +20,9 @@ MAX_HEAD = 256 * 1024
 
 READ_SIZE = 8 * 1024
 """Bytes per read while looking for the head's end; what is read beyond it is the body's beginning."""
+
+
+_FIELD = re.compile(rb"[!-9;-~]+:")
 
 
 class BadHead(OSError):
@@ -78,7 +82,7 @@ async def read_head(sock: socket.socket) -> tuple[Head, bytes]:
             raise BadHead("the head of the reply has no end")
         if len(data) >= 5 and not data.startswith(b"HTTP/"):
             raise BadHead("the reply is not HTTP")
-        more = await attempt(sock, lambda: sock.recv(READ_SIZE))
+        more = await receive(sock, READ_SIZE)
         if not more:
             raise ConnectionLost("closed before a reply" if not data else "closed within the head of the reply")
         data += more
@@ -90,6 +94,9 @@ def parse_head(data: bytes) -> Head:
     version, _, status = line.partition(b" ")
     if version not in (b"HTTP/1.1", b"HTTP/1.0") or not (status[:3].isdigit() and len(status[:3]) == 3):
         raise BadHead(f"not an HTTP/1 status line: {line[:40]!r}")
+    for one in rest.split(b"\n"):
+        if one.strip() and one[:1] not in b" \t" and not _FIELD.match(one):
+            raise BadHead(f"not a header field: {one[:40]!r}")  # the parser would stop here, and lose the rest
     try:
         message = http.client.parse_headers(io.BytesIO(rest))
     except http.client.HTTPException as error:
@@ -98,4 +105,7 @@ def parse_head(data: bytes) -> Head:
     for name, value in message.items():
         key = name.lower()
         fields[key] = f"{fields[key]}, {value}" if key in fields else value
+    coding = fields.get("transfer-encoding", "chunked").strip().lower()
+    if coding not in ("chunked", "identity"):
+        raise BadHead(f"a transfer coding that nobody asked for: {coding[:40]}")
     return Head(int(status[:3]), fields, is_http_1_0=version == b"HTTP/1.0")

@@ -26,6 +26,15 @@ async def attempt(sock: socket.socket, call: Callable[[], T]) -> T:
             await readable(sock)
 
 
+async def receive(sock: socket.socket, most: int) -> bytes:
+    """Return 1 to `most` bytes, or b"" at the stream's end.
+
+    A peer that always has more to say must not keep the loop to itself: everybody else, timeouts too, comes first.
+    """
+    await asyncio.sleep(0)
+    return await attempt(sock, lambda: sock.recv(most))
+
+
 async def readable(sock: socket.socket) -> None:
     """Wait until `sock` has something to read, or is closed by the peer."""
     loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import socket
 import ssl
 import threading
@@ -74,13 +75,23 @@ class Reply:
     name: str = ""
     is_unchanged: bool = False
 
+    @property
+    def is_tls(self) -> bool:
+        """Whether it came encrypted."""
+        return self.response.connection.endpoint.scheme == "https"
+
 
 class HttpSource:
-    """One reference, over http or https. Shared by all workers and loops; every call takes the caller's pool."""
+    """One reference, over http or https. Shared by all workers and loops; every call takes the caller's pool.
+
+    `requests` counts what was sent; `round_trip_s` is the shortest time from a request to the head of its
+    reply, infinite before the first.
+    """
 
     def __init__(self, reference: str, options: Options, name: str) -> None:
         self.reference = parse_url(reference)
         self.requests = 0
+        self.round_trip_s = math.inf
         self._name = name
         self._timeout_s = options.timeout_s
         self._headers = _over_base(_with_userinfo(options.request_headers(), self.reference))
@@ -94,17 +105,22 @@ class HttpSource:
 
         Raises Fault.
         """
-        conditions = {"If-None-Match": have.etag} if have is not None and have.etag else {}
+        have = have if have is not None and have.etag else None
+        conditions = {"If-None-Match": _as_sent(have.etag)} if have else {}
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
-            return self._read_probe(response, span, have)
+            reply = self._read_probe(response, span, have)
         except BaseException:
             response.connection.close()
             raise
+        if reply is None:
+            response.connection.close()
+            return await self.stream(pool)
+        return reply
 
     async def open(self, pool: Pool, span: Span, version: Version) -> Reply:
         """Ask for `span` of that very version. The reply's span starts there and may be shorter. Raises Fault."""
-        conditions = {"If-Range": version.etag} if version.is_strong else {}
+        conditions = {"If-Range": _as_sent(version.etag)} if version.is_strong else {}
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
             return self._read_pinned(response, span, version)
@@ -119,6 +135,8 @@ class HttpSource:
             self._refuse_unusable(response.head)
             if response.head.status != 200:
                 raise self._bad(f"answered {response.head.status} to a request for the whole file")
+            if "content-range" in response.head.fields:
+                raise self._bad("answered with a part of the file, in a way that cannot be used")
             return self._whole(response)
         except BaseException:
             response.connection.close()
@@ -207,31 +225,32 @@ class HttpSource:
             self.requests += 1
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await pool.get(url, {**own, **headers})
+                response = await pool.get(url, {**own, **headers})
         except (OSError, TimeoutError) as error:
             raise self._lost(url, error) from error
         except UsageError as error:
             raise Fault(Remedy.NONE, error) from error
+        self.round_trip_s = min(self.round_trip_s, response.waited_s)
+        return response
 
     # Answers
 
-    def _read_probe(self, response: Response, span: Span, have: Version | None) -> Reply:
+    def _read_probe(self, response: Response, span: Span, have: Version | None) -> Reply | None:
+        """Return the reply; None when it tells nothing of the object: then it must be asked for without a range."""
         head = response.head
         if head.status == 304 and have is not None:
             return Reply(response, None, have, is_unchanged=True)
+        if head.status in (304, 412):
+            raise self._bad(f"answered {head.status} though there was no condition")
         content_range = _content_range(head)
         if head.status == 416:
-            return self._unsatisfied(response, content_range)
+            return self._unsatisfied(response, content_range, span)
         self._refuse_unusable(head)
-        name = parse_disposition(head.fields.get("content-disposition", ""))
         if content_range is None or content_range.size is None:
-            if head.status == 206:
-                raise self._bad("answered a range request without a usable Content-Range")
-            reply = self._whole(response)
-            if head.length == 0:
-                reply.span = Span(0, 0)  # an empty object has no range to serve: that is not ignoring ranges
-            return reply
+            is_part = head.status == 206 or "content-range" in head.fields  # of what, it does not tell
+            return None if is_part else self._whole(response)
         served = self._served(head, content_range, span)
+        name = parse_disposition(head.fields.get("content-disposition", ""))
         return Reply(response, served, parse_version(head.fields, content_range.size), name)
 
     def _read_pinned(self, response: Response, span: Span, version: Version) -> Reply:
@@ -251,13 +270,14 @@ class HttpSource:
     def _whole(self, response: Response) -> Reply:
         head = response.head
         name = parse_disposition(head.fields.get("content-disposition", ""))
-        return Reply(response, None, parse_version(head.fields, head.length), name)
+        span = Span(0, 0) if head.length == 0 else None  # an empty object has no range: that is not ignoring ranges
+        return Reply(response, span, parse_version(head.fields, head.length), name)
 
-    def _unsatisfied(self, response: Response, content_range: ContentRange | None) -> Reply:
+    def _unsatisfied(self, response: Response, content_range: ContentRange | None, asked: Span) -> Reply | None:
         """416 to a probe: an empty object has no first byte; any other size means that it shrank under our journal."""
         size = content_range.size if content_range else None
-        if size is None:
-            raise self._bad("answered 416 without telling the size")
+        if size is None or size > asked.start:
+            return None
         return Reply(response, Span(0, 0), parse_version(response.head.fields, size))
 
     def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
@@ -356,6 +376,11 @@ def describe_os_error(error: Exception) -> str:
 def _content_range(head: Head) -> ContentRange | None:
     text = head.fields.get("content-range")
     return None if text is None else parse_content_range(text)
+
+
+def _as_sent(etag: str) -> str:
+    """Return an ETag so that its bytes go out as they came: heads are read as Latin-1 and written as UTF-8."""
+    return etag.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
 
 
 def _throttled(url: Url, status: int, wait_s: float | None) -> OriginThrottled:
