@@ -2,10 +2,22 @@
 
 import sys
 
+from loom.cli.streams import close_streams, open_streams
+
 
 def main() -> int:
     """Run the command line of this process and return its exit code."""
-    arguments = sys.argv[1:]
+    open_streams()
+    try:
+        code = _run(sys.argv[1:])
+    except KeyboardInterrupt:  # while modules were being imported: there is nothing to keep yet
+        code = 130
+    except OSError:  # nobody reads the version
+        code = 1
+    return close_streams(code)
+
+
+def _run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         from loom import __version__
 

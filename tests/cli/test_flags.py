@@ -101,13 +101,67 @@ def test_secrets_are_never_shown() -> None:
 def test_the_file_is_found_where_it_should_be(tmp_path) -> None:
     """--config, then LOOM_CONFIG, then XDG_CONFIG_HOME, then ~/.config; only a named file must exist."""
     environ = {"LOOM_CONFIG": "b", "XDG_CONFIG_HOME": "/x", "HOME": "/h"}
-    assert config_path("a", environ) == ("a", True)
-    assert config_path(None, environ) == ("b", True)
-    assert config_path(None, {"XDG_CONFIG_HOME": "/x"}) == ("/x/loom/config.toml", False)
-    assert config_path(None, {"HOME": "/h"}) == ("/h/.config/loom/config.toml", False)
+    assert config_path("a", environ) == ("a", "--config")
+    assert config_path(None, environ) == ("b", "LOOM_CONFIG")
+    assert config_path(None, {"XDG_CONFIG_HOME": "/x"}) == ("/x/loom/config.toml", "default")
+    assert config_path(None, {"HOME": "/h"}) == ("/h/.config/loom/config.toml", "default")
+    assert config_path(None, {}) == ("", "default")
+    assert read_config("", must_exist=False) == {}
     assert read_config(str(tmp_path / "none"), must_exist=False) == {}
     with pytest.raises(UsageError, match="no settings file"):
         read_config(str(tmp_path / "none"), must_exist=True)
+
+
+def test_a_default_file_out_of_reach_is_no_file(monkeypatch) -> None:
+    """A container that runs as another user with HOME=/root still fetches; a file that was named must be readable."""
+
+    def refuse(*_args, **_more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert read_config("/root/.config/loom/config.toml", must_exist=False) == {}
+    with pytest.raises(UsageError, match=r"cannot read mine\.toml: Permission denied"):
+        read_config("mine.toml", must_exist=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [
+        ({"token": True}, "c.toml: token cannot be true or false"),
+        ({"token": ["s3cret"]}, "c.toml: token cannot be an array"),
+        ({"ca_file": True}, "c.toml: ca_file cannot be true or false"),
+        ({"workers": True}, "c.toml: workers cannot be true or false"),
+        ({"workers": 2.5}, "c.toml: workers wants a whole number, not '2.5'"),
+        ({"workers": [1, 2]}, "c.toml: workers cannot be an array"),
+        ({"quiet": 3}, "c.toml: quiet cannot be a number"),
+        ({"header": {"X-Key": "s3cret"}}, "c.toml: header cannot be a table"),
+        ({"header": [3]}, "c.toml: header cannot be a number"),
+        ({"fetch": {"workers": 3}}, "c.toml: there is no setting 'fetch'"),
+        ({"sha256": "00"}, "c.toml: sha256 belongs to one call"),
+        ({"url": "https://h/x"}, "c.toml: url belongs to one call"),
+    ],
+)
+def test_values_of_the_wrong_type_are_refused(config: dict, wrong: str) -> None:
+    """What TOML made of a line is never turned into text and sent."""
+    with pytest.raises(UsageError) as caught:
+        resolve({}, {}, config, "c.toml")
+    assert caught.value.message.startswith(wrong)
+    assert "s3cret" not in caught.value.message + caught.value.hint
+
+
+def test_the_types_of_toml_are_taken() -> None:
+    """Numbers, sizes, switches and text may be written as TOML has them, or as text."""
+    config = {"workers": 3, "timeout": 5, "backoff": 0.5, "chunk-size": 65536, "quiet": True, "token": "t"}
+    settings = resolve({}, {}, config, "c")
+    assert [settings[name.replace("-", "_")].value for name in config] == [3, 5.0, 0.5, 65536, True, "t"]
+    assert resolve({}, {}, {"chunk_size": "1MB", "quiet": "no"}, "c")["chunk_size"].value == 10**6
+
+
+def test_a_mistyped_key_gets_a_guess() -> None:
+    """An unknown key in the file names the one that was probably meant."""
+    with pytest.raises(UsageError) as caught:
+        resolve({}, {}, {"wrokers": 3}, "c")
+    assert caught.value.hint == "did you mean workers?"
 
 
 def test_a_file_that_is_not_toml_is_a_clear_error(tmp_path) -> None:

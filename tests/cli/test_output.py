@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from loom.cli.output import error_to_dict, format_bar, format_duration, format_error, format_progress, format_receipt
+from loom.cli.output import (
+    error_to_dict,
+    format_bar,
+    format_duration,
+    format_error,
+    format_progress,
+    format_receipt,
+    printable,
+    shorten,
+)
 from loom.cli.output import format_size as size
 from loom.core.receipt import Progress, Receipt
 from loom.errors import NotFound, StoreFull
@@ -64,17 +73,56 @@ def test_waiting_says_for_what() -> None:
 def test_the_last_line_says_what_happened() -> None:
     """Size, time, rate, requests, retries and bytes by source."""
     line = "m.gguf  2.70 GB in 2.0 s  1.35 GB/s  19 requests  1 retry  2.70 GB from origin"
-    assert format_receipt(RECEIPT) == line
+    assert format_receipt(RECEIPT, "/models") == line
 
 
 def test_the_last_line_tells_resumed_and_verified() -> None:
     """What was there before, and that the digest was verified, are said when so."""
     from dataclasses import replace
 
-    line = format_receipt(replace(RECEIPT, resumed=10**9, digest="sha256:00", outcome="resumed"))
+    line = format_receipt(replace(RECEIPT, resumed=10**9, digest="sha256:00", outcome="resumed"), "/models")
     assert line.endswith("1.00 GB were here  sha256 verified")
-    present = format_receipt(replace(RECEIPT, outcome="present", requests=1))
+    present = format_receipt(replace(RECEIPT, outcome="present", requests=1), "/models")
     assert present == "m.gguf  2.70 GB  already here and current  1 request"
+
+
+def test_the_last_line_says_where() -> None:
+    """The path is as seen from the working folder: short inside it, whole outside."""
+    for folder, path in (("/models", "m.gguf"), ("/", "models/m.gguf"), ("/home", "/models/m.gguf")):
+        assert format_receipt(RECEIPT, folder).split("  ")[0] == path
+
+
+def test_a_long_name_gives_way_to_the_figures() -> None:
+    """On 80 columns the share, the rate and the time to go are seen whatever the model is called."""
+    progress = Progress("fetching", 2_700_000_000, 1_350_000_000, 0, 6e8, 16, 0)
+    line = format_progress("Meta-Llama-3.1-70B-Instruct-Q4_K_M-00001-of-00002.gguf", progress, 79)
+    assert line.startswith("Meta-L")
+    assert ".gguf   50 %" in line
+    assert line.endswith("600 MB/s  eta 2.2 s  16 workers")
+
+
+@pytest.mark.parametrize("length", range(1, 12))
+def test_shortened_text_fits(length: int) -> None:
+    """No more than asked for, and untouched when it fits."""
+    assert len(shorten("abcdefghij", length)) == min(length, 10)
+
+
+def test_wide_characters_count_twice() -> None:
+    """A name in Chinese does not make the line wrap."""
+    line = format_progress("模型" * 5, Progress("connecting", note="x" * 90), 60)
+    assert len(line) + line.count("模") + line.count("型") <= 60
+
+
+def test_no_name_steers_the_terminal() -> None:
+    """Control characters in names, notes and errors are not passed on."""
+    assert printable("a\x1b[31m\nb\udcff") == "a?[31m?b?"
+    shown = format_progress("\x1b[2J", Progress("connecting", note="\x07"), 80) + format_error(StoreFull("\x1b", "\r"))
+    assert not set(shown) & set("\x1b\x07\r")
+
+
+def test_an_endless_eta_is_left_out() -> None:
+    """A time to go of weeks is no forecast."""
+    assert "eta" not in format_progress("m", Progress("fetching", 10**12, 0, 0, 1.0, 1, 0), 120)
 
 
 def test_errors_say_what_and_what_to_do() -> None:

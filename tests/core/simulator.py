@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 TICK_S = 0.1
-QUANTUM_S = 0.02
-MAX_QUANTUM = 1024 * 1024
+QUANTUM_S = 0.05
+MAX_QUANTUM = 4 * 1024 * 1024
 MAX_EVENTS = 200_000
 CRAWL = 0.02
 
@@ -93,7 +93,10 @@ class _Flow:
 
 @dataclass
 class Simulation:
-    """One transfer of `size` bytes from `origin`; `link` is what all connections share, in bytes per second."""
+    """One transfer of `size` bytes from `origin`; `link` is what all connections share, in bytes per second.
+
+    `is_probed`: the first request is sent before the size is known, and tells how near the origin is.
+    """
 
     size: int
     origin: Callable[[Request], Reply]
@@ -104,17 +107,30 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.done = frozenset(self.done)
-        self.transfer = Transfer(self.size, self.options, sorted(self.done))
+        self.transfer = self._new_transfer(float("inf"))
         self.now = 0.0
         self.requests: list[Request] = []
         self.faults: list[tuple[float, Remedy]] = []
-        self.completed: list[int] = []
+        self.completed: set[int] = set()
         self.fetched = 0
         self.most_active = 0
         self._written = RangeSet(self.transfer.have)
         self._flows: dict[int, _Flow] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
+
+    def _new_transfer(self, round_trip_s: float) -> Transfer:
+        return Transfer(self.size, self.options, sorted(self.done), round_trip_s=round_trip_s)
+
+    @property
+    def asked(self) -> list[float]:
+        """When each request was sent."""
+        return [request.now for request in self.requests]
+
+    @property
+    def wasted(self) -> int:
+        """Bytes that came twice."""
+        return self.fetched - (self.transfer.have.total - self.transfer.resumed)
 
     @property
     def error(self) -> Exception | None:
@@ -146,6 +162,7 @@ class Simulation:
         self._later(reply.latency_s, lambda: self._adopt(request, reply))
 
     def _adopt(self, request: Request, reply: Reply) -> None:
+        self.transfer = self._new_transfer(reply.latency_s)
         assert self.transfer.adopt(0, request.span, self.now)
         self._flow(request, reply)
         self._opened(self._flows[0])
@@ -247,7 +264,7 @@ class Simulation:
             assert index not in self.completed
             assert index not in self.done
             assert self._written.covers(*chunk_span(index, self.size, self.options.chunk_size))
-            self.completed.append(index)
+            self.completed.add(index)
 
     def _checked(self) -> Simulation:
         assert list(self.transfer.have) == list(self._written)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that fetch: a real nginx, and an environment without proxies."""
+"""Fixtures of the tests that fetch: a real nginx, files on it, and other processes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,6 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
         pytest.skip(str(reason))
     yield origin
     origin.__exit__()
-
-
-@pytest.fixture(autouse=True)
-def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the machine's own proxies and authorities out of the picture."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture

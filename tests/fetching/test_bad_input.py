@@ -282,5 +282,5 @@ def test_tls_to_an_http_port(origin, getter):
     """TLS to a port that speaks plain HTTP is an error of the origin, not a hang."""
     url = origin.put("/m", THING).replace("http:", "https:")
     with pytest.raises(OriginError):
-        loom.fetch(url, getter.out, **IMPATIENT)
+        loom.fetch(url, getter.out, **{**IMPATIENT, "retries": 1, "timeout_s": 0.2})
     assert getter.left_behind() == ""

@@ -36,11 +36,7 @@ from tests.origins.replies import (
 from tests.origins.things import Thing, seeded
 
 DATA = seeded(SIZE)
-
-
 THING = Thing(DATA)
-
-
 TOKEN = "t0ken-secret"
 
 
@@ -135,7 +131,7 @@ FAILURES = {
     "cut": ((resets(100),), OriginUnreachable),
     "page": ((becomes(LOGIN_PAGE),), OriginError),
     "compressed": ((compresses,), OriginError),
-    "replaced": ((after(2, becomes(CHANGES["strong etag"][1])),), OriginChanged),
+    "replaced": ((after(2, becomes(Thing(seeded(SIZE, 2), '"v2"'))),), OriginChanged),
     "loop": ((redirects("?next=1&sig=s1gnature-secret"),), OriginError),
     "bad redirect": ((redirects("ftp://u:passw0rd-secret@host/x?sig=s1gnature-secret"),), OriginError),
     "no redirect": ((redirects("http://[::bad?sig=s1gnature-secret"),), OriginError),
@@ -147,7 +143,7 @@ def test_case_21_no_failure_tells_a_secret(origin, getter, failure):
     """Whatever goes wrong with a presigned URL, no error, hint, progress note, log or file holds its secrets."""
     faults, kind = failure
     url = origin.put("/m", THING, *faults).replace("//", "//user:passw0rd-secret@") + SECRET_QUERY
-    choices = {"retries": 1, "timeout_s": 0.2, "headers": PRIVATE["headers"]}
+    choices = {"retries": 1, "timeout_s": 1.0, "headers": PRIVATE["headers"]}
     error = getter.wrong(url, kind, **choices)
     assert str(error)
 
@@ -187,22 +183,3 @@ def test_case_24_a_proxy(origin, tls_origin, authority, getter, monkeypatch, log
     assert set(seen) == {way}
     assert not any("proxy-authorization" in request.head.fields for request in server.requests)
     assert tls is False or "-secret" not in str([{**head.fields, "proxy-authorization": ""} for head in proxy.requests])
-
-
-@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-def test_case_24_a_proxy_that_refuses(origin, tls_origin, getter, monkeypatch, tls):
-    """A proxy that wants other credentials denies access, and the password is not told."""
-    server = tls_origin if tls else origin
-    with ForwardProxy(("user", "another")) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY" if tls else "HTTP_PROXY", proxy.url("user:passw0rd-secret"))
-        getter.wrong(server.put("/m", THING), AccessDenied)
-    assert server.requests == []
-
-
-def test_case_24_no_proxy(origin, getter, monkeypatch):
-    """NO_PROXY exempts hosts from the proxy."""
-    with ForwardProxy() as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url())
-        monkeypatch.setenv("NO_PROXY", "example.org,127.0.0.0/8")
-        getter.right(origin.put("/m", THING), DATA)
-        assert proxy.requests == []

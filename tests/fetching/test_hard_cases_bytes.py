@@ -6,6 +6,7 @@ that no secret is told. More of 11 is in test_crash.py, more of 14 in test_full_
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 
@@ -36,9 +37,8 @@ from tests.origins.replies import (
 from tests.origins.things import Thing, seeded
 
 DATA = seeded(SIZE)
-
-
 THING = Thing(DATA)
+DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
 def test_case_01_a_range_is_answered_with_the_whole_file(origin, getter):

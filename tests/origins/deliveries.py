@@ -42,6 +42,17 @@ def dribbles_head(interval_s: float) -> Fault:
     return fault
 
 
+def floods(data: bytes, start: bytes = b"") -> Fault:
+    """Send `start`, then `data` again and again, as fast as the client takes it."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.line.send(start)
+        while True:
+            exchange.line.send(data * 1000)
+
+    return fault
+
+
 def stalls(after: int) -> Fault:
     """Send `after` bytes of the body, then nothing, and keep the connection open."""
 

@@ -124,7 +124,8 @@ class Server:
         self._closing = threading.Event()
         self._lines: list[Line] = []
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server((host, 0), backlog=256)
+        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=self._family, backlog=256)
         self.host, self.port = host, int(self._listener.getsockname()[1])
         self._acceptor = threading.Thread(target=self._accept, name="origin-accept", daemon=True)
         self._acceptor.start()
@@ -145,7 +146,7 @@ class Server:
         if self._closing.is_set():
             return
         self._closing.set()
-        with socket.socket() as waker, contextlib.suppress(OSError):
+        with socket.socket(self._family) as waker, contextlib.suppress(OSError):
             waker.connect((self.host, self.port))  # ends accept(); a test may have bent the resolver, so by hand
         self._acceptor.join()
         self._listener.close()

@@ -30,6 +30,7 @@ def cli_page() -> str:
     lines += ["A value is taken from the flag, else the environment, else the file, else the default; `loom config`",
               "shows which. The file is TOML with one line for each setting: `--config`, else `$LOOM_CONFIG`, else",
               "`$XDG_CONFIG_HOME/loom/config.toml`, else `~/.config/loom/config.toml`.", ""]  # fmt: skip
+    lines += ["`--url`, `--out` and `--sha256` belong to one call: they come from flags alone.", ""]
     lines += ["| flag | environment | file | default | |", "|---|---|---|---|---|"]
     for flag in (URL, OUT, *FETCH_FLAGS, *OUTPUT_FLAGS):
         name = f"`{flag.option}`" + (f", `-{flag.short}`" if flag.short else "")
@@ -40,7 +41,8 @@ def cli_page() -> str:
               "`LOOM_TOKEN` to `--token`: other users of a machine can read command lines.", ""]  # fmt: skip
     lines += ["On a terminal one line on stderr shows what moves; elsewhere a line every 5 seconds. `--quiet` leaves",
               "only errors. `NO_COLOR` has nothing to do: no colours are used. The first Ctrl-C (or SIGTERM) keeps",
-              "what has arrived, the second stops at once. Exit codes: [errors.md](errors.md).", ""]  # fmt: skip
+              "what has arrived, the second stops at once. A closed or broken stderr ends no fetch. Exit codes:",
+              "[errors.md](errors.md).", ""]  # fmt: skip
     return "\n".join(lines)
 
 

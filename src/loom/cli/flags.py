@@ -144,12 +144,15 @@ FETCH_FLAGS = (
     Flag("no_cache", parse_switch, False, "", "fetch straight to FILE (today the only way: there is no cache yet)"),
 )  # fmt: skip
 
+JSON = Flag("json", parse_switch, False, "", "print one JSON object on stdout: the receipt, or the error")
+CONFIG = Flag("config", parse_text, None, "FILE", "settings file (default: $LOOM_CONFIG, ~/.config/loom/config.toml)",
+              scope="call")  # fmt: skip
+
 OUTPUT_FLAGS = (
     Flag("quiet", parse_switch, False, "", "say nothing but errors", short="q"),
-    Flag("json", parse_switch, False, "", "print one JSON object on stdout: the receipt, or the error"),
-    Flag("config", parse_text, None, "FILE", "settings file (default: $LOOM_CONFIG, ~/.config/loom/config.toml)",
-         scope="call"),
-)  # fmt: skip
+    JSON,
+    CONFIG,
+)
 
 SETTINGS = tuple(flag for flag in FETCH_FLAGS + OUTPUT_FLAGS if flag.scope == "settings")
 
@@ -161,3 +164,29 @@ def parse_value(flag: Flag, text: str, where: str) -> Any:
     except ValueError as error:
         shown = "" if flag.is_secret else f", not {text!r}"
         raise UsageError(f"{where} wants {error}{shown}", flag.help) from None
+
+
+def parse_toml(flag: Flag, value: Any, where: str) -> Any:
+    """Parse what TOML made of a line in the file: text as parse_value does, else a value of the flag's own type.
+
+    Without this `token = ["x"]` would be sent as the text "['x']". Raises UsageError, never quoting a secret.
+    """
+    if isinstance(value, str):
+        return parse_value(flag, value, where)
+    wanted: tuple[type, ...] = _TOML_TYPES.get(flag.parse, ())
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        raise UsageError(f"{where} cannot be {_toml_name(value)}", flag.help)
+    return value if isinstance(value, bool) else parse_value(flag, str(value), where)
+
+
+_TOML_TYPES: dict[Callable[[str], Any], tuple[type, ...]] = {
+    parse_count: (int, float),
+    parse_seconds: (int, float),
+    parse_size: (int,),
+    parse_switch: (bool,),
+}
+
+
+def _toml_name(value: Any) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", list: "an array", dict: "a table"}
+    return names.get(type(value), "a date")

@@ -2,72 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.output import Talk, error_to_dict, format_error, format_receipt, print_json
-from loom.cli.parser import Parser, config_parser, fetch_parser, guess_command, main_parser, parse
-from loom.cli.settings import Setting, config_path, options_of, read_config, resolve
+from loom.cli.flags import CONFIG, JSON, OUT, SETTINGS, URL, parse_value
+from loom.cli.output import Talk, error_to_dict, format_error, format_receipt, print_json, print_result, printable
+from loom.cli.parser import Parser, config_parser, fetch_parser, main_parser, no_such_command, parse
+from loom.cli.settings import Setting, config_path, options_of, read_config, resolve, resolve_one
 from loom.errors import Interrupted, LoomError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import FrameType
+
+
+@dataclass
+class Voice:
+    """How this call speaks: `as_json` is known for good once the settings are, but errors may come before."""
+
+    as_json: bool
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out a command line; return the exit code."""
+    voice = Voice("--json" in arguments or _is_on(os.environ.get("LOOM_JSON", "")))
     try:
-        return _dispatch(list(arguments))
-    except LoomError as error:
-        return _tell(error, as_json=_wants_json(arguments))
-    except KeyboardInterrupt:
-        return _tell(Interrupted("interrupted"), as_json=_wants_json(arguments))
+        return _dispatch(list(arguments), voice)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit's flush has a place to go
-        return 1
-    except Exception as error:
-        if os.environ.get("LOOM_DEBUG"):
-            raise
+        return 1  # nobody reads the result: there is nobody to tell, either
+    except SystemExit as end:  # argparse has printed help
+        return int(end.code or 0)
+    except LoomError as error:
+        return _tell(error, voice)
+    except KeyboardInterrupt:
+        return _tell(Interrupted("interrupted", "run the same command again"), voice)
+    except Exception as error:  # noqa: BLE001 - the last resort: a user gets a line, never a traceback
+        if _is_on(os.environ.get("LOOM_DEBUG", "")):
+            import traceback
+
+            traceback.print_exc()
         message = f"loom failed in a way it did not foresee: {type(error).__name__}"
-        return _tell(LoomError(message, "set LOOM_DEBUG=1 to see where, and please report it"), as_json=False)
+        return _tell(LoomError(message, "set LOOM_DEBUG=1 to see where, and please report it"), voice)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _is_on(text: str) -> bool:
+    return text.strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def _dispatch(arguments: list[str], voice: Voice) -> int:
     if not arguments:
         main_parser().print_help(sys.stderr)
         return 2
     word = arguments[0]
     if word.startswith("-"):
-        return _original(arguments)
+        return _original(arguments, voice)
     commands = {"fetch": _fetch, "config": _config, "help": _help}
     if word not in commands:
-        raise UsageError(f"there is no command {word!r}" if "://" not in word else "a URL is not a command",
-                         guess_command(word) if "?" not in word else "did you mean `loom fetch URL`?")  # fmt: skip
-    return commands[word](arguments[1:])
+        raise no_such_command(word)
+    return commands[word](arguments[1:], voice)
 
 
-def _original(arguments: list[str]) -> int:
+def _original(arguments: list[str], voice: Voice) -> int:
     """Carry out `loom --url URL --out FILE --workers N`: the first form, kept for ever."""
     raw = parse(main_parser(), arguments)
     if raw["version"]:
         return version()
     if raw["url"] is None:
         raise UsageError("--url is missing", "loom --url URL --out FILE, or: loom fetch URL")
-    return _run_fetch(raw, default_out="output")
+    return _run_fetch(raw, "output", voice)
 
 
-def _fetch(arguments: list[str]) -> int:
-    return _run_fetch(parse(fetch_parser(), arguments), default_out=None)
+def _fetch(arguments: list[str], voice: Voice) -> int:
+    raw = parse(fetch_parser(), arguments)
+    if raw["url"] is None:
+        raise UsageError("the URL is missing", "loom fetch URL")
+    return _run_fetch(raw, None, voice)
 
 
-def _help(arguments: list[str]) -> int:
-    parsers: dict[str, Any] = {"fetch": fetch_parser, "config": config_parser}
-    parser: Parser = parsers.get(arguments[0] if arguments else "", main_parser)()
-    parser.print_help()
+def _help(arguments: list[str], _voice: Voice) -> int:
+    parsers: dict[str, Callable[[], Parser]] = {"fetch": fetch_parser, "config": config_parser, "help": main_parser}
+    if arguments and arguments[0] not in parsers:
+        raise no_such_command(arguments[0])
+    parser = parsers[arguments[0]]() if arguments else main_parser()
+    print_result(parser.format_help().rstrip())
     return 0
 
 
@@ -75,23 +97,34 @@ def version() -> int:
     """Print the version."""
     from loom import __version__
 
-    print(f"loom {__version__}")
+    print_result(f"loom {__version__}")
     return 0
 
 
-def _settings(raw: dict[str, Any]) -> dict[str, Setting]:
-    path, is_named = config_path(raw.get("config"), os.environ)
-    return resolve(raw, os.environ, read_config(path, must_exist=is_named), path)
+def _settings(raw: dict[str, Any], voice: Voice) -> dict[str, Setting]:
+    """Return all settings; the file itself is among them, None when there is none."""
+    path, named_by = config_path(raw.get("config"), os.environ)
+    config = read_config(path, must_exist=named_by != "default")
+    voice.as_json = bool(resolve_one(JSON, raw, os.environ, config, path).value)
+    settings = resolve(raw, os.environ, config, path)
+    return settings | {"config": Setting(CONFIG, path if os.access(path, os.R_OK) else None, named_by)}
 
 
-def _run_fetch(raw: dict[str, Any], default_out: str | None) -> int:
-    settings = _settings(raw)
-    quiet, as_json = bool(settings["quiet"].value), bool(settings["json"].value)
-    url, out = str(raw["url"]), raw["out"] or default_out
+def _out_of(raw: str | None, default: str | None) -> str | None:
+    if raw is None:
+        return default
+    if raw == "-":
+        raise UsageError("--out - : a model goes to a file, not to stdout", "for a file of that name: --out ./-")
+    return str(parse_value(OUT, raw, OUT.option))
+
+
+def _run_fetch(raw: dict[str, Any], default_out: str | None, voice: Voice) -> int:
+    settings = _settings(raw, voice)
+    url, out = parse_value(URL, raw["url"], "the URL"), _out_of(raw["out"], default_out)
     from loom.core.urls import file_name
     from loom.fetching import fetch
 
-    talk = Talk(Path(out or file_name(url) or "download").name, os.environ, quiet=quiet)
+    talk = Talk(Path(out or file_name(url) or "download").name, os.environ, quiet=bool(settings["quiet"].value))
     _stop_on_signals(talk)
     try:
         receipt = fetch(url, out, on_progress=talk.progress, **options_of(settings))
@@ -99,23 +132,22 @@ def _run_fetch(raw: dict[str, Any], default_out: str | None) -> int:
         talk.clear()
     for warning in receipt.warnings:
         talk.say(f"loom: warning: {warning}")
-    talk.say(format_receipt(receipt))
-    if as_json:
+    talk.say(format_receipt(receipt, str(Path.cwd())))
+    if voice.as_json:
         print_json(receipt.to_dict())
     return 0
 
 
-def _config(arguments: list[str]) -> int:
-    raw = parse(config_parser(), arguments)
-    settings = _settings(raw)
-    rows = [setting for setting in settings.values() if setting.flag.scope == "settings"]
-    if settings["json"].value:
+def _config(arguments: list[str], voice: Voice) -> int:
+    settings = _settings(parse(config_parser(), arguments), voice)
+    rows = [settings[flag.name] for flag in (*SETTINGS, CONFIG)]
+    if voice.as_json:
         print_json({s.flag.name: {"value": _plain(s), "source": s.source} for s in rows})
         return 0
     name_width = max(len(s.flag.name) for s in rows)
     value_width = max(len(s.shown()) for s in rows)
-    for setting in rows:
-        print(f"{setting.flag.name:<{name_width}}  {setting.shown():<{value_width}}  {setting.source}")
+    lines = (f"{s.flag.name:<{name_width}}  {s.shown():<{value_width}}  {s.source}" for s in rows)
+    print_result("\n".join(map(printable, lines)))
     return 0
 
 
@@ -124,28 +156,29 @@ def _plain(setting: Setting) -> Any:
 
 
 def _stop_on_signals(talk: Talk) -> None:
-    """First Ctrl-C (or SIGTERM, which a pod gets): stop and keep what is there. Second: stop now."""
+    """First Ctrl-C (or SIGTERM, which a pod gets): stop and keep what is there. Second: stop now.
+
+    A signal that whoever started us wanted ignored (nohup, a script's background job) stays ignored.
+    """
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
 
     def stop_now(_number: int, _frame: FrameType | None) -> None:
-        talk.clear()
+        talk.abandon()
         os._exit(130)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, stop_now)
+        for number in numbers:
+            signal.signal(number, stop_now)
         raise KeyboardInterrupt
 
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, stop)
+    for number in numbers:
+        signal.signal(number, stop)
 
 
-def _wants_json(arguments: Sequence[str]) -> bool:
-    return "--json" in arguments or os.environ.get("LOOM_JSON", "").lower() in ("1", "true", "yes", "on")
-
-
-def _tell(error: LoomError, *, as_json: bool) -> int:
+def _tell(error: LoomError, voice: Voice) -> int:
     """Tell an error once: on stderr for people; with --json as the one object on stdout."""
     Talk("", {}, quiet=False).complain(format_error(error))
-    if as_json:
-        print_json(error_to_dict(error))
+    if voice.as_json:
+        with contextlib.suppress(LoomError, OSError):
+            print_json(error_to_dict(error))
     return error.exit_code

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+from loom.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +22,8 @@ HEARTBEAT_S = 5.0
 
 _BAR_WIDTH = 20
 _MIN_WIDTH_FOR_BAR = 90
+_MIN_NAME_WIDTH = 12
+_MAX_ETA_S = 100 * 3600
 
 
 def format_size(size: float) -> str:
@@ -55,21 +60,51 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}"
 
 
+def printable(text: str) -> str:
+    """Return the text without what could steer a terminal: names and answers come from strangers."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def shorten(text: str, length: int, *, ascii_only: bool = False) -> str:
+    """Return at most `length` characters: beginning and end, for the ends of models' names tell them apart."""
+    if len(text) <= length:
+        return text
+    gap = "~" if ascii_only else "…"
+    tail = (length - 1) // 2
+    return text[: length - 1 - tail] + gap + (text[-tail:] if tail else "")
+
+
+def _surplus_columns(text: str) -> int:
+    """Return how many columns more than characters a text takes: East Asian characters are two wide."""
+    if text.isascii():
+        return 0
+    from unicodedata import east_asian_width
+
+    return sum(east_asian_width(c) in "WF" for c in text)
+
+
 def format_progress(name: str, progress: Progress, width: int, *, ascii_only: bool = False) -> str:
-    """Return one line of at most `width` characters about a running fetch."""
-    parts = [name]
+    """Return one line of at most `width` columns about a running fetch; a long name gives way to the figures."""
+    figures = "  ".join(_state(progress, width, ascii_only=ascii_only) + _motion(progress))
+    name = printable(name)
+    surplus = _surplus_columns(name)
+    name = shorten(name, max(_MIN_NAME_WIDTH, width - surplus - len(figures) - 2), ascii_only=ascii_only)
+    return _cut(f"{name}  {figures}", width - min(surplus, len(name)), ascii_only=ascii_only)
+
+
+def _cut(text: str, length: int, *, ascii_only: bool = False) -> str:
+    """Return at most `length` characters, the beginning."""
+    return text if len(text) <= length else text[: max(0, length - 1)] + ("." if ascii_only else "…")
+
+
+def _state(progress: Progress, width: int, *, ascii_only: bool) -> list[str]:
     if progress.phase in ("connecting", "waiting"):
-        parts.append(progress.note or f"{progress.phase} ...")
-    elif progress.size:
-        share = progress.received / progress.size
-        if width >= _MIN_WIDTH_FOR_BAR:
-            parts.append(format_bar(share, ascii_only=ascii_only))
-        parts.append(f"{int(share * 100):3d} %  {format_size(progress.received)} of {format_size(progress.size)}")
-    else:
-        parts.append(format_size(progress.received))
-    parts += _motion(progress)
-    line = "  ".join(parts)
-    return line if len(line) <= width else line[: max(0, width - 1)] + ("." if ascii_only else "…")
+        return [printable(progress.note) or f"{progress.phase} ..."]
+    if not progress.size:
+        return [format_size(progress.received)]
+    share = progress.received / progress.size
+    text = f"{int(share * 100):3d} %  {format_size(progress.received)} of {format_size(progress.size)}"
+    return [format_bar(share, ascii_only=ascii_only), text] if width >= _MIN_WIDTH_FOR_BAR else [text]
 
 
 def _motion(progress: Progress) -> list[str]:
@@ -79,16 +114,17 @@ def _motion(progress: Progress) -> list[str]:
         return []
     parts = [f"{format_size(progress.bytes_per_second)}/s"]
     if progress.size and progress.bytes_per_second > 0:
-        parts.append("eta " + format_duration((progress.size - progress.received) / progress.bytes_per_second))
+        left_s = (progress.size - progress.received) / progress.bytes_per_second
+        parts += ["eta " + format_duration(left_s)] if left_s < _MAX_ETA_S else []
     parts.append(_count(progress.workers, "workers"))
     if progress.retries:
         parts.append(_count(progress.retries, "retries"))
-    return [*parts, progress.note] if progress.note else parts
+    return [*parts, printable(progress.note)] if progress.note else parts
 
 
-def format_receipt(receipt: Receipt) -> str:
-    """Return the one line that says what happened."""
-    name = receipt.out.rpartition("/")[2]
+def format_receipt(receipt: Receipt, folder: str) -> str:
+    """Return the one line that says what happened; the path is shown as seen from `folder`, the working folder."""
+    name = printable(receipt.out.removeprefix(folder.rstrip("/") + "/"))
     if receipt.outcome == "present":
         parts = [name, format_size(receipt.size), "already here and current", _count(receipt.requests, "requests")]
         return "  ".join([*parts, "sha256 verified"] if receipt.digest else parts)
@@ -107,9 +143,9 @@ def format_receipt(receipt: Receipt) -> str:
 
 def format_error(error: LoomError) -> str:
     """Return an error for people: what and where, then what to do."""
-    lines = [f"loom: {error.message}"]
+    lines = [f"loom: {printable(error.message)}"]
     if error.hint:
-        lines.append(f"  hint: {error.hint}")
+        lines.append(f"  hint: {printable(error.hint)}")
     return "\n".join(lines)
 
 
@@ -119,9 +155,19 @@ def error_to_dict(error: LoomError) -> dict[str, Any]:
     return {"error": facts}
 
 
+def print_result(text: str) -> None:
+    """Print on stdout. Raises BrokenPipeError when nobody reads it, StoreError when it has no room."""
+    try:
+        print(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot write to stdout: {error.strerror}") from error
+
+
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    """Print one JSON object on stdout, in ASCII: a path need not be UTF-8, nor the stream. Raises as print_result."""
+    print_result(json.dumps(value))
 
 
 class Talk:
@@ -139,8 +185,8 @@ class Talk:
         """Show where things stand."""
         if self._is_live:
             line = format_progress(self._name, progress, self._width(), ascii_only=self._ascii_only)
-            self._write(f"\r{line}\x1b[K")
             self._is_dirty = True
+            self._write(f"\r{line}\x1b[K")
         elif not self._quiet and time.monotonic() - self._last_beat >= HEARTBEAT_S:
             self._last_beat = time.monotonic()
             self._write("loom: " + format_progress(self._name, progress, 200, ascii_only=True) + "\n")
@@ -151,11 +197,17 @@ class Talk:
             self._write("\r\x1b[K")
             self._is_dirty = False
 
+    def abandon(self) -> None:
+        """Take the progress line away from within a signal handler, which may have cut into a write of the stream."""
+        if self._is_dirty:
+            with contextlib.suppress(OSError):
+                os.write(sys.stderr.fileno(), b"\r\x1b[K")
+
     def say(self, text: str) -> None:
         """Print a line, unless told to be quiet."""
         self.clear()
         if not self._quiet:
-            self._write(text + "\n")
+            self._write(printable(text) + "\n")
 
     def complain(self, text: str) -> None:
         """Print a line even when told to be quiet."""

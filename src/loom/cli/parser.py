@@ -7,6 +7,7 @@ import difflib
 from typing import TYPE_CHECKING, NoReturn
 
 from loom.cli.flags import FETCH_FLAGS, OUT, OUTPUT_FLAGS, URL, Flag
+from loom.core.urls import redact
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,25 +31,41 @@ An interrupted fetch goes on where it stopped when the same command is run again
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError where argparse would print and exit."""
+    """A parser that raises UsageError where argparse would print and exit, and never quotes what may be a secret."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, self._guess(message) or f"see `{self.prog} --help`")
+        raise UsageError(message.partition(": ignored explicit argument")[0], self._see())
 
-    def _guess(self, message: str) -> str:
-        if "unrecognized arguments: " not in message:
-            return ""
-        wrong = message.partition("unrecognized arguments: ")[2].split()[0].partition("=")[0]
-        close = difflib.get_close_matches(wrong, list(self._option_string_actions), 1, 0.7)
-        return f"did you mean {close[0]}?" if close else ""
+    def refuse(self, extras: Sequence[str]) -> NoReturn:
+        """Raise UsageError about words that no flag takes.
+
+        Only the names of flags are shown: behind a mistyped --token stands the token, behind a second URL a signature.
+        """
+        wrong = next((word.partition("=")[0] for word in extras if word.startswith("-")), "")
+        if wrong.startswith("--"):
+            close = difflib.get_close_matches(wrong, list(self._option_string_actions), 1, 0.7)
+            raise UsageError(f"there is no flag {wrong}", f"did you mean {close[0]}?" if close else self._see())
+        if wrong:
+            raise UsageError(f"there is no flag {wrong[:2]}", self._see())
+        if extras[0] in COMMANDS:
+            raise UsageError(f"{extras[0]} is a command: it comes first", f"write: loom {extras[0]} ...")
+        count = "an argument" if len(extras) == 1 else f"{len(extras)} arguments"
+        raise UsageError(f"{count} too many for `{self.prog}`", self._see())
+
+    def _see(self) -> str:
+        return f"see `{self.prog} --help`"
 
 
-def guess_command(word: str) -> str:
-    """Return a hint for a command that does not exist."""
+def no_such_command(word: str) -> UsageError:
+    """Return the error about a first word that is no command; a URL in it is shown only if it holds no secret."""
+    if "/" in word or "?" in word:
+        return UsageError(
+            "a URL is not a command", f"did you mean `loom fetch {word if redact(word) == word else 'URL'}`?"
+        )
     close = difflib.get_close_matches(word, list(COMMANDS), 1, 0.6)
-    if close:
-        return f"did you mean `loom {close[0]}`?"
-    return f"did you mean `loom fetch {word}`?" if "://" in word else "see `loom --help`"
+    return UsageError(
+        f"there is no command {word!r}", f"did you mean `loom {close[0]}`?" if close else "see `loom --help`"
+    )
 
 
 def main_parser() -> Parser:
@@ -70,7 +87,8 @@ def main_parser() -> Parser:
 def fetch_parser() -> Parser:
     """Return the parser of `loom fetch`."""
     parser = _parser("loom fetch", "Fetch one file by parallel range requests.", "")
-    parser.add_argument("url", metavar="URL", help=URL.help)
+    parser.usage = "loom fetch URL [-o FILE] [options]"
+    parser.add_argument("url", metavar="URL", nargs="?", help=URL.help)  # a mistyped flag is told before a missing URL
     _add(parser, [OUT], {"out": "where the file goes (default: its name in the URL)"})
     _add_all(parser)
     return parser
@@ -85,7 +103,11 @@ def config_parser() -> Parser:
 
 def parse(parser: Parser, arguments: Sequence[str]) -> dict[str, object]:
     """Return the raw values by name. Raises UsageError."""
-    return vars(parser.parse_args(list(arguments)))
+    raw, extras = parser.parse_known_args(list(arguments))
+    extras = [word for word in extras if word != "--"]
+    if extras:
+        parser.refuse(extras)
+    return vars(raw)
 
 
 class _Heading(argparse.Action):

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.flags import FETCH_FLAGS, OUTPUT_FLAGS, Flag, format_whole_size, parse_size, parse_value
+from loom.cli.flags import (
+    FETCH_FLAGS,
+    OUT,
+    OUTPUT_FLAGS,
+    SETTINGS,
+    URL,
+    Flag,
+    format_whole_size,
+    parse_size,
+    parse_toml,
+    parse_value,
+)
 from loom.core.options import Options
 from loom.errors import UsageError
 
@@ -31,16 +43,23 @@ class Setting:
             return "***"
         if self.flag.parse is parse_size:
             return format_whole_size(self.value)
+        if isinstance(self.value, float):
+            return f"{self.value:g}"
         return str(self.value).lower() if isinstance(self.value, bool) else f"{self.value}"
 
 
-def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, bool]:
-    """Return the settings file's path, and whether somebody named it (then it must exist)."""
-    named = given or environ.get("LOOM_CONFIG")
-    if named:
-        return named, True
-    home = environ.get("XDG_CONFIG_HOME") or environ.get("HOME", "") + "/.config"
-    return f"{home}/loom/config.toml", False
+def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the settings file's path, "" for none, and who named it: "--config", "LOOM_CONFIG" or "default".
+
+    A file that somebody named must exist; the default one need not.
+    """
+    if given:
+        return given, "--config"
+    if named := environ.get("LOOM_CONFIG"):
+        return named, "LOOM_CONFIG"
+    home = environ.get("HOME")
+    folder = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    return f"{folder}/loom/config.toml" if folder else "", "default"
 
 
 def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:
@@ -55,6 +74,8 @@ def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:
             return {}
         raise UsageError(f"there is no settings file {path}", "check --config and LOOM_CONFIG") from None
     except OSError as error:
+        if not must_exist and isinstance(error, PermissionError):
+            return {}  # a container that runs as another user often still has HOME=/root
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}", "write lines such as: workers = 16") from error
@@ -66,17 +87,26 @@ def resolve(
     """Return every setting by name. `given` are the raw values of flags. Raises UsageError, naming the place."""
     known = {flag.name: flag for flag in FETCH_FLAGS + OUTPUT_FLAGS}
     for key in config:
-        if key.replace("-", "_") not in {name for name, flag in known.items() if flag.scope == "settings"}:
-            raise UsageError(f"{path}: there is no setting {key!r}", "`loom config` lists them all")
-    settings = {name: _resolve_one(flag, given, environ, config, path) for name, flag in known.items()}
+        _check_key(({"url": URL, "out": OUT} | known).get(key.replace("-", "_")), key, path)
+    settings = {name: resolve_one(flag, given, environ, config, path) for name, flag in known.items()}
     for setting in settings.values():
         _check_bounds(setting)
     return settings
 
 
-def _resolve_one(
+def _check_key(flag: Flag | None, key: str, path: str) -> None:
+    if flag is None:
+        close = get_close_matches(key.replace("-", "_"), [one.name for one in SETTINGS], 1)
+        hint = f"did you mean {close[0]}?" if close else "`loom config` lists them all"
+        raise UsageError(f"{path}: there is no setting {key!r}", hint)
+    if flag.scope != "settings":
+        raise UsageError(f"{path}: {key} belongs to one call, not to a file", f"give it as {flag.option}")
+
+
+def resolve_one(
     flag: Flag, given: Mapping[str, Any], environ: Mapping[str, str], config: Mapping[str, Any], path: str
 ) -> Setting:
+    """Return one setting from the most specific place that has it. Raises UsageError, naming the place."""
     raw = given.get(flag.name)
     if raw not in (None, False, []):
         return _parse(flag, raw, flag.option)
@@ -85,16 +115,23 @@ def _resolve_one(
         return _parse(flag, lines if flag.is_list else text, flag.variable)
     for key in (flag.name, flag.name.replace("_", "-")):
         if flag.scope == "settings" and key in config:
-            return _parse(flag, config[key], f"{path}: {key}")
+            return _parse_line(flag, config[key], f"{path}: {key}")
     return Setting(flag, flag.default)
 
 
 def _parse(flag: Flag, raw: Any, source: str) -> Setting:
-    """Parse a raw value: text, a list of texts, or what TOML made of it."""
+    """Parse text or a list of texts; a switch of the command line comes as True."""
     if flag.is_list:
-        lines = raw if isinstance(raw, list) else [raw]
-        return Setting(flag, tuple(parse_value(flag, str(line), source) for line in lines), source)
-    return Setting(flag, raw if raw is True else parse_value(flag, str(raw), source), source)
+        return Setting(flag, tuple(parse_value(flag, line, source) for line in raw), source)
+    return Setting(flag, raw if raw is True else parse_value(flag, raw, source), source)
+
+
+def _parse_line(flag: Flag, value: Any, source: str) -> Setting:
+    """Parse a line of the file."""
+    if flag.is_list:
+        lines = value if isinstance(value, list) else [value]
+        return Setting(flag, tuple(parse_toml(flag, line, source) for line in lines), source)
+    return Setting(flag, parse_toml(flag, value, source), source)
 
 
 def _check_bounds(setting: Setting) -> None:

@@ -14,10 +14,10 @@ from loom.core.urls import safe_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)\s*", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)\s*", re.IGNORECASE | re.ASCII)
 _CHARSETS = frozenset(("utf-8", "iso-8859-1"))
 _DISPOSITION = re.compile(r";\s*(filename\*?)\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
-_RATE_LIMIT = re.compile(r"(?:^|[;,\s])(r|remaining|t|reset)=(\d{1,9})", re.IGNORECASE)
+_RATE_LIMIT = re.compile(r"(?:^|[;,\s])(r|remaining|t|reset)=(\d{1,9})", re.IGNORECASE | re.ASCII)
 _RATE_NAMES = {"r": "r", "remaining": "r", "t": "t", "reset": "t"}
 
 
@@ -61,16 +61,22 @@ def parse_wait(fields: Mapping[str, str], now: datetime) -> float | None:
         return _seconds(after)
     if after:
         return _seconds_until(after, now)
-    found = _RATE_LIMIT.findall(fields.get("ratelimit", ""))
-    limits = {_RATE_NAMES[name.lower()]: int(value) for name, value in found}
-    if limits.get("r") == 0 and "t" in limits:
-        return float(limits["t"])
+    limit = fields.get("ratelimit", "")
+    waits = [_exhausted_for(part) for part in [*limit.split(","), limit]]  # the older form has commas within
+    if any(waits):
+        return max(waits)
     reset = fields.get("ratelimit-reset", "").strip()
     return (
         _seconds(reset)
         if reset.isascii() and reset.isdigit() and fields.get("ratelimit-remaining", "").strip() == "0"
         else None
     )
+
+
+def _exhausted_for(limit: str) -> float:
+    """Return for how many seconds nothing more is allowed, by one limit; 0.0 when something is."""
+    values = {_RATE_NAMES[name.lower()]: int(value) for name, value in _RATE_LIMIT.findall(limit)}
+    return float(values.get("t", 0)) if values.get("r") == 0 else 0.0
 
 
 def _seconds(digits: str) -> float:
@@ -88,9 +94,17 @@ def _seconds_until(date: str, now: datetime) -> float | None:
     return max(0.0, (when - now).total_seconds())
 
 
+def as_text(value: str) -> str:
+    """Return a field as its writer meant it: heads are read as Latin-1, but what is not ASCII is mostly UTF-8."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
+
+
 def parse_disposition(text: str) -> str:
     """Return the safe file name that a Content-Disposition suggests (RFC 6266), or ""."""
-    found = {name.lower(): value.strip() for name, value in _DISPOSITION.findall(";" + text)}
+    found = {name.lower(): value.strip() for name, value in _DISPOSITION.findall(";" + as_text(text))}
     charset, _, encoded = found.get("filename*", "").strip('"').partition("'")
     if charset.lower() in _CHARSETS:  # RFC 8187 section 3.2.1: others may be ignored, and Python has odd ones
         decoded = unquote(encoded.partition("'")[2], encoding=charset, errors="replace")

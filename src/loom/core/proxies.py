@@ -56,18 +56,21 @@ def parse_proxy(text: str, name: str) -> Proxy:
 
 
 def is_bypassed(endpoint: Endpoint, no_proxy: str) -> bool:
-    """Return whether NO_PROXY exempts `endpoint`: `*`, host names with all below them, addresses, CIDR blocks."""
-    return any(_is_exempt(endpoint, entry.strip().lower()) for entry in no_proxy.split(","))
+    """Return whether NO_PROXY exempts `endpoint`: `*`, host names with all below them, addresses, CIDR blocks.
+
+    They stand apart by commas or blanks, each with a port if it is for that one only.
+    """
+    return any(_is_exempt(endpoint, entry) for entry in no_proxy.lower().replace(",", " ").split())
 
 
 def _is_exempt(endpoint: Endpoint, entry: str) -> bool:
-    if entry in ("", "*"):
-        return entry == "*"
+    if entry == "*":
+        return True
     host, _, port = entry.rpartition(":")
-    if port.isdigit() and ":" not in host.strip("[]"):
+    if port.isdigit() and host and (host.endswith("]") or ":" not in host):
         return int(port) == endpoint.port and _is_exempt(endpoint, host)
     try:
         return ip_address(endpoint.host) in ip_network(entry.strip("[]"), strict=False)
     except ValueError:
-        suffix = entry.removeprefix("*").lstrip(".")
+        suffix = entry.removeprefix("*").strip(".")
         return bool(suffix) and (endpoint.host == suffix or endpoint.host.endswith("." + suffix))

@@ -288,7 +288,7 @@ class Transfer:
         ready = [piece for piece in self._pieces if piece.not_before <= now]
         if not ready:
             return None
-        piece = max(ready, key=lambda p: p.end - p.start)
+        piece = max(ready, key=lambda p: (p.tries, p.end - p.start))  # what cannot be had should be known soon
         self._pieces.remove(piece)
         return self._start_run(worker, piece, Span(piece.start, self._share_end(piece)), now)
 
@@ -437,7 +437,8 @@ class Transfer:
         return served
 
     def _grow_limit(self, now: float) -> None:
-        if self._limit < self.workers and now - self._limit_changed > LIMIT_GROWTH_S:
+        peace_s = now - max(self._limit_changed, self.paused_until)
+        if self._limit < self.workers and peace_s > LIMIT_GROWTH_S:
             doubled = 2 * self._limit
             self._limit = doubled if doubled <= self._refused_above else self._limit + 1
             self._limit_changed = now

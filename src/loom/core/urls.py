@@ -48,8 +48,10 @@ class Url:
 def parse_url(text: str) -> Url:
     """Take an http(s) URL apart. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
     if any(c <= " " or c == "\x7f" for c in text):
-        raise UsageError(f"the URL holds a blank or a control character: {redact(_blankless(text))}", "quote it as %20")
+        shown = _redact_malformed(_blankless(text))
+        raise UsageError(f"the URL holds a blank or a control character: {shown}", "quote it as %20")
     try:
+        text.encode("utf-8", "surrogateescape")
         parts = urlsplit(text)
         port = parts.port
     except ValueError:  # its text quotes the user info
@@ -73,7 +75,7 @@ def join_url(base: Url, location: str) -> Url:
         joined = urljoin(origin, location.strip())
     except ValueError:
         raise UsageError(f"not a URL: {_redact_malformed(location)}") from None
-    return parse_url(_quote(joined, _KEPT_IN_QUERY + "#"))
+    return parse_url(_blankless(joined))
 
 
 def is_same_endpoint(one: Url, other: Url) -> bool:
@@ -107,9 +109,11 @@ def redact(url: str) -> str:
     except ValueError:
         return "(a malformed URL)"
     netloc = parts.netloc.rsplit("@", 1)[-1]
-    path = parts.path if parts.netloc else parts.path.rsplit("@", 1)[-1]  # user:password@host, without a scheme
+    scheme, path = parts.scheme, parts.path
+    if not netloc and "@" in path:  # user:password@host, without a scheme: what looks like one is the user
+        scheme, path = "", path.rsplit("@", 1)[-1]
     query = "&".join(map(_redact_pair, parts.query.split("&"))) if parts.query else ""
-    return urlunsplit((parts.scheme, netloc, path, query, ""))
+    return urlunsplit((scheme, netloc, path, query, ""))
 
 
 def _redact_pair(pair: str) -> str:
@@ -144,7 +148,8 @@ def _unquoted(text: str | None) -> str | None:
 
 
 def _blankless(text: str) -> str:
-    return "".join("%20" if c <= " " or c == "\x7f" else c for c in text)
+    """Percent-encode what no URL may hold as it is."""
+    return "".join(quote(c) if c <= " " or c == "\x7f" else c for c in text)
 
 
 def _scheme_message(text: str, scheme: str) -> str:

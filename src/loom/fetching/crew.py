@@ -41,10 +41,10 @@ class Crew:
     """Runs coroutines on loops while the caller's thread calls `tick` ten times a second."""
 
     def __init__(self, options: Options, tick: Callable[[], None]) -> None:
-        self._connector = Connector(options.ca_file)
+        connector = Connector(options.ca_file)
         self._tick = tick
-        self._loops = Loops()
-        self._pools = [Pool(self._connector)]
+        self._loops = Loops(useful_loops(options.workers))
+        self._pools = [Pool(connector) for _ in range(len(self._loops))]
         self._is_closed = False
 
     @property
@@ -59,13 +59,11 @@ class Crew:
             self._tick()
         return future.result()
 
-    def work(self, job: Job, count: int, first: tuple[Span, Reply] | None, *, is_tls: bool) -> None:
+    def work(self, job: Job, count: int, first: tuple[Span, Reply] | None) -> None:
         """Let `count` workers carry out the job, the first one beginning with `first` (a span adopted, its reply).
 
         Returns when every byte is in place. Raises the transfer's error; then the connections are closed already.
         """
-        self._loops.grow(useful_loops(count, is_tls=is_tls))
-        self._pools += [Pool(self._connector) for _ in range(len(self._pools), len(self._loops))]
         crew = [Worker(number, job, self._pools[number % len(self._loops)]) for number in range(count)]
         runs = [self._loops.submit(0, crew[0].run(*(first or ())))]
         runs += [self._loops.submit(worker.number, worker.run()) for worker in crew[1:]]

@@ -177,7 +177,7 @@ class _Fetch:
         if not transfer.is_complete:
             workers = self._fitting_workers(transfer.useful_workers())
             is_adopted = transfer.adopt(0, span, time.monotonic())
-            crew.work(job, workers, (span, reply) if is_adopted else None, is_tls=reply.is_tls)
+            crew.work(job, workers, (span, reply) if is_adopted else None)
             self._report.now()
         return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
 

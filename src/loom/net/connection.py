@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import socket
+import ssl
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,6 @@ from loom.net.pour import BUFFER_SIZE, Pour, Pourer, Sink
 from loom.net.ready import attempt, receive
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Mapping
 
     from loom.core.urls import Endpoint, Url
@@ -32,6 +33,19 @@ class Connection:
         self.endpoint = endpoint
         self.sock = sock
         self.is_reused = False
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the peer has neither closed it nor said anything unasked, which would be taken for a reply."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            return self.sock.pending() == 0
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def close(self) -> None:
         """Close the socket; nothing more can be asked."""
@@ -191,17 +205,24 @@ class Pool:
         Raises Stale, BadHead, ConnectionLost, ProxyRefused, ProxyUnreachable, OSError. The connection comes back with
         `put`.
         """
-        idle = self._idle.get(url.endpoint)
-        if idle:
-            connection = idle.pop()
-            connection.is_reused = True
-        else:
+        connection = self._take_idle(url.endpoint)
+        if connection is None:
             connection = Connection(await self._connector.open(url.endpoint), url.endpoint)
         try:
             return await connection.request(self._format(url, headers))
         except BaseException:
             connection.close()
             raise
+
+    def _take_idle(self, endpoint: Endpoint) -> Connection | None:
+        idle = self._idle.get(endpoint, [])
+        while idle:
+            connection = idle.pop()
+            if connection.is_quiet:
+                connection.is_reused = True
+                return connection
+            connection.close()
+        return None
 
     def put(self, response: Response) -> None:
         """Keep the connection for the next request if the reply was read to its end, else close it."""

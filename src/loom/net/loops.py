@@ -1,8 +1,4 @@
-"""Event loops: one asyncio loop in each of a few threads, as many as there are cores worth using.
-
-Decryption lets go of the interpreter lock, so TLS is worth a loop per core. Plain bytes are only copied by the kernel,
-and writes to one file take turns on its lock there: a second loop would wait for the first (docs/decisions).
-"""
+"""Event loops: one asyncio loop in each of a few threads, as many as there are cores worth using."""
 
 from __future__ import annotations
 
@@ -24,20 +20,15 @@ _CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"
 
 
 class Loops:
-    """Loops, numbered from 0, each in its daemon thread. There is one to begin with."""
+    """Loops 0 to count - 1, each in its daemon thread."""
 
-    def __init__(self) -> None:
-        self._loops: list[asyncio.AbstractEventLoop] = []
-        self._threads: list[threading.Thread] = []
-        self.grow(1)
-
-    def grow(self, count: int) -> None:
-        """Start loops until there are `count`."""
-        for number in range(len(self._loops), count):
-            loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=loop.run_forever, name=f"loom-loop-{number}", daemon=True)
-            self._loops.append(loop)
-            self._threads.append(thread)
+    def __init__(self, count: int) -> None:
+        self._loops = [asyncio.new_event_loop() for _ in range(count)]
+        self._threads = [
+            threading.Thread(target=loop.run_forever, name=f"loom-loop-{number}", daemon=True)
+            for number, loop in enumerate(self._loops)
+        ]
+        for thread in self._threads:
             thread.start()
 
     def __len__(self) -> int:
@@ -68,9 +59,9 @@ async def _cancel_others() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def useful_loops(workers: int, *, is_tls: bool) -> int:
-    """Return how many loops serve `workers` best: one, or for TLS at most one per core that this process may use."""
-    return max(1, min(workers, usable_cores(), MAX_LOOPS)) if is_tls else 1
+def useful_loops(workers: int) -> int:
+    """Return how many loops serve `workers` best: at most one per core that this process may use."""
+    return max(1, min(workers, usable_cores(), MAX_LOOPS))
 
 
 def usable_cores() -> int:

@@ -27,6 +27,7 @@ from loom.core.faults import Fault, Remedy
 from loom.core.headers import (
     ContentRange,
     Version,
+    as_text,
     parse_content_range,
     parse_disposition,
     parse_version,
@@ -74,11 +75,6 @@ class Reply:
     version: Version
     name: str = ""
     is_unchanged: bool = False
-
-    @property
-    def is_tls(self) -> bool:
-        """Whether it came encrypted."""
-        return self.response.connection.endpoint.scheme == "https"
 
 
 class HttpSource:
@@ -281,15 +277,18 @@ class HttpSource:
         return Reply(response, Span(0, 0), parse_version(response.head.fields, size))
 
     def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
-        """Return the span that the body brings. Content-Range decides, whatever the status (HARD_CASES 2)."""
+        """Return the span that the body brings, as far as it was asked for; some servers send all from its start.
+
+        Content-Range decides, whatever the status (HARD_CASES 2).
+        """
         start, end = content_range.start, content_range.end
-        if start is None or end is None or start != asked.start or end > asked.end:
+        if start is None or end is None or start != asked.start:
             raise self._bad("answered with another range than the one asked for", Remedy.RETRY)
         if head.length is not None and head.length != end - start:
             raise self._bad("announced a body and a range of different lengths", Remedy.RETRY)
         if head.length is None:
             raise self._bad("sent a range without its length", Remedy.NONE)
-        return Span(start, end)
+        return Span(start, min(end, asked.end))
 
     def _refuse_unusable(self, head: Head) -> None:
         """Refuse bodies that are not the object's bytes: compressed, several parts, or a web page."""
@@ -391,7 +390,7 @@ def _throttled(url: Url, status: int, wait_s: float | None) -> OriginThrottled:
 def _next_hop(url: Url, location: str) -> Url:
     """Return where a redirect leads. Raises Fault for a place that must not be followed."""
     try:
-        hop = join_url(url, location)
+        hop = join_url(url, as_text(location))
     except UsageError as error:
         raise Fault(Remedy.NONE, OriginError(f"{url} redirects to a place that is no use: {error}")) from error
     if url.endpoint.scheme == "https" and hop.endpoint.scheme == "http":

@@ -6,8 +6,9 @@
     synced 2
 
 One line of JSON, then one line per chunk, written after the chunk's bytes were. `synced 2` vouches for the first two
-chunks of the list. Only whole lines count, so an append that was cut off is as good as absent. After a reboot (another
-boot id) page cache that was never written back is gone: then only the chunks that were synced are believed.
+chunks of the list. Only whole lines count, so an append that was cut off is as good as absent; and only those before
+the first one that makes no sense, since some file systems leave holes after a power cut (XFS: blocks of zeros). After a
+reboot (another boot id) page cache that was never written back is gone: then only the synced chunks are believed.
 """
 
 from __future__ import annotations
@@ -57,16 +58,26 @@ def read_journal(path: Path, reference: str, boot_id: str) -> Record | None:
         return None
     is_same_boot = bool(boot_id) and header.get("boot_id") == boot_id
     count = chunk_count(int(header["size"]), record.chunk_size)
-    chunks = [int(line) for line in lines[1:] if line.isdigit() and len(line) < 12 and int(line) < count]
-    synced = list(dict.fromkeys(chunks[: _vouched_for(lines)]))
+    chunks, vouched_for = _read_lines(lines[1:], count)
+    synced = list(dict.fromkeys(chunks[:vouched_for]))
     done = list(dict.fromkeys(chunks)) if is_same_boot else synced
     return Record(reference, version, record.chunk_size, tuple(done), len(synced))
 
 
-def _vouched_for(lines: list[bytes]) -> int:
-    """Return the number in the last `synced` line, 0 if there is none."""
-    numbers = [line.split()[-1] for line in lines if line.startswith(b"synced ")]
-    return int(numbers[-1]) if numbers and numbers[-1].isdigit() and len(numbers[-1]) < 12 else 0
+def _read_lines(lines: list[bytes], count: int) -> tuple[list[int], int]:
+    """Return the chunks, each below `count`, and how many of them the last `synced` line vouches for."""
+    chunks: list[int] = []
+    synced = 0
+    for line in lines:
+        word, _, digits = line.rpartition(b" ")
+        number = int(digits) if digits.isdigit() and len(digits) < 12 else -1
+        if word == b"synced" and 0 <= number <= len(chunks):
+            synced = number
+        elif word == b"" and 0 <= number < count:
+            chunks.append(number)
+        else:
+            break
+    return chunks, synced
 
 
 def format_header(record: Record, boot_id: str) -> bytes:

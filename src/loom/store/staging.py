@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 XATTR = "user.loom.origin"
 """The extended attribute that tells of a published file which version of which reference it is."""
 
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+"""A link that somebody planted under our name must not make us write elsewhere."""
+
 _MAX_NAME = 255
 """Bytes in a file's name: what ext4, XFS, tmpfs, NFS and APFS take."""
 
@@ -48,14 +51,18 @@ class Staging:
         self._fd = -1
         self._journal = -1
         self._on_record: set[int] = set()
+        self._can_vouch = True
         self._writes = threading.Lock()
 
     # Claiming
 
     def try_claim(self) -> bool:
-        """Take the lock; False when another process holds it. Where there are no locks, everybody gets it."""
+        """Take the lock; False when another process holds it, or did so a moment ago: then ask again.
+
+        Where there are no locks, everybody gets it.
+        """
         with _faults("open", self._journal_path):
-            fd = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -65,7 +72,7 @@ class Staging:
             pass  # this file system has no locks: correctness does not rest on them
         if not _is_same_file(fd, self._journal_path):
             os.close(fd)  # its owner has published and removed it between our open and our lock
-            return self.try_claim()
+            return False
         self._lock = fd
         return True
 
@@ -113,7 +120,7 @@ class Staging:
             if self._lock is not None:
                 os.ftruncate(self._lock, 0)  # first: an old journal must never meet a new part
             self._part_path.unlink(missing_ok=True)
-        flags = os.O_RDWR | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_RDWR | os.O_CLOEXEC | _NOFOLLOW
         return os.open(self._part_path, flags if keep else flags | os.O_CREAT | os.O_EXCL, 0o666)
 
     def _begin_journal(self, text: bytes) -> None:
@@ -151,24 +158,40 @@ class Staging:
         """Put chunks whose bytes are written on record."""
         with self._writes:
             new = [index for index in indexes if index not in self._on_record]
-            self._on_record.update(new)
             if new and self._journal >= 0:
-                with _faults("write", self._journal_path):
-                    os.write(self._journal, format_chunks(new))
+                self._append(format_chunks(new))
+                self._on_record.update(new)
+
+    def _append(self, text: bytes) -> None:
+        """Append whole lines to the journal. After a failure nothing more: it would join on to half a line."""
+        try:
+            if os.write(self._journal, text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.close(self._journal)
+            self._journal = -1
+            raise _translate(error, "write", self._journal_path) from error
 
     def sync(self) -> None:
-        """Bring what is on record to the disk, and say so in the journal."""
+        """Bring what is on record to the disk, and say so in the journal. Raises StoreFull, StoreError.
+
+        After a failure nothing is vouched for any more: the next sync would succeed without the pages that this one
+        lost (https://wiki.postgresql.org/wiki/Fsync_Errors).
+        """
         with self._writes:
-            if self._journal < 0:
+            if self._journal < 0 or not self._can_vouch:
                 return
             recorded, part = len(self._on_record), os.dup(self._fd)
+        self._can_vouch = False
         try:
-            os.fsync(part)
+            with _faults("sync", self._part_path):
+                os.fsync(part)
         finally:
             os.close(part)
+        self._can_vouch = True
         with self._writes:
             if self._journal >= 0:
-                os.write(self._journal, format_synced(recorded))
+                self._append(format_synced(recorded))
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the part from `offset`."""

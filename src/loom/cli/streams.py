@@ -1,0 +1,55 @@
+"""stdin, stdout and stderr at the process's edges: closed, full, or with nobody left to read them.
+
+Rule: this module is imported before anything else, so it imports nothing that the interpreter has not loaded already.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # typing itself would cost 9 ms
+if TYPE_CHECKING:
+    from typing import TextIO
+
+
+def open_streams() -> None:
+    """Make sure that descriptors 0 to 2 and the streams on them exist.
+
+    Whoever starts us may have closed some (`2>&-`, a daemon): sys.stderr is None then, and the next file opened, the
+    model perhaps, would get the number 2 and with it whatever a library prints there.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def close_streams(code: int) -> int:
+    """Flush what was printed; return the exit code.
+
+    A stream that cannot be flushed now would fail again when the interpreter ends, which then complains and turns any
+    exit code into 120. What goes to stderr is only talk; a result lost on stdout is at least exit code 1.
+    """
+    if not _flushes(sys.stderr):
+        _drop(sys.stderr.fileno())
+    if not _flushes(sys.stdout):
+        _drop(sys.stdout.fileno())
+        return code or 1
+    return code
+
+
+def _flushes(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _drop(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)

@@ -1,0 +1,86 @@
+"""Command lines that are wrong: what is guessed, and what is never repeated."""
+
+from __future__ import annotations
+
+import pytest
+
+from loom.cli.parser import config_parser, fetch_parser, main_parser, no_such_command, parse
+from loom.errors import UsageError
+
+
+def _refusal(parser, arguments) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        parse(parser, arguments)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["https://h/x", "--tokn", "s3cret"],
+        ["https://h/x", "--tokn=s3cret"],
+        ["https://h/x", "--headr", "Authorization: Bearer s3cret"],
+        ["https://h/x", "https://h/y?sig=s3cret"],
+        ["https://h/x", "-ts3cret"],
+        ["https://h/x", "-qs3cret"],
+        ["https://h/x", "--json=s3cret"],
+    ],
+)
+def test_a_refused_command_line_is_not_repeated(arguments) -> None:
+    """Behind a mistyped flag may stand a token, behind a second URL a signature."""
+    for parser in (fetch_parser(), main_parser()):
+        error = _refusal(parser, arguments)
+        assert "s3cret" not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    "word", ["https://user:s3cret@h/x", "https://h/x?sig=s3cret", "h/x?sig=s3cret", "u:s3cret@h/x"]
+)
+def test_a_url_in_a_commands_place_is_not_repeated_with_its_secrets(word) -> None:
+    """The hint says `loom fetch URL`, and quotes the URL only when there is nothing to hide."""
+    error = no_such_command(word)
+    assert error.message == "a URL is not a command"
+    assert error.hint == "did you mean `loom fetch URL`?"
+    assert no_such_command("https://h/x").hint == "did you mean `loom fetch https://h/x`?"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--wrkers", "3", "https://h/x"], "there is no flag --wrkers", "did you mean --workers?"),
+        (["--versio"], "there is no flag --versio", "see `loom fetch --help`"),
+        (["-V"], "there is no flag -V", "see `loom fetch --help`"),
+        (["a", "b", "c"], "2 arguments too many for `loom fetch`", "see `loom fetch --help`"),
+        (["--workers"], "argument --workers: expected one argument", "see `loom fetch --help`"),
+    ],
+)
+def test_mistakes_get_a_hint(arguments, message, hint) -> None:
+    """A mistyped flag is told, with a guess, before anything that is missing because of it."""
+    error = _refusal(fetch_parser(), arguments)
+    assert (error.message, error.hint) == (message, hint)
+
+
+def test_a_command_behind_flags_is_told_to_come_first() -> None:
+    """`loom --workers 3 fetch URL` is no riddle."""
+    error = _refusal(main_parser(), ["--workers", "3", "fetch", "https://h/x"])
+    assert error.hint == "write: loom fetch ..."
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["U", "-o", "F", "-q"],
+        ["-o", "F", "U", "-q"],
+        ["-q", "-o", "F", "U"],
+        ["-q", "-oF", "--", "U"],
+    ],
+)
+def test_the_url_may_stand_anywhere(arguments) -> None:
+    """Flags may come before and after it."""
+    raw = parse(fetch_parser(), arguments)
+    assert (raw["url"], raw["out"], raw["quiet"]) == ("U", "F", True)
+
+
+def test_config_takes_no_arguments() -> None:
+    """A stray word after `loom config` is an error."""
+    assert "too many" in _refusal(config_parser(), ["x"]).message

@@ -1,0 +1,65 @@
+"""Does what came look like what was asked for?"""
+
+from __future__ import annotations
+
+import pytest
+
+from loom.core.content import is_page_as_weights, is_unwanted_page, judge_beginning
+
+PAGE = b"<!DOCTYPE html><title>Sign in</title>"
+HEADER = (1000).to_bytes(8, "little") + b'{"__metadata__":{}}'
+
+
+@pytest.mark.parametrize(
+    ("content_type", "name", "is_unwanted"),
+    [
+        ("text/html", "model.gguf", True),
+        ("Text/HTML; charset=utf-8", "model.gguf", True),
+        ("application/xhtml+xml", "output", True),
+        ("text/html", "index.html", False),
+        ("text/html", "INDEX.HTM", False),
+        ("application/octet-stream", "model.gguf", False),
+        ("text/plain", "model.gguf", False),
+        ("", "model.gguf", False),
+    ],
+)
+def test_pages_are_wanted_only_by_name(content_type: str, name: str, is_unwanted: bool) -> None:
+    """A web page is welcome where its name says that one is expected."""
+    assert is_unwanted_page(content_type, name) == is_unwanted
+
+
+@pytest.mark.parametrize(
+    ("beginning", "name", "is_page"),
+    [
+        (PAGE, "model.gguf", True),
+        (b"\xef\xbb\xbf \r\n\t<html>", "model.SAFETENSORS", True),
+        (b"<HEAD>", "model.bin", True),
+        (PAGE, "page.html", False),
+        (PAGE, "output", False),
+        (b"GGUF" + PAGE, "model.gguf", False),
+        (b"", "model.gguf", False),
+    ],
+)
+def test_a_page_saved_as_weights_is_noticed(beginning: bytes, name: str, is_page: bool) -> None:
+    """A sign-in page begins as pages do, however it was announced."""
+    assert is_page_as_weights(beginning, name) == is_page
+
+
+@pytest.mark.parametrize(
+    ("beginning", "name", "is_odd"),
+    [
+        (b"GGUF\x03", "model.gguf", False),
+        (b"GGML", "model.gguf", True),
+        (b"", "model.gguf", True),
+        (HEADER, "model.safetensors", False),
+        (PAGE, "model.safetensors", True),
+        (HEADER[:8], "model.safetensors", True),
+        (b"anything", "model.bin", False),
+        (b"anything", "model", False),
+    ],
+)
+def test_a_missing_magic_is_worth_a_warning(beginning: bytes, name: str, is_odd: bool) -> None:
+    """The warning names the file; where a format has no magic, there is nothing to say."""
+    warning = judge_beginning(beginning, name)
+    assert bool(warning) == is_odd
+    assert name in warning or not is_odd

@@ -1,0 +1,170 @@
+"""What header fields mean."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loom.core.headers import (
+    ContentRange,
+    Version,
+    as_text,
+    parse_content_range,
+    parse_disposition,
+    parse_length,
+    parse_version,
+    parse_wait,
+)
+
+ANYTHING = st.text("".join(map(chr, range(256))) + "bytes=0123456789/*-;,\"'%", max_size=60)
+NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("bytes 0-9/100", ContentRange(0, 10, 100)),
+        ("Bytes  5-5/*", ContentRange(5, 6, None)),
+        ("bytes */0", ContentRange(None, None, 0)),
+        ("bytes 9-0/100", None),
+        ("bytes 0-100/100", None),
+        ("bytes 0-9", None),
+        ("items 0-9/100", None),
+        ("bytes 0-9/" + "9" * 30, None),
+        ("bytes \u0660-\u0669/\u0661\u0660", None),
+        ("bytes 0-9/10, bytes 0-9/10", None),
+        ("bytes */*", ContentRange(None, None, None)),
+        ("", None),
+    ],
+)
+def test_content_range(text, parsed) -> None:
+    """Only ranges that make sense are believed."""
+    assert parse_content_range(text) == parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [("10", 10), (" 10 ", 10), ("10, 10", 10), ("10, 11", None), ("-1", None), ("1e3", None), ("", None), ("²", None),
+     ("5,", None), ("9" * 18, 10**18 - 1), ("9" * 19, None), ("9" * 5000, None)],
+)  # fmt: skip
+def test_content_length(text, length) -> None:
+    """A list of equal numbers is one number; anything doubtful is none."""
+    assert parse_length(text) == length
+
+
+@pytest.mark.parametrize(
+    ("fields", "wait_s"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "Mon, 23 Nov 2026 12:00:30 GMT"}, 30.0),
+        ({"retry-after": "Mon, 23 Nov 2026 11:00:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "Mon, 23 Nov 2026 12:00:30 -0000"}, 30.0),
+        ({"retry-after": "Mon, 23 Nov 2026 12:00:30 +9999"}, None),
+        ({"retry-after": "Mon, 23 Nov 99999 12:00:30 GMT"}, None),
+        ({"retry-after": "9" * 5000}, 1e9),
+        ({"retry-after": "²"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "3", "ratelimit": '"default";r=0;t=87'}, 3.0),
+        ({"ratelimit": '"burst";r=0;t=87, "daily";r=5;t=1'}, 87.0),
+        ({"ratelimit": '"burst";r=5;t=1, "daily";t=87;r=0'}, 87.0),
+        ({"ratelimit": '"burst";r=0;t=2, "daily";r=0;t=87'}, 87.0),
+        ({"ratelimit": "r=\u0660;t=\u0663"}, None),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "²"}, None),
+        ({"ratelimit": '"default";r=0;t=87'}, 87.0),
+        ({"ratelimit": "limit=100, remaining=0, reset=12"}, 12.0),
+        ({"ratelimit": '"default";r=5;t=87'}, None),
+        ({"ratelimit-remaining": "0", "ratelimit-reset": "9"}, 9.0),
+        ({"ratelimit-remaining": "3", "ratelimit-reset": "9"}, None),
+        ({}, None),
+    ],
+)
+def test_how_long_to_wait(fields, wait_s) -> None:
+    """Retry-After in both forms, RateLimit in its three; None when nobody says."""
+    assert parse_wait(fields, NOW) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("attachment; filename=model.gguf", "model.gguf"),
+        ('attachment; filename="a b.gguf"', "a b.gguf"),
+        ('attachment; filename="../../etc/passwd"', "passwd"),
+        ('attachment; filename="..\\\\..\\\\x.gguf"', "x.gguf"),
+        ("attachment; filename*=UTF-8''m%C3%B6del.gguf; filename=x", "mödel.gguf"),
+        ("attachment; filename*=UTF-8''..%2F..%2Fx", "x"),
+        ('attachment; filename=".bashrc"', ""),
+        ("attachment; filename*=no-such-charset''x.gguf", ""),
+        ("attachment; filename*=no-such-charset''x%20; filename=y.gguf", "y.gguf"),
+        ("attachment; filename*=punycode''x%20; filename=y.gguf", "y.gguf"),
+        ("attachment; filename*=UTF-8'en'%e2%82%ac%20rates; filename=x", "€ rates"),
+        ("attachment; filename*=iso-8859-1''m%F6del.gguf", "mödel.gguf"),
+        ("attachment; filename*=UTF-8''%FF.gguf", "\ufffd.gguf"),
+        ('attachment; filename="mÃ¶del.gguf"', "mödel.gguf"),
+        ('attachment; filename="a\\"b;c.gguf"', 'a"b;c.gguf'),
+        ("attachment; filename=" + "x" * 300, "x" * 200),
+        ("attachment; filename=..", ""),
+        ("filename=x.gguf", "x.gguf"),
+        ("inline", ""),
+        ("", ""),
+    ],
+)
+def test_names_that_servers_suggest(text, name) -> None:
+    """The name is taken, the folders are not; hidden files and nonsense are no names."""
+    assert parse_disposition(text) == name
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Version(1, '"a"'), Version(1, '"a"'), True),
+        (Version(1, '"a"', "x"), Version(1, '"a"', "y"), True),
+        (Version(1, '"a"'), Version(1, '"b"'), False),
+        (Version(1, '"a"'), Version(2, '"a"'), False),
+        (Version(1, "", "x"), Version(1, "", "y"), False),
+        (Version(1, '"a"', "x"), Version(1, "", "x"), True),
+        (Version(1, 'W/"a"', "x"), Version(1, 'W/"a"', "y"), False),
+        (Version(None, '"a"'), Version(1, '"a"'), True),
+    ],
+)
+def test_versions_match_unless_something_differs(one, other, same) -> None:
+    """A strong ETag decides; otherwise everything that both tell must be equal."""
+    assert one.matches(other) == other.matches(one) == same
+
+
+@given(ANYTHING)
+def test_no_field_is_too_odd(text) -> None:
+    """Servers write what they like: parsers answer, they do not raise."""
+    parse_content_range(text)
+    parse_length(text)
+    parse_wait({"retry-after": text}, NOW)
+    parse_wait({"ratelimit": text, "ratelimit-remaining": "0", "ratelimit-reset": text}, NOW)
+    name = parse_disposition("attachment; filename*=" + text)
+    assert "/" not in name + parse_disposition("attachment; filename=" + text)
+
+
+@given(st.integers(0, 10**17), st.integers(1, 10**17), st.integers(0, 10**17))
+def test_a_content_range_is_read_as_it_was_written(start, size, beyond) -> None:
+    """Inclusive on the wire, half-open inside."""
+    end = start + size
+    parsed = parse_content_range(f"bytes {start}-{end - 1}/{end + beyond}")
+    assert parsed == ContentRange(start, end, end + beyond)
+
+
+@pytest.mark.parametrize(
+    ("field", "text"), [("mÃ¶del", "mödel"), ("m\xf6del", "mödel"), ("plain", "plain"), ("中", "中")]
+)
+def test_fields_are_mostly_utf_8(field, text) -> None:
+    """Heads are read as Latin-1; what their writer meant is mostly UTF-8, and else Latin-1."""
+    assert as_text(field) == text
+
+
+def test_a_version_tells_what_pins_it() -> None:
+    """Only a strong ETag may go into If-Range; without any validator nothing is known."""
+    version = parse_version({"etag": ' "a" ', "last-modified": "x"}, 5)
+    assert (version, version.is_strong, version.describe()) == (Version(5, '"a"', "x"), True, '"a"')
+    assert not Version(5, 'W/"a"').is_strong
+    assert (Version(5).is_known, Version(5).describe()) == (False, None)

@@ -1,0 +1,95 @@
+"""What a caller may choose."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options
+from loom.errors import UsageError
+
+SECRET = "s3cr3tXYZ"
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("workers", 1, MAX_WORKERS),
+        ("chunk_size", MIN_CHUNK_SIZE, MAX_CHUNK_SIZE),
+        ("retries", 0, 100),
+        ("backoff_s", 0, 3600),
+        ("timeout_s", 0.001, 86400),
+    ],
+)
+def test_bounds(name: str, low: float, high: float) -> None:
+    """The bounds themselves are allowed, what lies beyond is refused by name; so is what is no number."""
+    assert getattr(Options(**{name: low}), name) == low
+    assert getattr(Options(**{name: high}), name) == high
+    for value in (low - 1, high + 1, math.nan, math.inf, -math.inf, True, None, "5"):
+        with pytest.raises(UsageError, match=name):
+            Options(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["workers", "chunk_size", "retries"])
+def test_what_is_counted_is_whole(name: str) -> None:
+    """There are no halves of workers, bytes and tries."""
+    with pytest.raises(UsageError, match="whole"):
+        Options(**{name: 65536.5 if name == "chunk_size" else 1.5})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:", "a\r\nb", "ä", "a\0", "\tx"])
+def test_names_of_headers(name: str) -> None:
+    """A name that would break the request's head is refused."""
+    with pytest.raises(UsageError, match="not a header name"):
+        Options(headers={name: "x"})
+
+
+@given(st.text("ab \t", max_size=4), st.sampled_from("\r\n\0"), st.text("ab \t", max_size=4))
+def test_header_injection(before: str, breaks: str, after: str) -> None:
+    """No value can begin a line of its own; the error does not repeat it."""
+    with pytest.raises(UsageError) as caught:
+        Options(headers={"X-Key": SECRET + before + breaks + after})
+    assert SECRET not in str(caught.value) + caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["Host", "RANGE", "If-Range", "Accept-Encoding", "connection", "Content-Length"])
+def test_headers_that_the_engine_sets(name: str) -> None:
+    """What a fetch cannot work with otherwise is not for callers to set."""
+    with pytest.raises(UsageError, match="set by Loom itself"):
+        Options(headers={name: "x"})
+
+
+@pytest.mark.parametrize("token", ["", " ", "a\nb", "tökén", "a\0b", "a\x7f"])
+def test_tokens_that_no_header_can_carry(token: str) -> None:
+    """A token is printable ASCII; the error does not repeat it."""
+    with pytest.raises(UsageError, match="token") as caught:
+        Options(token=SECRET + token if token.strip() else token)
+    assert SECRET not in str(caught.value)
+
+
+def test_the_token_wins_over_a_header() -> None:
+    """--token replaces an Authorization header, whatever its case; other headers stay."""
+    options = Options(headers={"AUTHORIZATION": "Basic x", "X-Y": "z"}, token="t")
+    assert options.request_headers() == {"X-Y": "z", "Authorization": "Bearer t"}
+    assert Options(headers={"a": "b"}).request_headers() == {"a": "b"}
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither headers nor the token stand in what a log would print."""
+    assert SECRET not in repr(Options(headers={"X-Key": SECRET}, token=SECRET))
+
+
+@pytest.mark.parametrize("text", ["ab" * 32, "AB" * 32, "sha256:" + "ab" * 32, f" {'ab' * 32}\n"])
+def test_digests_are_normalised(text: str) -> None:
+    """However a publisher writes it, a digest is 64 small hexadecimal digits."""
+    assert Options(sha256=text).sha256 == "ab" * 32
+
+
+@pytest.mark.parametrize("text", ["", "ab", "xy" * 32, "md5:" + "ab" * 32, "ab" * 33, "²" * 64])
+def test_what_is_no_digest(text: str) -> None:
+    """Anything else is refused, before a byte is fetched."""
+    with pytest.raises(UsageError, match="64 hexadecimal"):
+        Options(sha256=text)

@@ -1,0 +1,179 @@
+"""The journal: what an unfinished file can be believed to hold."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loom.core.headers import Version
+from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
+from loom.store.journal import Record, format_chunks, format_header, format_synced, read_boot_id, read_journal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REFERENCE = "ab" * 32
+BOOT = "boot-1"
+CHUNK = MIN_CHUNK_SIZE
+VERSION = Version(10 * CHUNK, '"etag"', "Mon, 23 Nov 2026 12:00:00 GMT")
+HEADER = format_header(Record(REFERENCE, VERSION, CHUNK), BOOT)
+SAME_BOOT, OTHER_BOOT = BOOT, "boot-2"
+
+numbers = st.integers(0, 9)
+
+
+class Journal:
+    """A journal in memory: what `read_journal` makes of some bytes."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def read_bytes(self) -> bytes:
+        return self._text
+
+
+def read(text: bytes, boot_id: str = SAME_BOOT, reference: str = REFERENCE) -> Record | None:
+    return read_journal(Journal(text), reference, boot_id)  # type: ignore[arg-type]
+
+
+def done(text: bytes, boot_id: str = SAME_BOOT) -> tuple[int, ...]:
+    record = read(text, boot_id)
+    assert record is not None
+    return record.done
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """A journal on disk says what was put into it."""
+    path = tmp_path / "journal"
+    path.write_bytes(HEADER + format_chunks([3, 1]) + format_synced(2) + format_chunks([7]))
+    assert read_journal(path, REFERENCE, BOOT) == Record(REFERENCE, VERSION, CHUNK, (3, 1, 7), 2)
+
+
+def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
+    """Nothing proves nothing; neither does a folder."""
+    assert read_journal(tmp_path / "journal", REFERENCE, BOOT) is None
+    assert read_journal(tmp_path, REFERENCE, BOOT) is None
+
+
+@given(st.permutations(range(10)), st.integers(0, 200))
+def test_wherever_it_is_torn(chunks: list[int], cut: int) -> None:
+    """Of a journal that was cut off anywhere, the whole lines count, in order, and nothing else."""
+    text = HEADER + format_chunks(chunks)
+    record = read(text[:cut] if cut < len(HEADER) else text[: cut - len(HEADER)])
+    if record is not None:
+        assert list(record.done) == chunks[: len(record.done)]
+
+
+@given(st.binary(max_size=60), st.lists(numbers, max_size=5))
+def test_garbage_after_the_truth(garbage: bytes, chunks: list[int]) -> None:
+    """Whatever follows, what was on record stays on record, and no chunk beyond the file is believed."""
+    believed = done(HEADER + format_chunks(chunks) + b"garbage\n" + garbage)
+    assert list(believed) == list(dict.fromkeys(chunks))
+
+
+@given(st.binary(max_size=200))
+def test_garbage_from_the_start(garbage: bytes) -> None:
+    """Anything can be read, and proves nothing."""
+    assert read(garbage) is None
+    assert read(garbage + b"\n1\n") is None
+
+
+@given(st.lists(st.one_of(numbers, st.tuples(st.integers(0, 12))), max_size=20))
+def test_another_boot_believes_only_what_was_synced(lines: list[int | tuple[int]]) -> None:
+    """After a reboot the chunks before the last `synced` line count, as far as it vouches; else all do."""
+    text, chunks, vouched = HEADER, [], 0
+    for line in lines:
+        if isinstance(line, int):
+            text += format_chunks([line])
+            chunks.append(line)
+        elif line[0] <= len(chunks):
+            vouched = line[0]
+            text += format_synced(vouched)
+    assert list(done(text, OTHER_BOOT)) == list(dict.fromkeys(chunks[:vouched]))
+    assert list(done(text, SAME_BOOT)) == list(dict.fromkeys(chunks))
+
+
+def test_a_hole_is_the_end() -> None:
+    """Behind blocks of zeros, which a power cut can leave, no line vouches for the ones before."""
+    text = HEADER + format_chunks([1]) + bytes(4096) + b"\n" + format_chunks([2]) + format_synced(3)
+    assert (done(text, OTHER_BOOT), done(text, SAME_BOOT)) == ((), (1,))
+
+
+def test_more_is_vouched_for_than_there_is() -> None:
+    """A `synced` line that counts more chunks than stand before it makes no sense."""
+    assert done(HEADER + format_chunks([1]) + format_synced(2) + format_chunks([2]), OTHER_BOOT) == ()
+
+
+@pytest.mark.parametrize("boot_id", ["", OTHER_BOOT])
+def test_no_boot_id_is_another_boot(boot_id: str) -> None:
+    """Where the system does not tell its boots apart, each may be another."""
+    header = format_header(Record(REFERENCE, VERSION, CHUNK), "")
+    assert done(header + format_chunks([1, 2]) + format_synced(1), boot_id) == (1,)
+
+
+@pytest.mark.parametrize("line", [b"10", b"99999999999", b"9" * 5000, b"-1", b"1e0", b" 1", b"", b"synced", b"\xb2"])
+def test_lines_that_are_no_chunk(line: bytes) -> None:
+    """Beyond the size, negative, too long to be read, or no number: not believed, nor what follows."""
+    assert done(HEADER + format_chunks([4]) + line + b"\n" + format_chunks([5])) == (4,)
+
+
+def test_another_reference() -> None:
+    """A journal left by another URL is not believed."""
+    assert read(HEADER + format_chunks([1]), reference="cd" * 32) is None
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"loom": 2},
+        {"loom": None},
+        {"size": "x"},
+        {"size": None},
+        {"size": 1e999},
+        {"chunk_size": MIN_CHUNK_SIZE - 1},
+        {"chunk_size": MAX_CHUNK_SIZE + 1},
+        {"chunk_size": 0},
+        {"chunk_size": []},
+        {"reference": None},
+    ],
+)
+def test_headers_that_cannot_be(lie: dict[str, object]) -> None:
+    """A header out of bounds is as good as none."""
+    header = json.dumps({**json.loads(HEADER), **lie}).encode() + b"\n"
+    assert read(header + format_chunks([1])) is None
+
+
+@pytest.mark.parametrize("size", [-1, -CHUNK, 0])
+def test_a_file_without_bytes_has_no_chunks(size: int) -> None:
+    """Whatever stands there, none of it is a chunk of such a file."""
+    header = json.dumps({**json.loads(HEADER), "size": size}).encode() + b"\n"
+    assert done(header + format_chunks([0])) == ()
+
+
+def test_a_header_without_its_end() -> None:
+    """A header that was cut off proves nothing."""
+    assert read(HEADER[:-1]) is None
+    assert read(b"") is None
+
+
+def test_odd_validators_survive() -> None:
+    """What a server puts into its ETag cannot break the journal."""
+    version = Version(CHUNK, '"a\n1\n\u2028\xff"', "x\ny")
+    record = read(format_header(Record(REFERENCE, version, CHUNK), BOOT) + format_chunks([0]))
+    assert record == Record(REFERENCE, version, CHUNK, (0,))
+
+
+def test_the_boot_id() -> None:
+    """It is one word, or nothing; and the same twice."""
+    assert read_boot_id() == read_boot_id()
+    assert len(read_boot_id().split()) <= 1
+
+
+def test_no_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system without the file has no boot id."""
+    monkeypatch.setattr("loom.store.journal._BOOT_ID", "/nowhere/boot_id")
+    assert read_boot_id() == ""
