@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import tests.core.conftest  # noqa: F401 - hypothesis as in the core
 from loom.store.staging import Staging
 
 if TYPE_CHECKING:

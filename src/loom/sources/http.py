@@ -12,16 +12,12 @@ The caller's headers go to the host of the reference and to no other (HARD_CASES
 from __future__ import annotations
 
 import asyncio
-import base64
 import math
-import socket
-import ssl
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from loom import __version__
 from loom.core.content import is_unwanted_page
 from loom.core.faults import Fault, Remedy
 from loom.core.headers import (
@@ -34,20 +30,17 @@ from loom.core.headers import (
     parse_wait,
 )
 from loom.core.ranges import Span, format_range
-from loom.core.urls import Url, is_same_endpoint, join_url, parse_url
+from loom.core.urls import Url, join_url, parse_url
 from loom.errors import (
     AccessDenied,
-    LoomError,
     NotFound,
     OriginChanged,
     OriginError,
     OriginThrottled,
-    OriginUnreachable,
     UsageError,
 )
-from loom.net.connect import ProxyRefused, ProxyUnreachable
-from loom.net.connection import Stale
-from loom.net.head import BadHead
+from loom.sources.credentials import base_headers, headers_for, may_see_headers
+from loom.sources.faults import fault_of
 
 if TYPE_CHECKING:
     from loom.core.options import Options
@@ -60,7 +53,6 @@ MAX_REDIRECTS = 10
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRANSIENT = frozenset((408, 425, 500, 502, 504, 520, 521, 522, 523, 524))
 _RESOLVE_POLL_S = 0.02
-_PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
 
 
 @dataclass
@@ -90,7 +82,7 @@ class HttpSource:
         self.round_trip_s = math.inf
         self._name = name
         self._timeout_s = options.timeout_s
-        self._headers = _over_base(_with_userinfo(options.request_headers(), self.reference))
+        self._headers = headers_for(self.reference, options.request_headers())
         self._target: Url | None = None
         self._is_proved = False
         self._is_resolving = False
@@ -140,7 +132,7 @@ class HttpSource:
 
     def lost(self, error: Exception) -> Fault:
         """Return what an error on a reply's body means."""
-        return self._lost(self._target or self.reference, error)
+        return fault_of(self._target or self.reference, error, self._timeout_s)
 
     # Requests
 
@@ -208,7 +200,7 @@ class HttpSource:
                 await response.skip()
             except OSError as error:
                 response.connection.close()
-                raise self._lost(url, error) from error
+                raise fault_of(url, error, self._timeout_s) from error
             except BaseException:
                 response.connection.close()
                 raise
@@ -216,14 +208,14 @@ class HttpSource:
         raise Fault(Remedy.NONE, OriginError(f"{self.reference} redirects in circles", "check the URL"))
 
     async def _exchange(self, pool: Pool, url: Url, headers: dict[str, str]) -> Response:
-        own = self._headers if _may_see_headers(self.reference, url) else _base_headers()
+        own = self._headers if may_see_headers(self.reference, url) else base_headers()
         with self._lock:
             self.requests += 1
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await pool.get(url, {**own, **headers})
         except (OSError, TimeoutError) as error:
-            raise self._lost(url, error) from error
+            raise fault_of(url, error, self._timeout_s) from error
         except UsageError as error:
             raise Fault(Remedy.NONE, error) from error
         self.round_trip_s = min(self.round_trip_s, response.waited_s)
@@ -333,44 +325,6 @@ class HttpSource:
             return AccessDenied(f"{url} denies access ({status})", "a signed URL may have expired: get a new one")
         return AccessDenied(f"{url} denies access ({status})", "check --token or --header")
 
-    def _lost(self, url: Url, error: Exception) -> Fault:
-        """Put an error of the network into words, and say what helps."""
-        where = url.endpoint.authority
-        if isinstance(error, Stale):
-            return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection"))
-        if isinstance(error, ssl.SSLCertVerificationError):
-            hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
-            reason = error.verify_message or error.reason
-            return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
-        if isinstance(error, ProxyUnreachable):
-            message = f"{error}: {describe_os_error(error.cause)}"
-            return Fault(_connect_remedy(error.cause), OriginUnreachable(message, _PROXY_HINT))
-        if isinstance(error, socket.gaierror):
-            remedy = _connect_remedy(error)
-            return Fault(remedy, OriginUnreachable(f"cannot resolve {url.endpoint.host}", "check the name and the DNS"))
-        if isinstance(error, ProxyRefused):
-            remedy = Remedy.RETRY if error.status >= 500 else Remedy.NONE
-            kind: type[LoomError] = AccessDenied if error.status in (401, 403, 407) else OriginUnreachable
-            return Fault(remedy, kind(f"{error} for {where}", _PROXY_HINT))
-        if isinstance(error, TimeoutError) and not error.errno:
-            what = f"{where} did not answer within {self._timeout_s:g} s"
-            return Fault(Remedy.RETRY, OriginUnreachable(what, "--timeout waits longer"))
-        if isinstance(error, BadHead):
-            return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}"))
-        return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {describe_os_error(error)}"))
-
-
-def _connect_remedy(error: OSError) -> Remedy:
-    """A name that does not exist will not exist a second later; everything else may pass."""
-    is_final = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
-    return Remedy.NONE if is_final else Remedy.RETRY
-
-
-def describe_os_error(error: Exception) -> str:
-    """Return an OSError's reason in lower-case words, without its number."""
-    text = getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error) or type(error).__name__
-    return str(text)[:1].lower() + str(text)[1:]
-
 
 def _content_range(head: Head) -> ContentRange | None:
     text = head.fields.get("content-range")
@@ -397,30 +351,3 @@ def _next_hop(url: Url, location: str) -> Url:
         message = f"{url} redirects from https to plain http"
         raise Fault(Remedy.NONE, OriginError(message, "if you trust that network, give the http:// URL itself"))
     return hop
-
-
-def _may_see_headers(reference: Url, url: Url) -> bool:
-    """The same endpoint; or the same host on its default ports, upgraded from http to https."""
-    if is_same_endpoint(reference, url):
-        return True
-    one, two = reference.endpoint, url.endpoint
-    return (one.host, one.scheme, one.port, two.scheme, two.port) == (two.host, "http", 80, "https", 443)
-
-
-def _base_headers() -> dict[str, str]:
-    """Return what every request carries. Identity: ranges of a compressed body would be of no use."""
-    return {"User-Agent": f"loom/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
-
-
-def _over_base(headers: dict[str, str]) -> dict[str, str]:
-    """Add what every request carries, where the caller says nothing else."""
-    names = {name.lower() for name in headers}
-    return {name: value for name, value in _base_headers().items() if name.lower() not in names} | headers
-
-
-def _with_userinfo(headers: dict[str, str], url: Url) -> dict[str, str]:
-    """Add user:password@ of the URL as Basic credentials (RFC 7617), unless the caller gave others."""
-    if url.username is None or any(name.lower() == "authorization" for name in headers):
-        return headers
-    pair = f"{url.username}:{url.password or ''}".encode()
-    return {**headers, "Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}

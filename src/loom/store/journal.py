@@ -69,11 +69,11 @@ def _read_lines(lines: list[bytes], count: int) -> tuple[list[int], int]:
     chunks: list[int] = []
     synced = 0
     for line in lines:
-        word, _, digits = line.rpartition(b" ")
+        digits = line.removeprefix(b"synced ")
         number = int(digits) if digits.isdigit() and len(digits) < 12 else -1
-        if word == b"synced" and 0 <= number <= len(chunks):
+        if digits != line and 0 <= number <= len(chunks):
             synced = number
-        elif word == b"" and 0 <= number < count:
+        elif digits == line and 0 <= number < count:
             chunks.append(number)
         else:
             break

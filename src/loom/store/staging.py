@@ -107,8 +107,7 @@ class Staging:
         with _faults("write", self._part_path):
             self._fd = self._open_part(keep=resumed is not None)
             if version.size is not None:
-                os.ftruncate(self._fd, version.size)
-                self._require_room(version.size - os.fstat(self._fd).st_blocks * 512, is_new=resumed is None)
+                self._make_room(version.size, is_new=resumed is None)
         done, synced = (resumed.done, resumed.synced) if resumed else ((), 0)
         self._on_record = set(done)
         if version.size is not None:
@@ -244,14 +243,22 @@ class Staging:
             if self._lock is not None and _is_same_file(self._lock, self._journal_path):
                 self._journal_path.unlink()
 
-    def _require_room(self, needed: int, *, is_new: bool) -> None:
-        """Refuse at once what cannot fit, rather than after an hour (HARD_CASES 14); leave no empty part behind."""
+    def _make_room(self, size: int, *, is_new: bool) -> None:
+        """Give the part its size, or leave no empty one behind."""
+        try:
+            self._require_room(size - os.fstat(self._fd).st_blocks * 512)
+            os.ftruncate(self._fd, size)
+        except (OSError, StoreFull):
+            if is_new:
+                self.discard()
+            raise
+
+    def _require_room(self, needed: int) -> None:
+        """Refuse at once what cannot fit, rather than after an hour (HARD_CASES 14)."""
         stats = os.fstatvfs(self._fd)
         free = stats.f_bavail * stats.f_frsize
         if needed > free:
             message = f"{self.out.parent} has {free / 1e6:,.0f} MB free and the file needs {needed / 1e6:,.0f} MB more"
-            if is_new:
-                self.discard()
             raise StoreFull(message, "make room, or choose another --out")
 
 
@@ -294,6 +301,8 @@ def _translate(error: OSError, verb: str, path: Path) -> StoreError:
     hint = "check the folder's owner and permissions" if error.errno in (errno.EACCES, errno.EPERM) else ""
     if error.errno == errno.EROFS:
         hint = "the file system is read-only: choose another --out"
+    if error.errno == errno.EFBIG:
+        hint = "the file system does not take files so large: choose another --out"
     return StoreError(f"cannot {verb} {path}: {reason}", hint)
 
 

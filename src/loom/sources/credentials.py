@@ -1,0 +1,48 @@
+"""What requests carry, and who may see it: the caller's headers go to the host of the reference alone.
+
+requests, httpx, aria2 and others have forwarded cookies, tokens or custom headers to wherever a redirect led
+(HARD_CASES 20); here nothing of the caller's leaves its host.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from loom import __version__
+from loom.core.urls import Url, is_same_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def headers_for(reference: Url, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return all fields for requests to the reference's own host: the caller's, and what every request carries."""
+    return _over_base(_with_userinfo(dict(chosen), reference))
+
+
+def may_see_headers(reference: Url, url: Url) -> bool:
+    """The same endpoint; or the same host on its default ports, upgraded from http to https."""
+    if is_same_endpoint(reference, url):
+        return True
+    one, two = reference.endpoint, url.endpoint
+    return (one.host, one.scheme, one.port, two.scheme, two.port) == (two.host, "http", 80, "https", 443)
+
+
+def base_headers() -> dict[str, str]:
+    """Return what every request carries. Identity: ranges of a compressed body would be of no use."""
+    return {"User-Agent": f"loom/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
+
+
+def _over_base(headers: dict[str, str]) -> dict[str, str]:
+    """Add what every request carries, where the caller says nothing else."""
+    names = {name.lower() for name in headers}
+    return {name: value for name, value in base_headers().items() if name.lower() not in names} | headers
+
+
+def _with_userinfo(headers: dict[str, str], url: Url) -> dict[str, str]:
+    """Add user:password@ of the URL as Basic credentials (RFC 7617), unless the caller gave others."""
+    if url.username is None or any(name.lower() == "authorization" for name in headers):
+        return headers
+    pair = f"{url.username}:{url.password or ''}".encode()
+    return {**headers, "Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}

@@ -1,0 +1,57 @@
+"""Errors of the network, put into words: what failed where, whether another try can help, what the user can do."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from loom.core.faults import Fault, Remedy
+from loom.errors import AccessDenied, LoomError, OriginError, OriginUnreachable
+from loom.net.connect import ProxyRefused, ProxyUnreachable
+from loom.net.connection import Stale
+from loom.net.head import BadHead
+
+if TYPE_CHECKING:
+    from loom.core.urls import Url
+
+_PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+
+
+def fault_of(url: Url, error: Exception, timeout_s: float) -> Fault:
+    """Put an error of the network, met on the way to `url`, into words, and say what helps."""
+    where = url.endpoint.authority
+    if isinstance(error, Stale):
+        return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection"))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
+        reason = error.verify_message or error.reason
+        return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
+    if isinstance(error, ProxyUnreachable):
+        message = f"{error}: {_describe(error.cause)}"
+        return Fault(_connect_remedy(error.cause), OriginUnreachable(message, _PROXY_HINT))
+    if isinstance(error, socket.gaierror):
+        remedy = _connect_remedy(error)
+        return Fault(remedy, OriginUnreachable(f"cannot resolve {url.endpoint.host}", "check the name and the DNS"))
+    if isinstance(error, ProxyRefused):
+        remedy = Remedy.RETRY if error.status >= 500 else Remedy.NONE
+        kind: type[LoomError] = AccessDenied if error.status in (401, 403, 407) else OriginUnreachable
+        return Fault(remedy, kind(f"{error} for {where}", _PROXY_HINT))
+    if isinstance(error, TimeoutError) and not error.errno:
+        what = f"{where} did not answer within {timeout_s:g} s"
+        return Fault(Remedy.RETRY, OriginUnreachable(what, "--timeout waits longer"))
+    if isinstance(error, BadHead):
+        return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}"))
+    return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {_describe(error)}"))
+
+
+def _connect_remedy(error: OSError) -> Remedy:
+    """A name that does not exist will not exist a second later; everything else may pass."""
+    is_final = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
+    return Remedy.NONE if is_final else Remedy.RETRY
+
+
+def _describe(error: Exception) -> str:
+    """Return an OSError's reason in lower-case words, without its number."""
+    text = getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error) or type(error).__name__
+    return str(text)[:1].lower() + str(text)[1:]
