@@ -137,7 +137,7 @@ def test_a_default_file_out_of_reach_is_no_file(monkeypatch) -> None:
         ({"header": {"X-Key": "s3cret"}}, "c.toml: header cannot be a table"),
         ({"header": [3]}, "c.toml: header cannot be a number"),
         ({"fetch": {"workers": 3}}, "c.toml: there is no setting 'fetch'"),
-        ({"sha256": "00"}, "c.toml: sha256 belongs to one call"),
+        ({"out": "x"}, "c.toml: out belongs to one call"),
         ({"url": "https://h/x"}, "c.toml: url belongs to one call"),
     ],
 )

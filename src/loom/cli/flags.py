@@ -127,7 +127,7 @@ URL = Flag("url", parse_text, None, "URL", "what to fetch: http or https", scope
 
 FETCH_FLAGS = (
     Flag("workers", parse_count, _OPTIONS.workers, "N", "most range requests at once, 1 to 1024", "workers"),
-    Flag("sha256", parse_text, None, "HEX", "digest that the file must have", "sha256", scope="call"),
+    Flag("sha256", parse_text, None, "HEX", "digest that the file must have", "sha256"),
     Flag("token", parse_text, None, "TOKEN", "sent as a bearer token to the host of the URL alone", "token",
          is_secret=True),
     Flag("header", parse_header, (), "'K: V'", "sent to the host of the URL alone; may be given several times",

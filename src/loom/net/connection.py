@@ -118,7 +118,7 @@ class Response:
         offset = 0
         body = _chunks(reader) if self.head.is_chunked else _until_closed(reader)
         async for data in body:
-            sink.write(memoryview(data), offset)
+            sink.write(data, offset)
             offset += len(data)
             accept(len(data))
         if self.head.is_chunked:
@@ -129,8 +129,8 @@ class Response:
         """Read a short body to its end, so that the connection stays usable; a longer one is left alone."""
         if self._left is None or self._left > most:
             return
-        self._left -= min(len(self._early), self._left)
-        self._early = b""
+        taken = min(len(self._early), self._left)
+        self._left, self._early = self._left - taken, self._early[taken:]
         while self._left:
             data = await receive(self.connection.sock, min(self._left, most))
             if not data:
@@ -143,26 +143,33 @@ class _Reader:
 
     def __init__(self, sock: socket.socket, early: bytes) -> None:
         self._sock = sock
-        self.rest = early
+        self._data = early
+        self._at = 0
 
-    async def some(self, most: int) -> bytes:
-        """Return 1 to `most` bytes, or b"" at the end of the stream."""
-        if not self.rest:
-            self.rest = await receive(self._sock, BUFFER_SIZE)
-        data, self.rest = self.rest[:most], self.rest[most:]
-        return data
+    @property
+    def rest(self) -> bytes:
+        """What was read ahead and not taken."""
+        return self._data[self._at :]
+
+    async def some(self, most: int) -> memoryview:
+        """Return 1 to `most` bytes, or none at the end of the stream."""
+        if self._at == len(self._data):
+            self._data, self._at = await receive(self._sock, BUFFER_SIZE), 0
+        start = self._at
+        self._at = min(start + most, len(self._data))
+        return memoryview(self._data)[start : self._at]
 
     async def line(self) -> bytes:
         """Return one line without its end."""
-        while b"\n" not in self.rest:
-            if len(self.rest) > MAX_CHUNK_LINE:
+        while (end := self._data.find(b"\n", self._at)) < 0:
+            if len(self._data) - self._at > MAX_CHUNK_LINE:
                 raise BadHead("a line of the chunked body has no end")
             more = await receive(self._sock, BUFFER_SIZE)
             if not more:
                 raise ConnectionLost("closed within the body")
-            self.rest += more
-        line, _, self.rest = self.rest.partition(b"\n")
-        return line.rstrip(b"\r")
+            self._data, self._at = self.rest + more, 0
+        line, self._at = self._data[self._at : end], end + 1
+        return line.removesuffix(b"\r")
 
 
 async def _chunks(reader: _Reader):  # type: ignore[no-untyped-def]  # noqa: ANN202 - an async generator of bytes

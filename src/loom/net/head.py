@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
-import io
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +20,12 @@ READ_SIZE = 8 * 1024
 """Bytes per read while looking for the head's end; what is read beyond it is the body's beginning."""
 
 
-_FIELD = re.compile(rb"[!-9;-~]+:")
+_HEAD_END = re.compile(rb"\n\r?\n")
+"""A blank line; a line may end without its CR (RFC 9112 section 2.2)."""
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: .*)?", re.DOTALL)
+_NAME = re.compile(rb"[!-9;-~]+")
+_BLANKS = bytes.maketrans(b"\r\0", b"  ")
 
 
 class BadHead(OSError):
@@ -71,10 +74,9 @@ async def read_head(sock: socket.socket) -> tuple[Head, bytes]:
     """
     data = b""
     while True:
-        head_end = data.find(b"\r\n\r\n")
-        if head_end >= 0:
-            head = parse_head(data[: head_end + 4])
-            data = data[head_end + 4 :]
+        if head_end := _HEAD_END.search(data):
+            head = parse_head(data[: head_end.end()])
+            data = data[head_end.end() :]
             if head.status >= 200:
                 return head, data
             continue
@@ -89,23 +91,34 @@ async def read_head(sock: socket.socket) -> tuple[Head, bytes]:
 
 
 def parse_head(data: bytes) -> Head:
-    """Parse one head, blank line included."""
-    line, _, rest = data.partition(b"\r\n")
-    version, _, status = line.partition(b" ")
-    if version not in (b"HTTP/1.1", b"HTTP/1.0") or not (status[:3].isdigit() and len(status[:3]) == 3):
-        raise BadHead(f"not an HTTP/1 status line: {line[:40]!r}")
-    for one in rest.split(b"\n"):
-        if one.strip() and one[:1] not in b" \t" and not _FIELD.match(one):
-            raise BadHead(f"not a header field: {one[:40]!r}")  # the parser would stop here, and lose the rest
-    try:
-        message = http.client.parse_headers(io.BytesIO(rest))
-    except http.client.HTTPException as error:
-        raise BadHead(f"the head of the reply is malformed: {error}") from error
-    fields: dict[str, str] = {}
-    for name, value in message.items():
-        key = name.lower()
-        fields[key] = f"{fields[key]}, {value}" if key in fields else value
-    coding = fields.get("transfer-encoding", "chunked").strip().lower()
+    """Parse one head, blank line included. Raises BadHead."""
+    start, *lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
+    status = _STATUS_LINE.fullmatch(start)
+    if status is None:
+        raise BadHead(f"not an HTTP/1 status line: {start[:40]!r}")
+    fields = _parse_fields(lines)
+    coding = fields.get("transfer-encoding", "chunked").lower()
     if coding not in ("chunked", "identity"):
         raise BadHead(f"a transfer coding that nobody asked for: {coding[:40]}")
-    return Head(int(status[:3]), fields, is_http_1_0=version == b"HTTP/1.0")
+    return Head(int(status[2]), fields, is_http_1_0=status[1] == b"0")
+
+
+def _parse_fields(lines: list[bytes]) -> dict[str, str]:
+    """Parse field lines (RFC 9112 section 5). Stricter than http.client, which loses what follows a malformed one."""
+    fields: dict[str, list[str]] = {}
+    values: list[str] = []
+    for line in filter(None, lines):
+        if line[:1] in b" \t":  # folded: obsolete, and to be read as one blank (section 5.2)
+            values[-1:] = [f"{value} {_decode(line)}".strip() for value in values[-1:]]
+            continue
+        name, colon, value = line.partition(b":")
+        if not colon or not _NAME.fullmatch(name):
+            raise BadHead(f"not a header field: {line[:40]!r}")
+        values = fields.setdefault(name.decode("ascii").lower(), [])
+        values.append(_decode(value))
+    return {name: ", ".join(values) for name, values in fields.items()}
+
+
+def _decode(value: bytes) -> str:
+    """Return a value, or a part of one, as text. What would break a line elsewhere becomes a blank (section 2.2)."""
+    return value.translate(_BLANKS).decode("latin-1").strip(" \t")
