@@ -52,9 +52,10 @@ def left_behind(nginx, tmp_path_factory):
     file, copy, out = Served(nginx, "unfinished.bin"), folder / "copy", folder / "model.bin"
     file.change(random.Random(SIZE).randbytes(SIZE))
     shutil.copy2(file.path, copy)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "*")
-        loom.fetch(file.url, out, on_progress=stop_when(8 * CHUNK), workers=4, headers={"X-Rate": "250k"}, **QUICK)
+        with pytest.raises(Stop):
+            loom.fetch(file.url, out, on_progress=stop_when(8 * CHUNK), workers=4, headers={"X-Rate": "250k"}, **QUICK)
     yield file, copy, out
     file.path.unlink()
 

@@ -166,10 +166,10 @@ def test_case_16_throttled_for_ever(origin, getter):
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_case_16_a_limit_on_requests_at_once(origin, getter, most):
-    """An origin that serves only a few requests at once gets no more, and the fetch ends well all the same."""
+    """An origin that refuses more than a few requests at once is not given up: fewer are sent."""
     limit = AllowsAtOnce(most)
-    receipt = getter.right(origin.put("/m", THING, limit, paced(16 * 1024, 0.002)), DATA, workers=16)
-    assert receipt.retries >= limit.refused > 0
+    getter.right(origin.put("/m", THING, limit, paced(4 * 1024, 0.001)), DATA, workers=16)
+    assert limit.refused < len(origin.requests)
 
 
 @pytest.mark.parametrize("extra", [(), (ignores_ranges,)], ids=["ranges", "stream"])

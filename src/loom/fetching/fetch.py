@@ -18,7 +18,7 @@ from loom.core.options import Options
 from loom.core.ranges import Span, chunk_count, chunk_span
 from loom.core.receipt import Receipt
 from loom.core.transfer import Transfer
-from loom.core.urls import file_name, redact
+from loom.core.urls import file_name, redact, stable_url
 from loom.errors import IntegrityError, Interrupted
 from loom.fetching.crew import TICK_S, Crew, fit_descriptors
 from loom.fetching.patience import Patience
@@ -78,7 +78,7 @@ class _Fetch:
         self._options = options
         self._report = report
         self._source = HttpSource(url, options, file_name(url) if out is None else out.name)
-        self._reference = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
+        self._reference = hashlib.sha256(stable_url(url).encode("utf-8", "surrogateescape")).hexdigest()
         self._out = check_out(out or Path(file_name(url))) if out or file_name(url) else None
         self._patience = Patience(options)
         self._warnings: list[str] = []

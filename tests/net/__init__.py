@@ -1,0 +1,1 @@
+"""Tests of sockets: real ones, on loopback."""
