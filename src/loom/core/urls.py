@@ -18,9 +18,9 @@ _OPEN_QUERY_NAMES = frozenset(("download", "filename", "ref", "rev", "revision",
 
 _SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
 _SIGNATURE_NAMES = frozenset(
-    "awsaccesskeyid googleaccessid signature expires key-pair-id policy "
-    "sig se sp spr sr st sv skoid sktid skt ske sks skv".split()
-)
+    ("awsaccesskeyid", "googleaccessid", "signature", "expires", "key-pair-id", "policy", "sig", "se", "sp", "spr",
+     "sr", "st", "sv", "skoid", "sktid", "skt", "ske", "sks", "skv")
+)  # fmt: skip
 """Query parameters of signed URLs: S3 (versions 4 and 2), CloudFront, Google Cloud Storage, Azure's SAS."""
 
 
