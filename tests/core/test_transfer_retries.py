@@ -10,7 +10,7 @@ from loom.core.faults import MAX_AT_ONCE, Fault, Remedy
 from loom.core.options import MIN_CHUNK_SIZE, Options
 from loom.core.ranges import Span
 from loom.core.transfer import Transfer, Wait
-from loom.errors import NotFound
+from loom.errors import NotFound, OriginUnreachable
 from tests.core.simulator import Ending, Reply, Request, Simulation, at_once, lost
 
 CHUNK = MIN_CHUNK_SIZE
@@ -208,3 +208,24 @@ def test_a_retry_of_what_has_come_meanwhile_is_not_made() -> None:
     transfer.received(0, CHUNK, 0.1)
     transfer.failed(0, lost(), 0.2)
     assert (transfer.is_complete, transfer.retries) == (True, 0)
+
+
+def test_whoever_takes_bytes_over_takes_over_their_tries() -> None:
+    """A few bytes are no headway: a hedge of a piece that has failed before does not begin its count anew."""
+    options = Options(workers=2, chunk_size=65536, retries=1, backoff_s=0.0)
+    transfer = Transfer(4 * 65536, options)
+    healthy, failing = transfer.next(0, 0.0), transfer.next(1, 0.0)
+    assert isinstance(healthy, Span)
+    assert isinstance(failing, Span)
+    transfer.opened(0, 0.1)
+    transfer.failed(1, Fault(Remedy.RETRY, OriginUnreachable("lost")), 0.1)
+    assert transfer.next(1, 0.2) == failing
+    transfer.opened(1, 0.3)
+    transfer.received(1, 10, 0.3)
+    transfer.received(0, healthy.size, 1.0)
+    transfer.ended(0, 1.0)
+    hedge = transfer.next(0, 60.0)
+    assert hedge == Span(failing.start + 10, failing.end)
+    transfer.failed(1, Fault(Remedy.AT_ONCE, OriginUnreachable("lost")), 60.0)
+    transfer.failed(0, Fault(Remedy.RETRY, OriginUnreachable("lost")), 60.1)
+    assert isinstance(transfer.error, OriginUnreachable)

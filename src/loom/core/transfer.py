@@ -112,11 +112,6 @@ class _Run:
     def left(self) -> int:
         return max(0, self.end - self.pos)
 
-    def far_part(self, start: int) -> _Piece:
-        """Return [start, end) for somebody else to ask for; with the tries it has cost, unless bytes have come."""
-        tries = self.piece.tries if self.pos == self.piece.start else 0
-        return replace(self.piece, start=start, end=self.end, tries=tries)
-
 
 class Transfer:
     """One file of known size, fetched by up to `options.workers` workers, numbered from 0.
@@ -385,7 +380,7 @@ class Transfer:
         after_s = max((cut - victim.pos) / rate, self._latency_s + (victim.end - cut) / typical)
         if victim.end - cut < MIN_STEAL or ends_in_s - after_s < max(MIN_GAIN_S, self._latency_s / 2):
             return None
-        stolen = victim.far_part(cut)
+        stolen = self._far_part(victim, cut, now)
         victim.end = cut
         self._open_run(worker, stolen, now)
         return Span(stolen.start, stolen.end)
@@ -400,7 +395,7 @@ class Transfer:
 
     def _hedge(self, worker: int, victim: _Run, now: float) -> Span:
         victim.hedged = True
-        run = self._open_run(worker, victim.far_part(victim.pos), now)
+        run = self._open_run(worker, self._far_part(victim, victim.pos, now), now)
         run.hedged = True
         return Span(run.pos, run.end)
 
@@ -416,16 +411,22 @@ class Transfer:
     # Trying again
 
     def _count_try(self, run: _Run, fault: Fault, now: float) -> int:
-        """Return the tries that the rest of `run` has cost. Headway starts the count afresh.
+        """Return the tries that the rest of `run` has cost, this failure among them.
 
-        Throttling is not the bytes' fault: so does anybody's headway then.
+        Throttling is not the bytes' fault: then anybody's headway starts the count afresh.
         """
+        is_served = fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen
+        return 1 if is_served else self._tries(run, now) + 1
+
+    def _tries(self, run: _Run, now: float) -> int:
+        """Return the tries that `run` took over, none once it has made headway: a few bytes are none."""
         brought, lasted_s = run.pos - run.piece.start, now - run.asked_at
         is_slow_but_alive = lasted_s >= self._options.timeout_s and brought >= STARVED_BYTES_PER_SECOND * lasted_s
-        if brought >= min(HEADWAY, self.chunk_size) or is_slow_but_alive:
-            return 1
-        is_served = fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen
-        return 1 if is_served else run.piece.tries + 1
+        return 0 if brought >= min(HEADWAY, self.chunk_size) or is_slow_but_alive else run.piece.tries
+
+    def _far_part(self, run: _Run, start: int, now: float) -> _Piece:
+        """Return [start, end) of `run` for somebody else to ask for, with the tries that it has cost."""
+        return replace(run.piece, start=start, end=run.end, tries=self._tries(run, now))
 
     def _lower_limit(self, run: _Run, now: float) -> int:
         """Lower the limit, but only once for all those that were sent together; return how many are being served."""

@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, TypeVar
 
-from loom.core.faults import Fault, Remedy, retry_delay
+from loom.core.faults import MAX_AT_ONCE, Fault, Remedy, retry_delay
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from loom.core.options import Options
 
 T = TypeVar("T")
-
-MAX_AT_ONCE = 16
-"""Immediate retries in a row: more stale connections than this means that something else is wrong."""
 
 
 class Patience:
