@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import TYPE_CHECKING, NoReturn
 
 from loom.cli.flags import FETCH_FLAGS, OUT, OUTPUT_FLAGS, URL, Flag
@@ -43,6 +42,8 @@ class Parser(argparse.ArgumentParser):
         """
         wrong = next((word.partition("=")[0] for word in extras if word.startswith("-")), "")
         if wrong.startswith("--"):
+            import difflib
+
             close = difflib.get_close_matches(wrong, list(self._option_string_actions), 1, 0.7)
             raise UsageError(f"there is no flag {wrong}", f"did you mean {close[0]}?" if close else self._see())
         if wrong:
@@ -62,6 +63,8 @@ def no_such_command(word: str) -> UsageError:
         return UsageError(
             "a URL is not a command", f"did you mean `loom fetch {word if redact(word) == word else 'URL'}`?"
         )
+    import difflib
+
     close = difflib.get_close_matches(word, list(COMMANDS), 1, 0.6)
     return UsageError(
         f"there is no command {word!r}", f"did you mean `loom {close[0]}`?" if close else "see `loom --help`"

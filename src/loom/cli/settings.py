@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from loom.cli.flags import (
@@ -96,6 +95,8 @@ def resolve(
 
 def _check_key(flag: Flag | None, key: str, path: str) -> None:
     if flag is None:
+        from difflib import get_close_matches
+
         close = get_close_matches(key.replace("-", "_"), [one.name for one in SETTINGS], 1)
         hint = f"did you mean {close[0]}?" if close else "`loom config` lists them all"
         raise UsageError(f"{path}: there is no setting {key!r}", hint)

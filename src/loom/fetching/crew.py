@@ -40,10 +40,10 @@ _OTHER_DESCRIPTORS = 64
 class Crew:
     """Runs coroutines on loops while the caller's thread calls `tick` ten times a second."""
 
-    def __init__(self, options: Options, tick: Callable[[], None]) -> None:
+    def __init__(self, options: Options, tick: Callable[[], None], *, decrypts: bool) -> None:
         connector = Connector(options.ca_file)
         self._tick = tick
-        self._loops = Loops(useful_loops(options.workers))
+        self._loops = Loops(useful_loops(options.workers, decrypts=decrypts))
         self._pools = [Pool(connector) for _ in range(len(self._loops))]
         self._is_closed = False
 

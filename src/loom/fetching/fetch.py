@@ -97,7 +97,7 @@ class _Fetch:
             if self._has_wanted_digest(self._out):
                 return self._receipt(have or Version(self._out.stat().st_size), "present")
             have = None
-        crew = self._crew = Crew(self._options, self._tick)
+        crew = self._crew = Crew(self._options, self._tick, decrypts=self._source.reference.endpoint.scheme == "https")
         reply = self._probed = crew.run(self._probe(crew, record, have))
         if reply.is_unchanged or (have is not None and have.is_known and reply.version == have):
             return self._receipt(reply.version, "present")

@@ -59,9 +59,13 @@ async def _cancel_others() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def useful_loops(workers: int) -> int:
-    """Return how many loops serve `workers` best: at most one per core that this process may use."""
-    return max(1, min(workers, usable_cores(), MAX_LOOPS))
+def useful_loops(workers: int, *, decrypts: bool) -> int:
+    """Return how many loops serve `workers` best: for TLS one per core that this process may use, up to MAX_LOOPS.
+
+    Plain HTTP gets one. Its work is the kernel's write into one file, which takes that file's lock: a second loop
+    would mostly spin on it (docs/decisions, a quarter more CPU time and nothing sooner).
+    """
+    return max(1, min(workers, usable_cores(), MAX_LOOPS)) if decrypts else 1
 
 
 def usable_cores() -> int:
