@@ -51,6 +51,7 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-settings"))
+    monkeypatch.setenv("LOOM_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{os.urandom(4).hex()}"))
 
 
 @pytest.fixture

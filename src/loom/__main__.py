@@ -23,9 +23,14 @@ def _run(arguments: list[str]) -> int:
 
         print(f"loom {__version__}")
         return 0
-    from loom.cli.main import run
+    from loom.cli.quick import answer
 
-    return run(arguments)
+    code = answer(arguments)
+    if code is None:
+        from loom.cli.main import run
+
+        code = run(arguments)
+    return code
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ __all__ = [
     "IntegrityError",
     "Interrupted",
     "LoomError",
+    "NotCached",
     "NotFound",
     "OriginChanged",
     "OriginError",
@@ -55,6 +56,12 @@ class NotFound(LoomError):
 
     exit_code = 4
     kind = "not-found"
+
+
+class NotCached(NotFound):
+    """With --offline, what is not in the cache cannot be had."""
+
+    kind = "not-cached"
 
 
 class AccessDenied(LoomError):

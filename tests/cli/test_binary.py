@@ -33,10 +33,10 @@ def origin(tmp_path_factory):
 
 @pytest.fixture
 def environ(tmp_path):
-    """An environment without proxies, settings or a home of the developer's."""
+    """An environment without proxies, settings or a home of the developer's; and without a cache."""
     gone = ("LOOM_", "PYTHONUNBUFFERED")  # unbuffered, what fails when the interpreter ends is not seen
     kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith(gone)}
-    return {**kept, "PYTHONPATH": str(SRC), "HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": ""}
+    return {**kept, "PYTHONPATH": str(SRC), "HOME": str(tmp_path / "home"), "XDG_CONFIG_HOME": "", "LOOM_NO_CACHE": "1"}
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def loom(tmp_path):
     def run(body: str, *arguments: str, shell: str = "", **more: str) -> subprocess.CompletedProcess[str]:
         script = tmp_path / "substitute.py"
         script.write_text(PRELUDE % body)
-        environ = {"PATH": os.defpath, "PYTHONPATH": str(SRC), "HOME": str(tmp_path)} | more
+        environ = {"PATH": os.defpath, "PYTHONPATH": str(SRC), "HOME": str(tmp_path), "LOOM_NO_CACHE": "1"} | more
         command = ["bash", "-c", f'"$@" {shell}', "-", sys.executable, str(script), *arguments]
         return subprocess.run(
             command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
@@ -84,7 +84,7 @@ def test_nobody_reads_the_result(arguments, buffering) -> None:
     """`loom --help | true`: no complaint, and an exit code of Loom's own."""
     read_end, write_end = os.pipe()
     os.close(read_end)
-    environ = {"PYTHONPATH": str(SRC)} | buffering
+    environ = {"PYTHONPATH": str(SRC), "LOOM_NO_CACHE": "1"} | buffering
     command = [sys.executable, "-m", "loom", *arguments]
     done = subprocess.run(command, env=environ, stdout=write_end, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(write_end)
@@ -128,7 +128,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path) -> None:
     script.write_text(PRELUDE % "signal.raise_signal(signal.SIGINT); return RECEIPT")
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        environ = {"PYTHONPATH": str(SRC)}
+        environ = {"PYTHONPATH": str(SRC), "LOOM_NO_CACHE": "1"}
         done = subprocess.run([sys.executable, script, *FETCH], env=environ, cwd=tmp_path, timeout=60, check=False)
     finally:
         signal.signal(signal.SIGINT, before)

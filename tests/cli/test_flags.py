@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from loom.cli.flags import FETCH_FLAGS, OUTPUT_FLAGS, SETTINGS, format_whole_size, parse_size
+from loom.cli.flags import ALL_FLAGS, SETTINGS, format_whole_size, parse_size
 from loom.cli.settings import config_path, options_of, read_config, resolve
 from loom.core.options import Options
 from loom.errors import UsageError
@@ -36,7 +36,7 @@ def test_whole_sizes_are_read_back(size: int) -> None:
 
 def test_every_option_has_a_flag() -> None:
     """No field of loom.Options is out of the command line's reach, and no flag sets a field that is not there."""
-    assert {flag.field for flag in FETCH_FLAGS if flag.field} == {field.name for field in dataclasses.fields(Options)}
+    assert {flag.field for flag in ALL_FLAGS if flag.field} == {field.name for field in dataclasses.fields(Options)}
 
 
 def test_defaults_are_those_of_the_library() -> None:
@@ -174,6 +174,6 @@ def test_a_file_that_is_not_toml_is_a_clear_error(tmp_path) -> None:
 
 def test_names_and_variables_are_unique() -> None:
     """No two settings share a flag, a letter or a variable."""
-    flags = FETCH_FLAGS + OUTPUT_FLAGS
+    flags = ALL_FLAGS
     for names in ([f.name for f in flags], [f.short for f in flags if f.short], [f.variable for f in SETTINGS]):
         assert len(names) == len(set(names))

@@ -8,7 +8,8 @@ from dataclasses import fields
 from loom.core.receipt import Receipt
 
 RECEIPT = Receipt(
-    "https://h/x", "/x", 3, 1.0, 3.0, 1, 0, 1, True, {"origin": 3}, 0, "fetched", None, '"etag"', ("odd", "but fine")
+    "https://h/x", "/x", 3, 1.0, 3.0, 1, 0, 1, True, {"origin": 3}, 0, "fetched", None, '"etag"',
+    "copy", "hard link: another device", ("odd", "but fine"),
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ SIZE = 20 * CHUNK + 123
 SECRET = "-secret"
 """What every token, password, cookie and signature of these tests ends with."""
 
-IMPATIENT: dict[str, Any] = {"chunk_size": CHUNK, "backoff_s": 0.01, "timeout_s": 0.5, "workers": 4}
+IMPATIENT: dict[str, Any] = {"chunk_size": CHUNK, "backoff_s": 0.01, "timeout_s": 0.5, "workers": 4, "no_cache": True}
 
 EXIT_CODES = {
     errors.UsageError: 2,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.origins.nginx import Nginx
 
 CHUNK = 65536
-QUICK = {"chunk_size": CHUNK, "backoff_s": 0.01, "timeout_s": 5.0}
+QUICK = {"chunk_size": CHUNK, "backoff_s": 0.01, "timeout_s": 5.0, "no_cache": True}
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ os.execvp("setpriv", [*bounds, sys.argv[1], *sys.argv[2:]])
 TELL = """
 import sys, loom
 try:
-    loom.fetch(*sys.argv[1:])
+    loom.fetch(*sys.argv[1:], no_cache=True)
 except loom.LoomError as error:
     print(error.kind, error.exit_code, bool(error.hint))
 """

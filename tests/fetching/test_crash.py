@@ -24,7 +24,7 @@ def watch(progress):
     if progress.received >= int(stop_at) and halts == "yes":
         time.sleep(600)  # bytes go on moving, but the end cannot come before the signal
 try:
-    loom.fetch(url, out, chunk_size=65536, workers=4, headers={"X-Rate": rate}, on_progress=watch)
+    loom.fetch(url, out, chunk_size=65536, no_cache=True, workers=4, headers={"X-Rate": rate}, on_progress=watch)
 except loom.Interrupted as error:
     print("interrupted", error, flush=True)
     sys.exit(error.exit_code)
@@ -153,7 +153,7 @@ _HEIR = """
 import loom, sys
 def watch(progress):
     print(progress.phase, flush=True)
-print(loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536, on_progress=watch).resumed)
+print(loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536, no_cache=True, on_progress=watch).resumed)
 """
 
 

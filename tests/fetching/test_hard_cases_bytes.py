@@ -147,7 +147,7 @@ def test_case_05_one_wrong_bit_in_a_stream(origin, getter):
 KILLED_AT_THE_RENAME = """
 import os, signal, sys, loom
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536)
+loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536, no_cache=True)
 """
 
 

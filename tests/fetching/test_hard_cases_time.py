@@ -111,7 +111,9 @@ def test_case_09_killed_and_started_again(origin, getter, python):
     """After kill -9 the next fetch asks only for what is not on record."""
     wire = Tripwire(SIZE // 2)
     url = origin.put("/m", THING, wire)
-    child = python("import loom, sys; loom.fetch(*sys.argv[1:], chunk_size=65536, workers=1)", url, str(getter.out))
+    child = python(
+        "import loom, sys; loom.fetch(*sys.argv[1:], no_cache=True, chunk_size=65536, workers=1)", url, str(getter.out)
+    )
     assert wire.tripped.wait(30)
     journal = getter.out.with_name(f".{getter.out.name}.loom.journal")
     while journal.read_bytes().count(b"\n") < 3:
@@ -209,7 +211,7 @@ def test_case_23_a_dead_address_comes_first(origin, getter, monkeypatch, dead):
 FEW_DESCRIPTORS = """
 import json, resource, sys, loom
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 90))
-print(json.dumps(loom.fetch(*sys.argv[1:], chunk_size=65536, workers=200).to_dict()))
+print(json.dumps(loom.fetch(*sys.argv[1:], no_cache=True, chunk_size=65536, workers=200).to_dict()))
 """
 
 

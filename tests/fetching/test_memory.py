@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 _CHILD = """
 import loom, sys
 url, out, workers, ca_file = sys.argv[1:5]
-loom.fetch(url, out, workers=int(workers), ca_file=ca_file or None, sha256=sys.argv[5] or None)
+loom.fetch(url, out, workers=int(workers), ca_file=ca_file or None, sha256=sys.argv[5] or None, no_cache=True)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 

@@ -143,7 +143,7 @@ def test_a_certificate_of_another_host(nginx, serve, tmp_path, monkeypatch):
 def test_ssl_cert_file_is_honoured(nginx, serve, tmp_path, python):
     """SSL_CERT_FILE names the authority to trust, as for any program that uses OpenSSL."""
     file, out = serve(3 * CHUNK), tmp_path / "model.bin"
-    script = "import loom, sys; print(loom.fetch(sys.argv[1], sys.argv[2]).outcome)"
+    script = "import loom, sys; print(loom.fetch(sys.argv[1], sys.argv[2], no_cache=True).outcome)"
     child = python(script, nginx.url(file.name, tls=True), str(out), SSL_CERT_FILE=str(nginx.ca_file))
     told, errors = child.communicate()
     assert (told, errors, child.returncode) == ("fetched\n", "", 0)
@@ -157,7 +157,7 @@ def test_two_processes_for_one_name(serve, tmp_path, python):
 import loom, sys
 print("ready", flush=True)
 sys.stdin.readline()
-print(loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536, headers={"X-Rate": "4m"}).outcome)
+print(loom.fetch(sys.argv[1], sys.argv[2], no_cache=True, chunk_size=65536, headers={"X-Rate": "4m"}).outcome)
 """
     children = [python(script, file.url, str(out)) for _ in range(2)]
     assert [child.stdout.readline() for child in children] == ["ready\n"] * 2

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from loom.core.headers import Version
 from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
-from loom.store.journal import Record, format_chunks, format_header, format_synced, read_boot_id, read_journal
+from loom.store.cache import read_boot_id
+from loom.store.journal import Record, format_chunks, format_header, format_synced, read_journal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -175,5 +176,5 @@ def test_the_boot_id() -> None:
 
 def test_no_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
     """A system without the file has no boot id."""
-    monkeypatch.setattr("loom.store.journal._BOOT_ID", "/nowhere/boot_id")
+    monkeypatch.setattr("loom.store.cache._BOOT_ID", "/nowhere/boot_id")
     assert read_boot_id() == ""

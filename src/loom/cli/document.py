@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom import errors
-from loom.cli.flags import FETCH_FLAGS, OUT, OUTPUT_FLAGS, URL
-from loom.cli.parser import COMMANDS
+from loom.cli.commands import COMMANDS
+from loom.cli.flags import ALL_FLAGS, OUT, URL
 from loom.core.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def cli_page() -> str:
               "`$XDG_CONFIG_HOME/loom/config.toml`, else `~/.config/loom/config.toml`.", ""]  # fmt: skip
     lines += ["`--url`, `--out` and `--sha256` belong to one call: they come from flags alone.", ""]
     lines += ["| flag | environment | file | default | |", "|---|---|---|---|---|"]
-    for flag in (URL, OUT, *FETCH_FLAGS, *OUTPUT_FLAGS):
+    for flag in (URL, OUT, *ALL_FLAGS):
         name = f"`{flag.option}`" + (f", `-{flag.short}`" if flag.short else "")
         variable, key = (f"`{flag.variable}`", f"`{flag.name}`") if flag.variable else ("", "")
         lines.append(f"| {name} {flag.metavar} | {variable} | {key} | {flag.shown_default} | {flag.help} |")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loom.core.options import Options
+from loom.core.options import LINKS, Options
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ _UNITS = {
     "M": 1000**2, "MB": 1000**2, "MIB": 1024**2,
     "G": 1000**3, "GB": 1000**3, "GIB": 1024**3,
 }  # fmt: skip
+
+_AGES = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Flag:
         """The default as help and docs show it; "" for none."""
         if self.default in (None, (), False):
             return ""
+        if isinstance(self.default, str):
+            return self.default
         return format_whole_size(self.default) if self.parse is parse_size else f"{self.default:g}"
 
     @property
@@ -94,6 +98,22 @@ def parse_seconds(text: str) -> float:
         return float(text.strip().removesuffix("s"))
     except ValueError:
         raise ValueError("a number of seconds") from None
+
+
+def parse_age(text: str) -> float:
+    """Parse a time with a unit, as seconds: 30d, 12h, 15min, 90s, 90."""
+    digits = text.strip().rstrip("adhimns")
+    try:
+        return float(digits) * _AGES[text.strip()[len(digits) :]]
+    except (ValueError, KeyError):
+        raise ValueError("a time such as 30d, 12h, 15min or 90s") from None
+
+
+def parse_link(text: str) -> str:
+    """Parse a way to link."""
+    if text not in LINKS:
+        raise ValueError(f"one of {', '.join(LINKS)}")
+    return text
 
 
 def parse_switch(text: str) -> bool:
@@ -141,7 +161,23 @@ FETCH_FLAGS = (
          "backoff_s"),
     Flag("timeout", parse_seconds, _OPTIONS.timeout_s, "SECONDS",
          "a connection that brings too little for so long is cut and tried again", "timeout_s"),
-    Flag("no_cache", parse_switch, False, "", "fetch straight to FILE (today the only way: there is no cache yet)"),
+)  # fmt: skip
+
+CACHE = Flag(
+    "cache", parse_text, None, "DIR", "the cache's folder (default: $XDG_CACHE_HOME/loom, ~/.cache/loom)", "cache"
+)
+
+CACHE_FLAGS = (
+    CACHE,
+    Flag("link", parse_link, _OPTIONS.link, "HOW", "how FILE gets its bytes: auto (hard link, else reflink, else "
+         "copy), hard, reflink, symlink, copy", "link"),
+    Flag("revalidate", parse_switch, False, "", "ask the origin whether what the cache has is current", "revalidate"),
+    Flag("max_age", parse_age, None, "AGE", "ask it when that was last done longer ago than this: 30d, 12h, 90s",
+         "max_age_s"),
+    Flag("offline", parse_switch, False, "", "never use the network; fail when the cache does not have it", "offline"),
+    Flag("max_cache_size", parse_size, None, "SIZE", "evict what was used least recently to stay within this",
+         "max_cache_size"),
+    Flag("no_cache", parse_switch, False, "", "fetch straight to FILE and leave the cache alone", "no_cache"),
 )  # fmt: skip
 
 JSON = Flag("json", parse_switch, False, "", "print one JSON object on stdout: the receipt, or the error")
@@ -154,7 +190,17 @@ OUTPUT_FLAGS = (
     CONFIG,
 )
 
-SETTINGS = tuple(flag for flag in FETCH_FLAGS + OUTPUT_FLAGS if flag.scope == "settings")
+CACHE_COMMAND_FLAGS = (
+    Flag("repair", parse_switch, False, "", "verify: also make lost records anew and remove what is of no use",
+         scope="call"),
+    Flag("max_size", parse_size, None, "SIZE", "gc: remove what was used least recently until so much is left",
+         scope="call"),
+    Flag("older_than", parse_age, None, "AGE", "gc: remove what was not used for so long: 30d, 12h", scope="call"),
+)  # fmt: skip
+
+ALL_FLAGS = FETCH_FLAGS + CACHE_FLAGS + OUTPUT_FLAGS
+
+SETTINGS = tuple(flag for flag in ALL_FLAGS if flag.scope == "settings")
 
 
 def parse_value(flag: Flag, text: str, where: str) -> Any:
@@ -182,6 +228,7 @@ def parse_toml(flag: Flag, value: Any, where: str) -> Any:
 _TOML_TYPES: dict[Callable[[str], Any], tuple[type, ...]] = {
     parse_count: (int, float),
     parse_seconds: (int, float),
+    parse_age: (int, float),
     parse_size: (int,),
     parse_switch: (bool,),
 }

@@ -9,10 +9,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from loom.cli.words import count, format_duration, format_hit, format_link, format_size, printable
 from loom.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from loom.core.receipt import Progress, Receipt
     from loom.errors import LoomError
@@ -26,43 +27,11 @@ _MIN_NAME_WIDTH = 12
 _MAX_ETA_S = 100 * 3600
 
 
-def format_size(size: float) -> str:
-    """Return bytes in decimal units, three digits: "2.70 GB", "999 B"."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.5 or unit == "TB":
-            break
-        size /= 1000
-    digits = 0 if unit == "B" or size >= 99.95 else 1 if size >= 9.995 else 2
-    return f"{size:.{digits}f} {unit}"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a time as people say it: "7 ms", "2.1 s", "3 min 20 s", "1 h 05 min"."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
 def format_bar(share: float, *, ascii_only: bool = False) -> str:
     """Return a bar for a share from 0 to 1."""
     full = round(_BAR_WIDTH * min(max(share, 0.0), 1.0))
     on, off = ("#", "-") if ascii_only else ("━", "─")
     return on * full + off * (_BAR_WIDTH - full)
-
-
-def _count(number: int, noun: str) -> str:
-    if number == 1:
-        return f"1 {noun.removesuffix('ies') + 'y' if noun.endswith('ies') else noun.removesuffix('s')}"
-    return f"{number:,} {noun}"
-
-
-def printable(text: str) -> str:
-    """Return the text without what could steer a terminal: names and answers come from strangers."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def shorten(text: str, length: int, *, ascii_only: bool = False) -> str:
@@ -98,7 +67,7 @@ def _cut(text: str, length: int, *, ascii_only: bool = False) -> str:
 
 
 def _state(progress: Progress, width: int, *, ascii_only: bool) -> list[str]:
-    if progress.phase in ("connecting", "waiting"):
+    if progress.phase in ("connecting", "waiting") and not progress.size:
         return [printable(progress.note) or f"{progress.phase} ..."]
     if not progress.size:
         return [format_size(progress.received)]
@@ -110,15 +79,19 @@ def _state(progress: Progress, width: int, *, ascii_only: bool) -> list[str]:
 def _motion(progress: Progress) -> list[str]:
     if progress.phase == "verifying":
         return ["verifying sha256"]
+    if progress.phase == "copying":
+        return ["copying from the cache"]
+    if progress.phase == "waiting" and progress.size:
+        return [progress.note]
     if progress.phase != "fetching":
         return []
     parts = [f"{format_size(progress.bytes_per_second)}/s"]
     if progress.size and progress.bytes_per_second > 0:
         left_s = (progress.size - progress.received) / progress.bytes_per_second
         parts += ["eta " + format_duration(left_s)] if left_s < _MAX_ETA_S else []
-    parts.append(_count(progress.workers, "workers"))
+    parts.append(count(progress.workers, "workers"))
     if progress.retries:
-        parts.append(_count(progress.retries, "retries"))
+        parts.append(count(progress.retries, "retries"))
     return [*parts, printable(progress.note)] if progress.note else parts
 
 
@@ -126,19 +99,36 @@ def format_receipt(receipt: Receipt, folder: str) -> str:
     """Return the one line that says what happened; the path is shown as seen from `folder`, the working folder."""
     name = printable(receipt.out.removeprefix(folder.rstrip("/") + "/"))
     if receipt.outcome == "present":
-        parts = [name, format_size(receipt.size), "already here and current", _count(receipt.requests, "requests")]
+        parts = [name, format_size(receipt.size), "already here and current", count(receipt.requests, "requests")]
         return "  ".join([*parts, "sha256 verified"] if receipt.digest else parts)
+    if receipt.outcome == "cached":
+        return format_hit(name, receipt.size, receipt.elapsed_s, receipt.requests, receipt.link, receipt.link_note)
     parts = [
         name,
         f"{format_size(receipt.size)} in {format_duration(receipt.elapsed_s)}",
         f"{format_size(receipt.bytes_per_second)}/s",
-        _count(receipt.requests, "requests"),
-        _count(receipt.retries, "retries"),
+        count(receipt.requests, "requests"),
+        count(receipt.retries, "retries"),
         *(f"{format_size(size)} from {source}" for source, size in receipt.sources.items()),
     ]
     if receipt.resumed:
         parts.append(f"{format_size(receipt.resumed)} were here")
+    if receipt.link not in ("none", "hard"):
+        parts.append(format_link(receipt.link, receipt.link_note))
     return "  ".join([*parts, "sha256 verified"] if receipt.digest else parts)
+
+
+def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return aligned columns under their heads; the columns numbered in `right` are flush right."""
+    table = [list(heads), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
+    lines = (
+        "  ".join(
+            cell.rjust(w) if n in right else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    )
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def format_error(error: LoomError) -> str:
@@ -190,6 +180,12 @@ class Talk:
         elif not self._quiet and time.monotonic() - self._last_beat >= HEARTBEAT_S:
             self._last_beat = time.monotonic()
             self._write("loom: " + format_progress(self._name, progress, 200, ascii_only=True) + "\n")
+
+    def show(self, text: str) -> None:
+        """Show a line in place, on a terminal."""
+        if self._is_live:
+            self._is_dirty = True
+            self._write(f"\r{_cut(printable(text), self._width(), ascii_only=self._ascii_only)}\x1b[K")
 
     def clear(self) -> None:
         """Take the progress line away."""

@@ -5,18 +5,24 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NoReturn
 
-from loom.cli.flags import FETCH_FLAGS, OUT, OUTPUT_FLAGS, URL, Flag
+from loom.cli.commands import COMMANDS
+from loom.cli.flags import (
+    CACHE,
+    CACHE_COMMAND_FLAGS,
+    CACHE_FLAGS,
+    CONFIG,
+    FETCH_FLAGS,
+    JSON,
+    OUT,
+    OUTPUT_FLAGS,
+    URL,
+    Flag,
+)
 from loom.core.urls import redact
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-COMMANDS = {
-    "fetch": "fetch one file",
-    "config": "show every setting, its value and where it came from",
-    "help": "show this page, or a command's: loom help fetch",
-}
 
 EPILOG = """\
 examples:
@@ -97,6 +103,28 @@ def fetch_parser() -> Parser:
     return parser
 
 
+CACHE_ACTIONS = {
+    "ls": "what is cached: size, age, last use, links, how it was verified",
+    "info REF": "all about one model; REF is a URL, a name, or a digest or its beginning",
+    "verify": "read every byte; what is wrong goes into quarantine (exit code 7)",
+    "rm REF": "remove one model",
+    "gc": "remove leftovers, and what --max-size and --older-than say; never what is in use",
+    "path [REF]": "print the cache's folder, or a model's path in it",
+}
+
+
+def cache_parser() -> Parser:
+    """Return the parser of `loom cache`."""
+    actions = "\n".join(f"  {name:<10}  {text}" for name, text in CACHE_ACTIONS.items())
+    parser = _parser("loom cache", f"See and tend what is cached.\n\nactions:\n{actions}", "")
+    parser.usage = "loom cache ls | info REF | verify | rm REF | gc | path [REF]  [options]"
+    parser.add_argument("action", nargs="?", metavar="ACTION", help="one of the above")
+    parser.add_argument("ref", nargs="?", metavar="REF", help="which model")
+    _add(parser, CACHE_COMMAND_FLAGS, {})
+    _add(parser, (CACHE, JSON, CONFIG), {})
+    return parser
+
+
 def config_parser() -> Parser:
     """Return the parser of `loom config`."""
     parser = _parser("loom config", "Show every setting, its value and where it came from.", "")
@@ -135,6 +163,7 @@ def _parser(prog: str, description: str, epilog: str) -> Parser:
 
 def _add_all(parser: Parser) -> None:
     _add(parser.add_argument_group("fetching"), FETCH_FLAGS, {})
+    _add(parser.add_argument_group("cache"), CACHE_FLAGS, {})
     _add(parser.add_argument_group("output"), OUTPUT_FLAGS, {})
 
 

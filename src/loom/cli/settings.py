@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loom.cli.flags import (
-    FETCH_FLAGS,
+    ALL_FLAGS,
     OUT,
-    OUTPUT_FLAGS,
     SETTINGS,
     URL,
     Flag,
@@ -84,7 +83,7 @@ def resolve(
     given: Mapping[str, Any], environ: Mapping[str, str], config: Mapping[str, Any], path: str
 ) -> dict[str, Setting]:
     """Return every setting by name. `given` are the raw values of flags. Raises UsageError, naming the place."""
-    known = {flag.name: flag for flag in FETCH_FLAGS + OUTPUT_FLAGS}
+    known = {flag.name: flag for flag in ALL_FLAGS}
     for key in config:
         _check_key(({"url": URL, "out": OUT} | known).get(key.replace("-", "_")), key, path)
     settings = {name: resolve_one(flag, given, environ, config, path) for name, flag in known.items()}

@@ -16,6 +16,11 @@ CHUNK_SIZE = 10_000_000
 MAX_WORKERS = 1024
 """More concurrent requests than this only gets a client throttled; S3's guides speak of dozens."""
 
+LINKS = ("auto", "hard", "reflink", "symlink", "copy")
+"""How an output can get its bytes from the cache."""
+
+MAX_AGE_S = 100 * 365 * 86400.0
+
 MIN_CHUNK_SIZE = 64 * 1024
 MAX_CHUNK_SIZE = 1_000_000_000
 
@@ -41,6 +46,14 @@ class Options:
     token: sent as `Authorization: Bearer`, under the same rule.
     sha256: 64 hex digits that the whole file must hash to; None when unknown.
     ca_file: PEM file of the certificate authorities to trust instead of the system's.
+    no_cache: fetch straight to the output, staged beside it, and leave the cache alone.
+    cache: the cache's folder; None for $LOOM_CACHE, else $XDG_CACHE_HOME/loom, else ~/.cache/loom.
+    link: how the output gets its bytes from the cache: "auto" (hard link, else reflink, else copy), "hard", "reflink",
+        "symlink" or "copy".
+    revalidate: ask the origin, by one conditional request, whether what is in the cache is current.
+    max_age_s: the same, when the last time it was asked is longer ago than this. None trusts a hit for ever.
+    offline: never use the network: a miss is an error.
+    max_cache_size: bytes; before a fetch needs the room, what was used least recently is evicted. None is no limit.
     """
 
     workers: int = 10
@@ -52,6 +65,13 @@ class Options:
     token: str | None = field(default=None, repr=False)
     sha256: str | None = None
     ca_file: str | None = None
+    no_cache: bool = False
+    cache: str | None = None
+    link: str = "auto"
+    revalidate: bool = False
+    max_age_s: float | None = None
+    offline: bool = False
+    max_cache_size: int | None = None
 
     def __post_init__(self) -> None:
         _require_whole("workers", self.workers, 1, MAX_WORKERS)
@@ -59,6 +79,12 @@ class Options:
         _require_whole("retries", self.retries, 0, 100)
         _require_between("backoff_s", self.backoff_s, 0, 3600)
         _require_between("timeout_s", self.timeout_s, 0.001, 86400)
+        if self.link not in LINKS:
+            raise UsageError(f"link must be one of {', '.join(LINKS)}, not {self.link!r}")
+        if self.max_age_s is not None:
+            _require_between("max_age_s", self.max_age_s, 0, MAX_AGE_S)
+        if self.max_cache_size is not None:
+            _require_whole("max_cache_size", self.max_cache_size, 0, 2**63)
         for name, value in self.headers.items():
             _check_header(name, value)
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):

@@ -10,7 +10,8 @@ from typing import Any
 class Progress:
     """A snapshot of a running fetch. All sizes are bytes.
 
-    phase: "connecting", "fetching", "verifying" or "waiting" (another process is fetching to the same place).
+    phase: "connecting", "fetching", "verifying", "copying" (from the cache to the output) or "waiting" (another process
+        is fetching the same; `received` is what it has on record).
     size: None while, or if, the origin does not tell.
     received: bytes in place, `resumed` among them; never more than size.
     bytes_per_second: mean over the last few seconds; 0.0 when nothing moves.
@@ -42,9 +43,13 @@ class Receipt:
     retries: how many of them repeated one that failed.
     workers: the most requests that were under way at once.
     ranges: False when the origin ignores ranges and the file came as one stream.
-    sources: bytes taken from each source, for instance {"origin": 2700000000}; a hedged tail counts twice.
+    sources: bytes taken from each source, for instance {"origin": 2700000000} or, on a hit, {"cache": 2700000000}; a
+        hedged tail counts twice.
     resumed: bytes that were in place from an earlier, unfinished fetch.
-    outcome: "fetched", "resumed" or "present" (the file was there and is current).
+    outcome: "fetched", "resumed", "cached" (a hit) or "present" (the file was there and is current).
+    link: how the file got its bytes from the cache: "hard" (link), "reflink", "copy", "symlink", "kept" (it was that
+        link already) or "none" (the cache was not used).
+    link_note: why it is not a better kind of link; empty when there is none.
     digest: "sha256:..." when the content was verified against one, else None.
     version: the origin's validator that pinned the bytes, for instance its ETag; None when it gave none.
     warnings: sentences worth a human's look; mostly empty.
@@ -64,6 +69,8 @@ class Receipt:
     outcome: str
     digest: str | None
     version: str | None
+    link: str = "none"
+    link_note: str = ""
     warnings: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,14 +16,6 @@ _KEPT_IN_QUERY = _KEPT_IN_PATH + "?[]"
 _OPEN_QUERY_NAMES = frozenset(("download", "filename", "ref", "rev", "revision", "version", "versionid"))
 
 
-_SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
-_SIGNATURE_NAMES = frozenset(
-    ("awsaccesskeyid", "googleaccessid", "signature", "expires", "key-pair-id", "policy", "sig", "se", "sp", "spr",
-     "sr", "st", "sv", "skoid", "sktid", "skt", "ske", "sks", "skv")
-)  # fmt: skip
-"""Query parameters of signed URLs: S3 (versions 4 and 2), CloudFront, Google Cloud Storage, Azure's SAS."""
-
-
 @dataclass(frozen=True)
 class Endpoint:
     """Where connections go: scheme ("http" or "https"), host (lower case, no brackets) and port."""
@@ -108,23 +100,6 @@ def safe_name(name: str) -> str:
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(c for c in name if c.isprintable()).strip()
     return "" if name.startswith(".") else name.encode()[:200].decode(errors="ignore")
-
-
-def stable_url(url: str) -> str:
-    """Return what stays the same when a signed URL is signed anew: no user info, signature or fragment.
-
-    It names the reference, not the bytes: those are pinned by their version. Never raises.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url
-    kept = [pair for pair in parts.query.split("&") if not _is_signature(pair.partition("=")[0].lower())]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "&".join(kept), ""))
-
-
-def _is_signature(name: str) -> bool:
-    return name in _SIGNATURE_NAMES or name.startswith(_SIGNATURE_PREFIXES)
 
 
 def redact(url: str) -> str:

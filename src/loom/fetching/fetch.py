@@ -5,8 +5,9 @@ The caller's thread conducts; everything that moves bytes happens on the threads
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
+import os
 import random
 import time
 from pathlib import Path
@@ -17,25 +18,33 @@ from loom.core.headers import Version
 from loom.core.options import Options
 from loom.core.ranges import Span, chunk_count, chunk_span
 from loom.core.receipt import Receipt
+from loom.core.reference import reference_key
 from loom.core.transfer import Transfer
-from loom.core.urls import file_name, redact, stable_url
-from loom.errors import IntegrityError, Interrupted
+from loom.core.urls import file_name, redact
+from loom.errors import IntegrityError, Interrupted, NotCached, StoreFull
 from loom.fetching.crew import TICK_S, Crew, fit_descriptors
 from loom.fetching.patience import Patience
 from loom.fetching.reporter import Reporter
 from loom.fetching.stream import Stream
+from loom.fetching.vault import BlobGone, Vault
 from loom.fetching.worker import Job
 from loom.sources.http import HttpSource
+from loom.store.cache import cache_root
+from loom.store.faults import faults
 from loom.store.hashing import Hasher, hash_file
-from loom.store.staging import Staging, check_out
+from loom.store.staging import Staging, TakenOver, check_out
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from loom.core.receipt import Progress
     from loom.sources.http import Reply
+    from loom.store.cache import Ref
     from loom.store.journal import Record
+    from loom.store.placing import Placement
+
+_JOINS = 3
+"""How often a fetch begins again because somebody else took over its part, or evicted its blob, at the last moment."""
 
 
 def fetch(
@@ -52,7 +61,7 @@ def fetch(
         stands there is replaced in one step when the new one is complete, and left alone when it is current.
     on_progress: called from this thread with a Progress about ten times a second.
     choices: the fields of loom.Options: workers, chunk_size, retries, backoff_s, timeout_s, headers, token, sha256,
-        ca_file.
+        ca_file, no_cache, cache, link, revalidate, max_age_s, offline, max_cache_size.
 
     Raises the LoomErrors of docs/errors.md; KeyboardInterrupt becomes Interrupted. What had arrived is kept beside
     `out`, and the same call goes on from there (DESIGN section 4).
@@ -60,7 +69,16 @@ def fetch(
     unknown = set(choices) - {field.name for field in dataclasses.fields(Options)}
     if unknown:
         raise TypeError(f"fetch() got an unexpected keyword argument {min(unknown)!r}")
-    one = _Fetch(url, None if out is None else Path(out), Options(**choices), Reporter(on_progress))
+    options, report = Options(**choices), Reporter(on_progress)
+    for _ in range(_JOINS):
+        with contextlib.suppress(TakenOver, BlobGone):
+            return _attempt(_Fetch(url, None if out is None else Path(out), options, report))
+    return _attempt(
+        _Fetch(url, None if out is None else Path(out), dataclasses.replace(options, no_cache=True), report)
+    )
+
+
+def _attempt(one: _Fetch) -> Receipt:
     try:
         return one.run()
     except KeyboardInterrupt:
@@ -74,14 +92,15 @@ class _Fetch:
 
     def __init__(self, url: str, out: Path | None, options: Options, report: Reporter) -> None:
         self._started = time.monotonic()
+        self._since = time.time()
         self._url = url
         self._options = options
         self._report = report
         self._source = HttpSource(url, options, file_name(url) if out is None else out.name)
-        self._reference = hashlib.sha256(stable_url(url).encode("utf-8", "surrogateescape")).hexdigest()
         self._out = check_out(out or Path(file_name(url))) if out or file_name(url) else None
         self._patience = Patience(options)
         self._warnings: list[str] = []
+        self._vault: Vault | None = None
         self._staging: Staging | None = None
         self._crew: Crew | None = None
         self._job: Job | None = None
@@ -90,23 +109,75 @@ class _Fetch:
         self._probed: Reply | None = None
 
     def run(self) -> Receipt:
-        staging = self._claim(self._out) if self._out else None
+        root = "" if self._options.no_cache else cache_root(self._options.cache, os.environ)
+        vault = self._vault = Vault(root, self._url, self._options) if root else None
+        if vault is not None:
+            ref = vault.find()
+            if ref is not None and vault.is_fresh(ref):
+                return self._hit(vault, ref)
+            if not vault.open():
+                self._warnings.append(f"the cache {root} cannot be written to: fetched without it")
+                vault = self._vault = None
+        elif not self._options.no_cache:
+            self._warnings.append("there is no home folder for a cache (set LOOM_CACHE): fetched without one")
+        return self._run_cached(vault) if vault is not None else self._run_beside()
+
+    def _run_cached(self, vault: Vault) -> Receipt:
+        """Fetch into the cache and place the blob at the output, unless another process has done so meanwhile."""
+        staging = self._claim(vault.stage())
+        self._report.verifying()
+        ref = vault.find() or vault.rescue() or vault.find_digest()
+        if ref is not None and vault.is_fresh(ref, self._since):
+            return self._hit(vault, ref)
+        self._refuse_network()
+        if self._out and self._has_wanted_digest(self._out):
+            return self._receipt(Version(self._out.stat().st_size), "present")
+        self._report.connecting()
+        have = Version(ref.size, ref.etag, ref.last_modified) if ref else None
+        record = staging.unfinished()
+        reply = self._ask(record, have)
+        if ref is not None and (reply.is_unchanged or ((ref.etag or ref.last_modified) and reply.version == have)):
+            vault.confirm(ref)
+            return self._hit(vault, ref)
+        self._out = self._out or check_out(Path(reply.name or "download"))
+        self._require_room_for_copy(vault, self._out, reply.version.size)
+        return self._transmit(staging, reply, record)
+
+    def _run_beside(self) -> Receipt:
+        """Fetch to a part beside the output, and rename it."""
+        self._refuse_network()
+        staging = self._claim(self._beside(self._out)) if self._out else None
         record = staging.unfinished() if staging else None
         have = staging.published() if staging else None
-        if self._options.sha256 and self._out and self._out.is_file():
-            if self._has_wanted_digest(self._out):
-                return self._receipt(have or Version(self._out.stat().st_size), "present")
-            have = None
-        crew = self._crew = Crew(self._options, self._tick, decrypts=self._source.reference.endpoint.scheme == "https")
-        reply = self._probed = crew.run(self._probe(crew, record, have))
+        if self._out and self._has_wanted_digest(self._out):
+            return self._receipt(have or Version(self._out.stat().st_size), "present")
+        have = None if self._options.sha256 else have
+        reply = self._ask(record, have)
         if reply.is_unchanged or (have is not None and have.is_known and reply.version == have):
             return self._receipt(reply.version, "present")
         if staging is None:
-            staging = self._claim(check_out(Path(reply.name or "download")))
+            self._out = check_out(Path(reply.name or "download"))
+            staging = self._claim(self._beside(self._out))
             record = staging.unfinished()
+        return self._transmit(staging, reply, record)
+
+    def _refuse_network(self) -> None:
+        if self._options.offline:
+            raise NotCached(f"{redact(self._url)} is not in the cache", "run it once without --offline")
+
+    def _ask(self, record: Record | None, have: Version | None) -> Reply:
+        """Send the first request, on a crew that stays for the rest."""
+        decrypts = self._source.reference.endpoint.scheme == "https"
+        crew = self._crew = Crew(self._options, self._tick, decrypts=decrypts)
+        self._probed = crew.run(self._probe(crew, record, have))
+        return self._probed
+
+    def _transmit(self, staging: Staging, reply: Reply, record: Record | None) -> Receipt:
+        if self._crew is None:
+            raise RuntimeError("nobody has been asked")
         if reply.span is None:
-            return self._run_stream(crew, staging, reply)
-        return self._run_transfer(crew, staging, reply, reply.span, record)
+            return self._run_stream(self._crew, staging, reply)
+        return self._run_transfer(self._crew, staging, reply, reply.span, record)
 
     def close(self) -> None:
         """Stop whatever still runs and let go of sockets, files and locks."""
@@ -119,20 +190,56 @@ class _Fetch:
         if self._staging is not None:
             self._staging.close()
 
+    # The cache
+
+    def _hit(self, vault: Vault, ref: Ref) -> Receipt:
+        """Place what the cache holds."""
+        out = self._out = self._out or check_out(Path(ref.name or "download"))
+        placement = vault.place(ref, str(out), lambda copied: self._report.copying(copied, ref.size))
+        if not ref.is_settled:
+            vault.settle_later()
+        version = Version(ref.size, ref.etag, ref.last_modified)
+        return self._receipt(version, "cached", placement, ref.digest)
+
+    def _publish_cached(self, vault: Vault, staging: Staging, version: Version, outcome: str) -> Receipt:
+        out = str(self._out)
+        ref, held = vault.publish(staging, version, file_name(self._url) or Path(out).name)
+        try:
+            placement = vault.place(ref, out, lambda copied: self._report.copying(copied, ref.size))
+        except BlobGone:
+            placement = vault.salvage(held, out)
+        finally:
+            os.close(held)
+        vault.settle_later()
+        return self._receipt(version, outcome, placement)
+
+    def _require_room_for_copy(self, vault: Vault, out: Path, size: int | None) -> None:
+        """Refuse at once what would fit into the cache but not beside the output, where that is another device."""
+        with faults("use", out):
+            is_near = os.stat(vault.root).st_dev == os.stat(out.parent).st_dev
+            stats = os.statvfs(out.parent)
+        free = stats.f_bavail * stats.f_frsize
+        if size and not is_near and self._options.link != "symlink" and size > free:
+            message = f"{out.parent} has {free / 1e6:,.0f} MB free and the file needs {size / 1e6:,.0f} MB"
+            raise StoreFull(message, "make room, choose another --out, or take a symbolic link: --link symlink")
+
     # What stands on the disk already
 
-    def _claim(self, out: Path) -> Staging:
-        """Take the staging for `out`, waiting for another process that holds it."""
-        self._out = out
-        staging = Staging(out, self._reference)
+    def _beside(self, out: Path) -> Staging:
+        return Staging(out, reference_key(self._url))
+
+    def _claim(self, staging: Staging) -> Staging:
+        """Take the staging, waiting for another process that holds it."""
         while not staging.try_claim():
-            self._report.waiting(f"another process is fetching {out.name}")
+            self._report.waiting("another process is fetching it", staging.watch())
             time.sleep(TICK_S)
         self._staging = staging
         return staging
 
     def _has_wanted_digest(self, out: Path) -> bool:
         """Return whether the file that stands there has the digest asked for: then nobody need be asked."""
+        if self._options.sha256 is None or not out.is_file():
+            return False
         self._report.verifying()
         is_right = hash_file(out) == self._options.sha256
         self._report.connecting()
@@ -168,7 +275,7 @@ class _Fetch:
             record = None
         if record is not None:
             options = dataclasses.replace(options, chunk_size=record.chunk_size)
-        staging.begin(version, options.chunk_size, record)
+        self._begin(staging, version, options.chunk_size, record)
         done = record.done if record else ()
         transfer = Transfer(size, options, done, random.random, self._source.round_trip_s)
         job = self._job = self._report.job = Job(self._source, staging, transfer, version)
@@ -180,6 +287,18 @@ class _Fetch:
             crew.work(job, workers, (span, reply) if is_adopted else None)
             self._report.now()
         return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
+
+    def _begin(self, staging: Staging, version: Version, chunk_size: int, record: Record | None) -> None:
+        """Open the part, once there is room for it."""
+        if self._vault is None:
+            staging.begin(version, chunk_size, record)
+            return
+        if evicted := self._vault.make_room(version.size or 0):
+            self._warnings.append(evicted)
+        try:
+            staging.begin(version, chunk_size, record)
+        except StoreFull as error:
+            raise StoreFull(error.message, self._vault.hint_of_room() or error.hint) from error
 
     def _run_stream(self, crew: Crew, staging: Staging, reply: Reply) -> Receipt:
         staging.begin(dataclasses.replace(reply.version, size=None), self._options.chunk_size, None)
@@ -209,11 +328,13 @@ class _Fetch:
         if error is not None:
             staging.discard()
             raise error
+        if self._vault is not None:
+            return self._publish_cached(self._vault, staging, version, outcome)
         staging.publish(version)
         return self._receipt(version, outcome)
 
     def _judge_content(self, staging: Staging) -> IntegrityError | None:
-        beginning, name = staging.read(SNIFF_SIZE, 0), staging.out.name
+        beginning, name = staging.read(SNIFF_SIZE, 0), self._out.name if self._out else ""
         if warning := judge_beginning(beginning, name):
             self._warnings.append(warning)
         if not is_page_as_weights(beginning, name):
@@ -233,7 +354,10 @@ class _Fetch:
         message = f"{redact(self._url)} has sha256 {digest}, not {self._options.sha256}"
         return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
 
-    def _receipt(self, version: Version, outcome: str) -> Receipt:
+    def _receipt(
+        self, version: Version, outcome: str, placement: Placement | None = None, digest: str | None = None
+    ) -> Receipt:
+        digest = self._options.sha256 or digest
         elapsed_s = time.monotonic() - self._started
         job, stream = self._job, self._stream
         fetched = job.fetched if job else stream.fetched if stream else 0
@@ -248,11 +372,13 @@ class _Fetch:
             retries=retries + self._patience.retries,
             workers=max(job.most_active, 1) if job else min(self._source.requests, 1),
             ranges=stream is None,
-            sources={"origin": fetched},
+            sources={"cache": version.size or 0} if outcome == "cached" else {"origin": fetched},
             resumed=job.transfer.resumed if job else 0,
             outcome=outcome,
-            digest=f"sha256:{self._options.sha256}" if self._options.sha256 else None,
+            digest=f"sha256:{digest}" if digest else None,
             version=version.describe(),
+            link=placement.how if placement else "none",
+            link_note=placement.why if placement else "",
             warnings=tuple(self._warnings),
         )
 

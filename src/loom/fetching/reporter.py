@@ -44,10 +44,16 @@ class Reporter:
         self.phase = "connecting"
         self.now()
 
-    def waiting(self, note: str) -> None:
-        """Report that somebody else has to finish first."""
+    def waiting(self, note: str, seen: tuple[int, int] | None = None) -> None:
+        """Report that somebody else has to finish first; `seen` is how far that is: bytes in place, and the size."""
+        received, size = seen or (0, None)
         if self._on_progress is not None:
-            self._on_progress(Progress("waiting", note=note))
+            self._on_progress(Progress("waiting", size, received, note=note))
+
+    def copying(self, copied: int, size: int) -> None:
+        """Report that the cache's bytes are being copied to the output."""
+        if self._on_progress is not None:
+            self._on_progress(Progress("copying", size, copied))
 
     def _snapshot(self) -> Progress:
         if self.job is not None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = 1
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,3 @@ def format_chunks(indexes: Iterable[int]) -> bytes:
 def format_synced(count: int) -> bytes:
     """Return the line that vouches for the first `count` chunks of the journal."""
     return f"synced {count}\n".encode()
-
-
-def read_boot_id() -> str:
-    """Return what changes at every boot, or "" where the system does not tell; then only synced chunks are believed."""
-    try:
-        with open(_BOOT_ID, encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
 from loom.errors import StoreError, StoreFull, UsageError
-from loom.store.journal import Record, format_chunks, format_header, format_synced, read_boot_id, read_journal
+from loom.store.cache import read_boot_id
+from loom.store.faults import faults, translate
+from loom.store.journal import Record, format_chunks, format_header, format_synced, read_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 XATTR = "user.loom.origin"
@@ -42,14 +44,30 @@ _MAX_NAME = 255
 """Bytes in a file's name: what ext4, XFS, tmpfs, NFS and APFS take."""
 
 
-class Staging:
-    """The staged file for one final path. `open` claims it; then `begin` with a version; then `publish`."""
+_NOTHING: Mapping[str, str] = {}
 
-    def __init__(self, out: Path, reference: str) -> None:
+
+class TakenOver(StoreError):
+    """Another process began anew under the same name, where locks do not work: join it, or begin again."""
+
+
+class Staging:
+    """The staged file for one final path. `try_claim` claims it; then `begin` with a version; then `publish`.
+
+    reference: its key. folder: where part and journal lie under the key; None hides them beside `out`. label: what else
+    the published file is to carry in its note.
+    """
+
+    def __init__(
+        self, out: Path, reference: str, folder: Path | None = None, label: Mapping[str, str] = _NOTHING
+    ) -> None:
         self.out = out
+        self._label = dict(label)
         self._reference = reference
-        self._part_path = out.with_name(f".{out.name}.loom.part")
-        self._journal_path = out.with_name(f".{out.name}.loom.journal")
+        stem = folder / reference if folder else out.with_name(f".{out.name}")
+        self._part_path = stem.with_name(f"{stem.name}.loom.part")
+        self._journal_path = stem.with_name(f"{stem.name}.loom.journal")
+        self._is_cached = folder is not None
         self._boot_id = read_boot_id()
         self._lock: int | None = None
         self._fd = -1
@@ -65,7 +83,7 @@ class Staging:
 
         Where there are no locks, everybody gets it.
         """
-        with _faults("open", self._journal_path):
+        with faults("open", self._journal_path):
             fd = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,6 +107,13 @@ class Staging:
             return None
         return record if record is not None and size == record.version.size else None
 
+    def watch(self) -> tuple[int, int] | None:
+        """Return how far another process has got: bytes on record and the whole size; None when nobody can tell."""
+        record = read_journal(self._journal_path, self._reference, self._boot_id)
+        if record is None or record.version.size is None:
+            return None
+        return min(len(record.done) * record.chunk_size, record.version.size), record.version.size
+
     def published(self) -> Version | None:
         """Return the version of this reference that stands under the final name, if that is on record and untouched."""
         try:
@@ -108,7 +133,7 @@ class Staging:
 
         Raises StoreFull when what is missing cannot fit.
         """
-        with _faults("write", self._part_path):
+        with faults("write", self._part_path):
             self._fd = self._open_part(keep=resumed is not None)
             if version.size is not None:
                 self._make_room(version.size, is_new=resumed is None)
@@ -134,7 +159,7 @@ class Staging:
         """
         if self._lock is None:
             raise RuntimeError("the staging has not been claimed")
-        with _faults("write", self._journal_path):
+        with faults("write", self._journal_path):
             if os.pread(self._lock, len(text), 0) != text:
                 os.ftruncate(self._lock, 0)
                 _write_all(self._lock, memoryview(text), 0)
@@ -143,7 +168,7 @@ class Staging:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write `data` at `offset` of the part. Raises StoreFull, StoreError."""
-        with _faults("write", self._part_path):
+        with faults("write", self._part_path):
             _write_all(self._fd, data, offset)
 
     def splice(self, pipe: int, size: int, offset: int) -> None:
@@ -155,7 +180,7 @@ class Staging:
             except OSError as error:
                 if error.errno in (errno.EINVAL, errno.EOPNOTSUPP) and offset == end - size:
                     raise
-                raise _translate(error, "write", self._part_path) from error
+                raise translate(error, "write", self._part_path) from error
 
     def record(self, indexes: Iterable[int]) -> None:
         """Put chunks whose bytes are written on record."""
@@ -173,7 +198,7 @@ class Staging:
         except OSError as error:
             os.close(self._journal)
             self._journal = -1
-            raise _translate(error, "write", self._journal_path) from error
+            raise translate(error, "write", self._journal_path) from error
 
     def sync(self) -> None:
         """Bring what is on record to the disk, and say so in the journal. Raises StoreFull, StoreError.
@@ -187,7 +212,7 @@ class Staging:
             recorded, part = len(self._on_record), os.dup(self._fd)
         self._can_vouch = False
         try:
-            with _faults("sync", self._part_path):
+            with faults("sync", self._part_path):
                 os.fsync(part)
         finally:
             os.close(part)
@@ -198,30 +223,42 @@ class Staging:
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the part from `offset`."""
-        with _faults("read", self._part_path):
+        with faults("read", self._part_path):
             return os.pread(self._fd, size, offset)
 
     def truncate(self, size: int) -> None:
         """Cut the part to `size` bytes: a stream is over, or begins again."""
-        with _faults("write", self._part_path):
+        with faults("write", self._part_path):
             os.ftruncate(self._fd, size)
 
     # Ending
 
     def publish(self, version: Version) -> None:
-        """Give the part its final name in one step, replacing what stood there. Raises StoreError."""
-        size = os.fstat(self._fd).st_size
-        with contextlib.suppress(OSError, AttributeError):
-            note = {"reference": self._reference, "size": size, "mtime_ns": os.fstat(self._fd).st_mtime_ns,
-                    "etag": version.etag, "last_modified": version.last_modified}  # fmt: skip
-            os.setxattr(self._fd, XATTR, json.dumps(note).encode())
-        with _faults("replace", self.out):
+        """Give the part its final name in one step, replacing what stood there. Raises StoreError, TakenOver.
+
+        It gets a note of which version of which reference it is; in the cache it becomes read-only.
+        """
+        with faults("replace", self.out):
+            self._note(version)
+            if self._is_cached:
+                os.fchmod(self._fd, os.fstat(self._fd).st_mode & 0o444)
             if _is_same_file(self._fd, self._part_path):
                 os.replace(self._part_path, self.out)
             elif not _is_same_file(self._fd, self.out):
-                raise StoreError(f"another process took over {self._part_path}", "run the same command again")
+                raise TakenOver(f"another process took over {self._part_path}", "run the same command again")
         self._remove_journal()
         self.close()
+
+    def _note(self, version: Version) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            seen = os.fstat(self._fd)
+            note = {**self._label, "reference": self._reference, "size": seen.st_size, "mtime_ns": seen.st_mtime_ns,
+                    "etag": version.etag, "last_modified": version.last_modified}  # fmt: skip
+            os.setxattr(self._fd, XATTR, json.dumps(note).encode())
+
+    def duplicate(self) -> int:
+        """Return a descriptor of the part that outlives its names; the caller closes it."""
+        return os.dup(self._fd)
 
     def discard(self) -> None:
         """Remove what was staged."""
@@ -272,7 +309,7 @@ def check_out(path: Path) -> Path:
         raise UsageError("the file name holds a null byte", "choose another --out")
     if len(os.fsencode(path.name)) > _MAX_NAME - len("..loom.journal"):
         raise UsageError(f"the file name is too long: {path.name[:40]}...", "choose a shorter --out")
-    with _faults("use", path):
+    with faults("use", path):
         is_folder, has_folder = _is_folder(path), _is_folder(path.parent)
     if is_folder:
         raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
@@ -287,27 +324,6 @@ def _is_folder(path: Path) -> bool:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-@contextlib.contextmanager
-def _faults(verb: str, path: Path) -> Iterator[None]:
-    """Translate the system's errors on the way out."""
-    try:
-        yield
-    except OSError as error:
-        raise _translate(error, verb, path) from error
-
-
-def _translate(error: OSError, verb: str, path: Path) -> StoreError:
-    reason = (error.strerror or str(error)).lower()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"cannot {verb} {path}: {reason}", "make room and run the same command again: it goes on")
-    hint = "check the folder's owner and permissions" if error.errno in (errno.EACCES, errno.EPERM) else ""
-    if error.errno == errno.EROFS:
-        hint = "the file system is read-only: choose another --out"
-    if error.errno == errno.EFBIG:
-        hint = "the file system does not take files so large: choose another --out"
-    return StoreError(f"cannot {verb} {path}: {reason}", hint)
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:

@@ -1,0 +1,9 @@
+"""The commands, a module each: `parser()` for its help, and `run(arguments, voice)`, which returns the exit code."""
+
+COMMANDS = {
+    "fetch": "fetch one file",
+    "cache": "see and tend what is cached: ls, info, verify, rm, gc, path",
+    "config": "show every setting, its value and where it came from",
+    "help": "show this page, or a command's: loom help fetch",
+}
+"""Name -> what it does. `loom NAME` is `loom.cli.commands.NAME`; help and docs list them from here."""

@@ -1,0 +1,219 @@
+"""`loom cache`: what is cached, whether it is right, and what may go."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from loom.cli.context import Voice, read_settings
+from loom.cli.flags import CACHE_COMMAND_FLAGS, parse_value
+from loom.cli.output import Talk, format_table, print_json, print_result
+from loom.cli.parser import Parser, cache_parser, parse
+from loom.cli.words import count, format_age, format_size
+from loom.core.reference import reference_key
+from loom.errors import IntegrityError, NotCached, UsageError
+from loom.store.cache import Cache, cache_root
+from loom.store.checking import Finding, check, repair
+from loom.store.faults import faults
+from loom.store.inventory import Blob, Inventory, collect_garbage, is_in_use, remove_blobs, take_inventory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_STATES = {"supplied": "sha256 supplied", "computed": "sha256 computed", "unhashed": "not yet hashed"}
+
+
+def parser() -> Parser:
+    """Return the parser of `loom cache`."""
+    return cache_parser()
+
+
+def run(arguments: list[str], voice: Voice) -> int:
+    """Carry out one of the actions."""
+    raw = parse(parser(), arguments)
+    action = str(raw["action"] or "")
+    if action not in ACTIONS:
+        hint = f"loom cache {' | '.join(ACTIONS)}"
+        raise UsageError(f"there is no cache action {action!r}" if action else "the action is missing", hint)
+    if raw["ref"] and action not in ("info", "rm", "path"):
+        raise UsageError(f"an argument too many for `loom cache {action}`", "see `loom cache --help`")
+    root = cache_root(read_settings(raw, voice)["cache"].value, os.environ)
+    if not root:
+        raise UsageError("there is no home folder for a cache", "set LOOM_CACHE, or give --cache DIR")
+    given = {flag.name: parse_value(flag, str(raw[flag.name]), flag.option) for flag in CACHE_COMMAND_FLAGS
+             if raw.get(flag.name) and flag.metavar}  # fmt: skip
+    with faults("read", root):
+        return ACTIONS[action](Cache(root), {**raw, **given}, voice)
+
+
+def _ls(cache: Cache, _raw: Mapping[str, Any], voice: Voice) -> int:
+    inventory = take_inventory(cache)
+    blobs = list(reversed(inventory.blobs))
+    if voice.as_json:
+        print_json({
+            "cache": cache.root, "size": inventory.size, "blobs": [_to_dict(cache, blob) for blob in blobs],
+            "parts": [{"key": part.key, "size": part.size, "used_at": part.used_at, "active": part.is_active}
+                      for part in inventory.parts],
+        })  # fmt: skip
+        return 0
+    now = time.time()
+    rows = [
+        [blob.title, format_size(blob.size), format_age(now - _fetched_at(blob)), format_age(now - blob.used_at),
+         str(blob.links), _STATES.get(blob.state, blob.state), (blob.digest or blob.name.rpartition("/")[2])[:12]]
+        for blob in blobs
+    ]  # fmt: skip
+    if rows:
+        print_result(
+            format_table(["MODEL", "SIZE", "AGE", "USED", "LINKS", "VERIFIED", "ID"], rows, right=(1, 2, 3, 4))
+        )
+        print_result("")
+    print_result(_summary(cache, inventory))
+    return 0
+
+
+def _summary(cache: Cache, inventory: Inventory) -> str:
+    parts = [count(len(inventory.blobs), "blobs") + (f", {format_size(inventory.size)}" if inventory.size else "")]
+    if inventory.parts:
+        size = format_size(sum(part.size for part in inventory.parts))
+        active = sum(part.is_active for part in inventory.parts)
+        parts.append(f"{count(len(inventory.parts), 'unfinished downloads')} ({size}, {active} under way)")
+    if inventory.leftovers or inventory.quarantined:
+        number = len(inventory.leftovers) + len(inventory.quarantined)
+        parts.append(f"{count(number, 'files')} of no use (loom cache gc removes them)")
+    return "  ".join([*parts, f"in {cache.root}"])
+
+
+def _fetched_at(blob: Blob) -> float:
+    """Return when the blob was published, seconds since 1970."""
+    return max((ref.mtime_ns / 1e9 for ref in blob.refs.values()), default=blob.used_at)
+
+
+def _to_dict(cache: Cache, blob: Blob) -> dict[str, Any]:
+    return {
+        "name": blob.title,
+        "digest": f"sha256:{blob.digest}" if blob.digest else None,
+        "size": blob.size,
+        "path": blob.path,
+        "links": blob.links,
+        "in_use": is_in_use(blob.path),
+        "verified": blob.state,
+        "fetched_at": _fetched_at(blob),
+        "used_at": blob.used_at,
+        "references": [
+            {"url": ref.url, "key": key, "etag": ref.etag or None, "checked_at": ref.checked_at,
+             "believed": cache.is_whole(ref) and cache.has_survived(ref)}
+            for key, ref in sorted(blob.refs.items())
+        ],
+    }  # fmt: skip
+
+
+def _pick(cache: Cache, raw: Mapping[str, Any]) -> Blob:
+    """Return the one blob that REF means: a URL, a digest or its beginning, or a model's name."""
+    text = str(raw["ref"] or "")
+    if not text:
+        raise UsageError("REF is missing", "a URL, a name or a digest: `loom cache ls` shows them")
+    key, digest = reference_key(text), text.lower().removeprefix("sha256:")
+    blobs = take_inventory(cache).blobs
+    found = [blob for blob in blobs if key in blob.refs]
+    found = found or [blob for blob in blobs if text in (blob.title, *(ref.name for ref in blob.refs.values()))]
+    if len(digest) >= 6:
+        found = found or [blob for blob in blobs if (blob.digest or blob.name.rpartition("/")[2]).startswith(digest)]
+    if not found:
+        raise NotCached("there is no such blob in the cache", "`loom cache ls` shows what there is")
+    if len(found) > 1:
+        ids = ", ".join((blob.digest or blob.name)[:12] for blob in found)
+        raise UsageError(f"{len(found)} blobs are called {found[0].title}", f"say which by its ID: {ids}")
+    return found[0]
+
+
+def _info(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
+    blob = _pick(cache, raw)
+    facts = _to_dict(cache, blob)
+    if voice.as_json:
+        print_json(facts)
+        return 0
+    now = time.time()
+    lines = [
+        ("name", blob.title), ("size", f"{format_size(blob.size)} ({blob.size:,} bytes)"),
+        ("digest", facts["digest"] or "not yet computed"), ("verified", _STATES.get(blob.state, blob.state)),
+        ("fetched", format_age(now - _fetched_at(blob)) + " ago"), ("used", format_age(now - blob.used_at) + " ago"),
+        ("links", f"{blob.links} ({'in use' if facts['in_use'] else 'not open in any process'})"), ("path", blob.path),
+        *(("url", ref["url"] or "(not known)") for ref in facts["references"]),
+    ]  # fmt: skip
+    print_result("\n".join(f"{name:<10}{text}" for name, text in lines))
+    return 0
+
+
+def _path(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
+    path = _pick(cache, raw).path if raw["ref"] else cache.root
+    if voice.as_json:
+        print_json({"path": path})
+    else:
+        print_result(path)
+    return 0
+
+
+def _verify(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
+    talk = Talk("", os.environ, quiet=not sys.stderr.isatty())
+    try:
+        finding = check(cache, lambda title, size: talk.show(f"verifying {title}  {format_size(size)}"))
+    finally:
+        talk.clear()
+    made = repair(cache) if raw["repair"] else 0
+    if voice.as_json:
+        problems = [{"name": p.title, "problem": p.what, "done": p.done or None} for p in finding.problems]
+        print_json({"blobs": finding.blobs, "size": finding.size, "problems": problems, "rebuilt": made})
+    else:
+        _show_finding(finding)
+        if raw["repair"]:
+            print_result(f"repaired; {count(made, 'references')} made anew")
+    if finding.problems and not raw["repair"]:
+        return IntegrityError.exit_code
+    return 0
+
+
+def _show_finding(finding: Finding) -> None:
+    for problem in finding.problems:
+        print_result(f"{problem.title}: {problem.what}" + (f"; {problem.done}" if problem.done else ""))
+    verdict = count(len(finding.problems), "problems") if finding.problems else "all right"
+    print_result(f"{count(finding.blobs, 'blobs')}, {format_size(finding.size)}: {verdict}")
+
+
+def _rm(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
+    blob = _pick(cache, raw)
+    if is_in_use(blob.path):
+        raise UsageError(f"{blob.title} is in use by another process", "stop it first")
+    removed = remove_blobs(cache, [blob])
+    return _tell_removed(cache, [blob], [], removed.freed, voice)
+
+
+def _gc(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
+    removed = collect_garbage(cache, raw["max_size"], raw["older_than"])
+    return _tell_removed(cache, removed.blobs, removed.files, removed.freed, voice)
+
+
+def _tell_removed(cache: Cache, blobs: Any, files: Any, freed: int, voice: Voice) -> int:
+    left = take_inventory(cache)
+    if voice.as_json:
+        names = [{"name": blob.title, "size": blob.size, "links": blob.links} for blob in blobs]
+        print_json({"removed": names, "files": list(files), "freed": freed, "left": left.size})
+        return 0
+    for blob in blobs:
+        kept = f"  (its bytes stay with {count(blob.links, 'links')})" if blob.links else ""
+        print_result(f"removed {blob.title}  {format_size(blob.size)}{kept}")
+    if files:
+        print_result(f"removed {count(len(files), 'files')} of no use")
+    print_result(f"{format_size(freed)} freed, {format_size(left.size)} left in {cache.root}")
+    return 0
+
+
+ACTIONS: dict[str, Callable[[Cache, Mapping[str, Any], Voice], int]] = {
+    "ls": _ls,
+    "info": _info,
+    "verify": _verify,
+    "rm": _rm,
+    "gc": _gc,
+    "path": _path,
+}

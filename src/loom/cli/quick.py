@@ -1,0 +1,110 @@
+"""The quick way: a complete cache hit is answered here, before anything heavy is imported.
+
+Rule: it answers only what it understands to the last word; everything else (None) goes the long way, which gives the
+same answer, and all errors, some 100 ms later. What a hit imports is held to an allow-list by a test.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from loom.cli.words import format_hit, printable
+from loom.core.reference import reference_key
+from loom.store.cache import Cache, cache_root
+from loom.store.placing import WAYS, place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VALUES = {"--url": "url", "--out": "out", "-o": "out", "--workers": "workers", "--cache": "cache", "--link": "link"}
+SWITCHES = {"--quiet": "quiet", "-q": "quiet"}
+"""The flags that are understood here, spelled out: reading them from the table would import it."""
+
+HARMLESS = frozenset(
+    f"LOOM_{name}" for name in
+    ("CACHE", "WORKERS", "TOKEN", "HEADER", "CA_FILE", "CHUNK_SIZE", "RETRIES", "BACKOFF", "TIMEOUT", "MAX_CACHE_SIZE",
+     "OFFLINE")
+)  # fmt: skip
+"""Variables that change nothing about a hit."""
+
+UNSETTLED_S = 60.0
+"""A blob that is still new after so long has lost the process that settles it: the long way starts another one."""
+
+_NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-")
+
+
+def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int | None:
+    """Carry out a fetch that the cache can answer; return the exit code, or None when this is not one."""
+    started = time.monotonic()
+    words = _parse(arguments)
+    if words is None or _has_more_settings(environ):
+        return None
+    url, out = words["url"], words["out"]
+    cache, key = Cache(cache_root(words.get("cache"), environ)), reference_key(url)
+    ref = cache.find(key)
+    if ref is None or not (ref.is_settled or time.time() - ref.checked_at < UNSETTLED_S):
+        return None
+    if words.get("link") == "symlink" and not ref.is_settled:
+        return None
+    try:
+        folder = os.path.realpath(os.path.dirname(out) or ".")
+        placement = place(cache.blob_path(ref.blob), f"{folder}/{os.path.basename(out)}", words.get("link", "auto"))
+    except (OSError, ValueError):
+        return None  # the long way says what is wrong
+    cache.touch(key)
+    if "quiet" not in words:
+        elapsed_s, name = time.monotonic() - started, printable(out.removeprefix(os.getcwd() + "/"))
+        sys.stderr.write(format_hit(name, ref.size, elapsed_s, 0, placement.how, placement.why) + "\n")
+    return 0
+
+
+def _parse(arguments: list[str]) -> dict[str, str] | None:
+    """Return the words of a command line in which every one is understood and unmistakable."""
+    words: dict[str, str] = {}
+    rest = iter(arguments)
+    is_command = arguments[:1] == ["fetch"]
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word in SWITCHES:
+            words[SWITCHES[word]] = "yes"
+        elif name in VALUES and (equals == "=" or word == name) and (name.startswith("--") or not equals):
+            words[VALUES[name]] = value if equals else next(rest, "")
+        elif is_command and word == "fetch" and "fetch" not in words:
+            words["fetch"] = "yes"
+        elif is_command and not word.startswith("-") and "url" not in words:
+            words["url"] = word
+        else:
+            return None
+    words.setdefault("out", _name_of(words.get("url", "")) if is_command else "output")
+    return words if _is_plain(words, is_command=is_command) else None
+
+
+def _is_plain(words: dict[str, str], *, is_command: bool) -> bool:
+    """Return whether every value is one that the long way would take, too."""
+    workers = words.get("workers", "1")
+    return (
+        words.get("url", "").startswith(("http://", "https://"))
+        and os.path.basename(words["out"]) not in ("", ".", "..", "-")
+        and workers.isdecimal() and workers.isascii() and 1 <= int(workers[:5]) <= 1024
+        and words.get("link", "auto") in WAYS
+        and words.get("cache", "/") != ""
+        and ("--url" not in words or not is_command)
+    )  # fmt: skip
+
+
+def _name_of(url: str) -> str:
+    """Return the file name in a URL if it needs no decoding, else ""."""
+    name = url.partition("#")[0].partition("?")[0].partition("://")[2].partition("/")[2].rpartition("/")[2]
+    return name if _NAME_CHARS.issuperset(name) and not name.startswith(".") and len(name) < 200 else ""
+
+
+def _has_more_settings(environ: Mapping[str, str]) -> bool:
+    """Return whether anything may be set that is not understood here: a variable, or a settings file."""
+    if any(name.startswith("LOOM_") and name not in HARMLESS and environ[name] for name in environ):
+        return True
+    home = environ.get("HOME")
+    folder = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    return bool(folder) and os.path.exists(f"{folder}/loom/config.toml")

@@ -1,0 +1,249 @@
+"""The cache as one fetch uses it: is it a hit, may it be believed, where is it staged, how does it get in and out.
+
+Order of events on a miss: stage -> verify -> publish as a new blob -> record the reference -> link to the output; then
+a process of its own settles the blob (see store/settling.py). A crash between any two leaves something that the next
+fetch can use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loom.core.reference import is_immutable, reference_key
+from loom.core.urls import file_name, redact
+from loom.errors import StoreFull
+from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, settled_blob
+from loom.store.checking import rebuild
+from loom.store.faults import faults
+from loom.store.hashing import hash_file
+from loom.store.inventory import evictable, make_room, take_inventory
+from loom.store.placing import Placement, place, place_descriptor
+from loom.store.settling import quarantine, settle
+from loom.store.staging import Staging
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from loom.core.headers import Version
+    from loom.core.options import Options
+
+_FOLDERS = ("staging", "refs", f"blobs/{NEW}")
+
+
+class Vault:
+    """The cache in `root`, for one reference. Raises StoreError where the disk refuses."""
+
+    def __init__(self, root: str, url: str, options: Options) -> None:
+        self.key = reference_key(url)
+        self._cache = Cache(root)
+        self._url = url
+        self._options = options
+        self._blob = ""
+
+    @property
+    def root(self) -> str:
+        """The cache's folder."""
+        return self._cache.root
+
+    def open(self) -> bool:
+        """Make the folders; return whether the cache can be written to."""
+        try:
+            for name in _FOLDERS:
+                os.makedirs(f"{self.root}/{name}", exist_ok=True)
+        except OSError:
+            return False
+        return all(os.access(f"{self.root}/{name}", os.W_OK | os.X_OK) for name in _FOLDERS)
+
+    # Hits
+
+    def find(self) -> Ref | None:
+        """Return what the reference led to, if it is here, can be believed, and is what the caller wants."""
+        ref = self._cache.find(self.key)
+        if ref is None or self._options.sha256 in (None, ref.digest):
+            return ref
+        if ref.digest or self._hash(ref) != self._options.sha256:
+            return None
+        ref.digest, ref.verified = self._options.sha256, "supplied"
+        self._record(ref)
+        return ref
+
+    def find_digest(self) -> Ref | None:
+        """Return the content with the digest that the caller wants, whatever reference it was fetched by."""
+        digest = self._options.sha256
+        if digest is None:
+            return None
+        for other in self._other_refs():
+            if other.digest == digest and self._cache.is_whole(other) and self._cache.has_survived(other):
+                return self._adopt(other, digest)
+        path = self._cache.blob_path(settled_blob(digest))
+        if not os.path.isfile(path) or hash_file(Path(path)) != digest:
+            return None
+        seen = os.stat(path)
+        return self._adopt(Ref("", "", settled_blob(digest), seen.st_size, seen.st_mtime_ns), digest)
+
+    def _adopt(self, other: Ref, digest: str) -> Ref:
+        """Let the caller's reference lead to a blob that is here already."""
+        ref = Ref(
+            redact(self._url), file_name(self._url), other.blob, other.size, other.mtime_ns,
+            digest=digest, verified="supplied", boot_id=other.boot_id,
+        )  # fmt: skip
+        self._record(ref)
+        return ref
+
+    def _other_refs(self) -> Iterator[Ref]:
+        with contextlib.suppress(OSError):
+            for key in os.listdir(f"{self.root}/refs"):
+                if ref := self._cache.read(key):
+                    yield ref
+
+    def rescue(self) -> Ref | None:
+        """Look closer at what `find` does not believe: return it once its digest is proved, else put it away.
+
+        Call it with the staging claimed.
+        """
+        ref = self._cache.read(self.key)
+        if ref is None:
+            if not os.path.exists(self._cache.ref_path(self.key)):
+                return None
+            with contextlib.suppress(OSError):
+                rebuild(self._cache)  # the record is there and cannot be read
+            return self.find()
+        path = self._cache.blob_path(ref.blob)
+        with contextlib.suppress(OSError):
+            seen = os.stat(path)
+            if seen.st_size == ref.size and ref.digest and hash_file(Path(path)) == ref.digest:
+                ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()
+                self._record(ref)
+                return self.find()
+            quarantine(self._cache, path)
+        self._cache.forget(self.key)
+        return None
+
+    def is_fresh(self, ref: Ref, since: float = float("inf")) -> bool:
+        """Return whether the origin need not be asked; nor if somebody asked it after `since` (seconds since 1970)."""
+        options = self._options
+        if options.offline or options.sha256 is not None or ref.checked_at >= since:
+            return True
+        return not options.revalidate and is_fresh(ref, options.max_age_s, is_immutable=is_immutable(self._url))
+
+    def confirm(self, ref: Ref) -> None:
+        """Note that the origin has just called it current."""
+        ref.checked_at = time.time()
+        self._record(ref)
+
+    def _hash(self, ref: Ref) -> str:
+        try:
+            return hash_file(Path(self._cache.blob_path(ref.blob)))
+        except OSError:
+            return ""
+
+    def _record(self, ref: Ref) -> None:
+        """Write the reference; a cache of somebody else's does without."""
+        with contextlib.suppress(OSError):
+            self._cache.write(self.key, ref)
+
+    # Misses
+
+    def stage(self) -> Staging:
+        """Return the staging of this reference, not yet claimed."""
+        self._blob = f"{NEW}/{self.key[:16]}-{os.urandom(6).hex()}"
+        label = {"url": redact(self._url), "name": file_name(self._url)}
+        return Staging(Path(self._cache.blob_path(self._blob)), self.key, Path(self.root) / "staging", label)
+
+    def make_room(self, size: int) -> str:
+        """Evict what must go for `size` more bytes; return a sentence about it, "" for nothing. Raises StoreFull."""
+        limit = self._options.max_cache_size
+        if limit is None:
+            return ""
+        if size > limit:
+            message = f"the file has {size / 1e6:,.0f} MB and the cache may hold {limit / 1e6:,.0f} MB"
+            raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
+        with faults("make room in", self.root):
+            removed = make_room(self._cache, size, limit, self.key)
+        if not removed.blobs:
+            return ""
+        return f"evicted from the cache: {', '.join(blob.title for blob in removed.blobs)}"
+
+    def hint_of_room(self) -> str:
+        """Return what could be removed for room, for an error's hint."""
+        try:
+            idle = [blob for blob in evictable(take_inventory(self._cache)) if not blob.links]
+        except OSError:
+            return ""
+        if not idle:
+            return "make room, or choose another --cache; nothing in the cache is idle"
+        shown = ", ".join(f"{blob.title} ({blob.size / 1e6:,.0f} MB)" for blob in idle[:3])
+        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+        freed = sum(blob.size for blob in idle) / 1e6
+        return f"`loom cache gc --max-size 0` would free {freed:,.0f} MB: {shown}{more}"
+
+    def publish(self, staging: Staging, version: Version, name: str) -> tuple[Ref, int]:
+        """Make what is staged a blob and record it; return the record and a descriptor of the blob's bytes.
+
+        The descriptor keeps the blob from being evicted until the caller, who closes it, has placed it. Should somebody
+        have removed the cache meanwhile, it is all that is left. Raises StoreError, TakenOver.
+        """
+        size = version.size or 0
+        digest = self._options.sha256 or ""
+        held = staging.duplicate()
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            ref = Ref(redact(self._url), name, self._blob, size, os.fstat(held).st_mtime_ns, etag=version.etag,
+                      last_modified=version.last_modified, digest=digest, verified="supplied" if digest else "",
+                      checked_at=time.time(), boot_id=read_boot_id())  # fmt: skip
+            if os.path.isdir(f"{self.root}/blobs/{NEW}"):
+                staging.publish(version)
+                with faults("write", self.root):
+                    self._cache.write(self.key, ref)
+        except BaseException:
+            os.close(held)
+            raise
+        return ref, held
+
+    def place(self, ref: Ref, out: str, on_copied: Callable[[int], None] | None = None) -> Placement:
+        """Make `out` lead to the blob. Raises FileNotFoundError when the blob is gone, StoreError."""
+        if self._options.link == "symlink" and not ref.is_settled:
+            ref = self._settled(ref)  # what a symbolic link points to must not move
+        blob = self._cache.blob_path(ref.blob)
+        with faults("write", out):
+            try:
+                placement = place(blob, out, self._options.link, on_copied)
+            except FileNotFoundError:
+                if not os.path.exists(blob):
+                    raise BlobGone from None
+                raise
+        self._cache.touch(self.key)
+        return placement
+
+    def salvage(self, held: int, out: str) -> Placement:
+        """Copy the bytes of a blob that has lost its name to `out`."""
+        with faults("write", out):
+            return place_descriptor(held, out)
+
+    def _settled(self, ref: Ref) -> Ref:
+        with faults("settle", self._cache.blob_path(ref.blob)):
+            settle(self._cache, ref.blob)
+        return self._cache.find(self.key) or ref
+
+    def settle_later(self) -> None:
+        """Have what is new in the cache settled by a process of its own, which outlives this one."""
+        command = [sys.executable, "-m", "loom.store.settling", self.root]
+        none = subprocess.DEVNULL
+        with contextlib.suppress(OSError):
+            child = subprocess.Popen(  # noqa: S603 - this interpreter, on a module of ours
+                command, stdin=none, stdout=none, stderr=none, start_new_session=True, cwd="/"
+            )
+            threading.Thread(target=child.wait, name="loom-settling", daemon=True).start()
+
+
+class BlobGone(Exception):
+    """The blob was evicted, or the cache removed, between finding and placing it: begin again."""

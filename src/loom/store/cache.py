@@ -1,0 +1,216 @@
+"""The cache: where things lie, what a reference leads to, and when that may be believed.
+
+    blobs/sha256/ab/<digest>   settled: complete, hashed, on the disk for good; read-only
+    blobs/new/<name>           complete, but not hashed or not synced yet: believed only until the next reboot
+    refs/<key>                 reference -> blob, one small text file each; its own time is when it was last used
+    staging/                   parts, journals, temporary names
+    quarantine/                blobs that turned out wrong
+
+Rule: this module is on the path of a hit, so it imports next to nothing, and a hit costs a read, a stat and a link.
+
+A reference is believed when its blob is there with the size and the modification time on record. Whoever writes into a
+blob through a hard link changes that time; a cut or torn blob has another size. Locks save work, nothing rests on them:
+every file gets its name in one atomic step.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NEW = "new"
+SETTLED = "sha256"
+
+_FORMAT = "loom-ref 1"
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-")
+
+
+def cache_root(given: str | None, environ: Mapping[str, str]) -> str:
+    """Return the absolute path of the cache: `given`, else $LOOM_CACHE, else $XDG_CACHE_HOME/loom, else ~/.cache/loom.
+
+    "" when there is no home to put it into.
+    """
+    chosen = given or environ.get("LOOM_CACHE")
+    if not chosen:
+        home = environ.get("HOME", "")
+        base = environ.get("XDG_CACHE_HOME") or (f"{home}/.cache" if home else "")
+        chosen = f"{base}/loom" if base else ""
+    return os.path.abspath(chosen) if chosen else ""
+
+
+class Ref:
+    """What a reference led to.
+
+    url: for people: secrets blanked out. name: the file's name as the origin gave it.
+    blob: the blob's path below `blobs`; size: bytes; mtime_ns: its modification time when it was published.
+    etag, last_modified: the origin's validators, as sent. digest: 64 hex digits, "" while nobody has computed it.
+    verified: how the digest is known: "supplied" by the caller and matched, or "computed" here; "" for not at all.
+    checked_at: when the origin was last asked, seconds since 1970. boot_id: of the boot in which it was published.
+    """
+
+    __slots__ = (
+        "blob",
+        "boot_id",
+        "checked_at",
+        "digest",
+        "etag",
+        "last_modified",
+        "mtime_ns",
+        "name",
+        "size",
+        "url",
+        "verified",
+    )  # fmt: skip
+
+    def __init__(
+        self, url: str, name: str, blob: str, size: int, mtime_ns: int, *, etag: str = "", last_modified: str = "",
+        digest: str = "", verified: str = "", checked_at: float = 0.0, boot_id: str = "",
+    ) -> None:  # fmt: skip
+        self.url = url
+        self.name = name
+        self.blob = blob
+        self.size = size
+        self.mtime_ns = mtime_ns
+        self.etag = etag
+        self.last_modified = last_modified
+        self.digest = digest
+        self.verified = verified
+        self.checked_at = checked_at
+        self.boot_id = boot_id
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the blob is hashed and on the disk for good."""
+        return self.blob.startswith(SETTLED)
+
+
+def settled_blob(digest: str) -> str:
+    """Return where a digest's blob lies below `blobs`."""
+    return f"{SETTLED}/{digest[:2]}/{digest}"
+
+
+def format_ref(ref: Ref) -> bytes:
+    """Return a reference as text: a line for each field, and one that says that it is whole."""
+    lines = [f"{name} {_one_line(str(getattr(ref, name)))}" for name in Ref.__slots__]
+    return "\n".join([_FORMAT, *lines, "end", ""]).encode("utf-8", "surrogateescape")
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\r", " ").replace("\n", " ")
+
+
+def parse_ref(data: bytes) -> Ref | None:
+    """Read back what `format_ref` wrote; None for anything else."""
+    lines = data.decode("utf-8", "surrogateescape").split("\n")
+    if lines[0] != _FORMAT or lines[-2:] != ["end", ""]:
+        return None
+    fields = {name: value for name, _, value in (line.partition(" ") for line in lines[1:-2])}
+    try:
+        size, mtime_ns, checked_at = int(fields["size"]), int(fields["mtime_ns"]), float(fields["checked_at"])
+        texts = {name: fields[name] for name in ("etag", "last_modified", "digest", "verified", "boot_id")}
+        if size < 0 or not is_blob_name(fields["blob"]):
+            return None
+        return Ref(fields["url"], fields["name"], fields["blob"], size, mtime_ns, checked_at=checked_at, **texts)
+    except (KeyError, ValueError):
+        return None
+
+
+def is_blob_name(blob: str) -> bool:
+    """Return whether this is a path below `blobs` as Loom makes them, which leads nowhere else."""
+    kind, *names = blob.split("/")
+    shape = {NEW: 1, SETTLED: 2}
+    return len(names) == shape.get(kind) and all(name and _NAME_CHARS.issuperset(name) for name in names)
+
+
+def read_boot_id() -> str:
+    """Return what changes at every boot; "" where the system does not tell: then only what was synced is believed."""
+    try:
+        with open(_BOOT_ID, "rb", buffering=0) as file:
+            return file.read().decode("ascii").strip()
+    except OSError:
+        return ""
+
+
+class Cache:
+    """One cache folder. Every method raises OSError as it comes."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def blob_path(self, blob: str) -> str:
+        """Return the path of a blob."""
+        return f"{self.root}/blobs/{blob}"
+
+    def ref_path(self, key: str) -> str:
+        """Return the path of a reference's record."""
+        return f"{self.root}/refs/{key}"
+
+    def read(self, key: str) -> Ref | None:
+        """Return what is on record for a reference, believable or not; None when there is nothing legible."""
+        try:
+            with open(self.ref_path(key), "rb", buffering=0) as file:
+                return parse_ref(file.read())
+        except OSError:
+            return None
+
+    def find(self, key: str) -> Ref | None:
+        """Return what a reference leads to, if its blob is there and can be believed."""
+        ref = self.read(key)
+        return ref if ref is not None and self.is_whole(ref) and self.has_survived(ref) else None
+
+    def is_whole(self, ref: Ref) -> bool:
+        """Return whether the blob is there as it was published, by its size and time."""
+        try:
+            seen = os.stat(self.blob_path(ref.blob))
+        except OSError:
+            return False
+        return (seen.st_size, seen.st_mtime_ns) == (ref.size, ref.mtime_ns)
+
+    def has_survived(self, ref: Ref) -> bool:
+        """Return whether no reboot can have cost the blob bytes that were not on the disk yet."""
+        return ref.is_settled or (ref.boot_id != "" and ref.boot_id == read_boot_id())
+
+    def touch(self, key: str) -> None:
+        """Note that a reference was used now; in a cache of somebody else's that may not be possible."""
+        try:
+            os.utime(self.ref_path(key))
+        except OSError:
+            return
+
+    def write(self, key: str, ref: Ref) -> None:
+        """Record what a reference leads to, in one step."""
+        temporary = self.temporary_path()
+        try:
+            with open(temporary, "wb", buffering=0) as file:
+                file.write(format_ref(ref))
+            os.replace(temporary, self.ref_path(key))
+        except BaseException:
+            remove(temporary)
+            raise
+
+    def forget(self, key: str) -> None:
+        """Remove a reference's record."""
+        remove(self.ref_path(key))
+
+    def temporary_path(self) -> str:
+        """Return a name in `staging` that nobody else has."""
+        return f"{self.root}/staging/{os.getpid()}-{os.urandom(6).hex()}.tmp"
+
+
+def remove(path: str) -> bool:
+    """Remove a file; return whether it was there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_fresh(ref: Ref, max_age_s: float | None, *, is_immutable: bool) -> bool:
+    """Return whether a hit may be answered without asking the origin: always, unless an age is set."""
+    return is_immutable or max_age_s is None or 0 <= time.time() - ref.checked_at <= max_age_s

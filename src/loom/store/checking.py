@@ -1,0 +1,134 @@
+"""Checking a cache: every byte against its digest, every record against what is on the disk, and the mending of both.
+
+A blob that is wrong goes to quarantine at once, so that nobody is ever given it. Records that cannot be read are made
+anew from the note that each blob carries (an extended attribute, see staging.py); what nobody carries is forgotten,
+which costs a fetch and no bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loom.store.cache import SETTLED, Cache, Ref
+from loom.store.hashing import hash_file
+from loom.store.inventory import Blob, collect_garbage, names_in, take_inventory
+from loom.store.settling import quarantine, settle_all
+from loom.store.staging import XATTR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong: the file's title, a sentence, and what was done about it."""
+
+    title: str
+    what: str
+    done: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of a check: how many blobs and bytes were read, and what was wrong."""
+
+    blobs: int
+    size: int
+    problems: tuple[Problem, ...]
+
+
+def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Finding:
+    """Read every blob and compare it with its digest; put the wrong ones away. Raises OSError.
+
+    on_blob: told the title and the size of each blob before it is read.
+    """
+    problems: list[Problem] = []
+    inventory = take_inventory(cache)
+    for blob in inventory.blobs:
+        if on_blob is not None:
+            on_blob(blob.title, blob.size)
+        if what := _fault_of(cache, blob):
+            quarantine(cache, blob.path)
+            for key in blob.refs:
+                cache.forget(key)
+            problems.append(Problem(blob.title, what, "put into quarantine"))
+    problems += [Problem(title, what, "") for title, what in _bad_records(cache)]
+    return Finding(len(inventory.blobs), sum(blob.size for blob in inventory.blobs), tuple(problems))
+
+
+def _fault_of(cache: Cache, blob: Blob) -> str:
+    """Return what is wrong with a blob, "" for nothing. A new time alone is noted: the bytes are as they should be."""
+    sizes = {ref.size for ref in blob.refs.values()}
+    if sizes - {blob.size}:
+        return f"{blob.size:,} bytes instead of {max(sizes):,}"
+    try:
+        if blob.digest and hash_file(Path(blob.path)) != blob.digest:
+            return "the bytes do not have their digest"
+        mtime_ns = os.stat(blob.path).st_mtime_ns
+    except FileNotFoundError:
+        return ""  # evicted, or settled, meanwhile
+    for key, ref in blob.refs.items():
+        if ref.mtime_ns != mtime_ns:
+            if not ref.digest:
+                return "written to since it was fetched, and its digest is not known"
+            ref.mtime_ns = mtime_ns
+            cache.write(key, ref)
+    return ""
+
+
+def _bad_records(cache: Cache) -> list[tuple[str, str]]:
+    """Return the references that lead nowhere, with why."""
+    found: list[tuple[str, str]] = []
+    for key in names_in(f"{cache.root}/refs"):
+        ref = cache.read(key)
+        if ref is None:
+            found.append((key[:12], "a reference that cannot be read"))
+        elif not os.path.exists(cache.blob_path(ref.blob)):
+            found.append((ref.name or key[:12], "a reference whose blob is gone"))
+    return found
+
+
+def repair(cache: Cache) -> int:
+    """Make records anew, forget those that lead nowhere, settle what is new, and remove what is of no use.
+
+    Return how many records were made anew. Raises OSError.
+    """
+    made = rebuild(cache)
+    for key in names_in(f"{cache.root}/refs"):
+        ref = cache.read(key)
+        if ref is None or not os.path.exists(cache.blob_path(ref.blob)):
+            cache.forget(key)
+    settle_all(cache)
+    collect_garbage(cache)
+    return made
+
+
+def rebuild(cache: Cache) -> int:
+    """Write the records that are missing, as far as settled blobs tell which reference they are; return how many."""
+    made = 0
+    for blob in take_inventory(cache).blobs:
+        note = read_note(blob.path) if blob.name.startswith(SETTLED) else None
+        if note is not None and cache.read(note[0]) is None:
+            key, ref = note
+            ref.blob, ref.digest, ref.verified = blob.name, blob.digest, "computed"
+            cache.write(key, ref)
+            made += 1
+    return made
+
+
+def read_note(path: str) -> tuple[str, Ref] | None:
+    """Return the key of the reference that a blob was fetched by, and a record of it; None when it does not tell."""
+    try:
+        note, seen = json.loads(os.getxattr(path, XATTR)), os.stat(path)
+        key = str(note["reference"])
+        if len(key) != 64 or not set(key) <= set("0123456789abcdef") or note["size"] != seen.st_size:
+            return None
+        url, name = str(note.get("url", "")), str(note.get("name", ""))
+        return key, Ref(url, name, "", seen.st_size, seen.st_mtime_ns, etag=str(note["etag"]),
+                        last_modified=str(note["last_modified"]))  # fmt: skip
+    except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        return None

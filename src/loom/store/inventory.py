@@ -1,0 +1,284 @@
+"""What a cache holds, and what may go: listing, eviction, the removal of what nobody will come back for.
+
+A blob is in use while any process has it open or mapped (Linux tells by refusing a write lease on it) or holds a lock
+on it; such a blob is never evicted. One that is linked to outputs may be: the outputs keep their bytes, and so its
+removal frees no room until the last of them is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, remove
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+PART_AGE_S = 7 * 24 * 3600.0
+"""An unfinished download that nobody has gone on with for so long is given up."""
+
+LEFTOVER_AGE_S = 3600.0
+"""Temporary files and new blobs without a reference: their makers take seconds."""
+
+_PART = ".loom.part"
+_JOURNAL = ".loom.journal"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One blob. size: bytes; links: outputs that share its bytes; used_at: seconds since 1970; refs: by key."""
+
+    name: str
+    path: str
+    size: int
+    links: int
+    used_at: float
+    refs: dict[str, Ref]
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits, "" while unknown."""
+        if self.name.startswith(SETTLED):
+            return self.name.rpartition("/")[2]
+        return next((ref.digest for ref in self.refs.values() if ref.digest), "")
+
+    @property
+    def title(self) -> str:
+        """What people call it: the file's name."""
+        return next((ref.name for ref in self.refs.values() if ref.name), "") or self.name.rpartition("/")[2]
+
+    @property
+    def state(self) -> str:
+        """How the content is known: "supplied" or "computed" digest, "unhashed" yet, "unreferenced"."""
+        if not self.refs:
+            return "unreferenced"
+        return next((ref.verified for ref in self.refs.values() if ref.verified), "unhashed")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One unfinished download: its key, the bytes that it occupies, when it last grew, whether a process is at it."""
+
+    key: str
+    path: str
+    size: int
+    used_at: float
+    is_active: bool
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that a cache holds: blobs and parts, least recently used first, and files that are of no use."""
+
+    blobs: tuple[Blob, ...]
+    parts: tuple[Part, ...]
+    leftovers: tuple[str, ...]
+    quarantined: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes in blobs and parts."""
+        return sum(blob.size for blob in self.blobs) + sum(part.size for part in self.parts)
+
+
+def take_inventory(cache: Cache) -> Inventory:
+    """Look at everything. Files that vanish meanwhile are left out. Raises OSError."""
+    refs: dict[str, dict[str, Ref]] = {}
+    dead: list[str] = []
+    for key in names_in(f"{cache.root}/refs"):
+        ref = cache.read(key)
+        if ref is None:
+            dead.append(cache.ref_path(key))
+        else:
+            refs.setdefault(ref.blob, {})[key] = ref
+    blobs = [blob for name in _blob_names(cache) if (blob := _look_at(cache, name, refs.get(name, {})))]
+    parts, leftovers = _look_at_staging(cache)
+    orphans = [blob.path for blob in blobs if blob.name.startswith(NEW) and not blob.refs and _is_old(blob.path)]
+    return Inventory(
+        tuple(sorted((blob for blob in blobs if blob.path not in orphans), key=lambda blob: blob.used_at)),
+        tuple(sorted(parts, key=lambda part: part.used_at)),
+        tuple(leftovers + orphans + dead),
+        tuple(f"{cache.root}/quarantine/{name}" for name in names_in(f"{cache.root}/quarantine")),
+    )
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the sorted names in a folder; none when it is not there."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _blob_names(cache: Cache) -> Iterator[str]:
+    folder = f"{cache.root}/blobs"
+    for name in names_in(f"{folder}/{NEW}"):
+        yield f"{NEW}/{name}"
+    for pair in names_in(f"{folder}/{SETTLED}"):
+        for name in names_in(f"{folder}/{SETTLED}/{pair}"):
+            yield f"{SETTLED}/{pair}/{name}"
+
+
+def _look_at(cache: Cache, name: str, refs: dict[str, Ref]) -> Blob | None:
+    if not is_blob_name(name):
+        return None
+    path = cache.blob_path(name)
+    try:
+        seen = os.stat(path)
+        used = [os.stat(cache.ref_path(key)).st_mtime for key in refs]
+    except OSError:
+        return None
+    return Blob(name, path, seen.st_size, seen.st_nlink - 1, max(used, default=seen.st_mtime), refs)
+
+
+def _look_at_staging(cache: Cache) -> tuple[list[Part], list[str]]:
+    parts: list[Part] = []
+    leftovers: list[str] = []
+    folder = f"{cache.root}/staging"
+    names = names_in(folder)
+    for name in names:
+        path = f"{folder}/{name}"
+        if name.endswith(_PART):
+            with contextlib.suppress(OSError):
+                seen = os.stat(path)
+                journal = path.removesuffix(_PART) + _JOURNAL
+                key = name.removesuffix(_PART)
+                parts.append(Part(key, path, seen.st_blocks * 512, seen.st_mtime, is_locked(journal)))
+        elif name.endswith(_JOURNAL):
+            if name.removesuffix(_JOURNAL) + _PART not in names and not is_locked(path) and _is_old(path):
+                leftovers.append(path)
+        elif name.endswith(".tmp") and _is_old(path):
+            leftovers.append(path)
+    return parts, leftovers
+
+
+def _is_old(path: str) -> bool:
+    try:
+        return time.time() - os.stat(path).st_mtime > LEFTOVER_AGE_S
+    except OSError:
+        return False
+
+
+def is_locked(path: str) -> bool:
+    """Return whether a process holds a lock on the file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
+def is_in_use(path: str) -> bool:
+    """Return whether some process has the file open, mapped or locked.
+
+    A write lease is granted only on a file that nobody else has open (fcntl(2), F_SETLEASE). Where there are no leases
+    (NFS, macOS, a file of somebody else's) only locks tell.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if hasattr(fcntl, "F_SETLEASE"):
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EBUSY)
+    finally:
+        os.close(fd)
+    return False
+
+
+# What may go
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What was removed: names of blobs, other files, and the bytes that are free again (none for linked blobs)."""
+
+    blobs: tuple[Blob, ...] = ()
+    files: tuple[str, ...] = ()
+    freed: int = 0
+
+
+def evictable(inventory: Inventory) -> list[Blob]:
+    """Return the blobs that nobody uses, least recently used first."""
+    return [blob for blob in inventory.blobs if not is_in_use(blob.path)]
+
+
+def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Removed:
+    """Evict until `needed` more bytes keep the cache within `max_size`, as far as that is possible.
+
+    keep: the key of a reference whose blob and part are left alone. Raises OSError.
+    """
+    inventory = take_inventory(cache)
+    excess = inventory.size + needed - max_size
+    parts = [part for part in inventory.parts if part.key == keep]
+    excess -= sum(part.size for part in parts)  # they are part of what is needed
+    chosen: list[Blob] = []
+    for blob in evictable(inventory) if excess > 0 else []:
+        if excess <= 0:
+            break
+        if keep not in blob.refs:
+            chosen.append(blob)
+            excess -= blob.size
+    return remove_blobs(cache, chosen)
+
+
+def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
+    """Remove blobs and what refers to them. Raises OSError."""
+    gone: list[Blob] = []
+    freed = 0
+    for blob in blobs:
+        for key in blob.refs:
+            cache.forget(key)
+        if remove(blob.path):
+            gone.append(blob)
+            freed += 0 if blob.links else blob.size
+    return Removed(tuple(gone), (), freed)
+
+
+def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: float | None = None) -> Removed:
+    """Remove what is of no use, then blobs by age, then blobs by size; never what is in use. Raises OSError."""
+    inventory = take_inventory(cache)
+    freed = 0
+    files: list[str] = []
+    limit_s = PART_AGE_S if older_than_s is None else min(older_than_s, PART_AGE_S)
+    for path in (*inventory.leftovers, *inventory.quarantined):
+        freed += _remove_counted(path, files)
+    for part in inventory.parts:
+        if not part.is_active and time.time() - part.used_at > limit_s:
+            freed += _remove_counted(part.path, files)
+            remove(part.path.removesuffix(_PART) + _JOURNAL)
+    blobs: list[Blob] = []
+    if older_than_s is not None:
+        blobs = [blob for blob in evictable(inventory) if time.time() - blob.used_at > older_than_s]
+    aged = remove_blobs(cache, blobs)
+    shrunk = make_room(cache, 0, max_size) if max_size is not None else Removed()
+    return Removed((*aged.blobs, *shrunk.blobs), tuple(files), freed + aged.freed + shrunk.freed)
+
+
+def _remove_counted(path: str, files: list[str]) -> int:
+    """Remove a file, note it in `files`, and return the bytes that it occupied."""
+    try:
+        size = os.stat(path).st_blocks * 512
+    except OSError:
+        return 0
+    if remove(path):
+        files.append(path)
+    return size

@@ -1,0 +1,196 @@
+"""Placing a blob at its final path: a hard link, a reflink, a copy or a symbolic link, each in one atomic step.
+
+Rule: this module is on the path of a hit, so it imports next to nothing.
+
+Whatever stood at the path is replaced by a rename, so that a reader finds the old file or the new one, whole. A copy is
+made in a file without a name where the system has such, so that kill -9 leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WAYS = {
+    "auto": ("hard", "reflink", "copy"),
+    "hard": ("hard",),
+    "reflink": ("reflink",),
+    "symlink": ("symlink",),
+    "copy": ("copy",),
+}
+"""What --link stands for: the ways that are tried, in order."""
+
+_FICLONE = 0x40049409  # linux/fs.h
+_PIECE = 64 * 1024 * 1024
+_BLOCK = 1024 * 1024
+_REASONS = {
+    errno.EXDEV: "another device",
+    errno.EPERM: "not permitted",
+    errno.EACCES: "not permitted",
+    errno.EMLINK: "too many links",
+    errno.EOPNOTSUPP: "the file system cannot",
+    errno.ENOTTY: "the file system cannot",
+    errno.EINVAL: "the file system cannot",
+    errno.ENOSYS: "the system cannot",
+    errno.EROFS: "read-only",
+}
+"""Why one way does not work although another may. Any other error would meet all of them."""
+
+
+class Placement:
+    """How a blob got to its path: "hard", "reflink", "copy", "symlink" or "kept" (it was there), and why not better."""
+
+    __slots__ = ("how", "why")
+
+    def __init__(self, how: str, why: str = "") -> None:
+        self.how = how
+        self.why = why
+
+
+def place(blob: str, out: str, mode: str = "auto", on_copied: Callable[[int], None] | None = None) -> Placement:
+    """Make `out` lead to the content of `blob`, as `mode` (a key of WAYS) has it. Raises OSError as it comes.
+
+    on_copied: told the bytes copied so far, now and then.
+    """
+    if "hard" in WAYS[mode] and _is_same_file(blob, out):
+        return Placement("kept")
+    reasons: list[str] = []
+    *better, last = WAYS[mode]
+    for way in better:
+        try:
+            _PLACERS[way](blob, out, on_copied)
+        except OSError as error:
+            if error.errno not in _REASONS:
+                raise
+            reasons.append(
+                f"{way} link: {_REASONS[error.errno]}" if way == "hard" else f"{way}: {_REASONS[error.errno]}"
+            )
+        else:
+            return Placement(way, "; ".join(reasons))
+    _PLACERS[last](blob, out, on_copied)
+    return Placement(last, "; ".join(reasons))
+
+
+def place_descriptor(source: int, out: str) -> Placement:
+    """Copy an open file, which need not have a name any more, to `out`."""
+    _write_new(out, lambda target: _copy(source, target, None))
+    return Placement("copy", "the cache was removed meanwhile")
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except OSError:
+        return False
+
+
+def _link(blob: str, out: str, _on_copied: object) -> None:
+    try:
+        os.link(blob, out)
+    except FileExistsError:
+        _rename_in(out, lambda temporary: os.link(blob, temporary))
+
+
+def _symlink(blob: str, out: str, _on_copied: object) -> None:
+    _rename_in(out, lambda temporary: os.symlink(blob, temporary))
+
+
+def _reflink(blob: str, out: str, _on_copied: object) -> None:
+    from fcntl import ioctl
+
+    source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _write_new(out, lambda target: ioctl(target, _FICLONE, source))
+    finally:
+        os.close(source)
+
+
+def _copy_to(blob: str, out: str, on_copied: Callable[[int], None] | None) -> None:
+    source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _write_new(out, lambda target: _copy(source, target, on_copied))
+    finally:
+        os.close(source)
+
+
+_PLACERS: dict[str, Callable[[str, str, Callable[[int], None] | None], None]] = {
+    "hard": _link,
+    "reflink": _reflink,
+    "symlink": _symlink,
+    "copy": _copy_to,
+}
+
+
+def _copy(source: int, target: int, on_copied: Callable[[int], None] | None) -> None:
+    """Copy all bytes, within the kernel where it can (Linux: sendfile takes a file as its target)."""
+    size, at = os.fstat(source).st_size, 0
+    move = _send if sys.platform == "linux" else _read_and_write
+    while at < size:
+        moved = move(source, target, at, size - at)
+        if not moved:
+            raise OSError(errno.EIO, f"the source ends at {at} of {size} bytes")
+        at += moved
+        if on_copied is not None:
+            on_copied(at)
+
+
+def _send(source: int, target: int, at: int, size: int) -> int:
+    return os.sendfile(target, source, at, min(_PIECE, size))
+
+
+def _read_and_write(source: int, target: int, at: int, size: int) -> int:
+    return os.pwrite(target, os.pread(source, min(_BLOCK, size), at), at)
+
+
+def _write_new(out: str, fill: Callable[[int], object]) -> None:
+    """Make a new file by `fill` and give it the name `out` in one step."""
+    folder = os.path.dirname(out) or "."
+    target = _open_nameless(folder)
+    if target is None:
+        _rename_in(out, lambda temporary: _fill_named(temporary, fill))
+        return
+    try:
+        fill(target)
+        _rename_in(out, lambda temporary: os.link(f"/proc/self/fd/{target}", temporary))
+    finally:
+        os.close(target)
+
+
+def _open_nameless(folder: str) -> int | None:
+    """Open a file without a name (O_TMPFILE); None where there is no such thing."""
+    flag = getattr(os, "O_TMPFILE", 0)
+    if not flag or not os.path.exists("/proc/self/fd"):
+        return None
+    try:
+        return os.open(folder, flag | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return None
+        raise
+
+
+def _fill_named(path: str, fill: Callable[[int], object]) -> None:
+    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        fill(target)
+    finally:
+        os.close(target)
+
+
+def _rename_in(out: str, make: Callable[[str], object]) -> None:
+    """Make a file under a name that nobody else has, beside `out`, and rename it."""
+    folder, name = os.path.split(out)
+    temporary = os.path.join(folder, f".{name}.loom.{os.urandom(3).hex()}")
+    try:
+        make(temporary)
+        os.replace(temporary, out)
+    finally:
+        try:  # noqa: SIM105 - contextlib is not on this path
+            os.unlink(temporary)  # renaming one link of a file over another does nothing at all
+        except FileNotFoundError:
+            pass

@@ -1,0 +1,124 @@
+"""Settling: new blobs are hashed, synced and moved to where their digest says, off everybody's critical path.
+
+    python -m loom.store.settling CACHE      what a fetch leaves running behind it; one process per cache at a time
+
+A new blob is believed until the next reboot only. Settling makes it last: hash, fsync, a second name under its digest,
+the references rewritten, the first name removed; so at every moment there is a name that a reference leads to. A
+process killed in between leaves a blob that is settled the next time. Two references to the same content end with one
+blob.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+
+from loom.store.cache import NEW, Cache, Ref, remove, settled_blob
+from loom.store.hashing import hash_file
+from loom.store.inventory import names_in
+
+_NICE = 19
+
+
+def settle_all(cache: Cache) -> int:
+    """Settle every new blob that has a reference; return how many. Raises OSError."""
+    settled = 0
+    while batch := _unsettled(cache):
+        settled += sum(settle(cache, blob) for blob in batch)
+        if set(batch) <= set(_unsettled(cache)):
+            break  # nothing more can be done
+    return settled
+
+
+def _unsettled(cache: Cache) -> list[str]:
+    new = {f"{NEW}/{name}" for name in names_in(f"{cache.root}/blobs/{NEW}")}
+    return sorted(new & {ref.blob for ref in _refs(cache).values()})
+
+
+def _refs(cache: Cache) -> dict[str, Ref]:
+    return {key: ref for key in names_in(f"{cache.root}/refs") if (ref := cache.read(key)) is not None}
+
+
+def settle(cache: Cache, blob: str) -> bool:
+    """Settle one new blob; return whether it is. Raises OSError."""
+    path = cache.blob_path(blob)
+    refs = {key: ref for key, ref in _refs(cache).items() if ref.blob == blob}
+    trusted = next((ref for ref in refs.values() if cache.is_whole(ref)), None)
+    if trusted is None:
+        return False
+    supplied = trusted.digest if cache.has_survived(trusted) else ""
+    digest = supplied or hash_file(Path(path))
+    if not cache.has_survived(trusted) and digest != trusted.digest:
+        return False  # a reboot came before the sync, and what is here cannot be proved to be what was fetched
+    _sync(path)
+    _give_name(cache, path, digest, trusted.size)
+    new = settled_blob(digest)
+    mtime_ns = os.stat(cache.blob_path(new)).st_mtime_ns
+    for key in refs:
+        ref = cache.read(key)
+        if ref is not None and ref.blob == blob:  # a fetch may have replaced it meanwhile
+            ref.blob, ref.digest, ref.verified, ref.mtime_ns = new, digest, ref.verified or "computed", mtime_ns
+            used = os.stat(cache.ref_path(key))
+            cache.write(key, ref)
+            os.utime(cache.ref_path(key), ns=(used.st_atime_ns, used.st_mtime_ns))
+    _sync(f"{cache.root}/refs")
+    remove(path)
+    return True
+
+
+def _give_name(cache: Cache, path: str, digest: str, size: int) -> None:
+    """Give the blob the name of its digest, unless there is one of that content already."""
+    final = cache.blob_path(settled_blob(digest))
+    os.makedirs(os.path.dirname(final), exist_ok=True)
+    try:
+        if os.stat(final).st_size == size:
+            return
+        quarantine(cache, final)
+    except FileNotFoundError:
+        pass
+    try:
+        os.link(path, final)
+    except FileExistsError:
+        return
+    except OSError:
+        os.replace(path, final)  # no hard links here: for a moment no reference leads to it, which costs a fetch
+    _sync(os.path.dirname(final))
+
+
+def quarantine(cache: Cache, path: str) -> str:
+    """Put a wrong blob where nothing finds it any more; return its new path. Raises OSError."""
+    folder = f"{cache.root}/quarantine"
+    os.makedirs(folder, exist_ok=True)
+    target = f"{folder}/{os.path.basename(path)}-{time.time_ns():x}"
+    os.replace(path, target)
+    return target
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def main() -> int:
+    """Settle the cache named on the command line, when the process that is at it now is through."""
+    cache = Cache(sys.argv[1])
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    try:
+        lock = os.open(f"{cache.root}/staging/settling.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        settle_all(cache)
+    except OSError:
+        return 1  # the cache is gone, full or not ours: the next fetch tries again
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
