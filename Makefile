@@ -39,6 +39,7 @@ bench: $(if $(QUICK),bench-quick,bench-full) ## Compare with other tools, about 
 .PHONY: bench-full
 bench-full: tools $(VENV)/.ready $(PEERS)/.ready
 	$(BIN)/python -m bench --report docs/benchmarks $(BENCH)
+	$(BIN)/python -m bench.hits --report docs/benchmarks
 
 bench-quick: tools $(VENV)/.ready $(PEERS)/.ready ## The same with a small file: does it work? Not for figures
 	$(BIN)/python -m bench --quick $(BENCH)

@@ -1,11 +1,14 @@
 """See Loom work, against a real server on this machine, in well under a minute: `make demo`.
 
-A model of 1 GB is fetched, then fetched again with a `kill -9` half-way and a resume, then asked for once more when it
-is there already. The server gives each connection 25 MB/s, as object storage would; nothing else is slowed or faked.
+A model of 1 GB is fetched; fetched again into an empty cache with a `kill -9` half-way and a resume; then asked for by
+another folder, which the cache answers. The server gives each connection 25 MB/s, as object storage would; nothing else
+is slowed or faked.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,22 +43,39 @@ def main() -> int:
 
 def play(url: str, here: Path, source: Path) -> None:
     """Show the three fetches; stop with a message when one of them goes wrong."""
-    out = here / "model.gguf"
+    out, cache = here / "model.gguf", here.parent / "cache"
+    os.environ["LOOM_CACHE"] = str(cache)
     say(f"1. Fetch it over {WORKERS} parallel ranges.")
     loom(url, here)
     compare(source, out)
 
-    say("2. Fetch it again into an empty folder, and kill -9 the process half-way.")
+    say("2. Fetch it again into an empty cache, and kill -9 the process half-way.")
     out.unlink()
+    empty(cache)
     show_command(url)
-    kill_half_way(url, here)
+    kill_half_way(url, here, cache)
     say("   Killed. Nothing stands under the final name: " + ("wrong!" if out.exists() else "model.gguf is not there."))
     say("   The same command again goes on from the chunks that are on record.")
     loom(url, here)
     compare(source, out)
 
-    say("3. Once more: the file is there and current, which costs one request.")
-    loom(url, here)
+    say("3. Another folder wants the same model: a hit, by hard link. No request, no byte moved.")
+    other = here.parent / "there"
+    other.mkdir()
+    loom(url, other)
+    compare(source, other / "model.gguf")
+    say("   What the cache says:")
+    print("\n   $ loom cache ls", flush=True)
+    subprocess.run([str(LOOM), "cache", "ls"], check=True)
+    empty(cache)
+
+
+def empty(cache: Path) -> None:
+    """Remove the cache once the process that settles its blobs is through, or give up on that."""
+    deadline = time.monotonic() + 10
+    while any((cache / "blobs" / "new").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 def loom(url: str, here: Path) -> None:
@@ -65,10 +85,10 @@ def loom(url: str, here: Path) -> None:
         sys.exit("demo: the fetch failed")
 
 
-def kill_half_way(url: str, here: Path) -> None:
+def kill_half_way(url: str, here: Path, cache: Path) -> None:
     """Start a fetch and kill it, with no chance to tidy up, once half of the bytes are there."""
     running = subprocess.Popen(command(url), cwd=here)
-    while running.poll() is None and bytes_on_disk(here) < SIZE // 2:
+    while running.poll() is None and bytes_on_disk(cache / "staging") < SIZE // 2:
         time.sleep(0.02)
     running.kill()
     running.wait()
@@ -77,7 +97,7 @@ def kill_half_way(url: str, here: Path) -> None:
 
 def bytes_on_disk(folder: Path) -> int:
     """Return what the files in a folder really occupy: the part file has its full length from the start."""
-    return sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
+    return sum(path.stat().st_blocks * 512 for path in folder.glob("*.part"))
 
 
 def compare(source: Path, out: Path) -> None:

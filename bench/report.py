@@ -53,7 +53,7 @@ def format_report(runs: list[Run], machine: Machine, size: int, when: str) -> st
     """Return the whole page as Markdown."""
     parts = [_head(machine, size, when, runs)]
     parts += [_section(runs, origin, size) for origin in KINDS if any(run.origin == origin for run in runs)]
-    parts += [_prototype(runs, size), _goals(runs), _notes(runs), _machine(machine)]
+    parts += [_prototype(runs, size), _goals(runs), _notes(runs), format_machine(machine)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -164,7 +164,7 @@ def _notes(runs: list[Run]) -> str:
     return "\n".join(["## Notes", "", *lines]) if lines else ""
 
 
-def _machine(machine: Machine) -> str:
+def format_machine(machine: Machine) -> str:
     kind = "virtual machine" if machine.virtual else "machine"
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return (

@@ -70,6 +70,8 @@ def _parse(arguments: list[str]) -> dict[str, str] | None:
         name, equals, value = word.partition("=")
         if word in SWITCHES:
             words[SWITCHES[word]] = "yes"
+        elif is_command and name == "--url":
+            return None
         elif name in VALUES and (equals == "=" or word == name) and (name.startswith("--") or not equals):
             words[VALUES[name]] = value if equals else next(rest, "")
         elif is_command and word == "fetch" and "fetch" not in words:
@@ -79,10 +81,10 @@ def _parse(arguments: list[str]) -> dict[str, str] | None:
         else:
             return None
     words.setdefault("out", _name_of(words.get("url", "")) if is_command else "output")
-    return words if _is_plain(words, is_command=is_command) else None
+    return words if _is_plain(words) else None
 
 
-def _is_plain(words: dict[str, str], *, is_command: bool) -> bool:
+def _is_plain(words: dict[str, str]) -> bool:
     """Return whether every value is one that the long way would take, too."""
     workers = words.get("workers", "1")
     return (
@@ -91,7 +93,6 @@ def _is_plain(words: dict[str, str], *, is_command: bool) -> bool:
         and workers.isdecimal() and workers.isascii() and 1 <= int(workers[:5]) <= 1024
         and words.get("link", "auto") in WAYS
         and words.get("cache", "/") != ""
-        and ("--url" not in words or not is_command)
     )  # fmt: skip
 
 

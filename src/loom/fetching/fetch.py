@@ -210,6 +210,8 @@ class _Fetch:
             placement = vault.salvage(held, out)
         finally:
             os.close(held)
+        if self._stream is not None and (evicted := vault.make_room(0)):
+            self._warnings.append(evicted)  # its size was not known before
         vault.settle_later()
         return self._receipt(version, outcome, placement)
 

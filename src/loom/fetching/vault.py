@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from loom.core.reference import is_immutable, reference_key
 from loom.core.urls import file_name, redact
 from loom.errors import StoreFull
-from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, settled_blob
+from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, remove, settled_blob
 from loom.store.checking import rebuild
 from loom.store.faults import faults
 from loom.store.hashing import hash_file
@@ -116,6 +116,8 @@ class Vault:
             with contextlib.suppress(OSError):
                 rebuild(self._cache)  # the record is there and cannot be read
             return self.find()
+        if self._cache.find(self.key):
+            return None  # it is right, and not what the caller wants
         path = self._cache.blob_path(ref.blob)
         with contextlib.suppress(OSError):
             seen = os.stat(path)
@@ -123,8 +125,12 @@ class Vault:
                 ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()
                 self._record(ref)
                 return self.find()
-            quarantine(self._cache, path)
-        self._cache.forget(self.key)
+            if seen.st_size == ref.size and not ref.digest:
+                remove(path)  # perhaps right, and nobody can tell
+            else:
+                quarantine(self._cache, path)
+        with contextlib.suppress(OSError):
+            self._cache.forget(self.key)
         return None
 
     def is_fresh(self, ref: Ref, since: float = float("inf")) -> bool:
@@ -168,6 +174,9 @@ class Vault:
             raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
         with faults("make room in", self.root):
             removed = make_room(self._cache, size, limit, self.key)
+        if removed.missing:
+            message = f"the cache may hold {limit / 1e6:,.0f} MB, and what other processes use in it leaves no room"
+            raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
         if not removed.blobs:
             return ""
         return f"evicted from the cache: {', '.join(blob.title for blob in removed.blobs)}"

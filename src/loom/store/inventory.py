@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, remove
@@ -209,11 +209,15 @@ def is_in_use(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Removed:
-    """What was removed: names of blobs, other files, and the bytes that are free again (none for linked blobs)."""
+    """What was removed: blobs, other files, and the bytes that are free again (none for linked blobs).
+
+    missing: bytes by which the cache is still larger than it may be, because the rest is in use.
+    """
 
     blobs: tuple[Blob, ...] = ()
     files: tuple[str, ...] = ()
     freed: int = 0
+    missing: int = 0
 
 
 def evictable(inventory: Inventory) -> list[Blob]:
@@ -237,7 +241,7 @@ def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Remov
         if keep not in blob.refs:
             chosen.append(blob)
             excess -= blob.size
-    return remove_blobs(cache, chosen)
+    return replace(remove_blobs(cache, chosen), missing=max(0, excess))
 
 
 def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:

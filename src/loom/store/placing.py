@@ -25,6 +25,8 @@ WAYS = {
 }
 """What --link stands for: the ways that are tried, in order."""
 
+_NAMES = {"hard": "hard link"}
+
 _FICLONE = 0x40049409  # linux/fs.h
 _PIECE = 64 * 1024 * 1024
 _BLOCK = 1024 * 1024
@@ -67,9 +69,9 @@ def place(blob: str, out: str, mode: str = "auto", on_copied: Callable[[int], No
         except OSError as error:
             if error.errno not in _REASONS:
                 raise
-            reasons.append(
-                f"{way} link: {_REASONS[error.errno]}" if way == "hard" else f"{way}: {_REASONS[error.errno]}"
-            )
+            reason = _REASONS[error.errno]
+            if not any(reason in known for known in reasons):
+                reasons.append(f"{_NAMES.get(way, way)}: {reason}")
         else:
             return Placement(way, "; ".join(reasons))
     _PLACERS[last](blob, out, on_copied)
@@ -156,9 +158,14 @@ def _write_new(out: str, fill: Callable[[int], object]) -> None:
         return
     try:
         fill(target)
-        _rename_in(out, lambda temporary: os.link(f"/proc/self/fd/{target}", temporary))
+        _rename_in(out, lambda temporary: _give_name(target, temporary))
     finally:
         os.close(target)
+
+
+def _give_name(target: int, path: str) -> None:
+    """Link a nameless file to a path: open(2), O_TMPFILE. Only with a dir_fd does Python follow the symbolic link."""
+    os.link(f"/proc/self/fd/{target}", path, src_dir_fd=target, follow_symlinks=True)
 
 
 def _open_nameless(folder: str) -> int | None:

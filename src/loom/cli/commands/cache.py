@@ -138,12 +138,16 @@ def _info(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
     lines = [
         ("name", blob.title), ("size", f"{format_size(blob.size)} ({blob.size:,} bytes)"),
         ("digest", facts["digest"] or "not yet computed"), ("verified", _STATES.get(blob.state, blob.state)),
-        ("fetched", format_age(now - _fetched_at(blob)) + " ago"), ("used", format_age(now - blob.used_at) + " ago"),
+        ("fetched", _ago(now - _fetched_at(blob))), ("used", _ago(now - blob.used_at)),
         ("links", f"{blob.links} ({'in use' if facts['in_use'] else 'not open in any process'})"), ("path", blob.path),
         *(("url", ref["url"] or "(not known)") for ref in facts["references"]),
     ]  # fmt: skip
     print_result("\n".join(f"{name:<10}{text}" for name, text in lines))
     return 0
+
+
+def _ago(seconds: float) -> str:
+    return f"{age} ago" if (age := format_age(seconds)) != "now" else "now"
 
 
 def _path(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:

@@ -1,0 +1,151 @@
+"""The quick way: it answers hits as the long way does, imports next to nothing, and leaves everything else alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import loom
+from loom.cli import quick
+from loom.cli.flags import ALL_FLAGS, OUT, URL
+from loom.core.options import LINKS
+from loom.core.reference import reference_key
+from loom.store.cache import Cache, read_boot_id
+from loom.store.placing import WAYS
+from tests.origins.things import Thing, seeded
+
+SRC = Path(__file__).parents[2] / "src"
+ALLOWED = frozenset(
+    ("loom", "loom.__main__", "loom.cli", "loom.cli.quick", "loom.cli.streams", "loom.cli.words", "loom.core",
+     "loom.core.reference", "loom.store", "loom.store.cache", "loom.store.placing", "errno", "_sha256", "_sha2")
+)  # fmt: skip
+"""All that a hit may import beyond what the interpreter has loaded when it starts, and `time`, `__future__`."""
+
+RUN = "import runpy, sys; sys.argv[0] = 'loom'; runpy.run_module('loom', run_name='__main__')"
+
+
+@pytest.fixture
+def cached(origin, tmp_path, monkeypatch):
+    """A file that is in the cache already; return its URL. The working folder is empty."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    url = origin.put("/model.gguf", Thing(b"GGUF" + seeded(4096)))
+    loom.fetch(url, "first")
+    (tmp_path / "first").unlink()
+    return url
+
+
+def run(*arguments: str, code: str = RUN) -> subprocess.CompletedProcess[str]:
+    """Run the command in a fresh interpreter."""
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_hit_imports_next_to_nothing(cached) -> None:
+    """The modules that a hit loads are these and no others: start-up is a feature."""
+    code = (
+        "import sys; before = set(sys.modules); sys.argv = ['loom', 'fetch', sys.argv[1]]\n"
+        "from loom.__main__ import main; code = main()\n"
+        "print(code, *sorted(set(sys.modules) - before - {'time', '__future__'}))"
+    )
+    code, *modules = run(cached, code=code).stdout.split()
+    assert code == "0"
+    assert set(modules) <= ALLOWED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fetch", "{url}"],
+        ["fetch", "{url}", "-o", "model.gguf", "--workers", "16"],
+        ["fetch", "--out=model.gguf", "--link=hard", "{url}"],
+        ["--url", "{url}", "--out", "model.gguf", "--workers", "16"],
+    ],
+)
+def test_a_hit_is_answered_quickly(cached, origin, arguments) -> None:
+    """Both forms give a hard link to the blob, ask nobody, and say so in the words of the long way."""
+    asked = len(origin.requests)
+    words = [word.format(url=cached) for word in arguments]
+    assert quick.answer(words) == 0
+    inode = Path("model.gguf").stat().st_ino
+    Path("model.gguf").unlink()
+    short, long = run(*words), run(*words, "--retries", "3")
+    assert Path("model.gguf").stat().st_ino == inode
+    assert (short.returncode, short.stdout, long.returncode) == (0, "", 0)
+    clock = re.compile("in (under )?[0-9.]+ m?s")
+    Path("model.gguf").unlink()
+    shown = [clock.sub("", line.stderr.replace("linked already", "hard link")) for line in (short, long)]
+    assert shown[0] == shown[1] != ""
+    assert len(origin.requests) == asked
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [], ["fetch"], ["help"], ["--version"], ["fetch", "{url}", "{url}"], ["fetch", "{url}", "--workers", "0"],
+        ["fetch", "{url}", "--workers", "1025"], ["fetch", "{url}", "--workers"], ["fetch", "{url}", "--json"],
+        ["fetch", "{url}", "-o", "-"], ["fetch", "{url}", "-o", ""], ["fetch", "{url}", "-o", "folder/"],
+        ["fetch", "{url}", "-o", "nowhere/x"], ["fetch", "{url}", "-o", "."], ["fetch", "{url}", "-o", "a\0b"],
+        ["fetch", "{url}", "--link", "soft"], ["fetch", "{url}", "--revalidate"], ["fetch", "{url}", "--no-cache"],
+        ["fetch", "{url}", "--sha256", "00"], ["fetch", "{url}", "--cache", ""], ["fetch", "{url}x"],
+        ["fetch", "--url", "{url}"], ["{url}"], ["--out", "x"], ["fetch", "{url}", "-ox"], ["fetch", "{url}", "--ou=x"],
+        ["fetch", "ftp://h/x"], ["fetch", "{url}", "--", "x"], ["fetch", "-o", "folder", "{url}"],
+    ],
+)  # fmt: skip
+def test_everything_else_goes_the_long_way(cached, arguments) -> None:
+    """What is not understood to the last word is left alone: nothing is written, nothing is said."""
+    Path("folder").mkdir()
+    before = sorted(Path().iterdir())
+    assert quick.answer([word.format(url=cached) for word in arguments]) is None
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["NO_CACHE", "REVALIDATE", "MAX_AGE", "LINK", "JSON", "QUIET", "CONFIG", "DEBUG"])
+def test_settings_that_matter_go_the_long_way(cached, monkeypatch, name) -> None:
+    """A variable that may change the answer, or how it is told, is for the long way to read."""
+    monkeypatch.setenv(f"LOOM_{name}", "1")
+    assert quick.answer(["fetch", cached]) is None
+    monkeypatch.setenv(f"LOOM_{name}", "")
+    assert quick.answer(["fetch", cached]) == 0
+
+
+def test_a_settings_file_goes_the_long_way(cached, tmp_path, monkeypatch) -> None:
+    """Nobody can tell what is in the file without reading it."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert quick.answer(["fetch", cached]) == 0
+    (tmp_path / "loom").mkdir()
+    (tmp_path / "loom" / "config.toml").write_text("no_cache = true\n")
+    assert quick.answer(["fetch", cached]) is None
+
+
+def test_a_blob_that_nobody_settled_goes_the_long_way(cached, monkeypatch) -> None:
+    """The long way starts another process that settles it."""
+    cache, key = Cache(os.environ["LOOM_CACHE"]), reference_key(cached)
+    deadline = time.monotonic() + 30
+    while not (ref := cache.read(key)).is_settled and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ref.blob, ref.boot_id, ref.checked_at = "new/one", read_boot_id(), time.time()
+    os.link(cache.blob_path(cache.read(key).blob), cache.blob_path("new/one"))
+    cache.write(key, ref)
+    assert quick.answer(["fetch", cached]) == 0
+    monkeypatch.setattr(quick, "UNSETTLED_S", 0.0)
+    assert quick.answer(["fetch", cached]) is None
+
+
+def test_the_table_of_flags_agrees() -> None:
+    """What the quick way knows by heart is what the table says."""
+    table = {flag.option: flag for flag in (URL, OUT, *ALL_FLAGS)}
+    shorts = {f"-{flag.short}": flag for flag in table.values() if flag.short}
+    known = {**table, **shorts}
+    assert all(known[option].name == name and known[option].metavar for option, name in quick.VALUES.items())
+    assert all(known[option].name == name and not known[option].metavar for option, name in quick.SWITCHES.items())
+    assert {flag.variable for flag in ALL_FLAGS} >= quick.HARMLESS
+    assert set(WAYS) == set(LINKS)
