@@ -122,7 +122,7 @@ class Vault:
         with contextlib.suppress(OSError):
             seen = os.stat(path)
             if seen.st_size == ref.size and ref.digest and hash_file(Path(path)) == ref.digest:
-                ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()
+                ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()  # a write since then is not believed
                 self._record(ref)
                 return self.find()
             if seen.st_size == ref.size and not ref.digest:

@@ -186,12 +186,18 @@ class Cache:
         """Record what a reference leads to, in one step."""
         temporary = self.temporary_path()
         try:
-            with open(temporary, "wb", buffering=0) as file:
+            with open(temporary, "wb") as file:
                 file.write(format_ref(ref))
             os.replace(temporary, self.ref_path(key))
         except BaseException:
             remove(temporary)
             raise
+
+    def amend(self, key: str, ref: Ref) -> None:
+        """Record something new about a reference that is not a use of it."""
+        used = os.stat(self.ref_path(key))
+        self.write(key, ref)
+        os.utime(self.ref_path(key), ns=(used.st_atime_ns, used.st_mtime_ns))
 
     def forget(self, key: str) -> None:
         """Remove a reference's record."""

@@ -66,17 +66,19 @@ def _fault_of(cache: Cache, blob: Blob) -> str:
     if sizes - {blob.size}:
         return f"{blob.size:,} bytes instead of {max(sizes):,}"
     try:
+        mtime_ns = os.stat(blob.path).st_mtime_ns
         if blob.digest and hash_file(Path(blob.path)) != blob.digest:
             return "the bytes do not have their digest"
-        mtime_ns = os.stat(blob.path).st_mtime_ns
     except FileNotFoundError:
         return ""  # evicted, or settled, meanwhile
+    except OSError as error:
+        return f"cannot be read: {(error.strerror or str(error)).lower()}"
     for key, ref in blob.refs.items():
         if ref.mtime_ns != mtime_ns:
             if not ref.digest:
                 return "written to since it was fetched, and its digest is not known"
-            ref.mtime_ns = mtime_ns
-            cache.write(key, ref)
+            ref.mtime_ns = mtime_ns  # of before it was read: a write since then is not believed
+            cache.amend(key, ref)
     return ""
 
 
@@ -110,10 +112,10 @@ def repair(cache: Cache) -> int:
 def rebuild(cache: Cache) -> int:
     """Write the records that are missing, as far as settled blobs tell which reference they are; return how many."""
     made = 0
-    for blob in take_inventory(cache).blobs:
-        note = read_note(blob.path) if blob.name.startswith(SETTLED) else None
-        if note is not None and cache.read(note[0]) is None:
-            key, ref = note
+    notes = [(blob, note) for blob in take_inventory(cache).blobs
+             if blob.name.startswith(SETTLED) and (note := read_note(blob.path))]  # fmt: skip
+    for blob, (key, ref) in sorted(notes, key=lambda pair: -pair[1][1].mtime_ns):  # of two versions the later one
+        if cache.read(key) is None:
             ref.blob, ref.digest, ref.verified = blob.name, blob.digest, "computed"
             cache.write(key, ref)
             made += 1
@@ -127,6 +129,8 @@ def read_note(path: str) -> tuple[str, Ref] | None:
         key = str(note["reference"])
         if len(key) != 64 or not set(key) <= set("0123456789abcdef") or note["size"] != seen.st_size:
             return None
+        if note["mtime_ns"] != seen.st_mtime_ns:
+            return None  # written to since
         url, name = str(note.get("url", "")), str(note.get("name", ""))
         return key, Ref(url, name, "", seen.st_size, seen.st_mtime_ns, etag=str(note["etag"]),
                         last_modified=str(note["last_modified"]))  # fmt: skip

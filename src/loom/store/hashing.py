@@ -6,6 +6,7 @@ the front of the file is done; then it runs at the speed of the hash.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from typing import TYPE_CHECKING
@@ -73,3 +74,15 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a finished file as 64 hex digits. Raises OSError."""
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_unchanged(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 of a file and the modification time, in ns, that it had before and after.
+
+    Raises OSError, with ESTALE when somebody wrote into it meanwhile: then the digest is of no particular content.
+    """
+    before = path.stat().st_mtime_ns
+    digest = hash_file(path)
+    if path.stat().st_mtime_ns != before:
+        raise OSError(errno.ESTALE, "written to while it was read")
+    return digest, before

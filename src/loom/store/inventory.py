@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -195,6 +196,7 @@ def is_in_use(path: str) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if hasattr(fcntl, "F_SETLEASE"):
+            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # who opens it now sends this, and not SIGIO, which kills
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
@@ -278,11 +280,11 @@ def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: flo
 
 
 def _remove_counted(path: str, files: list[str]) -> int:
-    """Remove a file, note it in `files`, and return the bytes that it occupied."""
+    """Remove a file, note it in `files`, and return the bytes that are free again."""
     try:
-        size = os.stat(path).st_blocks * 512
+        seen = os.stat(path)
     except OSError:
         return 0
     if remove(path):
         files.append(path)
-    return size
+    return seen.st_blocks * 512 if seen.st_nlink == 1 else 0

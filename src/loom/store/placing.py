@@ -25,6 +25,9 @@ WAYS = {
 }
 """What --link stands for: the ways that are tried, in order."""
 
+_NO_NAMES = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT))
+"""Where a file system, or a hidden /proc, cannot give a nameless file its name."""
+
 _NAMES = {"hard": "hard link"}
 
 _FICLONE = 0x40049409  # linux/fs.h
@@ -159,6 +162,10 @@ def _write_new(out: str, fill: Callable[[int], object]) -> None:
     try:
         fill(target)
         _rename_in(out, lambda temporary: _give_name(target, temporary))
+    except OSError as error:
+        if error.errno not in _NO_NAMES:
+            raise
+        _rename_in(out, lambda temporary: _fill_named(temporary, fill))
     finally:
         os.close(target)
 

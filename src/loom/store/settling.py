@@ -18,19 +18,23 @@ import time
 from pathlib import Path
 
 from loom.store.cache import NEW, Cache, Ref, remove, settled_blob
-from loom.store.hashing import hash_file
+from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.inventory import names_in
 
 _NICE = 19
 
 
 def settle_all(cache: Cache) -> int:
-    """Settle every new blob that has a reference; return how many. Raises OSError."""
+    """Settle every new blob that has a reference, as far as that is possible; return how many. Raises OSError."""
     settled = 0
-    while batch := _unsettled(cache):
-        settled += sum(settle(cache, blob) for blob in batch)
-        if set(batch) <= set(_unsettled(cache)):
-            break  # nothing more can be done
+    failed: set[str] = set()
+    while batch := [blob for blob in _unsettled(cache) if blob not in failed]:
+        for blob in batch:
+            is_done = False
+            with contextlib.suppress(OSError):  # a bad sector under one must not keep the others
+                is_done = settle(cache, blob)
+            settled += is_done
+            failed |= set() if is_done else {blob}
     return settled
 
 
@@ -44,49 +48,63 @@ def _refs(cache: Cache) -> dict[str, Ref]:
 
 
 def settle(cache: Cache, blob: str) -> bool:
-    """Settle one new blob; return whether it is. Raises OSError."""
+    """Settle one new blob; return whether it is, by this process or another one. Raises OSError."""
+    try:
+        return _settle(cache, blob)
+    except FileNotFoundError:
+        if any(ref.blob == blob for ref in _refs(cache).values()):
+            raise
+        return True
+
+
+def _settle(cache: Cache, blob: str) -> bool:
     path = cache.blob_path(blob)
     refs = {key: ref for key, ref in _refs(cache).items() if ref.blob == blob}
     trusted = next((ref for ref in refs.values() if cache.is_whole(ref)), None)
     if trusted is None:
         return False
-    supplied = trusted.digest if cache.has_survived(trusted) else ""
-    digest = supplied or hash_file(Path(path))
-    if not cache.has_survived(trusted) and digest != trusted.digest:
+    has_survived = cache.has_survived(trusted)
+    digest = trusted.digest if has_survived and trusted.digest else hash_file(Path(path))
+    if not has_survived and digest != trusted.digest:
         return False  # a reboot came before the sync, and what is here cannot be proved to be what was fetched
     _sync(path)
-    _give_name(cache, path, digest, trusted.size)
-    new = settled_blob(digest)
-    mtime_ns = os.stat(cache.blob_path(new)).st_mtime_ns
+    mtime_ns = _give_name(cache, path, digest, trusted)
     for key in refs:
         ref = cache.read(key)
         if ref is not None and ref.blob == blob:  # a fetch may have replaced it meanwhile
-            ref.blob, ref.digest, ref.verified, ref.mtime_ns = new, digest, ref.verified or "computed", mtime_ns
-            used = os.stat(cache.ref_path(key))
-            cache.write(key, ref)
-            os.utime(cache.ref_path(key), ns=(used.st_atime_ns, used.st_mtime_ns))
+            ref.blob, ref.digest, ref.mtime_ns = settled_blob(digest), digest, mtime_ns
+            ref.verified = ref.verified or "computed"
+            cache.amend(key, ref)
     _sync(f"{cache.root}/refs")
     remove(path)
     return True
 
 
-def _give_name(cache: Cache, path: str, digest: str, size: int) -> None:
-    """Give the blob the name of its digest, unless there is one of that content already."""
-    final = cache.blob_path(settled_blob(digest))
+def _give_name(cache: Cache, path: str, digest: str, trusted: Ref) -> int:
+    """Give the blob the name of its digest, unless there is one of that content; return the time to believe it by.
+
+    That is the time from before the hash, so that a write since then is not believed.
+    """
+    name = settled_blob(digest)
+    final = cache.blob_path(name)
     os.makedirs(os.path.dirname(final), exist_ok=True)
-    try:
-        if os.stat(final).st_size == size:
-            return
+    if os.path.exists(final):
+        known = next((ref for ref in _refs(cache).values() if ref.blob == name and cache.is_whole(ref)), None)
+        if known is not None:
+            return known.mtime_ns
+        with contextlib.suppress(OSError):
+            found, mtime_ns = hash_unchanged(Path(final))
+            if found == digest:
+                return mtime_ns
         quarantine(cache, final)
-    except FileNotFoundError:
-        pass
     try:
         os.link(path, final)
     except FileExistsError:
-        return
+        return _give_name(cache, path, digest, trusted)
     except OSError:
         os.replace(path, final)  # no hard links here: for a moment no reference leads to it, which costs a fetch
     _sync(os.path.dirname(final))
+    return trusted.mtime_ns
 
 
 def quarantine(cache: Cache, path: str) -> str:
@@ -113,7 +131,8 @@ def main() -> int:
         os.nice(_NICE)
     try:
         lock = os.open(f"{cache.root}/staging/settling.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # no locks here: two that settle at once do the same
+            fcntl.flock(lock, fcntl.LOCK_EX)
         settle_all(cache)
     except OSError:
         return 1  # the cache is gone, full or not ours: the next fetch tries again
