@@ -137,8 +137,7 @@ class _Fetch:
         record = staging.unfinished()
         reply = self._ask(record, have)
         if ref is not None and (reply.is_unchanged or ((ref.etag or ref.last_modified) and reply.version == have)):
-            vault.confirm(ref)
-            return self._hit(vault, ref)
+            return self._hit(vault, vault.confirm(ref))
         self._out = self._out or check_out(Path(reply.name or "download"))
         self._require_room_for_copy(vault, self._out, reply.version.size)
         return self._transmit(staging, reply, record)
@@ -217,6 +216,8 @@ class _Fetch:
 
     def _require_room_for_copy(self, vault: Vault, out: Path, size: int | None) -> None:
         """Refuse at once what would fit into the cache but not beside the output, where that is another device."""
+        if not os.path.isdir(vault.root):
+            raise TakenOver(f"the cache {vault.root} was removed", "run the same command again")
         with faults("use", out):
             is_near = os.stat(vault.root).st_dev == os.stat(out.parent).st_dev
             stats = os.statvfs(out.parent)

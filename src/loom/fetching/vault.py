@@ -71,6 +71,7 @@ class Vault:
             return ref
         if ref.digest or self._hash(ref) != self._options.sha256:
             return None
+        ref = self._current(ref)
         ref.digest, ref.verified = self._options.sha256, "supplied"
         self._record(ref)
         return ref
@@ -140,10 +141,18 @@ class Vault:
             return True
         return not options.revalidate and is_fresh(ref, options.max_age_s, is_immutable=is_immutable(self._url))
 
-    def confirm(self, ref: Ref) -> None:
-        """Note that the origin has just called it current."""
-        ref.checked_at = time.time()
-        self._record(ref)
+    def confirm(self, ref: Ref) -> Ref:
+        """Note that the origin has just called it current; return what is on record now."""
+        current = self._current(ref)
+        current.checked_at = time.time()
+        self._record(current)
+        return current
+
+    def _current(self, ref: Ref) -> Ref:
+        """Return the record of the same content as it stands now: its blob may have settled meanwhile."""
+        now = self._cache.read(self.key)
+        is_same = now is not None and (now.size, now.etag, now.last_modified) == (ref.size, ref.etag, ref.last_modified)
+        return now if now is not None and is_same else ref
 
     def _hash(self, ref: Ref) -> str:
         try:
@@ -210,13 +219,15 @@ class Vault:
                       last_modified=version.last_modified, digest=digest, verified="supplied" if digest else "",
                       checked_at=time.time(), boot_id=read_boot_id())  # fmt: skip
             if os.path.isdir(f"{self.root}/blobs/{NEW}"):
-                staging.publish(version)
-                with faults("write", self.root):
-                    self._cache.write(self.key, ref)
+                staging.publish(version, lambda: self._write(ref))
         except BaseException:
             os.close(held)
             raise
         return ref, held
+
+    def _write(self, ref: Ref) -> None:
+        with faults("write", self.root):
+            self._cache.write(self.key, ref)
 
     def place(self, ref: Ref, out: str, on_copied: Callable[[int], None] | None = None) -> Placement:
         """Make `out` lead to the blob. Raises FileNotFoundError when the blob is gone, StoreError."""
@@ -230,6 +241,8 @@ class Vault:
                 if not os.path.exists(blob):
                     raise BlobGone from None
                 raise
+        if placement.how == "symlink" and not os.path.exists(blob):
+            raise BlobGone
         self._cache.touch(self.key)
         return placement
 

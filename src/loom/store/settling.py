@@ -67,6 +67,8 @@ def _settle(cache: Cache, blob: str) -> bool:
     digest = trusted.digest if has_survived and trusted.digest else hash_file(Path(path))
     if not has_survived and digest != trusted.digest:
         return False  # a reboot came before the sync, and what is here cannot be proved to be what was fetched
+    if not cache.is_whole(trusted):
+        return False  # somebody wrote into it while it was hashed: then the digest proves nothing
     _sync(path)
     mtime_ns = _give_name(cache, path, digest, trusted)
     for key in refs:

@@ -27,7 +27,7 @@ from loom.store.faults import faults, translate
 from loom.store.journal import Record, format_chunks, format_header, format_synced, read_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
 XATTR = "user.loom.origin"
@@ -131,9 +131,9 @@ class Staging:
     def begin(self, version: Version, chunk_size: int, resumed: Record | None) -> None:
         """Open the part: the one on disk when `resumed` is what it holds, else a new one. `version.size` may be None.
 
-        Raises StoreFull when what is missing cannot fit.
+        Raises StoreFull when what is missing cannot fit, TakenOver.
         """
-        with faults("write", self._part_path):
+        with faults("write", self._part_path), self._taking_over():
             self._fd = self._open_part(keep=resumed is not None)
             if version.size is not None:
                 self._make_room(version.size, is_new=resumed is None)
@@ -142,6 +142,16 @@ class Staging:
         if version.size is not None:
             header = format_header(Record(self._reference, version, chunk_size), self._boot_id)
             self._begin_journal(header + format_chunks(done) + format_synced(synced))
+
+    @contextlib.contextmanager
+    def _taking_over(self) -> Iterator[None]:
+        """Tell that our files come and go by another's hand: locks do not work here, or somebody removed the cache."""
+        try:
+            yield
+        except (FileNotFoundError, FileExistsError) as error:
+            if not self._is_cached and not self._part_path.parent.is_dir():
+                raise
+            raise TakenOver(f"another process took over {self._part_path}", "run the same command again") from error
 
     def _open_part(self, *, keep: bool) -> int:
         if not keep:
@@ -159,7 +169,7 @@ class Staging:
         """
         if self._lock is None:
             raise RuntimeError("the staging has not been claimed")
-        with faults("write", self._journal_path):
+        with faults("write", self._journal_path), self._taking_over():
             if os.pread(self._lock, len(text), 0) != text:
                 os.ftruncate(self._lock, 0)
                 _write_all(self._lock, memoryview(text), 0)
@@ -233,21 +243,31 @@ class Staging:
 
     # Ending
 
-    def publish(self, version: Version) -> None:
+    def publish(self, version: Version, then: Callable[[], None] | None = None) -> None:
         """Give the part its final name in one step, replacing what stood there. Raises StoreError, TakenOver.
 
-        It gets a note of which version of which reference it is; in the cache it becomes read-only.
+        It gets a note of which version of which reference it is; in the cache it becomes read-only. `then` is called
+        before the lock is let go of: whoever waits for it must find the file on record.
         """
         with faults("replace", self.out):
             self._note(version)
             if self._is_cached:
                 os.fchmod(self._fd, os.fstat(self._fd).st_mode & 0o444)
-            if _is_same_file(self._fd, self._part_path):
-                os.replace(self._part_path, self.out)
-            elif not _is_same_file(self._fd, self.out):
-                raise TakenOver(f"another process took over {self._part_path}", "run the same command again")
+            self._rename()
+        if then is not None:
+            then()
         self._remove_journal()
         self.close()
+
+    def _rename(self) -> None:
+        try:
+            if _is_same_file(self._fd, self._part_path):
+                os.replace(self._part_path, self.out)
+                return
+        except FileNotFoundError:
+            pass  # somebody else has just done so
+        if not _is_same_file(self._fd, self.out):
+            raise TakenOver(f"another process took over {self._part_path}", "run the same command again")
 
     def _note(self, version: Version) -> None:
         with contextlib.suppress(OSError, AttributeError):
