@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from loom.errors import IntegrityError as IntegrityError
     from loom.errors import Interrupted as Interrupted
     from loom.errors import LoomError as LoomError
+    from loom.errors import NotCached as NotCached
     from loom.errors import NotFound as NotFound
+    from loom.errors import OriginChanged as OriginChanged
     from loom.errors import OriginError as OriginError
+    from loom.errors import OriginThrottled as OriginThrottled
+    from loom.errors import OriginUnreachable as OriginUnreachable
     from loom.errors import StoreError as StoreError
+    from loom.errors import StoreFull as StoreFull
     from loom.errors import UsageError as UsageError
     from loom.fetching import fetch as fetch
 
@@ -34,9 +39,14 @@ _HOMES = {
     "IntegrityError": "loom.errors",
     "Interrupted": "loom.errors",
     "LoomError": "loom.errors",
+    "NotCached": "loom.errors",
     "NotFound": "loom.errors",
+    "OriginChanged": "loom.errors",
     "OriginError": "loom.errors",
+    "OriginThrottled": "loom.errors",
+    "OriginUnreachable": "loom.errors",
     "StoreError": "loom.errors",
+    "StoreFull": "loom.errors",
     "UsageError": "loom.errors",
 }
 

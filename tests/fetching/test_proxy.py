@@ -172,3 +172,15 @@ def test_an_unverified_origin_behind_a_proxy(nginx, serve, tmp_path, monkeypatch
         with pytest.raises(OriginError, match="does not verify"):
             loom.fetch(nginx.url(file.name, tls=True), tmp_path / "model.bin", **QUICK)
         assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_falls_silent_is_named(tmp_path, monkeypatch, scheme):
+    """Whoever is paged must know that a proxy stands between: it may be the one that hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://user:s3cret@{where}")
+        with pytest.raises(OriginUnreachable) as caught:
+            loom.fetch(f"{scheme}://host.invalid/m", tmp_path / "m", **{**QUICK, "timeout_s": 0.2, "retries": 0})
+    assert caught.value.message == f"host.invalid did not answer within 0.2 s through the proxy {where}"
+    assert "s3cret" not in caught.value.hint

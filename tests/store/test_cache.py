@@ -144,9 +144,8 @@ def test_a_name_of_a_blob_leads_nowhere_else(blob: str) -> None:
 @pytest.mark.parametrize("blob", ["new", "new/", "new/a/b", "new/..", "sha256/ab", "sha256/../ab", "/new/a", "New/a"])
 def test_what_is_no_name_of_a_blob(blob: str) -> None:
     """Other shapes than those that Loom makes are refused."""
-    assert not is_blob_name(blob)
     assert is_blob_name("new/0-a")
-    assert is_blob_name("sha256/ab/abab")
+    assert not is_blob_name(blob)
 
 
 @pytest.mark.parametrize("settled", [False, True])

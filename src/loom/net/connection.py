@@ -238,6 +238,11 @@ class Pool:
         else:
             response.connection.close()
 
+    def proxy_of(self, url: Url) -> str:
+        """Return host and port of the proxy that requests to `url` pass, "" for none."""
+        proxy = self._connector.proxy_for(url.endpoint)
+        return f"{proxy.host}:{proxy.port}" if proxy else ""
+
     def close(self) -> None:
         """Close every idle connection and the pipe."""
         for connections in self._idle.values():

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 _PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
 
 
-def fault_of(url: Url, error: Exception, timeout_s: float) -> Fault:
-    """Put an error of the network, met on the way to `url`, into words, and say what helps."""
+def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> Fault:
+    """Put an error of the network, met on the way to `url`, into words, and say what helps.
+
+    proxy: host and port of the proxy between, if there is one: who falls silent may be either.
+    """
     where = url.endpoint.authority
     if isinstance(error, Stale):
         return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection"))
@@ -39,6 +42,8 @@ def fault_of(url: Url, error: Exception, timeout_s: float) -> Fault:
         return Fault(remedy, kind(f"{error} for {where}", _PROXY_HINT))
     if isinstance(error, TimeoutError) and not error.errno:
         what = f"{where} did not answer within {timeout_s:g} s"
+        if proxy:
+            return Fault(Remedy.RETRY, OriginUnreachable(f"{what} through the proxy {proxy}", _PROXY_HINT))
         return Fault(Remedy.RETRY, OriginUnreachable(what, "--timeout waits longer"))
     if isinstance(error, BadHead):
         return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}"))

@@ -215,7 +215,7 @@ class HttpSource:
             async with asyncio.timeout(self._timeout_s):
                 response = await pool.get(url, {**own, **headers})
         except (OSError, TimeoutError) as error:
-            raise fault_of(url, error, self._timeout_s) from error
+            raise fault_of(url, error, self._timeout_s, pool.proxy_of(url)) from error
         except UsageError as error:
             raise Fault(Remedy.NONE, error) from error
         self.round_trip_s = min(self.round_trip_s, response.waited_s)
