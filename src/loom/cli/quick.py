@@ -12,7 +12,7 @@ import time
 
 from loom.cli.words import format_hit, printable
 from loom.core.reference import reference_key
-from loom.store.cache import Cache, cache_root
+from loom.store.cache import UNSETTLED_S, Cache, cache_root
 from loom.store.placing import WAYS, place
 
 TYPE_CHECKING = False
@@ -30,9 +30,6 @@ HARMLESS = frozenset(
 )  # fmt: skip
 """Variables that change nothing about a hit."""
 
-UNSETTLED_S = 60.0
-"""A blob that is still new after so long has lost the process that settles it: the long way starts another one."""
-
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-")
 
 
@@ -46,7 +43,7 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
     cache, key = Cache(cache_root(words.get("cache"), environ)), reference_key(url)
     ref = cache.find(key)
     if ref is None or not (ref.is_settled or time.time() - ref.checked_at < UNSETTLED_S):
-        return None
+        return None  # the long way starts another process that settles it
     if words.get("link") == "symlink" and not ref.is_settled:
         return None
     try:

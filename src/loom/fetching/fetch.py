@@ -29,7 +29,7 @@ from loom.fetching.stream import Stream
 from loom.fetching.vault import BlobGone, Vault
 from loom.fetching.worker import Job
 from loom.sources.http import HttpSource
-from loom.store.cache import cache_root
+from loom.store.cache import UNSETTLED_S, cache_root
 from loom.store.faults import faults
 from loom.store.hashing import Hasher, hash_file
 from loom.store.staging import Staging, TakenOver, check_out
@@ -113,7 +113,7 @@ class _Fetch:
         vault = self._vault = Vault(root, self._url, self._options) if root else None
         if vault is not None:
             ref = vault.find()
-            if ref is not None and vault.is_fresh(ref):
+            if ref is not None and vault.is_fresh(ref) and vault.can_place(ref):
                 return self._hit(vault, ref)
             if not vault.open():
                 self._warnings.append(f"the cache {root} cannot be written to: fetched without it")
@@ -195,8 +195,7 @@ class _Fetch:
         """Place what the cache holds."""
         out = self._out = self._out or check_out(Path(ref.name or "download"))
         placement = vault.place(ref, str(out), lambda copied: self._report.copying(copied, ref.size))
-        if not ref.is_settled:
-            vault.settle_later()
+        vault.settle_later(ref, UNSETTLED_S)
         version = Version(ref.size, ref.etag, ref.last_modified)
         return self._receipt(version, "cached", placement, ref.digest)
 
@@ -209,9 +208,9 @@ class _Fetch:
             placement = vault.salvage(held, out)
         finally:
             os.close(held)
-        if self._stream is not None and (evicted := vault.make_room(0)):
-            self._warnings.append(evicted)  # its size was not known before
-        vault.settle_later()
+        if evicted := vault.make_room(0):  # a stream's size was not known before; an older version may go now
+            self._warnings.append(evicted)
+        vault.settle_later(ref)
         return self._receipt(version, outcome, placement)
 
     def _require_room_for_copy(self, vault: Vault, out: Path, size: int | None) -> None:

@@ -154,6 +154,10 @@ class Vault:
         is_same = now is not None and (now.size, now.etag, now.last_modified) == (ref.size, ref.etag, ref.last_modified)
         return now if now is not None and is_same else ref
 
+    def can_place(self, ref: Ref) -> bool:
+        """Return whether a hit can be placed. What a symbolic link points to must be settled, by us if need be."""
+        return self._options.link != "symlink" or ref.is_settled or os.access(f"{self.root}/blobs", os.W_OK)
+
     def _hash(self, ref: Ref) -> str:
         try:
             return hash_file(Path(self._cache.blob_path(ref.blob)))
@@ -256,8 +260,13 @@ class Vault:
             settle(self._cache, ref.blob)
         return self._cache.find(self.key) or ref
 
-    def settle_later(self) -> None:
-        """Have what is new in the cache settled by a process of its own, which outlives this one."""
+    def settle_later(self, ref: Ref, since_s: float = 0.0) -> None:
+        """Have what is new in the cache settled by a process of its own, which outlives this one.
+
+        Not when `ref` is settled, or so young that the process which its fetch left running is probably at it.
+        """
+        if ref.is_settled or time.time() - ref.checked_at < since_s:
+            return
         command = [sys.executable, "-m", "loom.store.settling", self.root]
         none = subprocess.DEVNULL
         with contextlib.suppress(OSError):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 NEW = "new"
 SETTLED = "sha256"
 
+UNSETTLED_S = 60.0
+"""A blob that is still new after so long has probably lost the process that settles it."""
+
 _FORMAT = "loom-ref 1"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-")

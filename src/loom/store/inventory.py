@@ -230,12 +230,14 @@ def evictable(inventory: Inventory) -> list[Blob]:
 def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Removed:
     """Evict until `needed` more bytes keep the cache within `max_size`, as far as that is possible.
 
-    keep: the key of a reference whose blob and part are left alone. Raises OSError.
+    keep: the key of a reference whose blob and part are left alone. They do not count: the part is a part of what is
+    needed, and the blob, when nobody else refers to it, will give way to it. Raises OSError.
     """
     inventory = take_inventory(cache)
     excess = inventory.size + needed - max_size
-    parts = [part for part in inventory.parts if part.key == keep]
-    excess -= sum(part.size for part in parts)  # they are part of what is needed
+    if needed:
+        excess -= sum(part.size for part in inventory.parts if part.key == keep)
+        excess -= sum(blob.size for blob in inventory.blobs if list(blob.refs) == [keep])
     chosen: list[Blob] = []
     for blob in evictable(inventory) if excess > 0 else []:
         if excess <= 0:

@@ -102,6 +102,7 @@ def _link(blob: str, out: str, _on_copied: object) -> None:
 
 
 def _symlink(blob: str, out: str, _on_copied: object) -> None:
+    os.stat(blob)  # else a link that leads nowhere would replace what stands there
     _rename_in(out, lambda temporary: os.symlink(blob, temporary))
 
 

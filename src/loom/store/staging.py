@@ -21,6 +21,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
+from loom.core.ranges import chunk_span
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, translate
@@ -112,7 +113,8 @@ class Staging:
         record = read_journal(self._journal_path, self._reference, self._boot_id)
         if record is None or record.version.size is None:
             return None
-        return min(len(record.done) * record.chunk_size, record.version.size), record.version.size
+        size = record.version.size
+        return sum(chunk_span(index, size, record.chunk_size).size for index in record.done), size
 
     def published(self) -> Version | None:
         """Return the version of this reference that stands under the final name, if that is on record and untouched."""

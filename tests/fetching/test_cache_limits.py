@@ -1,0 +1,127 @@
+"""Caches that have a limit, or a disk too small."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from loom.errors import StoreFull
+from tests.fetching.cached import Cached
+from tests.fetching.kit import CHUNK
+from tests.fetching.test_cache_links import mount, needs_root, unmount
+from tests.origins.replies import ends_by_closing, ignores_ranges, sends_chunked
+from tests.origins.things import Thing, seeded
+
+SIZE = 6 * CHUNK + 123
+DATA = seeded(SIZE)
+DISK = 1_000_000
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    return Cached(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    folder = tmp_path / "disk"
+    mount(folder, "-t", "tmpfs", "-o", f"size={DISK}", "loom-test")
+    yield folder
+    unmount(folder)
+
+
+def test_the_least_recently_used_goes_first(origin, cached):
+    """What was used least recently is evicted for room, and what somebody has open is not."""
+    urls = [origin.put(f"/{at}.bin", Thing(seeded(SIZE, at))) for at in range(5)]
+    for at in range(3):
+        cached.fetch(urls[at], f"{at}.bin")
+        os.utime(cached.record(urls[at]), (1000 + at, 1000 + at))
+    cached.right(urls[0], seeded(SIZE, 0), "0.bin")
+    receipt = cached.right(urls[3], seeded(SIZE, 3), "3.bin", max_cache_size=3 * SIZE)
+    assert any("evicted" in warning and "1.bin" in warning for warning in receipt.warnings)
+    assert [cached.record(url).exists() for url in urls] == [True, False, True, True, False]
+    os.utime(cached.record(urls[0]), (1003, 1003))
+    with cached.blob(urls[2]).open("rb"):
+        cached.right(urls[4], seeded(SIZE, 4), "4.bin", max_cache_size=3 * SIZE)
+    assert [cached.record(url).exists() for url in urls] == [False, False, True, True, True]
+    assert len(cached.blobs()) == 3
+    assert [cached.out(f"{at}.bin").read_bytes() == seeded(SIZE, at) for at in range(5)] == [True] * 5
+
+
+FRAMINGS = {
+    "ranges": lambda _: None,
+    "no ranges": ignores_ranges,
+    "no length": lambda exchange: (ignores_ranges(exchange), sends_chunked(exchange)),
+    "closing": lambda exchange: (ignores_ranges(exchange), ends_by_closing(exchange)),
+}
+
+
+@pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)
+def test_every_framing_goes_through_the_cache(origin, cached, framing):
+    """Origins without ranges, and those that do not tell the length, fill the cache as well."""
+    url = origin.put("/m.bin", Thing(DATA), framing)
+    assert cached.right(url, DATA, "first.bin").outcome == "fetched"
+    assert cached.right(url, DATA, "second.bin").requests == 0
+    assert (cached.settle(), cached.staged()) == (1, [])
+    assert cached.right(url, DATA, "third.bin").requests == 0
+
+
+@pytest.mark.parametrize("framing", list(FRAMINGS.values())[:2], ids=list(FRAMINGS)[:2])
+def test_a_file_larger_than_the_limit(origin, cached, framing):
+    """What can never fit into the cache is refused before it is begun, and nothing is evicted for it."""
+    small, large = origin.put("/s.bin", Thing(b"small")), origin.put("/m.bin", Thing(DATA), framing)
+    cached.fetch(small, "small.bin")
+    with pytest.raises(StoreFull) as caught:
+        cached.fetch(large, max_cache_size=SIZE - 1)
+    assert "max-cache-size" in caught.value.hint
+    assert (len(origin.asked("/m.bin")), cached.staged(), len(cached.blobs())) == (1, [], 1)
+
+
+@pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)
+def test_the_limit_holds_for_every_framing(origin, cached, framing):
+    """Whatever way a file comes, something goes when it would be too much."""
+    urls = [origin.put(f"/{at}.bin", Thing(seeded(SIZE, at)), framing) for at in range(2)]
+    for at, url in enumerate(urls):
+        cached.right(url, seeded(SIZE, at), f"{at}.bin", max_cache_size=SIZE + CHUNK)
+    assert [cached.record(url).exists() for url in urls] == [False, True]
+    assert len(cached.blobs()) == 1
+
+
+def test_a_new_version_needs_no_room_for_the_old_one(origin, cached):
+    """A limit that holds one version is enough for the next one, and the cache stays within it."""
+    url, new = origin.put("/m.bin", Thing(DATA)), seeded(SIZE, 2)
+    cached.fetch(url)
+    origin.put("/m.bin", Thing(new, etag='"v2"'))
+    cached.right(url, new, revalidate=True, max_cache_size=SIZE + CHUNK)
+    assert len(cached.blobs()) == 1
+    assert cached.right(url, new, "again.bin").outcome == "cached"
+
+
+@needs_root
+def test_a_disk_too_small_for_the_cache(origin, cached, small_disk):
+    """A cache without room is a StoreFull that names what could go, and goes on once that is gone."""
+    choices = {"cache": str(small_disk / "cache")}
+    idle, large = origin.put("/idle.bin", Thing(DATA)), origin.put("/m.bin", Thing(seeded(DISK - SIZE)))
+    cached.fetch(idle, "idle.bin", **choices)
+    with pytest.raises(StoreFull) as caught:
+        cached.fetch(large, **choices)
+    assert "cache gc" in caught.value.hint
+    assert "idle.bin" in caught.value.hint
+    assert (len(origin.asked("/m.bin")), list(Path(choices["cache"], "staging").iterdir())) == (1, [])
+    cached.right(large, seeded(DISK - SIZE), max_cache_size=DISK - CHUNK, **choices)
+
+
+@needs_root
+def test_a_disk_too_small_for_the_output(origin, cached, small_disk):
+    """A copy that will not fit beside the output is refused before a byte is fetched; a symbolic link needs no room."""
+    url = origin.put("/m.bin", Thing(seeded(2 * DISK)))
+    with pytest.raises(StoreFull, match="MB free") as caught:
+        cached.fetch(url, small_disk / "m.bin")
+    assert ("symlink" in caught.value.hint, len(origin.requests), cached.blobs()) == (True, 1, [])
+    cached.right(url, seeded(2 * DISK), small_disk / "m.bin", link="symlink")
+    with pytest.raises(StoreFull):
+        cached.fetch(url, small_disk / "m.bin")
+    assert (small_disk / "m.bin").read_bytes() == seeded(2 * DISK)
