@@ -78,6 +78,7 @@ def test_a_file_larger_than_the_limit(origin, cached, framing):
         cached.fetch(large, max_cache_size=SIZE - 1)
     assert "max-cache-size" in caught.value.hint
     assert (len(origin.asked("/m.bin")), cached.staged(), len(cached.blobs())) == (1, [], 1)
+    assert cached.right(small, b"small", "again.bin").requests == 0
 
 
 @pytest.mark.parametrize("framing", FRAMINGS.values(), ids=FRAMINGS)

@@ -208,10 +208,16 @@ class _Fetch:
             placement = vault.salvage(held, out)
         finally:
             os.close(held)
-        if evicted := vault.make_room(0):  # a stream's size was not known before; an older version may go now
-            self._warnings.append(evicted)
+        try:  # a stream's size was not known before; an older version may go now
+            self._make_room(vault, 0)
+        except StoreFull as error:
+            self._warnings.append(error.message)
         vault.settle_later(ref)
         return self._receipt(version, outcome, placement)
+
+    def _make_room(self, vault: Vault, size: int) -> None:
+        if evicted := vault.make_room(size):
+            self._warnings.append(evicted)
 
     def _require_room_for_copy(self, vault: Vault, out: Path, size: int | None) -> None:
         """Refuse at once what would fit into the cache but not beside the output, where that is another device."""
@@ -295,14 +301,15 @@ class _Fetch:
         if self._vault is None:
             staging.begin(version, chunk_size, record)
             return
-        if evicted := self._vault.make_room(version.size or 0):
-            self._warnings.append(evicted)
+        self._make_room(self._vault, version.size or 0)
         try:
             staging.begin(version, chunk_size, record)
         except StoreFull as error:
             raise StoreFull(error.message, self._vault.hint_of_room() or error.hint) from error
 
     def _run_stream(self, crew: Crew, staging: Staging, reply: Reply) -> Receipt:
+        if self._vault is not None:
+            self._make_room(self._vault, reply.version.size or 0)
         staging.begin(dataclasses.replace(reply.version, size=None), self._options.chunk_size, None)
         stream = self._stream = self._report.stream = Stream(self._source, staging, self._options)
         self._warnings.append("the origin ignores ranges: fetched as one stream, which cannot be resumed")

@@ -23,7 +23,7 @@ from loom.errors import StoreFull
 from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, remove, settled_blob
 from loom.store.checking import rebuild
 from loom.store.faults import faults
-from loom.store.hashing import hash_file
+from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.inventory import evictable, make_room, take_inventory
 from loom.store.placing import Placement, place, place_descriptor
 from loom.store.settling import quarantine, settle
@@ -84,11 +84,13 @@ class Vault:
         for other in self._other_refs():
             if other.digest == digest and self._cache.is_whole(other) and self._cache.has_survived(other):
                 return self._adopt(other, digest)
-        path = self._cache.blob_path(settled_blob(digest))
-        if not os.path.isfile(path) or hash_file(Path(path)) != digest:
+        path = Path(self._cache.blob_path(settled_blob(digest)))
+        try:
+            found, mtime_ns = hash_unchanged(path)
+            size = path.stat().st_size
+        except OSError:
             return None
-        seen = os.stat(path)
-        return self._adopt(Ref("", "", settled_blob(digest), seen.st_size, seen.st_mtime_ns), digest)
+        return self._adopt(Ref("", "", settled_blob(digest), size, mtime_ns), digest) if found == digest else None
 
     def _adopt(self, other: Ref, digest: str) -> Ref:
         """Let the caller's reference lead to a blob that is here already."""
@@ -267,11 +269,13 @@ class Vault:
         """
         if ref.is_settled or time.time() - ref.checked_at < since_s:
             return
+        if not os.path.basename(sys.executable).startswith(("python", "pypy")):
+            return  # Python is embedded in another program: nobody knows what starting that would do
         command = [sys.executable, "-m", "loom.store.settling", self.root]
-        none = subprocess.DEVNULL
+        none, home = subprocess.DEVNULL, Path(__file__).parents[2]  # -m looks into its working folder first
         with contextlib.suppress(OSError):
             child = subprocess.Popen(  # noqa: S603 - this interpreter, on a module of ours
-                command, stdin=none, stdout=none, stderr=none, start_new_session=True, cwd="/"
+                command, stdin=none, stdout=none, stderr=none, start_new_session=True, cwd=home
             )
             threading.Thread(target=child.wait, name="loom-settling", daemon=True).start()
 
