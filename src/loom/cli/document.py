@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from loom import errors
 from loom.cli.commands import COMMANDS
-from loom.cli.flags import ALL_FLAGS, OUT, URL
+from loom.cli.flags import ALL_FLAGS, CACHE_COMMAND_FLAGS, OUT, URL
+from loom.cli.parser import CACHE_ACTIONS
 from loom.core.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def cli_page() -> str:
     lines += ["A value is taken from the flag, else the environment, else the file, else the default; `loom config`",
               "shows which. The file is TOML with one line for each setting: `--config`, else `$LOOM_CONFIG`, else",
               "`$XDG_CONFIG_HOME/loom/config.toml`, else `~/.config/loom/config.toml`.", ""]  # fmt: skip
-    lines += ["`--url`, `--out` and `--sha256` belong to one call: they come from flags alone.", ""]
+    lines += ["`--url` and `--out` belong to one call: they come from flags alone.", ""]
     lines += ["| flag | environment | file | default | |", "|---|---|---|---|---|"]
     for flag in (URL, OUT, *ALL_FLAGS):
         name = f"`{flag.option}`" + (f", `-{flag.short}`" if flag.short else "")
@@ -39,6 +40,11 @@ def cli_page() -> str:
     lines += ["| `--version` | | | | print the version and exit |", ""]
     lines += ["`LOOM_HEADER` holds one header a line; in the file, `header` is an array of such lines. Prefer",
               "`LOOM_TOKEN` to `--token`: other users of a machine can read command lines.", ""]  # fmt: skip
+    lines += ["## loom cache", "", "| action | |", "|---|---|"]
+    lines += [f"| `loom cache {name}` | {text} |" for name, text in CACHE_ACTIONS.items()]
+    lines += ["", "| flag | |", "|---|---|"]
+    lines += [f"| `{flag.option}` {flag.metavar} | {flag.help} |" for flag in CACHE_COMMAND_FLAGS]
+    lines += ["", "`--cache`, `--json` and `--config` as above.", "", "## Output", ""]
     lines += ["On a terminal one line on stderr shows what moves; elsewhere a line every 5 seconds. `--quiet` leaves",
               "only errors. `NO_COLOR` has nothing to do: no colours are used. The first Ctrl-C (or SIGTERM) keeps",
               "what has arrived, the second stops at once. A closed or broken stderr ends no fetch. Exit codes:",
