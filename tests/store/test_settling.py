@@ -80,9 +80,12 @@ def test_the_same_content_twice(cache) -> None:
     check_settled(cache, KEY, OTHER_KEY, "ef" * 32)
 
 
-def test_two_references_to_one_blob(cache) -> None:
-    """Both are rewritten."""
-    cache.write(OTHER_KEY, put(cache, KEY))
+@pytest.mark.parametrize("is_late", [False, True])
+def test_two_references_to_one_blob(cache, monkeypatch, is_late) -> None:
+    """Both are rewritten, even where one comes to lead there while the blob is hashed."""
+    ref = put(cache, KEY)
+    cache.write(KEY if is_late else OTHER_KEY, ref)
+    monkeypatch.setattr(settling, "hash_file", lambda path: cache.write(OTHER_KEY, ref) or hash_file(path))
     assert settle_all(cache) == 1
     check_settled(cache, KEY, OTHER_KEY)
 
@@ -91,8 +94,7 @@ def test_two_references_to_one_blob(cache) -> None:
 def test_a_wrong_blob_under_the_digest(cache, wrong) -> None:
     """A settled blob that somebody has written to never takes the place of a new one that is right."""
     put(cache, KEY, settled=True)
-    blob = Path(cache.blob_path(settled_blob(DIGEST)))
-    blob.write_bytes(wrong)
+    Path(cache.blob_path(settled_blob(DIGEST))).write_bytes(wrong)
     put(cache, OTHER_KEY)
     settle_all(cache)
     assert content_of(cache, OTHER_KEY) == CONTENT
@@ -195,12 +197,10 @@ def test_a_failure_at_any_step(tmp_path, monkeypatch, how) -> None:
 
 
 def fail_at(cache: Cache, calls: int) -> bool:
-    try:
-        with failing(calls, CALLS, lambda: refuse(errno.EIO)):
-            settle_all(cache)
-    except OSError:
-        return True
-    return False
+    stopped: list[int] = []
+    with suppress(OSError), failing(calls, CALLS, lambda: stopped.append(calls) or refuse(errno.EIO)):
+        settle_all(cache)
+    return bool(stopped)
 
 
 def stop_at(cache: Cache, calls: int) -> bool:
@@ -243,7 +243,6 @@ def test_a_file_system_without_locks(cache, monkeypatch, code) -> None:
 def test_quarantine(cache) -> None:
     """What is put away twice under one name is kept twice."""
     for _ in range(2):
-        path = cache.blob_path(put(cache, KEY).blob)
-        quarantine(cache, path)
+        quarantine(cache, path := cache.blob_path(put(cache, KEY).blob))
         assert not Path(path).exists()
     assert len(names_in(f"{cache.root}/quarantine")) == 2

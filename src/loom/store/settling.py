@@ -59,8 +59,7 @@ def settle(cache: Cache, blob: str) -> bool:
 
 def _settle(cache: Cache, blob: str) -> bool:
     path = cache.blob_path(blob)
-    refs = {key: ref for key, ref in _refs(cache).items() if ref.blob == blob}
-    trusted = next((ref for ref in refs.values() if cache.is_whole(ref)), None)
+    trusted = next((ref for ref in _refs(cache).values() if ref.blob == blob and cache.is_whole(ref)), None)
     if trusted is None:
         return False
     has_survived = cache.has_survived(trusted)
@@ -71,9 +70,8 @@ def _settle(cache: Cache, blob: str) -> bool:
         return False  # somebody wrote into it while it was hashed: then the digest proves nothing
     _sync(path)
     mtime_ns = _give_name(cache, path, digest, trusted)
-    for key in refs:
-        ref = cache.read(key)
-        if ref is not None and ref.blob == blob:  # a fetch may have replaced it meanwhile
+    for key, ref in _refs(cache).items():
+        if ref.blob == blob:  # read again: meanwhile a fetch may have replaced one, or made another one
             ref.blob, ref.digest, ref.mtime_ns = settled_blob(digest), digest, mtime_ns
             ref.verified = ref.verified or "computed"
             cache.amend(key, ref)
