@@ -74,7 +74,8 @@ def _ls(cache: Cache, _raw: Mapping[str, Any], voice: Voice) -> int:
 
 
 def _summary(cache: Cache, inventory: Inventory) -> str:
-    parts = [count(len(inventory.blobs), "blobs") + (f", {format_size(inventory.size)}" if inventory.size else "")]
+    size = sum(blob.size for blob in inventory.blobs)
+    parts = [count(len(inventory.blobs), "blobs") + (f", {format_size(size)}" if size else "")]
     if inventory.parts:
         size = format_size(sum(part.size for part in inventory.parts))
         active = sum(part.is_active for part in inventory.parts)
