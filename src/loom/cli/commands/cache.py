@@ -77,9 +77,9 @@ def _summary(cache: Cache, inventory: Inventory) -> str:
     size = sum(blob.size for blob in inventory.blobs)
     parts = [count(len(inventory.blobs), "blobs") + (f", {format_size(size)}" if size else "")]
     if inventory.parts:
-        size = format_size(sum(part.size for part in inventory.parts))
+        kept = format_size(sum(part.size for part in inventory.parts))
         active = sum(part.is_active for part in inventory.parts)
-        parts.append(f"{count(len(inventory.parts), 'unfinished downloads')} ({size}, {active} under way)")
+        parts.append(f"{count(len(inventory.parts), 'unfinished downloads')} ({kept}, {active} under way)")
     if inventory.leftovers or inventory.quarantined:
         number = len(inventory.leftovers) + len(inventory.quarantined)
         parts.append(f"{count(number, 'files')} of no use (loom cache gc removes them)")
