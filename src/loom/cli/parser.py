@@ -81,7 +81,8 @@ def main_parser() -> Parser:
     """Return the parser of the original form, whose help is the tool's first page."""
     parser = _parser("loom", "Get model weights into a container that starts cold, fast and dependably.", EPILOG)
     parser.usage = (
-        "loom fetch URL [-o FILE] [options]\n       loom --url URL [--out FILE] [options]\n       loom cache ACTION | loom config | loom help COMMAND"
+        "loom fetch URL [-o FILE] [options]\n       loom --url URL [--out FILE] [options]\n"
+        "       loom cache ACTION | loom config | loom help COMMAND"
     )
     commands = parser.add_argument_group("commands")
     for name, text in COMMANDS.items():
