@@ -7,17 +7,18 @@ VENV := .venv
 PEERS := .venv-bench
 BIN := $(VENV)/bin
 SERVERS := nginx libnginx-mod-http-lua openssl
+TESTED := redis-server chromium
 TOOLS := curl aria2 axel lftp
 PYTEST :=
 BENCH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint format demo bench bench-quick docs servers tools clean
+.PHONY: help test lint format demo bench bench-quick docs servers tested tools clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-test: servers lint ## Lint and run all tests
+test: tested lint ## Lint and run all tests
 	$(BIN)/pytest --verbosity=0 -rs $(PYTEST)
 
 lint: $(VENV)/.ready ## Check style, types and which way imports point
@@ -54,11 +55,14 @@ clean: ## Remove everything that make has made
 servers:
 	@scripts/setup debian $(SERVERS)
 
+tested:
+	@scripts/setup debian $(SERVERS) $(TESTED)
+
 tools:
 	@scripts/setup debian $(SERVERS) $(TOOLS)
 
 $(VENV)/.ready: pyproject.toml constraints.txt scripts/setup
-	scripts/setup venv $(VENV) --group dev --editable .
+	scripts/setup venv $(VENV) --group dev --editable '.[control,redis]'
 	@touch $@
 
 $(PEERS)/.ready: pyproject.toml constraints.txt scripts/setup

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from loom.errors import OriginError as OriginError
     from loom.errors import OriginThrottled as OriginThrottled
     from loom.errors import OriginUnreachable as OriginUnreachable
+    from loom.errors import RegistryError as RegistryError
+    from loom.errors import RegistryFull as RegistryFull
+    from loom.errors import RegistryUnavailable as RegistryUnavailable
     from loom.errors import StoreError as StoreError
     from loom.errors import StoreFull as StoreFull
     from loom.errors import UsageError as UsageError
@@ -45,6 +48,9 @@ _HOMES = {
     "OriginError": "loom.errors",
     "OriginThrottled": "loom.errors",
     "OriginUnreachable": "loom.errors",
+    "RegistryError": "loom.errors",
+    "RegistryFull": "loom.errors",
+    "RegistryUnavailable": "loom.errors",
     "StoreError": "loom.errors",
     "StoreFull": "loom.errors",
     "UsageError": "loom.errors",

@@ -20,6 +20,9 @@ __all__ = [
     "OriginError",
     "OriginThrottled",
     "OriginUnreachable",
+    "RegistryError",
+    "RegistryFull",
+    "RegistryUnavailable",
     "StoreError",
     "StoreFull",
     "UsageError",
@@ -114,6 +117,25 @@ class StoreFull(StoreError):
     """There is no room for the file; what has arrived is kept."""
 
     kind = "store-full"
+
+
+class RegistryError(LoomError):
+    """The control plane, or the registry behind it, answered in a way that cannot be used."""
+
+    exit_code = 9
+    kind = "registry"
+
+
+class RegistryUnavailable(RegistryError):
+    """The control plane, or the registry behind it, cannot be reached or cannot write now; trying again may help."""
+
+    kind = "registry-unavailable"
+
+
+class RegistryFull(RegistryError):
+    """A bound on how many nodes or holdings the registry takes is reached."""
+
+    kind = "registry-full"
 
 
 class Interrupted(LoomError):

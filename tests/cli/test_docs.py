@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from loom import errors
+from loom.cli.commands import COMMANDS
 from loom.cli.document import PAGES
-from loom.cli.parser import fetch_parser, main_parser
+from loom.cli.parser import main_parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,9 +29,10 @@ def test_every_error_is_documented() -> None:
     assert {c.__name__ for c in classes} == set(errors.__all__)
 
 
-def test_every_flag_is_in_help_and_docs() -> None:
-    """Whatever argparse takes is on the page."""
+@pytest.mark.parametrize("name", ["original", *COMMANDS])
+def test_every_flag_is_in_help_and_docs(name: str) -> None:
+    """Whatever a command takes is on the page."""
+    module = import_module(f"loom.cli.commands.{name}")
+    parser = module.parser() if hasattr(module, "parser") else main_parser()
     page = PAGES["cli.md"]()
-    for parser in (main_parser(), fetch_parser()):
-        for option in parser._option_string_actions:
-            assert option in page or option in ("-h", "--help")
+    assert all(option in page for action in parser.arguments() for option in action.option_strings)

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom import errors
 from loom.cli.commands import COMMANDS
-from loom.cli.flags import ALL_FLAGS, CACHE_COMMAND_FLAGS, OUT, URL
-from loom.cli.parser import CACHE_ACTIONS
+from loom.cli.commands.cache import ACTIONS
+from loom.cli.flags import ALL_FLAGS, CACHE_COMMAND_FLAGS, OUT, SERVE, URL
 from loom.core.receipt import Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from loom.cli.parser import Parser
+
+_FLEET_COMMANDS = ("control", "locate", "register", "withdraw", "nodes", "models")
 
 _NOTE = "<!-- made by `make docs` from the code; do not edit -->\n"
 
@@ -33,23 +38,43 @@ def cli_page() -> str:
               "`$XDG_CONFIG_HOME/loom/config.toml`, else `~/.config/loom/config.toml`.", ""]  # fmt: skip
     lines += ["`--url` and `--out` belong to one call: they come from flags alone.", ""]
     lines += ["| flag | environment | file | default | |", "|---|---|---|---|---|"]
-    for flag in (URL, OUT, *ALL_FLAGS):
+    for flag in (URL, OUT, *ALL_FLAGS, SERVE):
         name = f"`{flag.option}`" + (f", `-{flag.short}`" if flag.short else "")
         variable, key = (f"`{flag.variable}`", f"`{flag.name}`") if flag.variable else ("", "")
         lines.append(f"| {name} {flag.metavar} | {variable} | {key} | {flag.shown_default} | {flag.help} |")
     lines += ["| `--version` | | | | print the version and exit |", ""]
     lines += ["`LOOM_HEADER` holds one header a line; in the file, `header` is an array of such lines. Prefer",
               "`LOOM_TOKEN` to `--token`: other users of a machine can read command lines.", ""]  # fmt: skip
+    lines += ["The fleet's token is in the file that `--token-file` names, else in `LOOM_FLEET_TOKEN`. Commands that ask",
+              "no origin (all but `fetch`) also take it from `LOOM_TOKEN`; for `fetch` that is the origin's, and neither",
+              "gets the other's. The port's variable is not `LOOM_PORT`: Kubernetes sets that to something else in every",
+              "pod beside a service called `loom`.", ""]  # fmt: skip
     lines += ["## loom cache", "", "| action | |", "|---|---|"]
-    lines += [f"| `loom cache {name}` | {text} |" for name, text in CACHE_ACTIONS.items()]
+    lines += [f"| `loom cache {action.usage}` | {action.help} |" for action in ACTIONS.values()]
     lines += ["", "| flag | |", "|---|---|"]
     lines += [f"| `{flag.option}` {flag.metavar} | {flag.help} |" for flag in CACHE_COMMAND_FLAGS]
-    lines += ["", "`--cache`, `--json` and `--config` as above.", "", "## Output", ""]
+    lines += ["", "`--cache`, `--json` and `--config` as above.", ""]
+    for name in _FLEET_COMMANDS:
+        lines += _command(name)
+    lines += ["## Output", ""]
     lines += ["On a terminal one line on stderr shows what moves; elsewhere a line every 5 seconds. `--quiet` leaves",
               "only errors. `NO_COLOR` has nothing to do: no colours are used. The first Ctrl-C (or SIGTERM) keeps",
               "what has arrived, the second stops at once. A closed or broken stderr ends no fetch. Exit codes:",
               "[errors.md](errors.md).", ""]  # fmt: skip
     return "\n".join(lines)
+
+
+def _command(name: str) -> list[str]:
+    """Return a command's section, made of its parser."""
+    parser: Parser = import_module(f"loom.cli.commands.{name}").parser()
+    usage = parser.format_usage().removeprefix("usage: ").strip()
+    lines = [f"## loom {name}", "", f"    {usage}", "", (parser.description or "").strip(), ""]
+    lines += ["| | |", "|---|---|"]
+    for action in parser.arguments():
+        names = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar}`"
+        value = f" {action.metavar}" if action.option_strings and action.metavar else ""
+        lines.append(f"| {names}{value} | {(action.help or '').replace('%%', '%')} |")
+    return [*lines, ""]
 
 
 def errors_page() -> str:

@@ -35,6 +35,7 @@ class Flag:
     is_list: may be given several times (several lines in the environment, an array in the file).
     is_secret: shown blanked out.
     scope: "settings" may come from environment and file; "call" belongs to one call, and comes from flags alone.
+    env: the environment variable, where LOOM_NAME would not do.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Flag:
     is_list: bool = False
     is_secret: bool = False
     scope: str = "settings"
+    env: str = ""
 
     @property
     def option(self) -> str:
@@ -65,7 +67,7 @@ class Flag:
     @property
     def variable(self) -> str:
         """The environment variable; "" for what belongs to one call."""
-        return "LOOM_" + self.name.upper() if self.scope == "settings" else ""
+        return self.env or "LOOM_" + self.name.upper() if self.scope == "settings" else ""
 
 
 def parse_size(text: str) -> int:
@@ -190,6 +192,36 @@ OUTPUT_FLAGS = (
     CONFIG,
 )
 
+CONTROL_FLAGS = (
+    Flag("control", parse_text, None, "URL", "the control plane: http://host:3000", "control"),
+    Flag("token_file", parse_text, None, "FILE", "holds the fleet's token (or: LOOM_FLEET_TOKEN)"),
+    Flag("control_ca_file", parse_text, None, "FILE", "authorities to trust (PEM) when it is asked by https",
+         "control_ca_file"),
+)  # fmt: skip
+"""How to reach a control plane."""
+
+NODE = Flag("node", parse_text, None, "NAME", "what to call this machine (default: its host name)", "node")
+ZONE = Flag("zone", parse_text, None, "NAME", "where it is, so that near nodes are found first", "zone")
+MODEL = Flag("model", parse_text, None, "NAME", "what to call the model (default: host and path of the URL)", "model",
+             scope="call")  # fmt: skip
+
+SERVE = Flag("serve", parse_switch, False, "", "run a control plane, from before the fetch until it is stopped",
+             scope="call")  # fmt: skip
+
+LISTEN_FLAGS = (
+    Flag("host", parse_text, "127.0.0.1", "HOST", "where to listen; 0.0.0.0 and :: for everybody, with a token",
+         env="LOOM_LISTEN_HOST"),
+    Flag("port", parse_count, 3000, "PORT", "the port to listen on; 0 for any", env="LOOM_LISTEN_PORT"),
+    Flag("registry", parse_text, None, "URL", "where facts are kept: sqlite:///path, redis://host, rediss://, "
+         "valkey://, redis+sentinel://, redis+cluster:// (default: a file in ~/.local/state/loom)"),
+    Flag("allow_anonymous", parse_switch, False, "", "let everybody register who can reach it"),
+    Flag("tls_cert", parse_text, None, "FILE", "certificate chain (PEM): speak https"),
+    Flag("tls_key", parse_text, None, "FILE", "its key (PEM), when that is another file"),
+    Flag("allow_cidr", parse_text, (), "CIDR", "network that nodes may be in; may be given several times (default: the "
+         "private ones)", is_list=True),
+)  # fmt: skip
+"""How a control plane listens. Not LOOM_PORT: Kubernetes sets that for a service called loom, to tcp://..."""
+
 CACHE_COMMAND_FLAGS = (
     Flag("repair", parse_switch, False, "", "verify: also make lost records anew and remove what is of no use",
          scope="call"),
@@ -198,7 +230,9 @@ CACHE_COMMAND_FLAGS = (
     Flag("older_than", parse_age, None, "AGE", "gc: remove what was not used for so long: 30d, 12h", scope="call"),
 )  # fmt: skip
 
-ALL_FLAGS = FETCH_FLAGS + CACHE_FLAGS + OUTPUT_FLAGS
+FLEET_FLAGS = (*CONTROL_FLAGS, NODE, ZONE, MODEL)
+
+ALL_FLAGS = FETCH_FLAGS + CACHE_FLAGS + FLEET_FLAGS + LISTEN_FLAGS + OUTPUT_FLAGS
 
 SETTINGS = tuple(flag for flag in ALL_FLAGS if flag.scope == "settings")
 

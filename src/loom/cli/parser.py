@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from loom.cli.commands import COMMANDS
 from loom.cli.flags import (
-    CACHE,
-    CACHE_COMMAND_FLAGS,
     CACHE_FLAGS,
-    CONFIG,
     FETCH_FLAGS,
-    JSON,
+    FLEET_FLAGS,
+    LISTEN_FLAGS,
     OUT,
     OUTPUT_FLAGS,
+    SERVE,
     URL,
     Flag,
 )
@@ -22,7 +21,7 @@ from loom.core.urls import redact
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 EPILOG = """\
 examples:
@@ -59,6 +58,10 @@ class Parser(argparse.ArgumentParser):
         count = "an argument" if len(extras) == 1 else f"{len(extras)} arguments"
         raise UsageError(f"{count} too many for `{self.prog}`", self._see())
 
+    def arguments(self) -> list[argparse.Action]:
+        """Return what it takes, but for --help."""
+        return [action for action in self._actions if action.dest != "help"]
+
     def _see(self) -> str:
         return f"see `{self.prog} --help`"
 
@@ -77,18 +80,20 @@ def no_such_command(word: str) -> UsageError:
     )
 
 
+_USAGE = """loom fetch URL [-o FILE] [options]
+       loom --url URL [--out FILE] [options]
+       loom COMMAND ... | loom help COMMAND"""
+
+
 def main_parser() -> Parser:
     """Return the parser of the original form, whose help is the tool's first page."""
-    parser = _parser("loom", "Get model weights into a container that starts cold, fast and dependably.", EPILOG)
-    parser.usage = (
-        "loom fetch URL [-o FILE] [options]\n       loom --url URL [--out FILE] [options]\n"
-        "       loom cache ACTION | loom config | loom help COMMAND"
-    )
+    text = "Get model weights into a container that starts cold, fast and dependably."
+    parser = new_parser("loom", text, _USAGE, EPILOG)
     commands = parser.add_argument_group("commands")
     for name, text in COMMANDS.items():
-        commands.add_argument(f"{name:<6}", nargs="?", help=text, action=_Heading)
+        commands.add_argument(f"{name:<8}", nargs="?", help=text, action=_Heading)
     group = parser.add_argument_group("the original form")
-    _add(group, [URL, OUT], {"out": "where the file goes (default: output)"})
+    add_flags(group, [URL, OUT], {"out": "where the file goes (default: output)"})
     _add_all(parser)
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     return parser
@@ -96,39 +101,17 @@ def main_parser() -> Parser:
 
 def fetch_parser() -> Parser:
     """Return the parser of `loom fetch`."""
-    parser = _parser("loom fetch", "Fetch one file by parallel range requests.", "")
-    parser.usage = "loom fetch URL [-o FILE] [options]"
+    text = "Fetch one file by parallel range requests."
+    parser = new_parser("loom fetch", text, "loom fetch URL [-o FILE] [options]")
     parser.add_argument("url", metavar="URL", nargs="?", help=URL.help)  # a mistyped flag is told before a missing URL
-    _add(parser, [OUT], {"out": "where the file goes (default: its name in the URL)"})
+    add_flags(parser, [OUT], {"out": "where the file goes (default: its name in the URL)"})
     _add_all(parser)
-    return parser
-
-
-CACHE_ACTIONS = {
-    "ls": "what is cached: size, age, last use, links, how it was verified",
-    "info REF": "all about one model; REF is a URL, a name, or a digest or its beginning",
-    "verify": "read every byte; what is wrong goes into quarantine (exit code 7)",
-    "rm REF": "remove one model",
-    "gc": "remove leftovers, and what --max-size and --older-than say; never what is in use",
-    "path [REF]": "print the cache's folder, or a model's path in it",
-}
-
-
-def cache_parser() -> Parser:
-    """Return the parser of `loom cache`."""
-    actions = "\n".join(f"  {name:<10}  {text}" for name, text in CACHE_ACTIONS.items())
-    parser = _parser("loom cache", f"See and tend what is cached.\n\nactions:\n{actions}", "")
-    parser.usage = "loom cache ls | info REF | verify | rm REF | gc | path [REF]  [options]"
-    parser.add_argument("action", nargs="?", metavar="ACTION", help="one of the above")
-    parser.add_argument("ref", nargs="?", metavar="REF", help="which model")
-    _add(parser, CACHE_COMMAND_FLAGS, {})
-    _add(parser, (CACHE, JSON, CONFIG), {})
     return parser
 
 
 def config_parser() -> Parser:
     """Return the parser of `loom config`."""
-    parser = _parser("loom config", "Show every setting, its value and where it came from.", "")
+    parser = new_parser("loom config", "Show every setting, its value and where it came from.")
     _add_all(parser)
     return parser
 
@@ -152,9 +135,11 @@ class _Heading(argparse.Action):
         """Do nothing."""
 
 
-def _parser(prog: str, description: str, epilog: str) -> Parser:
+def new_parser(prog: str, description: str, usage: str = "", epilog: str = "") -> Parser:
+    """Return a parser without arguments."""
     return Parser(
         prog=prog,
+        usage=usage or None,
         description=description,
         epilog=epilog,
         allow_abbrev=False,
@@ -163,15 +148,18 @@ def _parser(prog: str, description: str, epilog: str) -> Parser:
 
 
 def _add_all(parser: Parser) -> None:
-    _add(parser.add_argument_group("fetching"), FETCH_FLAGS, {})
-    _add(parser.add_argument_group("cache"), CACHE_FLAGS, {})
-    _add(parser.add_argument_group("output"), OUTPUT_FLAGS, {})
+    add_flags(parser.add_argument_group("fetching"), FETCH_FLAGS)
+    add_flags(parser.add_argument_group("cache"), CACHE_FLAGS)
+    add_flags(parser.add_argument_group("fleet"), (*FLEET_FLAGS, SERVE))
+    add_flags(parser.add_argument_group("the control plane that --serve runs"), LISTEN_FLAGS)
+    add_flags(parser.add_argument_group("output"), OUTPUT_FLAGS)
 
 
-def _add(group: argparse._ActionsContainer, flags: Iterable[Flag], helps: dict[str, str]) -> None:
+def add_flags(group: argparse._ActionsContainer, flags: Iterable[Flag], helps: Mapping[str, str] | None = None) -> None:
+    """Have a parser, or a group of one, take flags; `helps` are texts by name that fit better here than the table's."""
     for flag in flags:
         names = [f"-{flag.short}", flag.option] if flag.short else [flag.option]
-        text = helps.get(flag.name, flag.help).replace("%", "%%")
+        text = (helps or {}).get(flag.name, flag.help).replace("%", "%%")
         if flag.shown_default:
             text += f" (default: {flag.shown_default})"
         if not flag.metavar:

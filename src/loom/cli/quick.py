@@ -26,7 +26,7 @@ SWITCHES = {"--quiet": "quiet", "-q": "quiet"}
 HARMLESS = frozenset(
     f"LOOM_{name}" for name in
     ("CACHE", "WORKERS", "TOKEN", "HEADER", "CA_FILE", "CHUNK_SIZE", "RETRIES", "BACKOFF", "TIMEOUT", "MAX_CACHE_SIZE",
-     "OFFLINE")
+     "OFFLINE", "CONTROL", "TOKEN_FILE", "FLEET_TOKEN", "CONTROL_CA_FILE", "NODE", "ZONE")
 )  # fmt: skip
 """Variables that change nothing about a hit."""
 

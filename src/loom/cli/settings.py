@@ -36,7 +36,7 @@ class Setting:
         if self.value is None or self.value == ():
             return "-"
         if self.flag.is_list:
-            return ", ".join(f"{name}: ***" for name, _ in self.value)
+            return ", ".join(f"{one[0]}: ***" if self.flag.is_secret else one for one in self.value)
         if self.flag.is_secret:
             return "***"
         if self.flag.parse is parse_size:
@@ -145,7 +145,7 @@ def _check_bounds(setting: Setting) -> None:
 
 def option_of(setting: Setting) -> dict[str, Any]:
     """Return the setting as a keyword argument of loom.Options."""
-    value = dict(setting.value) if setting.flag.is_list else setting.value
+    value = dict(setting.value) if setting.flag.name == "header" else setting.value
     return {setting.flag.field: value}
 
 
@@ -156,3 +156,27 @@ def options_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
         if setting.flag.field:
             choices |= option_of(setting)
     return choices
+
+
+def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str], *, has_origin: bool) -> str | None:
+    """Return the fleet's token: from --token-file, else LOOM_FLEET_TOKEN, else LOOM_TOKEN; None without one.
+
+    LOOM_TOKEN only counts for commands without an origin: for `loom fetch` it is what the origin gets, and neither may
+    get the other's. Raises UsageError when the file cannot be read or is empty.
+    """
+    setting = settings["token_file"]
+    if setting.value:
+        try:
+            with open(setting.value, encoding="utf-8") as file:
+                token = file.read(65536).strip()
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise UsageError(f"{setting.source}: cannot read {setting.value}: {reason}") from None
+    else:
+        token = environ.get("LOOM_FLEET_TOKEN", "") or ("" if has_origin else environ.get("LOOM_TOKEN", ""))
+        if not token:
+            return None
+    if not (token and token.isascii() and token.isprintable()):
+        where = setting.value or "the environment"
+        raise UsageError(f"the fleet's token in {where} is not one line of printable ASCII", "openssl rand -hex 32")
+    return token

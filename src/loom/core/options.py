@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from loom.core.names import check_model, check_node, check_zone
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ class Options:
     max_age_s: the same, when the last time it was asked is longer ago than this. None trusts a hit for ever.
     offline: never use the network: a miss is an error.
     max_cache_size: bytes; before a fetch needs the room, what was used least recently is evicted. None is no limit.
+    control: a control plane's URL: it is asked who has the model, and told how the fetch goes. None for neither. One
+        that is down or slow costs a fetch at most 0.3 s and a warning.
+    control_token: the fleet's token, for the control plane alone.
+    control_ca_file: PEM file of the authorities to trust when the control plane is asked, instead of the system's.
+    model: what the control plane shall call it; None for host and path of the URL.
+    node: what it shall call this machine; None for its host name.
+    zone: where this machine is, so that near nodes are found first.
     """
 
     workers: int = 10
@@ -72,6 +80,12 @@ class Options:
     max_age_s: float | None = None
     offline: bool = False
     max_cache_size: int | None = None
+    control: str | None = None
+    control_token: str | None = field(default=None, repr=False)
+    control_ca_file: str | None = None
+    model: str | None = None
+    node: str | None = None
+    zone: str | None = None
 
     def __post_init__(self) -> None:
         _require_whole("workers", self.workers, 1, MAX_WORKERS)
@@ -87,8 +101,13 @@ class Options:
             _require_whole("max_cache_size", self.max_cache_size, 0, 2**63)
         for name, value in self.headers.items():
             _check_header(name, value)
-        if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token.strip()):
-            raise UsageError("the token is empty or holds characters that a header cannot carry", "check --token")
+        _check_token(self.token, "check --token")
+        _check_token(self.control_token, "check --token-file")
+        if self.model is not None:
+            check_model(self.model)
+        if self.node is not None:
+            check_node(self.node)
+        check_zone(self.zone)
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
 
@@ -99,6 +118,11 @@ class Options:
             headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
             headers["Authorization"] = f"Bearer {self.token}"
         return headers
+
+
+def _check_token(token: str | None, hint: str) -> None:
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise UsageError("the token is empty or holds characters that a header cannot carry", hint)
 
 
 def _require_whole(name: str, value: int, low: int, high: int) -> None:

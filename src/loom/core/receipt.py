@@ -52,6 +52,8 @@ class Receipt:
     link_note: why it is not a better kind of link; empty when there is none.
     digest: "sha256:..." when the content was verified against one, else None.
     version: the origin's validator that pinned the bytes, for instance its ETag; None when it gave none.
+    replicas: how many other nodes have (some of) the model, as the control plane said; None when it was not asked, or
+        did not answer in time.
     warnings: sentences worth a human's look; mostly empty.
     """
 
@@ -72,6 +74,7 @@ class Receipt:
     link: str = "none"
     link_note: str = ""
     warnings: tuple[str, ...] = field(default=())
+    replicas: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain JSON values."""

@@ -22,6 +22,7 @@ from loom.core.reference import reference_key
 from loom.core.transfer import Transfer
 from loom.core.urls import file_name, redact
 from loom.errors import IntegrityError, Interrupted, NotCached, StoreFull
+from loom.fetching.announcing import Announcer
 from loom.fetching.crew import TICK_S, Crew, fit_descriptors
 from loom.fetching.patience import Patience
 from loom.fetching.reporter import Reporter
@@ -61,15 +62,26 @@ def fetch(
         stands there is replaced in one step when the new one is complete, and left alone when it is current.
     on_progress: called from this thread with a Progress about ten times a second.
     choices: the fields of loom.Options: workers, chunk_size, retries, backoff_s, timeout_s, headers, token, sha256,
-        ca_file, no_cache, cache, link, revalidate, max_age_s, offline, max_cache_size.
+        ca_file, no_cache, cache, link, revalidate, max_age_s, offline, max_cache_size, control, control_token,
+        control_ca_file, model, node, zone.
 
-    Raises the LoomErrors of docs/errors.md; KeyboardInterrupt becomes Interrupted. What had arrived is kept beside
-    `out`, and the same call goes on from there (DESIGN section 4).
+    Raises the LoomErrors of docs/errors.md; KeyboardInterrupt becomes Interrupted. What had arrived is kept in the
+    cache (beside `out` with no_cache), and the same call goes on from there (DESIGN section 4).
     """
     unknown = set(choices) - {field.name for field in dataclasses.fields(Options)}
     if unknown:
         raise TypeError(f"fetch() got an unexpected keyword argument {min(unknown)!r}")
-    options, report = Options(**choices), Reporter(on_progress)
+    options = Options(**choices)
+    if options.control is None:
+        return _run(url, out, options, on_progress)
+    with Announcer(url, options, on_progress) as announcer:
+        return announcer.complete(_run(url, out, options, announcer.progress))
+
+
+def _run(
+    url: str, out: str | os.PathLike[str] | None, options: Options, on_progress: Callable[[Progress], None] | None
+) -> Receipt:
+    report = Reporter(on_progress)
     for _ in range(_JOINS):
         with contextlib.suppress(TakenOver, BlobGone):
             return _attempt(_Fetch(url, None if out is None else Path(out), options, report))

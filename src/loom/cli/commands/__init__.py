@@ -3,6 +3,12 @@
 COMMANDS = {
     "fetch": "fetch one file",
     "cache": "see and tend what is cached: ls, info, verify, rm, gc, path",
+    "control": "run the control plane: it knows which node holds which model",
+    "locate": "which nodes have a model",
+    "register": "say that a node has a model",
+    "withdraw": "say that it has it no more",
+    "nodes": "the nodes of the fleet",
+    "models": "the models of the fleet",
     "config": "show every setting, its value and where it came from",
     "help": "show this page, or a command's: loom help fetch",
 }

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loom.cli.context import Voice, read_settings
-from loom.cli.flags import CACHE_COMMAND_FLAGS, parse_value
+from loom.cli.flags import CACHE, CACHE_COMMAND_FLAGS, CONFIG, JSON, parse_value
 from loom.cli.output import Talk, format_table, print_json, print_result
-from loom.cli.parser import Parser, cache_parser, parse
+from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.words import count, format_age, format_size
 from loom.core.reference import reference_key
 from loom.errors import IntegrityError, NotCached, UsageError
 from loom.store.cache import Cache, cache_root
 from loom.store.checking import Finding, check, repair
 from loom.store.faults import faults
-from loom.store.inventory import Blob, Inventory, collect_garbage, is_in_use, remove_blobs, take_inventory
+from loom.store.inventory import Blob, Inventory, Removed, collect_garbage, is_in_use, remove_blobs, take_inventory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +27,13 @@ _STATES = {"supplied": "sha256 supplied", "computed": "sha256 computed", "unhash
 
 def parser() -> Parser:
     """Return the parser of `loom cache`."""
-    return cache_parser()
+    actions = "\n".join(f"  {action.usage:<10}  {action.help}" for action in ACTIONS.values())
+    usage = f"loom cache {' | '.join(action.usage for action in ACTIONS.values())}  [options]"
+    parser = new_parser("loom cache", f"See and tend what is cached.\n\nactions:\n{actions}", usage)
+    parser.add_argument("action", nargs="?", metavar="ACTION", help="one of the above")
+    parser.add_argument("ref", nargs="?", metavar="REF", help="which model")
+    add_flags(parser, (*CACHE_COMMAND_FLAGS, CACHE, JSON, CONFIG))
+    return parser
 
 
 def run(arguments: list[str], voice: Voice) -> int:
@@ -37,7 +43,7 @@ def run(arguments: list[str], voice: Voice) -> int:
     if action not in ACTIONS:
         hint = f"loom cache {' | '.join(ACTIONS)}"
         raise UsageError(f"there is no cache action {action!r}" if action else "the action is missing", hint)
-    if raw["ref"] and action not in ("info", "rm", "path"):
+    if raw["ref"] and "REF" not in ACTIONS[action].usage:
         raise UsageError(f"an argument too many for `loom cache {action}`", "see `loom cache --help`")
     root = cache_root(read_settings(raw, voice)["cache"].value, os.environ)
     if not root:
@@ -45,7 +51,7 @@ def run(arguments: list[str], voice: Voice) -> int:
     given = {flag.name: parse_value(flag, str(raw[flag.name]), flag.option) for flag in CACHE_COMMAND_FLAGS
              if raw.get(flag.name) and flag.metavar}  # fmt: skip
     with faults("read", root):
-        return ACTIONS[action](Cache(root), {**raw, **given}, voice)
+        return ACTIONS[action].run(Cache(root), {**raw, **given}, voice)
 
 
 def _ls(cache: Cache, _raw: Mapping[str, Any], voice: Voice) -> int:
@@ -190,35 +196,40 @@ def _rm(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
     blob = _pick(cache, raw)
     if is_in_use(blob.path):
         raise UsageError(f"{blob.title} is in use by another process", "stop it first")
-    removed = remove_blobs(cache, [blob])
-    return _tell_removed(cache, [blob], [], removed.freed, voice)
+    return _tell_removed(cache, remove_blobs(cache, [blob]), voice)
 
 
 def _gc(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
-    removed = collect_garbage(cache, raw["max_size"], raw["older_than"])
-    return _tell_removed(cache, removed.blobs, removed.files, removed.freed, voice)
+    return _tell_removed(cache, collect_garbage(cache, raw["max_size"], raw["older_than"]), voice)
 
 
-def _tell_removed(cache: Cache, blobs: Any, files: Any, freed: int, voice: Voice) -> int:
+def _tell_removed(cache: Cache, removed: Removed, voice: Voice) -> int:
     left = take_inventory(cache)
     if voice.as_json:
-        names = [{"name": blob.title, "size": blob.size, "links": blob.links} for blob in blobs]
-        print_json({"removed": names, "files": list(files), "freed": freed, "left": left.size})
+        names = [{"name": blob.title, "size": blob.size, "links": blob.links} for blob in removed.blobs]
+        print_json({"removed": names, "files": list(removed.files), "freed": removed.freed, "left": left.size})
         return 0
-    for blob in blobs:
+    for blob in removed.blobs:
         kept = f"  (its bytes stay with {count(blob.links, 'links')})" if blob.links else ""
         print_result(f"removed {blob.title}  {format_size(blob.size)}{kept}")
-    if files:
-        print_result(f"removed {count(len(files), 'files')} of no use")
-    print_result(f"{format_size(freed)} freed, {format_size(left.size)} left in {cache.root}")
+    if removed.files:
+        print_result(f"removed {count(len(removed.files), 'files')} of no use")
+    print_result(f"{format_size(removed.freed)} freed, {format_size(left.size)} left in {cache.root}")
     return 0
 
 
-ACTIONS: dict[str, Callable[[Cache, Mapping[str, Any], Voice], int]] = {
-    "ls": _ls,
-    "info": _info,
-    "verify": _verify,
-    "rm": _rm,
-    "gc": _gc,
-    "path": _path,
+class _Action(NamedTuple):
+    usage: str
+    help: str
+    run: Callable[[Cache, Mapping[str, Any], Voice], int]
+
+
+ACTIONS = {
+    "ls": _Action("ls", "what is cached: size, age, last use, links, how it was verified", _ls),
+    "info": _Action("info REF", "all about one model; REF is a URL, a name, or a digest or its beginning", _info),
+    "verify": _Action("verify", "read every byte; what is wrong goes into quarantine (exit code 7)", _verify),
+    "rm": _Action("rm REF", "remove one model", _rm),
+    "gc": _Action("gc", "remove leftovers, and what --max-size and --older-than say; never what is in use", _gc),
+    "path": _Action("path [REF]", "print the cache's folder, or a model's path in it", _path),
 }
+"""What `loom cache` can do; its help and its page are made of this."""

@@ -12,12 +12,14 @@ from loom.cli.flags import OUT, URL, parse_value
 from loom.cli.output import Talk, format_receipt, print_json
 from loom.cli.parser import fetch_parser as parser
 from loom.cli.parser import parse
-from loom.cli.settings import options_of
+from loom.cli.settings import fleet_token, options_of
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
+
+    from loom.core.receipt import Receipt
 
 __all__ = ["parser", "run", "run_fetch"]
 
@@ -42,13 +44,26 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
     """Fetch what the raw values of flags ask for, and say what happened."""
     settings = read_settings(raw, voice)
     url, out = parse_value(URL, raw["url"], "the URL"), _out_of(raw["out"], default_out)
+    choices = options_of(settings)
+    choices["control_token"] = fleet_token(settings, os.environ, has_origin=True)
+    choices["model"] = raw["model"]
     from loom.core.urls import file_name
-    from loom.fetching import fetch
 
     talk = Talk(Path(out or file_name(url) or "download").name, os.environ, quiet=bool(settings["quiet"].value))
     _stop_on_signals(talk)
+    if raw["serve"]:
+        from loom.cli.serving import fetch_and_serve
+
+        return fetch_and_serve(lambda more: _fetch(url, out, choices | more, talk, voice), url, settings, choices, talk)
+    _fetch(url, out, choices, talk, voice)
+    return 0
+
+
+def _fetch(url: str, out: str | None, choices: dict[str, Any], talk: Talk, voice: Voice) -> Receipt:
+    from loom.fetching import fetch
+
     try:
-        receipt = fetch(url, out, on_progress=talk.progress, **options_of(settings))
+        receipt = fetch(url, out, on_progress=talk.progress, **choices)
     finally:
         talk.clear()
     for warning in receipt.warnings:
@@ -56,7 +71,7 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
     talk.say(format_receipt(receipt, str(Path.cwd())))
     if voice.as_json:
         print_json(receipt.to_dict())
-    return 0
+    return receipt
 
 
 def _stop_on_signals(talk: Talk) -> None:

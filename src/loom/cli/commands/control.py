@@ -1,0 +1,83 @@
+"""`loom control`: run a control plane until it is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from loom.cli.context import Voice, read_settings
+from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON, LISTEN_FLAGS
+from loom.cli.output import Talk, print_json
+from loom.cli.parser import Parser, add_flags, new_parser, parse
+from loom.cli.settings import Setting, fleet_token
+from loom.errors import UsageError
+from loom.registry.locations import default_registry, show_location
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from loom.server.serving import ControlOptions
+
+_TEXT = """\
+Run the control plane: it knows which node holds which model, and tells who asks.
+
+It listens on this machine alone unless --host says otherwise; then it wants a token, which nodes and
+commands send, too: --token-file, LOOM_FLEET_TOKEN or LOOM_TOKEN. A browser shows the fleet at its address."""
+
+
+def parser() -> Parser:
+    """Return the parser of `loom control`."""
+    parser = new_parser("loom control", _TEXT, "loom control [options]")
+    token_file = next(flag for flag in CONTROL_FLAGS if flag.name == "token_file")
+    add_flags(parser, (*LISTEN_FLAGS, token_file, JSON, CONFIG), {"json": "print one JSON object when it listens"})
+    return parser
+
+
+def run(arguments: list[str], voice: Voice) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    settings = read_settings(parse(parser(), arguments), voice)
+    options = control_options(settings, fleet_token(settings, os.environ, has_origin=False))
+    asyncio.run(_serve(options, Talk("", {}, quiet=False), voice))
+    return 0
+
+
+def control_options(settings: Mapping[str, Setting], token: str | None) -> ControlOptions:
+    """Return what the settings ask of a control plane. Raises UsageError, also when its packages are missing."""
+    try:
+        from loom.server.serving import ControlOptions
+    except ImportError as error:
+        hint = "pip install 'loom-weights[control]'"
+        raise UsageError(f"the control plane needs a package that is not here: {error.name}", hint) from error
+    names = ("host", "port", "allow_anonymous", "tls_cert", "tls_key", "allow_cidr")
+    values: dict[str, Any] = {name: settings[name].value for name in names}
+    registry = settings["registry"].value or default_registry(os.environ)
+    return ControlOptions(registry=registry, token=token, **values)
+
+
+async def _serve(options: ControlOptions, talk: Talk, voice: Voice) -> None:
+    from loom.server.serving import running
+
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with running(options, lambda trouble: tell_trouble(talk, trouble)) as url:
+        talk.say(f"loom control: {describe(options, url)}")
+        if voice.as_json:
+            print_json({"url": url, "registry": show_location(options.registry)})
+        await stopped.wait()
+    talk.say("loom control: stopped")
+
+
+def describe(options: ControlOptions, url: str) -> str:
+    """Return a control plane in one line."""
+    door = "this machine only" if options.is_local else "anybody may register"
+    return f"{url}  registry {show_location(options.registry)}  {'with a token' if options.token else door}"
+
+
+def tell_trouble(talk: Talk, trouble: str) -> None:
+    """Say that the registry behind went away, or is back."""
+    talk.say(f"loom control: {trouble}" if trouble else "loom control: the registry answers again")
+    sys.stderr.flush()

@@ -1,0 +1,56 @@
+"""`loom nodes [NODE]`: the nodes of the fleet, or all that one of them holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loom.cli.fleet import fleet_parser, format_digest, format_known_size, format_left, format_state, open_client
+from loom.cli.output import format_table, print_json, print_result
+from loom.cli.parser import Parser, parse
+from loom.cli.words import count, format_size
+
+if TYPE_CHECKING:
+    from loom.cli.context import Voice
+
+
+def parser() -> Parser:
+    """Return the parser of `loom nodes`."""
+    parser = fleet_parser("nodes", "Show the nodes of the fleet, or all that one of them holds.", " [NODE]")
+    parser.add_argument("name", nargs="?", metavar="NODE", help="one of them")
+    return parser
+
+
+def run(arguments: list[str], voice: Voice) -> int:
+    """Ask, and print a table."""
+    raw = parse(parser(), arguments)
+    client, _ = open_client(raw, voice)
+    if raw["name"]:
+        detail = client.node(str(raw["name"]))
+        heads, rows = ["MODEL", "STATE", "SIZE", "LEASE", "DIGEST"], [_holding(row) for row in detail["inventory"]]
+        _show(detail, heads, rows, (2,), voice)
+    else:
+        nodes = client.nodes()
+        heads = ["NODE", "MODELS", "LOAD", "SERVED", "ZONE", "ADDRESS", "LEASE"]
+        _show({"nodes": nodes}, heads, [_node(row) for row in nodes], (1, 2, 3), voice)
+    return 0
+
+
+def _show(reply: dict[str, Any], heads: list[str], rows: list[list[str]], right: tuple[int, ...], voice: Voice) -> None:
+    if voice.as_json:
+        print_json(reply)
+        return
+    if rows:
+        print_result(format_table(heads, rows, right=right))
+        print_result("")
+    print_result(count(len(rows), f"{heads[0].lower()}s"))
+
+
+def _node(row: dict[str, Any]) -> list[str]:
+    served = format_size(row["served"]) if row["served"] else "-"
+    place = [row.get("zone") or "-", row.get("address") or "-", format_left(row.get("expires_in_s"))]
+    return [row["node"], f"{row['models']:,}", str(row["load"]), served, *place]
+
+
+def _holding(row: dict[str, Any]) -> list[str]:
+    left = format_left(row.get("expires_in_s"))
+    return [row["model"], format_state(row), format_known_size(row), left, format_digest(row)]

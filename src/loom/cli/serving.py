@@ -1,0 +1,58 @@
+"""`--serve`: a control plane beside a fetch, which stays when the fetch is done, with the model registered."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from loom.cli.commands.control import control_options, describe, tell_trouble
+from loom.core.names import model_of
+from loom.errors import LoomError
+from loom.registry.client import ControlClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from loom.cli.output import Talk
+    from loom.cli.settings import Setting
+    from loom.core.receipt import Receipt
+
+RENEW_S = 10.0
+TTL_S = 30.0
+"""The model stays registered while this process lives: a lease, so that a kill -9 does not leave it there for ever."""
+
+
+def fetch_and_serve(
+    fetch: Callable[[dict[str, Any]], Receipt],
+    url: str,
+    settings: Mapping[str, Setting],
+    choices: Mapping[str, Any],
+    talk: Talk,
+) -> int:
+    """Start a control plane, fetch with it, then serve until SIGINT or SIGTERM. Raises what the fetch raises."""
+    from loom.server.serving import Beside
+
+    options = control_options(settings, choices["control_token"])
+    with Beside(options, lambda trouble: tell_trouble(talk, trouble)) as plane:
+        talk.say(f"loom control: {describe(options, plane.url)}")
+        here = {"control": plane.inner_url, "control_ca_file": None}
+        receipt = fetch(here if choices["control"] is None else {})
+        model, node = choices["model"] or model_of(url), choices["node"] or socket.gethostname()
+        talk.say(f"loom control: {model} is on {node}; serving until stopped")
+        with contextlib.suppress(KeyboardInterrupt):
+            _keep_registered(ControlClient(plane.inner_url, token=options.token), node, model, receipt, choices["zone"])
+    return 0
+
+
+def _keep_registered(client: ControlClient, node: str, model: str, receipt: Receipt, zone: str | None) -> None:
+    """Renew the lease until KeyboardInterrupt; then withdraw."""
+    try:
+        while True:
+            with contextlib.suppress(LoomError):  # the next renewal may find the registry again
+                client.register(node, model, size=receipt.size, digest=receipt.digest, zone=zone, ttl_s=TTL_S)
+            time.sleep(RENEW_S)
+    finally:
+        with contextlib.suppress(LoomError):
+            client.withdraw(node, model)

@@ -1,0 +1,86 @@
+"""Which addresses a node may register. Whoever asks `/locate` connects there: nobody may be sent where it does harm.
+
+An address that a stranger registers is a lever to make every node of a fleet send requests to a host of the stranger's
+choice (server-side request forgery): the metadata service of a cloud, which hands out credentials, above all.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING
+
+from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from ipaddress import IPv4Network, IPv6Network
+
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+"""What a fleet's nodes mostly have: RFC 1918, carrier-grade NAT (pods on some clouds), unique local IPv6."""
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+NEVER = tuple(
+    ip_network(text) for text in
+    ("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "::/128", "fe80::/10", "ff00::/8",
+     "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32", "fd00:ec2::/32", "fd20:ce::/32", "64:ff9b::/96")
+)  # fmt: skip
+"""Refused whatever is allowed: unspecified, link-local and multicast addresses; the metadata services of Azure (wire
+server), Alibaba, Oracle, AWS and Google (IPv6); and translated IPv4 (RFC 6052), which could be any of these."""
+
+
+class Allowed:
+    """The networks that addresses may be of.
+
+    cidrs: such as "10.0.0.0/8"; empty for the private ones. Raises UsageError when one is no network.
+    loopback: whether 127.0.0.1 is an address of the fleet: when the control plane itself listens there only.
+    """
+
+    def __init__(self, cidrs: Iterable[str] = (), *, loopback: bool = False) -> None:
+        texts = tuple(cidrs) or PRIVATE + (LOOPBACK if loopback else ())
+        self._networks = [_parse_network(text) for text in texts]
+
+    def check(self, address: str | None) -> str | None:
+        """Return an address, "http://host:port" or "https://host:port", in its one form. Raises UsageError.
+
+        The host must be an IP address: a name could lead elsewhere by the time that somebody connects to it.
+        """
+        if address is None:
+            return None
+        scheme, slashes, rest = address.rpartition("://")
+        scheme = scheme.lower() if slashes else "http"
+        host, colon, port = rest.rstrip("/").rpartition(":")
+        if scheme not in ("http", "https") or not colon or not _is_port(port):
+            raise UsageError(f"{address[:80]!r} is no address", "write http://10.1.2.3:3001")
+        ip = _parse_ip(host, address)
+        if any(ip in network for network in NEVER):
+            raise UsageError(f"{ip} is never the address of a node", "link-local and metadata addresses are refused")
+        if not any(ip in network for network in self._networks):
+            raise UsageError(f"{ip} is not in a network that nodes may be in", "allow it: loom control --allow-cidr")
+        return f"{scheme}://{f'[{ip}]' if ip.version == 6 else ip}:{int(port)}"
+
+
+def _parse_ip(host: str, address: str) -> IPv4Address | IPv6Address:
+    """Parse a host; an IPv4 address in the clothes of IPv6 (RFC 4291 section 2.5.5.2) is that IPv4 address."""
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        ip = ip_address(host[1:-1] if is_bracketed else host)
+    except ValueError:
+        hint = "register the IP address: a name may lead elsewhere later"
+        raise UsageError(f"{address[:80]!r} has no IP address", hint) from None
+    if isinstance(ip, IPv6Address):
+        if not is_bracketed or ip.scope_id:
+            raise UsageError(f"{address[:80]!r} is no address", "write http://[fd00::1]:3001")
+        return ip.ipv4_mapped or ip.sixtofour or ip
+    return ip
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
+
+
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise UsageError(f"{text!r} is not a network", "write --allow-cidr 10.0.0.0/8") from None

@@ -1,0 +1,437 @@
+"""The fleet: which node holds which model. A fold over changes, the same in every control plane.
+
+Theory of operation. Whatever happens is said as a Change, an absolute statement ("node a now holds exactly this"),
+never a difference. A ledger puts the changes into one order and keeps them; every control plane applies them in that
+order to its own Fleet and answers reads from it. So replicas agree once they have applied the same changes, a change
+applied twice does no harm, and a read waits for nobody.
+
+Leases. A holding that a plain registration named stays until it is withdrawn; one that was registered with a time to
+live ends with it; all that a heartbeat listed ends when its node's lease does. The last word about a pair of node and
+model counts. Times are seconds of the ledger's clock, handed in.
+
+Finding. `locate` costs the same for ten holders as for ten thousand: the holders of a model lie in bags of equal rank,
+once by zone and once for all zones, and an answer is drawn from the best bags.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from loom.core.holders import Holders, rank_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loom.core.holders import Sample
+
+
+State = Literal["complete", "partial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a node has of one model. Sizes are bytes.
+
+    model: its name; it may hold slashes.
+    digest: "sha256:..." of the whole, None when unknown.
+    size: of the whole, None when unknown.
+    state: "complete", or "partial" while it is being fetched.
+    received: of a partial one, how much is there.
+    from_origin, from_peers: how much of it was taken from where.
+    """
+
+    model: str
+    digest: str | None = None
+    size: int | None = None
+    state: State = "complete"
+    received: int = 0
+    from_origin: int = 0
+    from_peers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A node has a model: until `expires_at`, or until withdrawn when that is None.
+
+    address and zone: None leaves what was known of the node.
+    """
+
+    node: str
+    holding: Holding
+    address: str | None = None
+    zone: str | None = None
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A node has a model no more."""
+
+    node: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A node is gone, and all that it had."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A node lives, until `expires_at` unless it says so again.
+
+    load: uploads under way. served: bytes handed to peers since the node started.
+    inventory: exactly what it holds; None when that is what it said last.
+    """
+
+    node: str
+    expires_at: float
+    address: str | None = None
+    zone: str | None = None
+    load: int = 0
+    served: int = 0
+    inventory: tuple[Holding, ...] | None = None
+
+
+Change = Registered | Withdrawn | Left | Beat
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A holding and who has it. expires_at: None when it does not end by itself."""
+
+    node: str
+    address: str | None
+    zone: str | None
+    load: int
+    holding: Holding
+    expires_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSummary:
+    """A node in one line. expires_at: of its heartbeats' lease, None without one. models: how many it has."""
+
+    node: str
+    address: str | None
+    zone: str | None
+    load: int
+    served: int
+    models: int
+    fetching: int
+    expires_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """A model in one line: how many nodes have all of it, how many are fetching it."""
+
+    model: str
+    digest: str | None
+    size: int | None
+    complete: int
+    partial: int
+
+
+@dataclass(slots=True)
+class Totals:
+    """Bytes moved, as far as nodes have said: counted on when they restart or leave."""
+
+    from_origin: int = 0
+    from_peers: int = 0
+    served: int = 0
+
+
+class _Node:
+    """One node. `leases`: model -> when that holding ends, None for never; what is not in it ends with the node."""
+
+    __slots__ = ("address", "asserted", "expires_at", "holdings", "leases", "load", "name", "served", "zone")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.address: str | None = None
+        self.zone: str | None = None
+        self.load = 0
+        self.served = 0
+        self.expires_at: float | None = None
+        self.holdings: dict[str, Holding] = {}
+        self.leases: dict[str, float | None] = {}
+        self.asserted: tuple[Holding, ...] | None = None
+
+    def end_of(self, model: str) -> float | None:
+        return self.leases.get(model, self.expires_at)
+
+
+class Fleet:
+    """All nodes and what they hold."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self.version = 0
+        """Grows with every change that can be seen: who has shown one version need not look again."""
+        self.holdings = 0
+        self._nodes: dict[str, _Node] = {}
+        self._models: dict[str, Holders[_Node]] = {}
+        self._due: list[tuple[float, str, str]] = []  # (when, node, model or "" for the node's own lease)
+
+    # What happens
+
+    def apply(self, change: Change) -> None:
+        """Take a change in."""
+        if isinstance(change, Beat):
+            self._beat(change)
+        elif isinstance(change, Registered):
+            self._register(change)
+        elif isinstance(change, Withdrawn):
+            self._withdraw(change)
+        else:
+            self._leave(change.node)
+
+    def expire(self, now: float) -> None:
+        """Forget what has ended by `now`."""
+        while self._due and self._due[0][0] <= now:
+            _, name, model = heapq.heappop(self._due)
+            end = self._end(name, model)
+            if end is not None and end > now:
+                heapq.heappush(self._due, (end, name, model))
+            elif end is not None:
+                self._end_lease(self._nodes[name], model)
+
+    def _register(self, change: Registered) -> None:
+        node = self._ensure(change.node)
+        self._place(node, change.address, change.zone, node.load)
+        model = change.holding.model
+        if model in node.holdings and model not in node.leases:
+            node.asserted = None  # the inventory listed it: the next one has to be taken in whole
+        self._remember(node.leases.get(model), change.expires_at, node, model)
+        node.leases[model] = change.expires_at
+        self._put(node, change.holding)
+
+    def _withdraw(self, change: Withdrawn) -> None:
+        node = self._nodes.get(change.node)
+        if node is not None and change.model in node.holdings:
+            node.asserted = None
+            self._drop(node, change.model)
+            self._forget_if_empty(node)
+
+    def _leave(self, name: str) -> None:
+        node = self._nodes.pop(name, None)
+        if node is not None:
+            self.version += 1
+            for model in list(node.holdings):
+                self._drop(node, model)
+
+    def _beat(self, beat: Beat) -> None:
+        node = self._ensure(beat.node)
+        self._place(node, beat.address, beat.zone, beat.load)
+        if node.served != beat.served:
+            self.version += 1
+            self.totals.served += _growth(node.served, beat.served)
+            node.served = beat.served
+        self._remember(node.expires_at, beat.expires_at, node, "")
+        node.expires_at = beat.expires_at
+        if beat.inventory is not None:
+            self._assert(node, beat.inventory)
+
+    def _assert(self, node: _Node, inventory: tuple[Holding, ...]) -> None:
+        kept = {holding.model for holding in inventory}
+        for model in [model for model in node.holdings if model not in node.leases and model not in kept]:
+            self._drop(node, model)
+        for holding in inventory:
+            node.leases.pop(holding.model, None)
+            self._put(node, holding)
+        node.asserted = inventory
+
+    def _end_lease(self, node: _Node, model: str) -> None:
+        if model:
+            self._drop(node, model)
+        else:
+            self.version += 1
+            node.expires_at = node.asserted = None
+            for one in [one for one in node.holdings if one not in node.leases]:
+                self._drop(node, one)
+        self._forget_if_empty(node)
+
+    def _end(self, name: str, model: str) -> float | None:
+        """Return when a lease ends, None when there is no such lease."""
+        node = self._nodes.get(name)
+        if node is None:
+            return None
+        return node.leases.get(model) if model else node.expires_at
+
+    def _remember(self, before: float | None, end: float | None, node: _Node, model: str) -> None:
+        """Have an end looked at when it is due; one that only moved on is found again at the old time."""
+        if end is not None and (before is None or end < before):
+            heapq.heappush(self._due, (end, node.name, model))
+        if len(self._due) > 2 * (len(self._nodes) + self.holdings) + 1000:
+            ends = {(name, model): self._end(name, model) for _, name, model in self._due}
+            self._due = sorted((end, *lease) for lease, end in ends.items() if end is not None)
+
+    def _ensure(self, name: str) -> _Node:
+        node = self._nodes.get(name)
+        if node is None:
+            self.version += 1
+            node = self._nodes[name] = _Node(name)
+        return node
+
+    def _forget_if_empty(self, node: _Node) -> None:
+        if not node.holdings and node.expires_at is None and node.name in self._nodes:
+            self.version += 1
+            del self._nodes[node.name]
+
+    def _place(self, node: _Node, address: str | None, zone: str | None, load: int) -> None:
+        """Note where a node is and how busy; what it holds is ranked anew only if that matters."""
+        address, zone = address or node.address, zone or node.zone
+        if (address, zone, load) == (node.address, node.zone, node.load):
+            return
+        self.version += 1
+        node.address = address
+        for model, holding in node.holdings.items():
+            self._models[model].move(node, (node.zone, zone), (rank_of(holding, node.load), rank_of(holding, load)))
+        node.zone, node.load = zone, load
+
+    def _put(self, node: _Node, holding: Holding) -> None:
+        before = node.holdings.get(holding.model)
+        if holding == before:
+            return
+        self.version += 1
+        holders = self._models.get(holding.model)
+        if holders is None:
+            holders = self._models[holding.model] = Holders()
+        rank = rank_of(holding, node.load)
+        if before is None:
+            self.holdings += 1
+            holders.add(node, node.zone, rank)
+        else:
+            holders.move(node, (node.zone, node.zone), (rank_of(before, node.load), rank))
+        node.holdings[holding.model] = holding
+        self._count(before or Holding(holding.model), holding)
+
+    def _drop(self, node: _Node, model: str) -> None:
+        self.version += 1
+        holding = node.holdings.pop(model)
+        node.leases.pop(model, None)
+        self.holdings -= 1
+        holders = self._models[model]
+        holders.remove(node, node.zone, rank_of(holding, node.load))
+        if not holders:
+            del self._models[model]
+
+    def _count(self, before: Holding, after: Holding) -> None:
+        self.totals.from_origin += _growth(before.from_origin, after.from_origin)
+        self.totals.from_peers += _growth(before.from_peers, after.from_peers)
+
+    # What is known
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @property
+    def models(self) -> int:
+        """How many models some node has."""
+        return len(self._models)
+
+    def has_node(self, name: str) -> bool:
+        """Return whether a node is known."""
+        return name in self._nodes
+
+    def count_of(self, name: str) -> int:
+        """Return how many models a node holds."""
+        node = self._nodes.get(name)
+        return len(node.holdings) if node else 0
+
+    def has(self, name: str, model: str) -> bool:
+        """Return whether a node holds a model."""
+        node = self._nodes.get(name)
+        return node is not None and model in node.holdings
+
+    def asserted(self, name: str) -> tuple[Holding, ...] | None:
+        """Return the inventory that a node said last, None when it has to say it anew."""
+        node = self._nodes.get(name)
+        return node.asserted if node else None
+
+    def locate(self, model: str, limit: int, sample: Sample, zone: str | None = None, but: str = "") -> list[Replica]:
+        """Return at most `limit` replicas, best source first, without those of the node `but`.
+
+        The same zone first, then complete before partial, then the least loaded; random among equals: `sample(n, k)`
+        returns k different numbers below n in random order. So a thousand cold nodes do not all ask the same holder.
+        """
+        holders = self._models.get(model)
+        if holders is None:
+            return []
+        found = [node for node in holders.best(limit + 1, sample, zone) if node.name != but]
+        return [_replica(node, node.holdings[model]) for node in found[:limit]]
+
+    def count_holders(self, model: str) -> int:
+        """Return how many nodes have some of a model."""
+        holders = self._models.get(model)
+        return len(holders) if holders else 0
+
+    def inventory(self, name: str) -> list[Replica]:
+        """Return all that a node holds, by model."""
+        node = self._nodes.get(name)
+        return [_replica(node, node.holdings[model]) for model in sorted(node.holdings)] if node else []
+
+    def node(self, name: str) -> NodeSummary | None:
+        """Return a node in one line."""
+        node = self._nodes.get(name)
+        return _summary(node) if node else None
+
+    def nodes(self, after: str = "", limit: int = 1000, search: str = "") -> list[NodeSummary]:
+        """Return nodes by name, those behind `after` whose name, zone or address holds `search`."""
+        matching = (n.name for n in self._nodes.values() if n.name > after and (not search or _matches(n, search)))
+        return [_summary(self._nodes[name]) for name in heapq.nsmallest(limit, matching)]
+
+    def list_models(self, after: str = "", limit: int = 1000, search: str = "") -> list[ModelSummary]:
+        """Return models by name, those behind `after` whose name holds `search`."""
+        matching = (model for model in self._models if model > after and search.lower() in model.lower())
+        return [self._model(model) for model in heapq.nsmallest(limit, matching)]
+
+    def fetching(self, limit: int = 1000) -> list[Replica]:
+        """Return what is being fetched now: the partial replicas that say how far they are."""
+        return heapq.nsmallest(limit, self._partial(), key=lambda r: (r.holding.model, r.node))
+
+    def changes(self) -> Iterator[Change]:
+        """Yield changes that make an empty Fleet into this one; what ends by itself comes with its end."""
+        for node in self._nodes.values():
+            held = [(model, holding) for model, holding in node.holdings.items()]
+            if node.expires_at is not None:
+                inventory = tuple(holding for model, holding in held if model not in node.leases)
+                yield Beat(node.name, node.expires_at, node.address, node.zone, node.load, node.served, inventory)
+            for model, holding in held:
+                if model in node.leases:
+                    yield Registered(node.name, holding, node.address, node.zone, node.leases[model])
+
+    def _partial(self) -> Iterator[Replica]:
+        for model, holders in self._models.items():
+            for node in holders.partial():
+                yield _replica(node, node.holdings[model])
+
+    def _model(self, model: str) -> ModelSummary:
+        holders = self._models[model]
+        one = next(iter(holders)).holdings[model]
+        return ModelSummary(model, one.digest, one.size, len(holders) - holders.partials, holders.partials)
+
+
+def _growth(before: int, after: int) -> int:
+    """Return what a counter has grown by; one that is lower than before has begun anew."""
+    return after - before if after >= before else after
+
+
+def _matches(node: _Node, search: str) -> bool:
+    return any(search.lower() in (text or "").lower() for text in (node.name, node.zone, node.address))
+
+
+def _replica(node: _Node, holding: Holding) -> Replica:
+    return Replica(node.name, node.address, node.zone, node.load, holding, node.end_of(holding.model))
+
+
+def _summary(node: _Node) -> NodeSummary:
+    fetching = sum(1 for holding in node.holdings.values() if holding.state == "partial")
+    return NodeSummary(
+        node.name, node.address, node.zone, node.load, node.served, len(node.holdings), fetching, node.expires_at
+    )

@@ -1,0 +1,84 @@
+"""Names of nodes and models, and what else a control plane takes from strangers: their bounds, checked once.
+
+Rule: a name is shown in logs, terminals and a browser, and stands in URLs; it holds nothing that does not survive that.
+"""
+
+from __future__ import annotations
+
+from loom.core.reference import reference_key, stable_url
+from loom.errors import UsageError
+
+MAX_NODE = 253
+"""Characters in a node's name: as many as a host name may have (RFC 1035)."""
+
+MAX_MODEL = 1024
+"""Characters in a model's name: as many as an object's key may have bytes in S3."""
+
+MAX_ZONE = 128
+
+MAX_SIZE = 2**53
+"""Bytes: the largest whole number that every JSON reader keeps exact (RFC 8259 section 6)."""
+
+MAX_TTL_S = 86400.0
+"""A registration that should stay longer comes without a ttl."""
+
+_HEX = frozenset("0123456789abcdef")
+
+
+def check_node(name: str) -> str:
+    """Return the name of a node. Raises UsageError."""
+    return _check("node", name, MAX_NODE)
+
+
+def check_model(name: str) -> str:
+    """Return the name of a model; it may hold slashes. Raises UsageError.
+
+    "." and ".." between slashes are refused: clients resolve them before they ask (RFC 3986 section 5.2.4).
+    """
+    if {".", ".."}.intersection(name.split("/")):
+        raise UsageError('a model\'s name cannot have "." or ".." between slashes', "no client could ask for it")
+    return _check("model", name, MAX_MODEL)
+
+
+def model_of(url: str) -> str:
+    """Return what a control plane calls the model behind a URL, unless somebody says otherwise.
+
+    Host and path, as they stay when the URL is signed anew, so that two files called model.safetensors are two models.
+    A query may hold secrets: what stands for it are 12 digits of the reference's key.
+    """
+    name, question, _ = stable_url(url).partition("://")[2].partition("?")
+    suffix = f"@{reference_key(url)[:12]}" if question else ""
+    safe = "".join(c if c.isprintable() else "_" for c in name).strip()
+    parts = [part for part in safe.split("/") if part not in (".", "..")]
+    return "/".join(parts)[-MAX_MODEL + len(suffix) :].strip() + suffix
+
+
+def check_zone(name: str | None) -> str | None:
+    """Return a zone. Raises UsageError."""
+    return None if name is None else _check("zone", name, MAX_ZONE)
+
+
+def check_digest(text: str | None) -> str | None:
+    """Return a digest as "sha256:<64 hex digits>". Raises UsageError."""
+    if text is None:
+        return None
+    algorithm, _, digits = text.lower().rpartition(":")
+    if algorithm not in ("", "sha256") or len(digits) != 64 or not _HEX.issuperset(digits):
+        raise UsageError("digest must be sha256: and 64 hexadecimal digits", "leave it out when it is not known")
+    return f"sha256:{digits}"
+
+
+def check_ttl(ttl_s: float | None, default_s: float | None) -> float | None:
+    """Return a time to live in seconds. Raises UsageError."""
+    if ttl_s is None:
+        return default_s
+    if not 1 <= ttl_s <= MAX_TTL_S:
+        raise UsageError(f"ttl_s must be between 1 and {MAX_TTL_S:,.0f}, not {ttl_s:g}", "leave it out for no end")
+    return float(ttl_s)
+
+
+def _check(what: str, name: str, most: int) -> str:
+    if not name or len(name) > most or not name.isprintable() or name != name.strip():
+        hint = f"1 to {most} printable characters, no blanks around them"
+        raise UsageError(f"{name[:80]!r} is no name for a {what}" if name else f"the {what} has no name", hint)
+    return name

@@ -1,0 +1,144 @@
+"""What a fetch and a control plane tell each other: who has the model, how far the fetch is, that it is done.
+
+All of it happens on a thread beside the fetch. A control plane that is down or slow costs the fetch at most BUDGET_S,
+and a warning in the receipt: a cold start never hangs on its bookkeeping.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from loom.core.names import model_of
+from loom.errors import LoomError, NotFound
+from loom.registry.client import ControlClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loom.core.options import Options
+    from loom.core.receipt import Progress, Receipt
+
+BUDGET_S = 0.3
+"""How long a fetch waits for its control plane, all in all."""
+
+PERIOD_S = 1.0
+RETRY_S = 5.0
+"""Between two announcements, while they go well and while they do not."""
+
+TTL_S = 15.0
+"""A fetch that was killed is forgotten after so long."""
+
+DONE_TTL_S = 30.0
+"""How long a finished fetch is remembered, unless something on this machine goes on saying that the model is here."""
+
+_TIMEOUT_S = 2.0
+
+
+class Announcer:
+    """Announces one fetch. Its `progress` is what the fetch reports to; `complete` ends it well, else it is withdrawn.
+
+    Raises UsageError when the control plane's address cannot be one.
+    """
+
+    def __init__(self, url: str, options: Options, on_progress: Callable[[Progress], None] | None) -> None:
+        self._client = _client(options, _TIMEOUT_S)
+        self._quick_client = _client(options, BUDGET_S)
+        self._on_progress = on_progress
+        self._zone = options.zone
+        self._model = options.model or model_of(url)
+        self._node = options.node or socket.gethostname()
+        self._now: Progress | None = None
+        self._receipt: Receipt | None = None
+        self._replicas: int | None = None
+        self._trouble = ""
+        self._looked_up = threading.Event()
+        self._end = threading.Event()
+        self._is_known = False
+        self._started = self._waited_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="loom-announcer", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        if self._thread.is_alive() and not self._trouble:
+            self._thread.join(BUDGET_S - self._waited_s)
+
+    def progress(self, progress: Progress) -> None:
+        """Take note, and pass it on. Somebody who finds all in the cache never asks the control plane."""
+        self._now = progress
+        if progress.phase in ("connecting", "fetching") and not self._started:
+            self._started = time.monotonic()
+            self._thread.start()
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+    def complete(self, receipt: Receipt) -> Receipt:
+        """Take what the fetch came to, and return it with what the control plane had to say."""
+        if not self._started:
+            return receipt
+        before = time.monotonic()
+        is_answered = self._looked_up.wait(max(0.0, self._started + BUDGET_S - before))
+        self._waited_s = time.monotonic() - before
+        if not is_answered:
+            self._trouble = f"{self._client} did not answer within {BUDGET_S:g} s"
+        self._receipt = receipt
+        warnings = receipt.warnings
+        if self._trouble:
+            warnings += (f"fetched without the control plane: {self._trouble}",)
+        return dataclasses.replace(receipt, replicas=self._replicas, warnings=warnings)
+
+    def _run(self) -> None:
+        """On the thread: look up, announce until the end, say how it ended."""
+        is_well = self._tell(self._look_up)
+        self._looked_up.set()
+        while not self._end.wait(PERIOD_S if is_well else RETRY_S):
+            is_well = self._tell(self._announce)
+        if is_well:
+            self._tell(self._announce_end)
+
+    def _tell(self, what: Callable[[], None]) -> bool:
+        try:
+            what()
+        except LoomError as error:
+            self._trouble = self._trouble or error.message
+            return False
+        return True
+
+    def _look_up(self) -> None:
+        try:
+            found = self._quick_client.locate(self._model, node=self._node, zone=self._zone)
+            self._replicas = len(found["replicas"])
+        except NotFound:
+            self._replicas = 0
+
+    def _announce(self) -> None:
+        now = self._now
+        if now is None or now.phase != "fetching":
+            return
+        self._is_known = True
+        fetched = max(0, now.received - now.resumed)
+        self._register("partial", now.size, TTL_S, received=now.received, from_origin=fetched)
+
+    def _announce_end(self) -> None:
+        if self._receipt is not None:
+            receipt = self._receipt
+            fetched = receipt.sources.get("origin", 0)
+            self._register("complete", receipt.size, DONE_TTL_S, digest=receipt.digest, from_origin=fetched)
+        elif self._is_known:
+            self._client.withdraw(self._node, self._model)
+
+    def _register(self, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
+        self._client.register(self._node, self._model, zone=self._zone, state=state, size=size, ttl_s=ttl_s, **facts)
+
+
+def _client(options: Options, timeout_s: float) -> ControlClient:
+    if options.control is None:
+        raise ValueError("there is no control plane")
+    token, ca_file = options.control_token, options.control_ca_file
+    return ControlClient(options.control, token=token, ca_file=ca_file, timeout_s=timeout_s)

@@ -1,0 +1,268 @@
+"""The shared ledger: one Redis or Valkey behind any number of control planes.
+
+Facts lie in a few hashes, what changes goes through a stream: a control plane that starts reads the hashes, and then
+follows the stream. All keys share a hash tag, so that a script may touch them together and a cluster keeps them in one
+place. A commit is one script (redis.lua), whole or not at all. One whose answer was lost may have happened: changes are
+absolute, so doing it again does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from redis import exceptions
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from loom.core.fleet import Beat, Holding, Left, Registered, Withdrawn
+from loom.core.urls import redact
+from loom.errors import RegistryError, RegistryUnavailable
+from loom.registry.ledger import Batch, EpochChanged, Missed, Snapshot
+from loom.registry.redis_location import RedisLocation, parse_redis_location
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from loom.core.fleet import Change
+
+TIMEOUT_S = 2.0
+"""For connecting, and for every answer."""
+
+BLOCK_S = 2.0
+"""How long `follow` waits for news."""
+
+KEPT_BATCHES = 10_000
+"""How far a control plane may fall behind before it has to load everything again."""
+
+_GRACE_S = 60.0
+_PURGE_EVERY_S = 30.0
+_PURGED_AT_ONCE = 200
+_SCAN = 1000
+
+_NAMES = ("epoch", "number", "batches", "nodes", "inventories", "registered", "lists", "leases")
+_KEYS = tuple(f"{{loom}}:{name}" for name in _NAMES)
+_EPOCH, _NUMBER, _BATCHES, _NODES, _INVENTORIES, _REGISTERED, *_ = _KEYS
+
+_COMMIT = files("loom.registry").joinpath("redis.lua").read_text(encoding="utf-8")
+_PURGE = files("loom.registry").joinpath("redis_purge.lua").read_text(encoding="utf-8")
+
+_REFUSALS = (exceptions.AuthenticationError, exceptions.NoPermissionError, exceptions.AuthorizationError)
+
+
+class RedisLedger:
+    """A ledger at `location`, see loom.registry.redis_location. Raises UsageError when that is none."""
+
+    def __init__(self, location: str) -> None:
+        self._shown = redact(location.partition("@")[2] or location.partition("://")[2])
+        self._location = parse_redis_location(location)
+        self._clients: list[Any] = []
+        self._offset_s: float | None = None
+        self._latest = 0.0
+        self._purged = 0.0
+
+    def now(self) -> float:
+        """Return Redis's time: seconds since 1970, as last heard and counted from there; it never goes back."""
+        offset_s = time.time() - time.monotonic() if self._offset_s is None else self._offset_s
+        self._latest = max(self._latest, time.monotonic() + offset_s)
+        return self._latest
+
+    async def load(self) -> Snapshot:
+        """Read everything; a Redis that knows nothing gets a new epoch."""
+        async with self._talking():
+            commands, _ = self._open()
+            await self._read_clock(commands)
+            await commands.set(_EPOCH, uuid.uuid4().hex[:16], nx=True)
+            epoch, number = (
+                await commands.get(_EPOCH),
+                await commands.get(_NUMBER),
+            )  # before the rest: nothing is missed
+            nodes = {name: msgspec.msgpack.decode(it) async for name, it in _scan(commands, _NODES)}
+            inventories = {name: msgspec.msgpack.decode(it) async for name, it in _scan(commands, _INVENTORIES)}
+            registered = {name: it async for name, it in _scan(commands, _REGISTERED)}
+        changes = [*_beats(nodes, inventories, self.now()), *_registrations(nodes, registered, self.now())]
+        return Snapshot(_text(epoch), int(number or 0), changes)
+
+    async def commit(self, epoch: str, changes: Sequence[Change]) -> int:
+        """Run the script."""
+        packed = msgspec.msgpack.encode([_pack(change) for change in changes])
+        async with self._talking():
+            commands, _ = self._open()
+            asked_at = time.monotonic()
+            number, *parts = await commands.eval(_COMMIT, len(_KEYS), *_KEYS, epoch, packed, KEPT_BATCHES)
+            self._set_clock(parts, asked_at)
+            if time.monotonic() - self._purged > _PURGE_EVERY_S:
+                await self._purge(commands)
+        return int(number)
+
+    async def follow(self, epoch: str, number: int) -> Sequence[Batch]:
+        """Read the stream, and look whether it is still the one of the epoch."""
+        async with self._talking():
+            commands, reader = self._open()
+            found = await reader.xread({_BATCHES: f"{number}-0"}, count=100, block=int(BLOCK_S * 1000))
+            await self._read_clock(commands)
+            if _text(await commands.get(_EPOCH)) != epoch:
+                raise EpochChanged
+        batches = [_batch(entry) for _, entries in found for entry in entries]
+        if batches and batches[0].number != number + 1:
+            raise Missed
+        return batches
+
+    async def close(self) -> None:
+        """Close the connections."""
+        clients, self._clients = self._clients, []
+        for client in clients:
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await client.aclose()
+
+    # Talking to Redis
+
+    def _open(self) -> list[Any]:
+        """Return two clients: one for commands, and one that waits for news, so that it holds nobody up."""
+        if not self._clients:
+            self._clients = [_connect(self._location, TIMEOUT_S), _connect(self._location, BLOCK_S + TIMEOUT_S)]
+        return self._clients
+
+    @contextlib.asynccontextmanager
+    async def _talking(self) -> AsyncIterator[None]:
+        """Turn what can go wrong into our errors."""
+        try:
+            yield
+        except _REFUSALS as error:
+            await self.close()
+            raise RegistryError(f"Redis at {self._shown} refuses us: {error}", "check user and password") from None
+        except exceptions.ResponseError as error:
+            if "EPOCH" in str(error):
+                raise EpochChanged from None
+            raise RegistryUnavailable(f"Redis at {self._shown} says: {error}", "look at its log") from error
+        except (exceptions.RedisError, OSError, EOFError) as error:
+            reason = str(error) or type(error).__name__
+            message = f"Redis at {self._shown} cannot be reached: {reason}"
+            raise RegistryUnavailable(message, "is it running? check --registry") from error
+
+    async def _purge(self, commands: Any) -> None:
+        self._purged = time.monotonic()
+        while await commands.eval(_PURGE, len(_KEYS), *_KEYS, _GRACE_S, _PURGED_AT_ONCE) == _PURGED_AT_ONCE:
+            pass
+
+    async def _read_clock(self, commands: Any) -> None:
+        asked_at = time.monotonic()
+        self._set_clock(await commands.time(), asked_at)
+
+    def _set_clock(self, parts: Sequence[Any], asked_at: float) -> None:
+        """Take over Redis's time, which it was half-way between asking and now."""
+        seconds, micros = parts
+        self._offset_s = int(seconds) + int(micros) / 1e6 - (asked_at + time.monotonic()) / 2
+
+
+def _connect(location: RedisLocation, timeout_s: float) -> Any:
+    """Return a client. It never repeats a command by itself: whoever asked knows better whether to."""
+    choices: dict[str, Any] = {
+        "username": location.username,
+        "password": location.password,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": TIMEOUT_S,
+        "protocol": 2,
+        "ssl": location.is_tls,
+    }
+    if location.kind == "cluster":
+        nodes = [ClusterNode(host, port) for host, port in location.hosts]
+        return RedisCluster(startup_nodes=nodes, **choices)
+    once = Retry(NoBackoff(), 0)
+    if location.kind == "sentinel":
+        quick = {
+            "socket_timeout": TIMEOUT_S,
+            "socket_connect_timeout": TIMEOUT_S,
+            "ssl": location.is_tls,
+            "retry": once,
+        }
+        sentinel = Sentinel(list(location.hosts), sentinel_kwargs=quick, db=location.database, retry=once, **choices)  # type: ignore[no-untyped-call]
+        return sentinel.master_for(location.service)
+    host, port = location.hosts[0]
+    return Redis(host=host, port=port, db=location.database, retry=once, **choices)
+
+
+async def _scan(commands: Any, key: str) -> AsyncIterator[tuple[str, bytes]]:
+    """Yield the fields of a hash, some at a time; one may come twice."""
+    async for field, value in commands.hscan_iter(key, count=_SCAN):
+        yield _text(field), value
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode()
+
+
+# Changes as msgpack, and what the hashes hold
+
+
+def _facts(it: Holding, expires_at: float | None = None) -> str:
+    facts = (it.digest, it.size, it.state, it.received, it.from_origin, it.from_peers, expires_at)
+    return msgspec.json.encode(facts).decode()
+
+
+def _holding(model: str, record: str | bytes) -> tuple[Holding, float | None]:
+    *facts, expires_at = msgspec.json.decode(record)
+    return Holding(model, *facts), expires_at
+
+
+def _pack(change: Change) -> dict[str, Any]:
+    """Return a change as the script reads it; what is None is left out, for Lua has no such thing in a table."""
+    facts: dict[str, Any] = {"n": change.node}
+    if isinstance(change, Beat):
+        facts |= {"k": "b", "a": change.address, "z": change.zone, "l": change.load, "s": change.served}
+        facts |= {"e": change.expires_at, "i": _pack_inventory(change.inventory)}
+    elif isinstance(change, Registered):
+        facts |= {"k": "r", "a": change.address, "z": change.zone, "m": change.holding.model, "e": change.expires_at}
+        facts["h"] = _facts(change.holding, change.expires_at)
+    elif isinstance(change, Withdrawn):
+        facts |= {"k": "w", "m": change.model}
+    else:
+        facts["k"] = "l"
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _pack_inventory(inventory: tuple[Holding, ...] | None) -> list[tuple[str, str]] | None:
+    return None if inventory is None else [(holding.model, _facts(holding)) for holding in inventory]
+
+
+def _unpack(facts: dict[str, Any]) -> Change:
+    node, kind, place = facts["n"], facts["k"], (facts.get("a"), facts.get("z"))
+    if kind == "b":
+        inventory = facts.get("i")
+        held = None if inventory is None else tuple(_holding(*pair)[0] for pair in inventory)
+        return Beat(node, float(facts["e"]), *place, facts["l"], facts["s"], held)
+    if kind == "r":
+        holding, expires_at = _holding(facts["m"], facts["h"])
+        return Registered(node, holding, *place, expires_at)
+    return Withdrawn(node, facts["m"]) if kind == "w" else Left(node)
+
+
+def _batch(entry: tuple[bytes, dict[bytes, bytes]]) -> Batch:
+    name, fields = entry
+    changes = msgspec.msgpack.decode(fields[b"b"])
+    return Batch(int(name.partition(b"-")[0]), [_unpack(cast("dict[str, Any]", facts)) for facts in changes])
+
+
+def _beats(
+    nodes: dict[str, dict[str, Any]], inventories: dict[str, list[tuple[str, str]]], now: float
+) -> Iterator[Change]:
+    for node, it in nodes.items():
+        if it.get("e", 0) > now:
+            inventory = tuple(_holding(*pair)[0] for pair in inventories.get(node, ()))
+            yield Beat(node, float(it["e"]), it.get("a"), it.get("z"), it["l"], it["s"], inventory)
+
+
+def _registrations(nodes: dict[str, dict[str, Any]], registered: dict[str, bytes], now: float) -> Iterator[Change]:
+    for name, record in registered.items():
+        node, _, model = name.partition("\n")
+        holding, expires_at = _holding(model, record)
+        if expires_at is None or expires_at > now:
+            it = nodes.get(node, {})
+            yield Registered(node, holding, it.get("a"), it.get("z"), expires_at)

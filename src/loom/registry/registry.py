@@ -1,0 +1,217 @@
+"""The registry of one control plane: a Fleet kept in step with a ledger. Reads are answered from memory.
+
+One task writes, so that changes which come in together share a commit; one follows what other control planes write.
+A change is acknowledged once it is kept and visible here. While the ledger is away, reads go on with what is known
+until its leases end, and writes fail with RegistryUnavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from loom.core.fleet import Fleet
+from loom.errors import RegistryUnavailable
+from loom.registry.ledger import Batch, EpochChanged, Missed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loom.core.fleet import Change
+    from loom.registry.ledger import Ledger, Snapshot
+
+MAX_BATCH = 2000
+"""Changes in one commit: what SQLite takes in some 20 ms."""
+
+MAX_WAITING = 50_000
+"""Changes that may wait for the ledger; more are refused at once, so that memory stays bounded when it is slow."""
+
+_PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Between tries to reach a ledger that is away."""
+
+
+class Registry:
+    """Keeps a Fleet in step with a ledger. Everything happens on one event loop: `start`, use it, `close`.
+
+    on_trouble: called with a sentence when the ledger goes away, and with "" when it is back.
+    """
+
+    def __init__(self, ledger: Ledger, on_trouble: Callable[[str], None] = lambda _: None) -> None:
+        self._ledger = ledger
+        self._on_trouble = on_trouble
+        self._fleet = Fleet()
+        self._number = 0
+        self._ahead: dict[int, Sequence[Change]] = {}
+        self._moved = asyncio.Condition()
+        self._loading = asyncio.Lock()
+        self._waiting: deque[tuple[Change, asyncio.Future[None]]] = deque()
+        self._has_work = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_closing = False
+        self.epoch = ""
+        self.trouble = ""
+        """Why the ledger cannot be reached; "" when it can."""
+        self._heard_at = 0.0
+
+    async def start(self) -> None:
+        """Load what is known and keep up from then on. Raises RegistryUnavailable when there is no ledger."""
+        await self._load()
+        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._follow())]
+
+    async def close(self) -> None:
+        """Commit what waits, and let go of the ledger."""
+        if self._waiting and self._tasks and not self.trouble:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._waiting[-1][1]), 2)
+        self._is_closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._fail_waiting(RegistryUnavailable("the control plane is stopping", "ask another one"))
+        await self._ledger.close()
+
+    @property
+    def now(self) -> float:
+        """The ledger's time in seconds."""
+        return self._ledger.now()
+
+    @property
+    def fleet(self) -> Fleet:
+        """What is known now: read it at once, for it changes; what has ended is out of it."""
+        self._fleet.expire(self._ledger.now())
+        return self._fleet
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the ledger was last heard from."""
+        return time.monotonic() - self._heard_at
+
+    async def submit(self, change: Change) -> None:
+        """Have a change kept; returns once it is, and is visible here. Raises RegistryUnavailable."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise RegistryUnavailable("too many changes are waiting for the registry", "try again in a few seconds")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, done))
+        self._has_work.set()
+        await done
+
+    async def _write(self) -> None:
+        while True:
+            await self._has_work.wait()
+            batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
+            if not self._waiting:
+                self._has_work.clear()
+            try:
+                await self._commit([change for change, _ in batch])
+            except RegistryUnavailable as error:
+                self._note_trouble(error.message)
+                _settle(batch, error)
+            except BaseException:
+                _settle(batch, RegistryUnavailable("the control plane is stopping", "ask another one"))
+                raise
+            else:
+                _settle(batch, None)
+
+    async def _commit(self, changes: Sequence[Change]) -> None:
+        try:
+            number = await self._ledger.commit(self.epoch, changes)
+        except EpochChanged:
+            await self._load()
+            number = await self._again(changes)
+        await self._take(Batch(number, changes))
+        async with self._moved:
+            await self._moved.wait_for(lambda: self._number >= number)
+
+    async def _again(self, changes: Sequence[Change]) -> int:
+        try:
+            return await self._ledger.commit(self.epoch, changes)
+        except EpochChanged as error:
+            raise RegistryUnavailable("the registry keeps starting anew", "look at its log") from error
+
+    async def _follow(self) -> None:
+        tries = 0
+        while not self._is_closing:  # a library below may swallow a cancellation (redis-py does)
+            try:
+                if tries:
+                    await self._load()
+                for batch in await self._ledger.follow(self.epoch, self._number):
+                    await self._take(batch)
+                tries = 0
+                self._note_trouble("")
+            except (EpochChanged, Missed):
+                tries = 1
+            except RegistryUnavailable as error:
+                self._note_trouble(error.message)
+                pause_s = _PAUSES_S[min(tries, len(_PAUSES_S) - 1)]
+                tries += 1
+                await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
+
+    async def _take(self, batch: Batch) -> None:
+        """Apply a batch when its turn has come; one that came early waits for those before it."""
+        if batch.number > self._number:
+            self._ahead[batch.number] = batch.changes
+        while (changes := self._ahead.pop(self._number + 1, None)) is not None:
+            for change in changes:
+                self._fleet.apply(change)
+            self._number += 1
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def _load(self) -> None:
+        """Begin with what the ledger knows; after it lost its facts, go on with the leases that have not ended yet.
+
+        Those were alive a moment ago and are about to say so again; without them every cold node would go to the origin
+        (HARD_CASES 31). What has no lease is gone with the ledger's facts.
+        """
+        async with self._loading:
+            snapshot = await self._ledger.load()
+        if snapshot.epoch == self.epoch and snapshot.number < self._number:
+            return  # newer batches came in meanwhile
+        fleet = _fold(snapshot)
+        if self.epoch not in ("", snapshot.epoch):
+            _carry_leases(self.fleet, fleet)
+        fleet.version = self._fleet.version + 1
+        fleet.totals = self._fleet.totals if self.epoch else fleet.totals
+        self._fleet, self._number, self.epoch = fleet, snapshot.number, snapshot.epoch
+        self._ahead = {number: changes for number, changes in self._ahead.items() if number > self._number}
+        self._note_trouble("")
+        async with self._moved:
+            self._moved.notify_all()
+
+    def _note_trouble(self, trouble: str) -> None:
+        if not trouble:
+            self._heard_at = time.monotonic()
+        if bool(trouble) != bool(self.trouble):
+            self._on_trouble(trouble)
+        self.trouble = trouble
+
+    def _fail_waiting(self, error: RegistryUnavailable) -> None:
+        _settle(list(self._waiting), error)
+        self._waiting.clear()
+
+
+def _fold(snapshot: Snapshot) -> Fleet:
+    fleet = Fleet()
+    for change in snapshot.changes:
+        fleet.apply(change)
+    return fleet
+
+
+def _carry_leases(before: Fleet, after: Fleet) -> None:
+    for change in before.changes():
+        if getattr(change, "expires_at", None) is not None and not after.has_node(change.node):
+            after.apply(change)
+
+
+def _settle(batch: Sequence[tuple[Change, asyncio.Future[None]]], error: RegistryUnavailable | None) -> None:
+    for _, done in batch:
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)

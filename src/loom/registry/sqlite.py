@@ -1,0 +1,231 @@
+"""The embedded ledger: one SQLite file, in WAL mode, belonging to one control plane at a time.
+
+A commit is a transaction. Heartbeats are written without waiting for the disk (they outlive a kill of the process, and
+come again after a loss of power); what a person registered, withdrew or removed is synced before it is acknowledged.
+Everything that touches the file happens on one thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from loom.core.fleet import Beat, Holding, Left, Registered, Withdrawn
+from loom.errors import RegistryError, RegistryUnavailable
+from loom.registry.ledger import Batch, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from loom.core.fleet import Change
+
+_T = TypeVar("_T")
+_Row = tuple[str | float | None, ...]
+
+_VERSION = 1
+"""Of the tables; a file with another one is not touched."""
+
+_IDLE_S = 5.0
+_PURGE_EVERY_S = 300.0
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE nodes (
+    node TEXT PRIMARY KEY, address TEXT, zone TEXT, load INTEGER NOT NULL DEFAULT 0, served INTEGER NOT NULL DEFAULT 0,
+    expires_at REAL) WITHOUT ROWID;
+CREATE TABLE holdings (
+    node TEXT NOT NULL, model TEXT NOT NULL, digest TEXT, size INTEGER, state TEXT NOT NULL, received INTEGER NOT NULL,
+    from_origin INTEGER NOT NULL, from_peers INTEGER NOT NULL,
+    by_heartbeat INTEGER NOT NULL, expires_at REAL, PRIMARY KEY (node, model)) WITHOUT ROWID;
+"""
+
+_PUT_NODE = """
+INSERT INTO nodes (node, address, zone) VALUES (?, ?, ?) ON CONFLICT (node) DO UPDATE SET
+    address = coalesce(excluded.address, address), zone = coalesce(excluded.zone, zone)
+"""
+_PUT_BEAT = """
+INSERT INTO nodes (node, address, zone, load, served, expires_at) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (node) DO UPDATE SET
+    address = coalesce(excluded.address, address), zone = coalesce(excluded.zone, zone), load = excluded.load,
+    served = excluded.served, expires_at = excluded.expires_at
+"""
+_PUT_HOLDING = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+_PURGE = (
+    "DELETE FROM holdings WHERE by_heartbeat AND node IN (SELECT node FROM nodes WHERE expires_at <= ?)",
+    "DELETE FROM holdings WHERE NOT by_heartbeat AND expires_at <= ?",
+    "DELETE FROM nodes WHERE coalesce(expires_at, 0) <= ? AND node NOT IN (SELECT node FROM holdings)",
+)
+
+
+class SqliteLedger:
+    """A ledger in the file `path`; its folder is made if need be."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loom-sqlite")
+        self._started_at, self._started = time.time(), time.monotonic()
+        self._database: sqlite3.Connection | None = None
+        self._lock: int | None = None
+        self._number = 0
+        self._purged = 0.0
+
+    def now(self) -> float:
+        """Return seconds since 1970: the wall clock's at the start, and counted from there."""
+        return self._started_at + time.monotonic() - self._started
+
+    async def load(self) -> Snapshot:
+        """Open the file and read it. Raises RegistryError when it is in use, or is no registry."""
+        return await self._run(self._load)
+
+    async def commit(self, _epoch: str, changes: Sequence[Change]) -> int:
+        """Write a transaction."""
+        await self._run(lambda: self._commit(changes))
+        self._number += 1
+        return self._number
+
+    async def follow(self, _epoch: str, _number: int) -> Sequence[Batch]:
+        """Wait in vain: nobody else writes here."""
+        await asyncio.sleep(_IDLE_S)
+        return []
+
+    async def close(self) -> None:
+        """Close the file and give up the lock."""
+        if self._database is not None:
+            await self._run(self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.OperationalError as error:
+            hint = "look at the disk: is it full, is it read-only?"
+            raise RegistryUnavailable(f"the registry {self._path} cannot be used: {error}", hint) from error
+        except sqlite3.DatabaseError as error:
+            raise RegistryError(f"{self._path} is not a registry: {error}", "move it away, or name another") from error
+        except OSError as error:
+            message = f"the registry {self._path} cannot be used: {error.strerror}"
+            raise RegistryError(message, "name another one: --registry sqlite:///path") from error
+
+    # On the thread
+
+    def _load(self) -> Snapshot:
+        if self._database is None:
+            self._database = self._open()
+        self._purge(self._database)
+        (epoch,) = self._database.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
+        return Snapshot(epoch, self._number, list(_changes(self._database)))
+
+    def _open(self) -> sqlite3.Connection:
+        Path(self._path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._claim()
+        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            hint = "use the Loom that made it, or name another registry"
+            raise RegistryError(f"{self._path} was made by another version of Loom (tables {version})", hint)
+        database.execute("PRAGMA journal_mode = WAL")
+        if version == 0:
+            _create(database)
+        return database
+
+    def _claim(self) -> None:
+        """Make sure that no other control plane uses the file. Released by the kernel, whatever ends this process."""
+        lock = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            hint = "stop that one, name another --registry, or share one registry: redis://"
+            raise RegistryError(f"another control plane uses {self._path}", hint) from None
+        self._lock = lock
+
+    def _commit(self, changes: Sequence[Change]) -> None:
+        if self._database is None:
+            raise RuntimeError("not loaded")
+        must_sync = any(not isinstance(change, Beat) and not _ends(change) for change in changes)
+        self._database.execute(f"PRAGMA synchronous = {'FULL' if must_sync else 'NORMAL'}")
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            for change in changes:
+                for statement, values in _statements(change):
+                    self._database.execute(statement, values)
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        if self.now() - self._purged > _PURGE_EVERY_S:
+            self._purge(self._database)
+
+    def _purge(self, database: sqlite3.Connection) -> None:
+        self._purged = self.now()
+        database.execute("BEGIN IMMEDIATE")
+        for statement in _PURGE:
+            database.execute(statement, (self._purged,))
+        database.execute("COMMIT")
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _create(database: sqlite3.Connection) -> None:
+    database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION};")
+    database.execute("INSERT INTO meta VALUES ('epoch', ?)", (uuid.uuid4().hex[:16],))
+    database.execute("COMMIT")
+
+
+def _ends(change: Change) -> bool:
+    """Return whether a change is said again, or over soon, so that a loss of power may take it."""
+    return isinstance(change, Registered) and change.expires_at is not None
+
+
+def _statements(change: Change) -> Iterator[tuple[str, _Row]]:
+    if isinstance(change, Beat):
+        place = (change.node, change.address, change.zone)
+        yield _PUT_BEAT, (*place, change.load, change.served, change.expires_at)
+        if change.inventory is not None:
+            yield "DELETE FROM holdings WHERE node = ? AND by_heartbeat", (change.node,)
+            for holding in change.inventory:
+                yield _PUT_HOLDING, _row(change.node, holding, None, by_heartbeat=True)
+    elif isinstance(change, Registered):
+        yield _PUT_NODE, (change.node, change.address, change.zone)
+        yield _PUT_HOLDING, _row(change.node, change.holding, change.expires_at, by_heartbeat=False)
+    elif isinstance(change, Withdrawn):
+        yield "DELETE FROM holdings WHERE node = ? AND model = ?", (change.node, change.model)
+    elif isinstance(change, Left):
+        yield "DELETE FROM holdings WHERE node = ?", (change.node,)
+        yield "DELETE FROM nodes WHERE node = ?", (change.node,)
+
+
+def _row(node: str, it: Holding, expires_at: float | None, *, by_heartbeat: bool) -> _Row:
+    facts = (it.model, it.digest, it.size, it.state, it.received, it.from_origin, it.from_peers)
+    return (node, *facts, by_heartbeat, expires_at)
+
+
+def _changes(database: sqlite3.Connection) -> Iterator[Change]:
+    """Yield the tables' rows as changes, heartbeats first: a plain registration is the later word."""
+    facts = "h.model, h.digest, h.size, h.state, h.received, h.from_origin, h.from_peers"
+    inventories: dict[str, list[Holding]] = {}
+    for node, *holding in database.execute(f"SELECT h.node, {facts} FROM holdings h WHERE h.by_heartbeat"):  # noqa: S608
+        inventories.setdefault(node, []).append(Holding(*holding))
+    nodes = "SELECT node, expires_at, address, zone, load, served FROM nodes WHERE expires_at IS NOT NULL"
+    for node, expires_at, address, zone, load, served in database.execute(nodes):
+        yield Beat(node, expires_at, address, zone, load, served, tuple(inventories.get(node, ())))
+    registered = f"""
+        SELECT h.node, n.address, n.zone, h.expires_at, {facts} FROM holdings h JOIN nodes n USING (node)
+        WHERE NOT h.by_heartbeat"""  # noqa: S608 - names of columns, not values
+    for node, address, zone, expires_at, *holding in database.execute(registered):
+        yield Registered(node, Holding(*holding), address, zone, expires_at)

@@ -1,0 +1,241 @@
+"""The control plane as an aiohttp application: which node holds which model (DESIGN section 6).
+
+A handler reads a message, checks its words, hands a change to the registry, and answers from memory.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from loom.core.bounds import refuse_beyond_bounds
+from loom.core.fleet import Beat, Holding, Left, Registered, Withdrawn
+from loom.core.names import check_digest, check_model, check_node, check_zone
+from loom.errors import NotFound, UsageError
+from loom.server.guard import MAX_BODY, NEW_CONNECTIONS, guard, read_body
+from loom.server.live import Live
+from loom.server.messages import (
+    HealthReply,
+    HeartbeatReply,
+    HeartbeatRequest,
+    Held,
+    HoldingReply,
+    LocateReply,
+    ModelReply,
+    ModelsReply,
+    NodeDetailReply,
+    NodeReply,
+    NodesReply,
+    ReadyReply,
+    RegisterReply,
+    RegisterRequest,
+    ReplicaReply,
+    WithdrawReply,
+    WithdrawRequest,
+)
+from loom.server.metrics import Metrics
+from loom.server.openapi import openapi_document
+from loom.server.page import add_page
+
+if TYPE_CHECKING:
+    from loom.core.addresses import Allowed
+    from loom.core.fleet import Change, ModelSummary, NodeSummary, Replica
+    from loom.registry.registry import Registry
+
+T = TypeVar("T")
+
+DEFAULT_REPLICAS = 16
+MAX_REPLICAS = 100
+"""In one answer: a client that has tried so many goes to the origin."""
+
+PAGE_SIZE = 1000
+"""Nodes or models in one answer."""
+
+MAX_SILENCE_S = 60.0
+"""After so long without its registry a control plane knows nothing that still holds: its leases have ended."""
+
+
+def control_app(registry: Registry, allowed: Allowed, token: str | None = None) -> web.Application:
+    """Return the application. token: what every request must bring, but for the page's shell and the health checks."""
+    plane, metrics = ControlPlane(registry, allowed), Metrics(registry)
+    app = web.Application(middlewares=[metrics.middleware(), guard(token)], client_max_size=MAX_BODY)
+    app[NEW_CONNECTIONS] = set()
+    app.router.add_post("/register", plane.register)
+    app.router.add_delete("/register", plane.withdraw)
+    app.router.add_post("/heartbeat", plane.heartbeat)
+    app.router.add_get("/locate/{model:.+}", plane.locate)
+    app.router.add_get("/nodes", plane.nodes)
+    app.router.add_get("/nodes/{node:.+}", plane.node)
+    app.router.add_get("/models", plane.models)
+    app.router.add_get("/healthz", plane.healthz)
+    app.router.add_get("/readyz", plane.readyz)
+    app.router.add_get("/metrics", metrics.show)
+    app.router.add_get("/openapi.json", _openapi)
+    live = Live(registry)
+    app.router.add_get("/events", live.events)
+    app.on_shutdown.append(live.stop)
+    add_page(app)
+    return app
+
+
+class ControlPlane:
+    """The handlers."""
+
+    def __init__(self, registry: Registry, allowed: Allowed) -> None:
+        self._registry = registry
+        self._allowed = allowed
+
+    async def register(self, request: web.Request) -> web.Response:
+        """POST /register."""
+        message = await _read(request, RegisterRequest)
+        ends = None if message.ttl_s is None else self._registry.now + message.ttl_s
+        address, zone = self._allowed.check(message.address), check_zone(message.zone)
+        await self._submit(Registered(check_node(message.node), _holding(message), address, zone, ends))
+        return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
+
+    async def withdraw(self, request: web.Request) -> web.Response:
+        """DELETE /register."""
+        message = await _read(request, WithdrawRequest)
+        fleet, node, model = self._registry.fleet, message.node, message.model
+        count = fleet.count_of(node) if model is None else int(fleet.has(node, model))
+        if not fleet.has_node(node) or (model is not None and not count):
+            what = f"node {node!r}" if model is None else f"{model!r} on node {node!r}"
+            raise NotFound(f"the registry does not know {what}", "see `loom nodes` and `loom models`")
+        await self._submit(Left(node) if model is None else Withdrawn(node, model))
+        return _json(WithdrawReply(node, count))
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        """POST /heartbeat: renew a node's lease, with all that it holds."""
+        message = await _read(request, HeartbeatRequest)
+        registry, node = self._registry, check_node(message.node)
+        inventory = None if message.inventory is None else tuple(_holding(held) for held in message.inventory)
+        if inventory == registry.fleet.asserted(node) and message.epoch == registry.epoch:
+            inventory = None  # it is kept already: the lease alone has to be renewed
+        address, zone = self._allowed.check(message.address), check_zone(message.zone)
+        ends = registry.now + message.ttl_s
+        await self._submit(Beat(node, ends, address, zone, message.load, message.served, inventory))
+        is_known = registry.fleet.asserted(node) is not None and message.epoch == registry.epoch
+        reassert = inventory is None and not is_known
+        return _json(HeartbeatReply(registry.epoch, reassert, message.ttl_s))
+
+    async def _submit(self, change: Change) -> None:
+        refuse_beyond_bounds(self._registry.fleet, change)
+        await self._registry.submit(change)
+
+    async def locate(self, request: web.Request) -> web.Response:
+        """GET /locate/{model}: who has it, best source first."""
+        model, query = request.match_info["model"], request.query
+        limit = _number(query.get("limit"), "limit", DEFAULT_REPLICAS, MAX_REPLICAS)
+        fleet, now = self._registry.fleet, self._registry.now
+        replicas = fleet.locate(model, limit, _sample, query.get("zone"), query.get("node", ""))
+        if not replicas:
+            hint = "fetch it from its origin" if not fleet.count_holders(model) else "no node but the one that asks"
+            raise NotFound(f"no node has {model!r}", hint)
+        return _json(LocateReply(model, fleet.count_holders(model), [_replica(one, now) for one in replicas]))
+
+    async def nodes(self, request: web.Request) -> web.Response:
+        """GET /nodes."""
+        limit = _number(request.query.get("limit"), "limit", PAGE_SIZE, PAGE_SIZE)
+        fleet, now = self._registry.fleet, self._registry.now
+        found = fleet.nodes(request.query.get("after", ""), limit, request.query.get("search", ""))
+        rest = found[-1].node if len(found) == limit else ""
+        return _json(NodesReply(len(fleet), [node_reply(one, now) for one in found], rest))
+
+    async def node(self, request: web.Request) -> web.Response:
+        """GET /nodes/{node}: one node and all that it holds."""
+        name, fleet, now = request.match_info["node"], self._registry.fleet, self._registry.now
+        found = fleet.node(name)
+        if found is None:
+            raise NotFound(f"the registry does not know node {name!r}", "see `loom nodes`")
+        return _json(NodeDetailReply(node_reply(found, now), [_held(one, now) for one in fleet.inventory(name)]))
+
+    async def models(self, request: web.Request) -> web.Response:
+        """GET /models."""
+        limit = _number(request.query.get("limit"), "limit", PAGE_SIZE, PAGE_SIZE)
+        fleet = self._registry.fleet
+        found = fleet.list_models(request.query.get("after", ""), limit, request.query.get("search", ""))
+        rest = found[-1].model if len(found) == limit else ""
+        return _json(ModelsReply(fleet.models, [model_reply(one) for one in found], rest))
+
+    async def healthz(self, _request: web.Request) -> web.Response:
+        """GET /healthz: the process answers."""
+        return _json(HealthReply("ok"))
+
+    async def readyz(self, _request: web.Request) -> web.Response:
+        """GET /readyz: lookups can be answered. A registry that is away for a moment does not take that away."""
+        ready = self._registry.silent_s < MAX_SILENCE_S
+        return _json(ReadyReply(ready, self._registry.trouble), 200 if ready else 503)
+
+
+async def _openapi(_request: web.Request) -> web.Response:
+    return web.Response(body=openapi_document(), content_type="application/json")
+
+
+async def _read(request: web.Request, kind: type[T]) -> T:
+    """Return the message in a request's body, whatever its Content-Type says. Raises UsageError."""
+    body = await read_body(request)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the body is not as it should be: {error}", "GET /openapi.json describes it") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        hint = 'send, for instance, {"node": "node1", "model": "llama-2-7b"}'
+        raise UsageError("the body is not JSON" if body else "there is no body", hint) from None
+
+
+def _json(message: msgspec.Struct, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(message), status=status, content_type="application/json")
+
+
+def _number(text: str | None, name: str, default: int, most: int) -> int:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= most):
+        raise UsageError(f"{name} must be a whole number between 1 and {most}, not {text[:20]!r}")
+    return int(text)
+
+
+def _sample(count: int, wanted: int) -> list[int]:
+    return random.sample(range(count), wanted)
+
+
+def _holding(it: Held) -> Holding:
+    model, digest = check_model(it.model), check_digest(it.digest)
+    return Holding(model, digest, it.size, it.state, it.received, it.from_origin, it.from_peers)
+
+
+def _left(expires_at: float | None, now: float) -> float | None:
+    return None if expires_at is None else round(expires_at - now, 3)
+
+
+def _replica(one: Replica, now: float) -> ReplicaReply:
+    it, left = one.holding, _left(one.expires_at, now)
+    return ReplicaReply(one.node, it.state, one.address, one.zone, one.load, it.digest, it.size, it.received, left)
+
+
+def _held(one: Replica, now: float) -> HoldingReply:
+    it = one.holding
+    return HoldingReply(
+        model=it.model,
+        digest=it.digest,
+        size=it.size,
+        state=it.state,
+        received=it.received,
+        from_origin=it.from_origin,
+        from_peers=it.from_peers,
+        expires_in_s=_left(one.expires_at, now),
+    )
+
+
+def node_reply(one: NodeSummary, now: float) -> NodeReply:
+    """Return a node as it goes over the wire."""
+    left = _left(one.expires_at, now)
+    return NodeReply(one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left)
+
+
+def model_reply(one: ModelSummary) -> ModelReply:
+    """Return a model as it goes over the wire."""
+    return ModelReply(one.model, one.complete, one.partial, one.digest, one.size)

@@ -1,0 +1,162 @@
+"""The door: who may ask, how long a client may take, and how every failure is told.
+
+Slow clients ("slowloris"): a connection that does not bring its first request's head in time is cut, a body that does
+not come in time is answered with 408, an idle kept-alive connection is closed, and one that does not read its reply is
+given up by the kernel (TCP_USER_TIMEOUT).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import socket
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from loom.errors import AccessDenied, LoomError, NotFound, RegistryFull, RegistryUnavailable, UsageError
+from loom.server.messages import ErrorFacts, ErrorReply
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler, Middleware
+    from aiohttp.web_protocol import RequestHandler
+    from aiohttp.web_server import Server
+
+    _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+
+HEAD_TIMEOUT_S = 10.0
+BODY_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 75.0
+SEND_TIMEOUT_S = 30.0
+MAX_BODY = 1024 * 1024
+
+NEW_CONNECTIONS: web.AppKey[set[object]] = web.AppKey("new_connections", set)
+
+OPEN_PATHS = frozenset(("/", "/page.js", "/page.css", "/healthz", "/readyz", "/openapi.json"))
+"""What needs no token: nothing of this says anything about the fleet."""
+
+_STATUS: tuple[tuple[type[LoomError], int, str], ...] = (
+    (UsageError, 400, "bad-request"),
+    (AccessDenied, 401, "unauthorized"),
+    (NotFound, 404, "not-found"),
+    (RegistryFull, 507, "registry-full"),
+    (RegistryUnavailable, 503, "registry-unavailable"),
+    (LoomError, 500, "internal"),
+)
+
+_CODES = {404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large"}
+
+
+def error_reply(status: int, code: str, message: str, hint: str = "") -> web.Response:
+    """Return a failure as JSON."""
+    body = msgspec.json.encode(ErrorReply(ErrorFacts(code, message, hint)))
+    headers = {"Retry-After": "1"} if status == 503 else {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def guard(token: str | None) -> Middleware:
+    """Return the middleware: it asks for the token, if there is one, and turns errors into replies."""
+    wanted = f"Bearer {token}".encode() if token else None
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request.app[NEW_CONNECTIONS].discard(request.protocol)
+        try:
+            if wanted and request.path not in OPEN_PATHS:
+                _require_token(request, wanted)
+            return await handler(request)
+        except LoomError as error:
+            status, code = next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
+            return error_reply(status, code, error.message, error.hint)
+        except web.HTTPException as error:
+            return _http_error(error)
+
+    return middleware
+
+
+def _require_token(request: web.Request, wanted: bytes) -> None:
+    given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+    if not hmac.compare_digest(given, wanted):
+        hint = "send the fleet's token: --token-file, or Authorization: Bearer TOKEN"
+        raise AccessDenied("wrong token" if given else "no token", hint)
+
+
+def _http_error(error: web.HTTPException) -> web.StreamResponse:
+    if error.status < 400:
+        raise error
+    code = _CODES.get(error.status, "bad-request")
+    message = f"{error.status} {error.reason}"
+    if error.status == 404:
+        message = "there is nothing at this address"
+    elif error.status == 413:
+        message = f"the body has more than {MAX_BODY // 1024} KiB"
+    reply = error_reply(error.status, code, message, "GET /openapi.json lists what can be asked")
+    if "Allow" in error.headers:
+        reply.headers["Allow"] = error.headers["Allow"]
+    if error.status == 413:
+        reply.force_close()
+    return reply
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Return the body of a request. Raises HTTPRequestTimeout, HTTPRequestEntityTooLarge."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+
+
+class Impatient:
+    """Makes the protocols of a server's connections, and cuts those that bring no request in time."""
+
+    def __init__(self, server: Server, new: set[object]) -> None:
+        self._server = server
+        self._new = new
+
+    def __call__(self) -> RequestHandler:
+        """Return the protocol of a new connection."""
+        handler: RequestHandler = self._server()
+        self._new.add(handler)
+        asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self._cut, handler)
+        return handler
+
+    def _cut(self, handler: RequestHandler) -> None:
+        if handler in self._new:
+            self._new.discard(handler)
+            if handler.transport is not None:
+                handler.transport.abort()
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets for all addresses of a host. Raises UsageError when the port cannot be had."""
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sockets.append(_listen_one(family, kind, protocol, address, sockets))
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        hint = "is a control plane running already? choose another --port" if error.errno == 98 else "check --host"
+        raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror or error}", hint) from error
+    return sockets
+
+
+def _listen_one(family: int, kind: int, protocol: int, address: _Address, before: list[socket.socket]) -> socket.socket:
+    one = socket.socket(family, kind, protocol)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
+        if before and address[1] == 0:  # any port: the same for every family
+            address = (address[0], before[0].getsockname()[1], *address[2:])
+        one.bind(address)
+        one.listen(1024)
+    except OSError:
+        one.close()
+        raise
+    return one

@@ -1,0 +1,106 @@
+"""What the page shows, live: server-sent events (HTML standard, section 9.2).
+
+All viewers share one view of the fleet, made at most once a second, and only while somebody looks and something has
+changed. Whoever reads too slowly is cut: the page connects again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from loom.server.guard import SEND_TIMEOUT_S
+from loom.server.messages import FetchReply, FleetEvent, ModelReply, NodeReply, TotalsReply
+
+if TYPE_CHECKING:
+    from loom.core.fleet import ModelSummary, NodeSummary, Replica
+    from loom.registry.registry import Registry
+
+PERIOD_S = 1.0
+MAX_ROWS = 500
+"""Nodes, models and fetches in one view. The rest is counted, and found by search."""
+
+MAX_VIEWERS = 200
+_KEEP_ALIVE_S = 15.0
+
+
+class Live:
+    """Serves /events."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._viewers = 0
+        self._shown: tuple[object, bytes] = (None, b"")
+        self._stopping = asyncio.Event()
+
+    async def stop(self, _app: web.Application) -> None:
+        """End every stream."""
+        self._stopping.set()
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """GET /events: a view now, and another whenever something has changed; `?search=` narrows nodes and models."""
+        if self._viewers >= MAX_VIEWERS:
+            raise web.HTTPServiceUnavailable
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        self._viewers += 1
+        try:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                await self._stream(response, request.query.get("search", ""))
+        finally:
+            self._viewers -= 1
+        return response
+
+    async def _stream(self, response: web.StreamResponse, search: str) -> None:
+        sent, silent_s = b"", 0.0
+        while not self._stopping.is_set():
+            view = self._view(search)
+            if view != sent or silent_s >= _KEEP_ALIVE_S:
+                data = b"data: " + view + b"\n\n" if view != sent else b": nothing new\n\n"
+                await asyncio.wait_for(response.write(data), SEND_TIMEOUT_S)
+                sent, silent_s = view, 0.0
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), PERIOD_S)
+            silent_s += PERIOD_S
+
+    def _view(self, search: str) -> bytes:
+        """Return the view as JSON; without a search it is made once for all."""
+        if search:
+            return msgspec.json.encode(view_of(self._registry, search))
+        state = (self._registry.fleet.version, self._registry.trouble)
+        if self._shown[0] != state:
+            self._shown = (state, msgspec.json.encode(view_of(self._registry)))
+        return self._shown[1]
+
+
+def view_of(registry: Registry, search: str = "") -> FleetEvent:
+    """Return what there is to show."""
+    fleet = registry.fleet
+    fetches, totals = fleet.fetching(MAX_ROWS), fleet.totals
+    counts = TotalsReply(len(fleet), fleet.models, len(fetches), totals.from_origin, totals.from_peers, totals.served)
+    return FleetEvent(
+        totals=counts,
+        nodes=[_node(one) for one in fleet.nodes("", MAX_ROWS, search)],
+        models=[_model(one) for one in fleet.list_models("", MAX_ROWS, search)],
+        fetches=[_fetch(one) for one in fetches],
+        registry=registry.epoch,
+        trouble=registry.trouble,
+    )
+
+
+def _node(one: NodeSummary) -> NodeReply:
+    """Return a node without the time that its lease has left: that alone is no news."""
+    return NodeReply(one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone)
+
+
+def _model(one: ModelSummary) -> ModelReply:
+    return ModelReply(one.model, one.complete, one.partial, one.digest, one.size)
+
+
+def _fetch(one: Replica) -> FetchReply:
+    it = one.holding
+    return FetchReply(one.node, it.model, it.received, it.size, it.from_origin, it.from_peers)

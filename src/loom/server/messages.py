@@ -1,0 +1,221 @@
+"""What goes over the wire, typed: every request and reply of the control plane, as JSON objects.
+
+Unknown fields are ignored, so that a newer node can talk to an older control plane. The OpenAPI document is made of
+these classes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from loom.core.names import MAX_MODEL, MAX_NODE, MAX_SIZE, MAX_TTL_S, MAX_ZONE
+
+NodeName = Annotated[str, Meta(min_length=1, max_length=MAX_NODE, description="the node's name")]
+ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL, description="the model's name; may hold slashes")]
+Zone = Annotated[str, Meta(min_length=1, max_length=MAX_ZONE, description="where the node is: a zone, a rack")]
+Address = Annotated[str, Meta(max_length=64, description="http://IP:port, where peers find the node")]
+Digest = Annotated[str, Meta(max_length=71, description="sha256: and 64 hexadecimal digits")]
+Size = Annotated[int, Meta(ge=0, le=MAX_SIZE, description="bytes")]
+Ttl = Annotated[float, Meta(ge=1, le=MAX_TTL_S, description="seconds until it ends unless it is said again")]
+State = Literal["complete", "partial"]
+
+
+class Held(Struct, omit_defaults=True):
+    """What a node has of one model."""
+
+    model: ModelName
+    digest: Digest | None = None
+    size: Size | None = None
+    state: State = "complete"
+    received: Size = 0
+    from_origin: Size = 0
+    from_peers: Size = 0
+
+
+class RegisterRequest(Held, omit_defaults=True, kw_only=True):
+    """A node has a model. Without ttl_s that stays until it is withdrawn."""
+
+    node: NodeName
+    address: Address | None = None
+    zone: Zone | None = None
+    ttl_s: Ttl | None = None
+
+
+class WithdrawRequest(Struct):
+    """A node has a model no more; without `model` the node is gone altogether."""
+
+    node: NodeName
+    model: ModelName | None = None
+
+
+class HeartbeatRequest(Struct, omit_defaults=True):
+    """A node lives. `inventory` is all that it holds; left out, it is what it was under the same epoch."""
+
+    node: NodeName
+    address: Address | None = None
+    zone: Zone | None = None
+    epoch: Annotated[str, Meta(max_length=64)] | None = None
+    inventory: list[Held] | None = None
+    load: Annotated[int, Meta(ge=0, le=1_000_000, description="uploads under way")] = 0
+    served: Size = 0
+    ttl_s: Ttl = 30.0
+
+
+class RegisterReply(Struct):
+    """It is kept."""
+
+    node: str
+    model: str
+    epoch: str
+    ttl_s: float | None = None
+
+
+class WithdrawReply(Struct):
+    """It is gone; `withdrawn` counts the models."""
+
+    node: str
+    withdrawn: int
+
+
+class HeartbeatReply(Struct):
+    """The lease runs `ttl_s`. `reassert`: say the whole inventory now, for the registry does not have it."""
+
+    epoch: str
+    reassert: bool
+    ttl_s: float
+
+
+class ReplicaReply(Struct, omit_defaults=True):
+    """Who has (some of) a model. `expires_in_s` is left out when it does not end by itself."""
+
+    node: str
+    state: State
+    address: str | None = None
+    zone: str | None = None
+    load: int = 0
+    digest: str | None = None
+    size: int | None = None
+    received: int = 0
+    expires_in_s: float | None = None
+
+
+class LocateReply(Struct):
+    """Best source first: the asker's zone, complete before partial, least loaded, random among equals."""
+
+    model: str
+    total: int
+    replicas: list[ReplicaReply]
+
+
+class NodeReply(Struct, omit_defaults=True):
+    """A node. `expires_in_s` is left out when it sends no heartbeats; served: bytes handed to peers."""
+
+    node: str
+    models: int
+    fetching: int
+    load: int
+    served: int
+    address: str | None = None
+    zone: str | None = None
+    expires_in_s: float | None = None
+
+
+class NodesReply(Struct):
+    """Nodes by name. `next`: ask again with ?after= this; "" at the end."""
+
+    total: int
+    nodes: list[NodeReply]
+    next: str
+
+
+class HoldingReply(Held, omit_defaults=True):
+    """One model of a node."""
+
+    expires_in_s: float | None = None
+
+
+class NodeDetailReply(Struct):
+    """A node and all that it holds."""
+
+    node: NodeReply
+    inventory: list[HoldingReply]
+
+
+class ModelReply(Struct, omit_defaults=True):
+    """A model: how many nodes have all of it, how many are fetching it."""
+
+    model: str
+    complete: int
+    partial: int
+    digest: str | None = None
+    size: int | None = None
+
+
+class ModelsReply(Struct):
+    """Models by name. `next`: ask again with ?after= this; "" at the end."""
+
+    total: int
+    models: list[ModelReply]
+    next: str
+
+
+class FetchReply(Struct):
+    """A fetch under way."""
+
+    node: str
+    model: str
+    received: int
+    size: int | None
+    from_origin: int
+    from_peers: int
+
+
+class TotalsReply(Struct):
+    """Counts, and bytes since the registry began to count."""
+
+    nodes: int
+    models: int
+    fetching: int
+    from_origin: int
+    from_peers: int
+    served: int
+
+
+class FleetEvent(Struct):
+    """What a live page shows; `nodes`, `models` and `fetches` are bounded, `totals` are not."""
+
+    totals: TotalsReply
+    nodes: list[NodeReply]
+    models: list[ModelReply]
+    fetches: list[FetchReply]
+    registry: str
+    trouble: str
+
+
+class HealthReply(Struct):
+    """The process answers."""
+
+    status: str
+
+
+class ReadyReply(Struct):
+    """`ready`: it can answer lookups. `trouble`: why it cannot write now; empty when it can."""
+
+    ready: bool
+    trouble: str
+
+
+class ErrorFacts(Struct):
+    """What went wrong: a code for programs, a message and a hint for people."""
+
+    code: str
+    message: str
+    hint: str
+
+
+class ErrorReply(Struct):
+    """Every reply with a status of 400 and more."""
+
+    error: ErrorFacts

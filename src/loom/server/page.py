@@ -1,0 +1,39 @@
+"""The page at `/`: three static files, read once. The page itself says nothing about the fleet; it asks /events."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+}
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+"""Nothing foreign is loaded, nothing is sent elsewhere, and nobody can frame the page."""
+
+
+def add_page(app: web.Application) -> None:
+    """Add the page's routes."""
+    for path, (name, content_type) in _FILES.items():
+        app.router.add_get(path, _shower(files("loom.server").joinpath("static", name).read_bytes(), content_type))
+
+
+def _shower(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def show(_request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=_HEADERS)
+
+    return show

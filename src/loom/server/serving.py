@@ -1,0 +1,187 @@
+"""Running the control plane: in the foreground (`loom control`), or beside a fetch (`--serve`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import web
+
+from loom.core.addresses import Allowed
+from loom.errors import UsageError
+from loom.registry.locations import open_ledger
+from loom.registry.registry import Registry
+from loom.server.control import control_app
+from loom.server.guard import IDLE_TIMEOUT_S, NEW_CONNECTIONS, Impatient, listen
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Callable
+
+STOP_TIMEOUT_S = 5.0
+"""How long requests under way may take once the control plane is asked to stop."""
+
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class ControlOptions:
+    """The choices of one control plane. Raises UsageError when they do not go together.
+
+    registry: where facts are kept, see loom.registry.locations.
+    token: what every request must bring; None for none, which beyond loopback needs allow_anonymous.
+    tls_cert, tls_key: PEM files; the key may be in the first one.
+    allow_cidr: networks that nodes may be in; empty for the private ones, and loopback when that is where we listen.
+    """
+
+    registry: str
+    host: str = "127.0.0.1"
+    port: int = 3000
+    token: str | None = None
+    allow_anonymous: bool = False
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    allow_cidr: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"port must be between 0 and 65535, not {self.port}")
+        if self.tls_key and not self.tls_cert:
+            raise UsageError("--tls-key without --tls-cert", "name both, or one PEM file with --tls-cert")
+        if not self.is_local and self.token is None and not self.allow_anonymous:
+            hint = "give the fleet a token (LOOM_TOKEN or --token-file), or say --allow-anonymous"
+            raise UsageError(f"{self.host} can be reached from elsewhere, and anybody could register", hint)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.host.startswith(_LOOPBACK)
+
+    @property
+    def scheme(self) -> str:
+        """Of its address: http or https."""
+        return "https" if self.tls_cert else "http"
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return the context of TLS, None for plain HTTP. Raises UsageError when a file cannot be used."""
+        if not self.tls_cert:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.tls_cert, self.tls_key, password=_no_password)
+        except (OSError, ssl.SSLError) as error:
+            message = f"cannot use {self.tls_cert}" + (f" with {self.tls_key}" if self.tls_key else "")
+            reason = getattr(error, "reason", None) or error.strerror or str(error)
+            raise UsageError(
+                f"{message}: {reason}", "a PEM certificate chain, and its key without a password"
+            ) from None
+        return context
+
+
+def _no_password() -> str:
+    raise UsageError("the TLS key is protected by a password", "give a key without one, readable by this user alone")
+
+
+@contextlib.asynccontextmanager
+async def running(options: ControlOptions, on_trouble: Callable[[str], None]) -> AsyncIterator[str]:
+    """Run a control plane; yield its URL once it answers. Raises UsageError, RegistryError, before anything runs."""
+    context = options.tls_context()
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(one) for one in listen(options.host, options.port)]
+        doors = [(one, context) for one in sockets]
+        async with _serving(options, doors, on_trouble):
+            yield f"{options.scheme}://{_authority(sockets[0])}"
+
+
+def _authority(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    options: ControlOptions,
+    doors: list[tuple[socket.socket, ssl.SSLContext | None]],
+    on_trouble: Callable[[str], None],
+) -> AsyncIterator[None]:
+    allowed = Allowed(options.allow_cidr, loopback=options.is_local)
+    registry = Registry(open_ledger(options.registry), on_trouble)
+    try:
+        await registry.start()
+        async with _answering(control_app(registry, allowed, options.token), doors):
+            yield
+    finally:
+        await registry.close()
+
+
+@contextlib.asynccontextmanager
+async def _answering(
+    app: web.Application, doors: list[tuple[socket.socket, ssl.SSLContext | None]]
+) -> AsyncIterator[None]:
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_TIMEOUT_S, shutdown_timeout=STOP_TIMEOUT_S)
+    await runner.setup()
+    if runner.server is None:
+        raise RuntimeError("aiohttp made no server")
+    factory, loop = Impatient(runner.server, app[NEW_CONNECTIONS]), asyncio.get_running_loop()
+    servers = [await loop.create_server(factory, sock=one, ssl=context) for one, context in doors]
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.close()
+        await runner.cleanup()
+
+
+class Beside:
+    """A control plane on a thread of its own, for as long as a `with` block lasts.
+
+    `url` is where it is. `inner_url` is where this process finds it: a loopback address of its own, plain and with the
+    same token, because nobody made a certificate for that.
+    """
+
+    def __init__(self, options: ControlOptions, on_trouble: Callable[[str], None]) -> None:
+        self._options = options
+        self._on_trouble = on_trouble
+        self._ready: Future[tuple[str, str]] = Future()
+        self._stop: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._run, name="loom-control", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.url, self.inner_url = self._ready.result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._thread.join(STOP_TIMEOUT_S + 2)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits for it
+            if not self._ready.done():
+                self._ready.set_exception(error)
+
+    async def _serve(self) -> None:
+        stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def stop() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                loop.call_soon_threadsafe(stopped.set)
+
+        self._stop = stop
+        context = self._options.tls_context()
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(one) for one in listen(self._options.host, self._options.port)]
+            inner = stack.enter_context(listen("127.0.0.1", 0)[0])
+            doors = [*((one, context) for one in sockets), (inner, None)]
+            async with _serving(self._options, doors, self._on_trouble):
+                url = f"{self._options.scheme}://{_authority(sockets[0])}"
+                self._ready.set_result((url, f"http://{_authority(inner)}"))
+                await stopped.wait()
