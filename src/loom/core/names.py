@@ -68,15 +68,6 @@ def check_digest(text: str | None) -> str | None:
     return f"sha256:{digits}"
 
 
-def check_ttl(ttl_s: float | None, default_s: float | None) -> float | None:
-    """Return a time to live in seconds. Raises UsageError."""
-    if ttl_s is None:
-        return default_s
-    if not 1 <= ttl_s <= MAX_TTL_S:
-        raise UsageError(f"ttl_s must be between 1 and {MAX_TTL_S:,.0f}, not {ttl_s:g}", "leave it out for no end")
-    return float(ttl_s)
-
-
 def _check(what: str, name: str, most: int) -> str:
     if not name or len(name) > most or not name.isprintable() or name != name.strip():
         hint = f"1 to {most} printable characters, no blanks around them"

@@ -51,7 +51,7 @@ class Ledger(Protocol):
         """Keep a batch and return its number. Raises EpochChanged, keeping nothing, when the ledger has another one."""
 
     async def follow(self, epoch: str, number: int) -> Sequence[Batch]:
-        """Wait, a few seconds at most, for batches after `number`, and return them; mostly other processes' work.
+        """Wait, half a second or so, for batches after `number`, and return them; mostly other processes' work.
 
         Raises EpochChanged, and Missed when batches after `number` are no longer kept.
         """

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 2.0
 """For connecting, and for every answer."""
 
-BLOCK_S = 2.0
+BLOCK_S = 0.5
 """How long `follow` waits for news."""
 
 KEPT_BATCHES = 10_000
@@ -64,6 +64,9 @@ class RedisLedger:
         self._shown = redact(location.partition("@")[2] or location.partition("://")[2])
         self._location = parse_redis_location(location)
         self._clients: list[Any] = []
+        self._commands: Any = None
+        self._reader: Any = None
+        self._is_closed = False
         self._offset_s: float | None = None
         self._latest = 0.0
         self._purged = 0.0
@@ -117,6 +120,10 @@ class RedisLedger:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._is_closed = True
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         clients, self._clients = self._clients, []
         for client in clients:
             with contextlib.suppress(exceptions.RedisError, OSError):
@@ -124,11 +131,15 @@ class RedisLedger:
 
     # Talking to Redis
 
-    def _open(self) -> list[Any]:
+    def _open(self) -> tuple[Any, Any]:
         """Return two clients: one for commands, and one that waits for news, so that it holds nobody up."""
+        if self._is_closed:
+            raise RegistryUnavailable("the registry is closed")
         if not self._clients:
-            self._clients = [_connect(self._location, TIMEOUT_S), _connect(self._location, BLOCK_S + TIMEOUT_S)]
-        return self._clients
+            commands, reader = _connect(self._location, TIMEOUT_S), _connect(self._location, BLOCK_S + TIMEOUT_S)
+            self._clients = [*commands, *reader]
+            self._commands, self._reader = commands[0], reader[0]
+        return self._commands, self._reader
 
     @contextlib.asynccontextmanager
     async def _talking(self) -> AsyncIterator[None]:
@@ -136,13 +147,13 @@ class RedisLedger:
         try:
             yield
         except _REFUSALS as error:
-            await self.close()
+            await self._disconnect()
             raise RegistryError(f"Redis at {self._shown} refuses us: {error}", "check user and password") from None
         except exceptions.ResponseError as error:
             if "EPOCH" in str(error):
                 raise EpochChanged from None
             raise RegistryUnavailable(f"Redis at {self._shown} says: {error}", "look at its log") from error
-        except (exceptions.RedisError, OSError, EOFError) as error:
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError, EOFError) as error:
             reason = str(error) or type(error).__name__
             message = f"Redis at {self._shown} cannot be reached: {reason}"
             raise RegistryUnavailable(message, "is it running? check --registry") from error
@@ -162,8 +173,8 @@ class RedisLedger:
         self._offset_s = int(seconds) + int(micros) / 1e6 - (asked_at + time.monotonic()) / 2
 
 
-def _connect(location: RedisLocation, timeout_s: float) -> Any:
-    """Return a client. It never repeats a command by itself: whoever asked knows better whether to."""
+def _connect(location: RedisLocation, timeout_s: float) -> list[Any]:
+    """Return a client, and those that it needs. It repeats no command: whoever asked knows better whether to."""
     choices: dict[str, Any] = {
         "username": location.username,
         "password": location.password,
@@ -172,10 +183,10 @@ def _connect(location: RedisLocation, timeout_s: float) -> Any:
         "protocol": 2,
         "ssl": location.is_tls,
     }
+    once = Retry(NoBackoff(), 0)
     if location.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in location.hosts]
-        return RedisCluster(startup_nodes=nodes, **choices)
-    once = Retry(NoBackoff(), 0)
+        return [RedisCluster(startup_nodes=nodes, retry=once, **choices)]
     if location.kind == "sentinel":
         quick = {
             "socket_timeout": TIMEOUT_S,
@@ -184,9 +195,9 @@ def _connect(location: RedisLocation, timeout_s: float) -> Any:
             "retry": once,
         }
         sentinel = Sentinel(list(location.hosts), sentinel_kwargs=quick, db=location.database, retry=once, **choices)  # type: ignore[no-untyped-call]
-        return sentinel.master_for(location.service)
+        return [sentinel.master_for(location.service), *sentinel.sentinels]
     host, port = location.hosts[0]
-    return Redis(host=host, port=port, db=location.database, retry=once, **choices)
+    return [Redis(host=host, port=port, db=location.database, retry=once, **choices)]
 
 
 async def _scan(commands: Any, key: str) -> AsyncIterator[tuple[str, bytes]]:

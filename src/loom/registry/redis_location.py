@@ -82,8 +82,9 @@ def _host(text: str, one: str, default: int) -> tuple[str, int]:
         host, port = one, str(default)
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
         raise _wrong(text, "has a port that is none")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host:
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if is_bracketed else host
+    if not host or (":" in host and not is_bracketed):
         raise _wrong(text, "names no host")
     return host, int(port)
 

@@ -30,6 +30,8 @@ MAX_BATCH = 2000
 MAX_WAITING = 50_000
 """Changes that may wait for the ledger; more are refused at once, so that memory stays bounded when it is slow."""
 
+_LAST_COMMIT_S = 2.0
+
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Between tries to reach a ledger that is away."""
 
@@ -65,14 +67,17 @@ class Registry:
     async def close(self) -> None:
         """Commit what waits, and let go of the ledger."""
         if self._waiting and self._tasks and not self.trouble:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._waiting[-1][1]), 2)
+            with contextlib.suppress(TimeoutError, RegistryUnavailable):
+                await asyncio.wait_for(asyncio.shield(self._waiting[-1][1]), _LAST_COMMIT_S)
         self._is_closing = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._fail_waiting(RegistryUnavailable("the control plane is stopping", "ask another one"))
+        self._has_work.set()
+        if self._tasks:  # they end by themselves, soon: a cancellation could leave a connection half made
+            _, late = await asyncio.wait(self._tasks, timeout=_LAST_COMMIT_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._ledger.close()
+        self._fail_waiting(RegistryUnavailable("the control plane is stopping", "ask another one"))
 
     @property
     def now(self) -> float:
@@ -100,7 +105,7 @@ class Registry:
         await done
 
     async def _write(self) -> None:
-        while True:
+        while not self._is_closing:
             await self._has_work.wait()
             batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             if not self._waiting:
@@ -134,7 +139,7 @@ class Registry:
 
     async def _follow(self) -> None:
         tries = 0
-        while not self._is_closing:  # a library below may swallow a cancellation (redis-py does)
+        while not self._is_closing:
             try:
                 if tries:
                     await self._load()

@@ -32,7 +32,7 @@ _Row = tuple[str | float | None, ...]
 _VERSION = 1
 """Of the tables; a file with another one is not touched."""
 
-_IDLE_S = 5.0
+_IDLE_S = 0.5
 _PURGE_EVERY_S = 300.0
 
 _TABLES = """
@@ -57,6 +57,10 @@ ON CONFLICT (node) DO UPDATE SET
     served = excluded.served, expires_at = excluded.expires_at
 """
 _PUT_HOLDING = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+_FORGET_IF_EMPTY = """
+DELETE FROM nodes WHERE node = ? AND expires_at IS NULL AND node NOT IN (SELECT node FROM holdings)
+"""
 
 _PURGE = (
     "DELETE FROM holdings WHERE by_heartbeat AND node IN (SELECT node FROM nodes WHERE expires_at <= ?)",
@@ -205,6 +209,7 @@ def _statements(change: Change) -> Iterator[tuple[str, _Row]]:
         yield _PUT_HOLDING, _row(change.node, change.holding, change.expires_at, by_heartbeat=False)
     elif isinstance(change, Withdrawn):
         yield "DELETE FROM holdings WHERE node = ? AND model = ?", (change.node, change.model)
+        yield _FORGET_IF_EMPTY, (change.node,)
     elif isinstance(change, Left):
         yield "DELETE FROM holdings WHERE node = ?", (change.node,)
         yield "DELETE FROM nodes WHERE node = ?", (change.node,)

@@ -1,0 +1,149 @@
+"""Real Redis servers on loopback: alone, behind a sentinel, as a cluster of one."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING, Self
+
+from tests.origins.nginx import OriginUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port if port < 55000 else free_port()  # a cluster's bus listens at port + 10000
+
+
+class RedisServer:
+    """One redis-server in a folder of its own; it keeps nothing on the disk unless `options` say so."""
+
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+        if shutil.which("redis-server") is None:
+            raise OriginUnavailable("redis-server is not installed")
+        self.port = port or free_port()
+        self.folder = folder
+        self._command = [
+            "redis-server",
+            *options,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(folder),
+        ]
+        if "--sentinel" not in options:
+            self._command += ["--save", ""]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(self._command, stdout=quiet, stderr=quiet, cwd=self.folder)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def pause(self) -> None:
+        """Stop it without closing anything."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def ask(self, *words: str) -> str:
+        """Send one command over a connection of its own and return the reply as it comes."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as one:
+            one.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
+            return one.recv(65536).decode()
+
+
+class ClusterServer(RedisServer):
+    """A cluster of one node that has all slots."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1")
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        super().start()
+        self.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+        deadline = time.monotonic() + 10
+        while "cluster_state:ok" not in self.ask("CLUSTER", "INFO") and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+class SentinelServers:
+    """A master, a replica, and one sentinel that watches them."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("master", "replica", "sentinel"):
+            (folder / name).mkdir()
+        self.master = RedisServer(folder / "master")
+        self.replica = RedisServer(folder / "replica", "--replicaof", f"127.0.0.1 {self.master.port}")
+        config = folder / "sentinel" / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor fleet 127.0.0.1 {self.master.port} 1\n"
+            "sentinel down-after-milliseconds fleet 300\nsentinel failover-timeout fleet 1000\n"
+        )
+        self.sentinel = RedisServer(folder / "sentinel", str(config), "--sentinel")
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/fleet"
+
+    def __enter__(self) -> Self:
+        self.master.start()
+        self.replica.start()
+        _await(lambda: "master_link_status:up" in self.replica.ask("INFO", "replication"))
+        self.sentinel.start()
+        _await(lambda: "slaves=1" in self.sentinel.ask("INFO", "sentinel"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in (self.sentinel, self.replica, self.master):
+            server.kill()
+
+
+def _await(is_so: object) -> None:
+    deadline = time.monotonic() + 15
+    while not is_so() and time.monotonic() < deadline:  # type: ignore[operator]
+        time.sleep(0.05)

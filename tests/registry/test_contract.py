@@ -1,0 +1,270 @@
+"""The contract of a ledger (loom.registry.ledger), and of the registry over it: one suite for every adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loom.core.fleet import Beat, Change, Fleet, Holding, Left, Registered, Withdrawn
+from loom.registry.ledger import EpochChanged
+from loom.registry.locations import open_ledger
+from loom.registry.registry import Registry
+from tests.core.test_fleet import CHANGES, facts_of, sample
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Sequence
+
+    from loom.registry.ledger import Ledger, Snapshot
+
+DIGEST = "sha256:" + "a" * 64
+FULL = Holding("org/модель 7b", DIGEST, 2**53, "partial", 12345678901, 987654321, 1)
+
+
+def run(work: Coroutine[object, object, None]) -> None:
+    asyncio.run(work)
+
+
+@asynccontextmanager
+async def opened(location: str) -> AsyncIterator[tuple[Ledger, Snapshot]]:
+    ledger = open_ledger(location)
+    try:
+        yield ledger, await ledger.load()
+    finally:
+        await ledger.close()
+
+
+@asynccontextmanager
+async def registry_at(location: str) -> AsyncIterator[Registry]:
+    registry = Registry(open_ledger(location))
+    try:
+        await registry.start()
+        yield registry
+    finally:
+        await registry.close()
+
+
+def fleet_of(changes: Sequence[Change]) -> Fleet:
+    fleet = Fleet()
+    for change in changes:
+        fleet.apply(change)
+    return fleet
+
+
+async def kept(location: str, batches: Sequence[Sequence[Change]]) -> Fleet:
+    """Commit batches, and return what another process would load."""
+    async with opened(location) as (ledger, snapshot):
+        for batch in batches:
+            await ledger.commit(snapshot.epoch, batch)
+    async with opened(location) as (_, snapshot):
+        return fleet_of(snapshot.changes)
+
+
+def test_an_empty_ledger_has_an_epoch(location: str) -> None:
+    """It knows nothing, and calls that something; the name stays when it is opened again."""
+
+    async def work() -> None:
+        async with opened(location) as (_, first):
+            assert list(first.changes) == []
+            assert first.epoch
+        async with opened(location) as (_, second):
+            assert second.epoch == first.epoch
+
+    run(work())
+
+
+def test_every_fact_is_kept(location: str) -> None:
+    """All fields of all changes come back as they were, in whatever script they are written."""
+
+    async def work() -> None:
+        ends = 4e9 + 0.125
+        fleet = await kept(location, [[
+            Beat("nœud 1", ends, "http://10.0.0.1:1", "zone ü", 7, 2**52, (FULL, Holding("plain"))),
+            Registered("b", FULL, "http://10.0.0.2:2", "z", None),
+            Registered("b", Holding("c"), None, None, ends),
+        ]])  # fmt: skip
+        assert facts_of(fleet) == {
+            ("nœud 1", "http://10.0.0.1:1", "zone ü", 7, FULL, ends),
+            ("nœud 1", "http://10.0.0.1:1", "zone ü", 7, Holding("plain"), ends),
+            ("b", "http://10.0.0.2:2", "z", 0, FULL, None),
+            ("b", "http://10.0.0.2:2", "z", 0, Holding("c"), ends),
+        }
+        one = fleet.node("nœud 1")
+        assert one is not None
+        assert one.served == 2**52
+
+    run(work())
+
+
+def test_batches_have_numbers_in_a_row(location: str) -> None:
+    """Each is one more than the one before."""
+
+    async def work() -> None:
+        async with opened(location) as (ledger, snapshot):
+            numbers = [await ledger.commit(snapshot.epoch, [Registered("a", Holding(str(n)))]) for n in range(5)]
+            assert numbers == [snapshot.number + n for n in range(1, 6)]
+
+    run(work())
+
+
+def test_what_has_ended_is_gone(location: str) -> None:
+    """A lease that is over when the ledger is opened, is over."""
+
+    async def work() -> None:
+        fleet = await kept(location, [[
+            Beat("a", 1.0, inventory=(Holding("m"),)), Registered("b", Holding("m"), expires_at=1.0),
+            Registered("c", Holding("m")),
+        ]])  # fmt: skip
+        fleet.expire(2.0)
+        assert [one.node for one in fleet.nodes()] == ["c"]
+
+    run(work())
+
+
+def test_a_large_inventory_is_kept(location: str) -> None:
+    """The most that a node may list comes back whole, and a smaller one replaces it."""
+    many = tuple(Holding(f"org/model-{n}", DIGEST, n) for n in range(4096))
+
+    async def work() -> None:
+        fleet = await kept(location, [[Beat("a", 4e9, inventory=many)]])
+        assert fleet.asserted("a") is not None
+        assert {one.holding for one in fleet.inventory("a")} == set(many)
+        fleet = await kept(location, [[Beat("a", 4e9, inventory=many[:1])]])
+        assert [one.holding for one in fleet.inventory("a")] == [many[0]]
+
+    run(work())
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(CHANGES, min_size=1, max_size=6), min_size=1, max_size=6))
+def test_what_is_loaded_is_what_was_told(location: str, batches: list[list[Change]]) -> None:
+    """Whatever is committed, another process loads the fleet that comes of applying it."""
+    later = [[_later(change) for change in batch] for batch in batches]
+    everything = [Left(name) for name in "abcd"]
+
+    async def work() -> None:
+        wanted = fleet_of([change for batch in later for change in batch])
+        fleet = await kept(location, [everything, *later])
+        assert facts_of(fleet) == facts_of(wanted)
+        assert {one.node for one in fleet.nodes()} == {one.node for one in wanted.nodes() if _is_kept(one)}
+
+    def _is_kept(one: object) -> bool:
+        return bool(one.models) or one.expires_at is not None  # type: ignore[attr-defined]
+
+    run(work())
+
+
+def _later(change: Change) -> Change:
+    """Return the change with its end far in the future."""
+    if isinstance(change, Beat):
+        return Beat(change.node, 4e9 + change.expires_at, change.address, change.zone, change.load, change.served,
+                    change.inventory)  # fmt: skip
+    if isinstance(change, Registered) and change.expires_at is not None:
+        return Registered(change.node, change.holding, change.address, change.zone, 4e9 + change.expires_at)
+    return change
+
+
+def test_the_clock_does_not_go_back(location: str) -> None:
+    """Whatever happens in between, the next reading is no earlier."""
+
+    async def work() -> None:
+        async with opened(location) as (ledger, snapshot):
+            readings = []
+            for n in range(20):
+                readings.append(ledger.now())
+                await ledger.commit(snapshot.epoch, [Registered("a", Holding(str(n)))])
+            assert readings == sorted(readings)
+
+    run(work())
+
+
+def test_close_may_be_called_twice(location: str) -> None:
+    """The second time does nothing."""
+
+    async def work() -> None:
+        async with opened(location) as (ledger, _):
+            await ledger.close()
+
+    run(work())
+
+
+def test_a_change_is_visible_when_it_is_acknowledged(location: str) -> None:
+    """Who has registered and asks at once, is told."""
+
+    async def work() -> None:
+        async with registry_at(location) as registry:
+            for n in range(20):
+                await registry.submit(Registered("a", Holding(f"m{n}")))
+                assert registry.fleet.count_holders(f"m{n}") == 1
+            await registry.submit(Withdrawn("a", "m3"))
+            assert registry.fleet.locate("m3", 1, sample) == []
+
+    run(work())
+
+
+def test_changes_that_come_together_are_all_kept(location: str) -> None:
+    """A thousand at once share commits, and none is lost."""
+
+    async def work() -> None:
+        async with registry_at(location) as registry:
+            await asyncio.gather(*(registry.submit(Registered(f"n{n}", Holding("m"))) for n in range(1000)))
+            assert registry.fleet.count_holders("m") == 1000
+        async with registry_at(location) as registry:
+            assert registry.fleet.count_holders("m") == 1000
+
+    run(work())
+
+
+def test_a_lease_ends_by_the_ledgers_clock(location: str) -> None:
+    """It is there before its end and not after, whoever asks."""
+
+    async def work() -> None:
+        async with registry_at(location) as registry:
+            ends = registry.now + 0.5
+            await registry.submit(Beat("a", ends, inventory=(Holding("m"),)))
+            while (now := registry.now) < ends:
+                fleet = registry.fleet
+                assert fleet.count_holders("m") == 1 or registry.now >= ends
+                await asyncio.sleep(0.02)
+            assert now >= ends
+            assert registry.fleet.count_holders("m") == 0
+
+    run(work())
+
+
+@pytest.mark.parametrize("location", ["redis", "cluster", "sentinel"], indirect=True)
+def test_another_epoch_keeps_nothing(location: str) -> None:
+    """A writer that knows another epoch is told, and nothing is written."""
+
+    async def work() -> None:
+        async with opened(location) as (ledger, snapshot):
+            with pytest.raises(EpochChanged):
+                await ledger.commit("other", [Registered("a", Holding("m"))])
+            assert (await ledger.load()).number == snapshot.number
+            assert (await ledger.load()).changes == []
+
+    run(work())
+
+
+@pytest.mark.parametrize("location", ["redis", "cluster", "sentinel"], indirect=True)
+def test_another_process_follows(location: str) -> None:
+    """What one has committed the other is told, in order, and nothing is left out."""
+
+    async def work() -> None:
+        async with opened(location) as (one, first), opened(location) as (other, second):
+            wanted = [[Registered("a", Holding(f"m{n}")), Beat("b", 4e9, load=n)] for n in range(250)]
+            for batch in wanted:
+                await one.commit(first.epoch, batch)
+            seen, number = [], second.number
+            while len(seen) < len(wanted):
+                for batch in await other.follow(second.epoch, number):
+                    assert batch.number == number + 1
+                    number = batch.number
+                    seen.append(list(batch.changes))
+            assert seen == wanted
+
+    run(work())

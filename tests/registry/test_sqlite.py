@@ -1,0 +1,175 @@
+"""What is SQLite's own: one file, one control plane, and a disk that can fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loom.core.fleet import Beat, Holding, Left, Registered
+from loom.errors import RegistryError, RegistryUnavailable, UsageError
+from loom.registry.locations import default_registry, open_ledger
+from tests.registry.test_contract import fleet_of, opened, registry_at, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WRITER = """
+import asyncio, sys
+from loom.core.fleet import Holding, Registered
+from loom.registry.locations import open_ledger
+from loom.registry.registry import Registry
+
+async def main():
+    registry = Registry(open_ledger(sys.argv[1]))
+    await registry.start()
+    for n in range(10**6):
+        await registry.submit(Registered("a", Holding(f"m{n}")))
+        print(n, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("after", [1, 7, 40])
+def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, after: int) -> None:
+    """Killed at some moment of its writing, everything that it had acknowledged is there, and the file is whole."""
+    location = f"sqlite://{tmp_path}/r.db"
+    child = subprocess.Popen([sys.executable, "-c", WRITER, location], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    acknowledged = 0
+    while acknowledged < after:
+        acknowledged = int(child.stdout.readline())
+    child.kill()
+    acknowledged = max([acknowledged, *map(int, re.findall(r"(\d+)\n", child.stdout.read()))])
+    child.wait(10)
+    child.stdout.close()
+
+    async def work() -> None:
+        async with opened(location) as (_, snapshot):
+            models = {one.holding.model for one in fleet_of(snapshot.changes).inventory("a")}
+            assert models >= {f"m{n}" for n in range(acknowledged + 1)}
+
+    run(work())
+
+
+def test_one_control_plane_has_the_file(tmp_path: Path) -> None:
+    """A second one is refused, and told what to do; when the first one is gone, it may."""
+    location = f"sqlite://{tmp_path}/r.db"
+
+    async def work() -> None:
+        async with opened(location):
+            second = open_ledger(location)
+            with pytest.raises(RegistryError, match="another control plane uses"):
+                await second.load()
+            await second.close()
+        async with opened(location):
+            pass
+
+    run(work())
+
+
+def test_what_is_no_registry_is_left_alone(tmp_path: Path) -> None:
+    """A file of another kind, or of a later Loom, is refused and not changed."""
+    other = tmp_path / "other.db"
+    other.write_bytes(b"these are weights, not a registry" * 100)
+    later = tmp_path / "later.db"
+    with sqlite3.connect(later) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+
+    async def work(path: Path, said: str) -> None:
+        before = path.read_bytes()
+        ledger = open_ledger(f"sqlite://{path}")
+        with pytest.raises(RegistryError, match=said):
+            await ledger.load()
+        await ledger.close()
+        assert path.read_bytes() == before
+
+    run(work(other, "is not a registry"))
+    run(work(later, "another version of Loom"))
+
+
+def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+    """Where the folder should be there is a file."""
+    (tmp_path / "file").write_text("")
+
+    async def work() -> None:
+        ledger = open_ledger(f"sqlite://{tmp_path}/file/r.db")
+        with pytest.raises(RegistryError, match="cannot be used"):
+            await ledger.load()
+        await ledger.close()
+
+    run(work())
+
+
+def test_a_full_disk_costs_writes_only(tmp_path: Path) -> None:
+    """While there is no room a write fails and says so; reads go on, and writes do when there is room again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    ballast = disk / "ballast"
+
+    async def work() -> None:
+        async with registry_at(f"sqlite://{disk}/r.db") as registry:
+            await registry.submit(Registered("a", Holding("m")))
+            with contextlib.suppress(OSError):
+                ballast.write_bytes(b"x" * 300_000)
+            with pytest.raises(RegistryUnavailable, match="full"):
+                for n in range(1000):
+                    await registry.submit(Registered("b", Holding(f"m{n}" * 200)))
+            assert registry.fleet.count_holders("m") == 1
+            ballast.unlink()
+            await registry.submit(Registered("c", Holding("m")))
+            assert registry.fleet.count_holders("m") == 2
+
+    try:
+        run(work())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_what_has_ended_is_removed(tmp_path: Path) -> None:
+    """The file does not keep what nobody renews."""
+    location = f"sqlite://{tmp_path}/r.db"
+
+    async def work() -> None:
+        async with opened(location) as (ledger, snapshot):
+            await ledger.commit(snapshot.epoch, [
+                Beat("a", 1.0, inventory=(Holding("m"),)), Registered("b", Holding("m"), expires_at=1.0),
+                Registered("c", Holding("m")), Registered("d", Holding("m")), Left("d"),
+            ])  # fmt: skip
+        async with opened(location):
+            pass
+
+    run(work())
+    with sqlite3.connect(f"{tmp_path}/r.db") as database:
+        assert database.execute("SELECT node FROM holdings").fetchall() == [("c",)]
+        assert database.execute("SELECT node FROM nodes").fetchall() == [("c",)]
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "location", ["sqlite://", "sqlite:///", "sqlite://host/r.db", "sqlite:", "sqlite:///x/", "mysql://h", "r.db", ""]
+)
+def test_what_is_no_location(location: str) -> None:
+    """It is refused with an example."""
+    with pytest.raises(UsageError) as caught:
+        open_ledger(location)
+    assert "sqlite:///" in caught.value.hint
+
+
+def test_the_default_is_among_the_users_state() -> None:
+    """XDG's folder, else the one in the home folder; without either it has to be named."""
+    assert default_registry({"HOME": "/h"}) == "sqlite:///h/.local/state/loom/registry.db"
+    assert default_registry({"HOME": "/h", "XDG_STATE_HOME": "/s"}) == "sqlite:///s/loom/registry.db"
+    with pytest.raises(UsageError):
+        default_registry({})

@@ -1,0 +1,133 @@
+"""What /metrics says, and that strangers cannot make it grow."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.server.plane import Plane, head, running, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def plane(tmp_path) -> Iterator[Plane]:
+    """A control plane on loopback, without a token."""
+    with running(tmp_path) as one:
+        yield one
+
+
+def scrape(plane: Plane) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return every sample by its name and labels."""
+    answer = plane.ask("GET", "/metrics")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    families = text_string_to_metric_families(answer.body.decode())
+    return {(one.name, tuple(sorted(one.labels.items()))): one.value for family in families for one in family.samples}
+
+
+def test_the_fleet_in_numbers(plane) -> None:
+    """Nodes, models, holdings and bytes are those of the fleet; bytes go on when a node starts its count anew."""
+    plane.post("/register", node="a", model="m", from_origin=100, from_peers=5)
+    inventory = [{"model": "m", "state": "partial", "from_peers": 7}, {"model": "k"}]
+    plane.post("/heartbeat", node="b", served=50, inventory=inventory)
+    plane.post("/heartbeat", node="b", served=30)
+    seen = scrape(plane)
+    wanted = {"loom_nodes": 2, "loom_models": 2, "loom_holdings": 3, "loom_registry_up": 1, "loom_served_bytes_total": 80}
+    assert {name: seen[name, ()] for name in wanted} == wanted
+    assert seen["loom_fetched_bytes_total", (("source", "origin"),)] == 100
+    assert seen["loom_fetched_bytes_total", (("source", "peers"),)] == 12
+    plane.ask("DELETE", "/register", {"node": "a"})
+    seen = scrape(plane)
+    assert seen["loom_nodes", ()] == 1
+    assert seen["loom_fetched_bytes_total", (("source", "origin"),)] == 100
+
+
+def test_requests_are_counted_by_what_they_asked(plane) -> None:
+    """One count for each route, method and status, and how long they took."""
+    plane.post("/register", node="a", model="m")
+    for path in ("/locate/m", "/locate/a/b", "/locate/m?limit=x"):
+        plane.ask("GET", path)
+    seen = scrape(plane)
+    route = ("route", "/locate/{model}")
+    counts = {status: seen["loom_http_requests_total", (("method", "GET"), route, ("status", status))] for status in ("200", "404", "400")}
+    assert counts == {"200": 1, "404": 1, "400": 1}
+    assert seen["loom_http_request_seconds_count", (route,)] == 3
+    registered = (("method", "POST"), ("route", "/register"), ("status", "200"))
+    assert seen["loom_http_requests_total", registered] == 1
+
+
+def test_labels_stay_bounded_whatever_is_asked(plane) -> None:
+    """Paths, names, queries, methods and hosts of strangers make no series of their own."""
+    chance = random.Random(3)
+
+    def ask(count: int) -> None:
+        for number in range(count):
+            word = f"{chance.getrandbits(64):x}"
+            paths = ("/{}", "/locate/{}", "/nodes/{}", "/nodes?search={}", "/models?limit={}", "/register/{}", "//{}", "/page.{}")
+            path = paths[number % len(paths)].format(word)
+            method = chance.choice(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "LOCK"))
+            plane.ask(method, path)
+            plane.say(head(path, f"X-{word}: {word}", f"Cookie: {word}", method=word.upper()[:4]))
+
+    ask(60)
+    before = scrape(plane)
+    ask(240)
+    after = scrape(plane)
+    routes = {dict(labels).get("route", "") for _, labels in after}
+    assert len(routes) < 20
+    assert not [route for route in routes if re.search("[0-9a-f]{10}", route)]
+    assert len(after) - len(before) < 25
+    methods = {dict(labels).get("method", "") for _, labels in after} - {""}
+    assert methods <= {"GET", "HEAD", "POST", "DELETE", "(any)"}
+
+
+def test_a_stream_is_counted_when_it_ends(plane) -> None:
+    """/events is counted, but its length is not a time to answer."""
+    plane.open(head("/events")).close()
+    labels = (("method", "GET"), ("route", "/events"), ("status", "200"))
+    for number in range(3):
+        plane.post("/register", node=f"n{number}", model="m")  # news, so that it is seen that nobody reads
+    wait_until(lambda: bool(plane.post("/register", node="n", model="m")) and ("loom_http_requests_total", labels) in scrape(plane) or bool(
+        plane.post("/register", node=f"n{random.random()}", model="m")) and False, "the stream is counted")
+    assert ("loom_http_request_seconds_count", (("route", "/events"),)) not in scrape(plane)
+
+
+def test_the_registry_behind_is_told_to_be_away(plane, monkeypatch) -> None:
+    """A registry that cannot write is 0, a write is answered with 503 and Retry-After, and lookups go on."""
+    import sqlite3
+
+    plane.post("/register", node="n", model="m")
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("loom.registry.sqlite.SqliteLedger._commit", refuse)
+    answer = plane.ask("POST", "/register", {"node": "n", "model": "k"})
+    assert (answer.status, answer.code) == (503, "registry-unavailable")
+    assert answer.headers["Retry-After"]
+    assert scrape(plane)["loom_registry_up", ()] == 0
+    assert plane.get("/locate/m")["total"] == 1
+    assert plane.get("/readyz")["ready"] is True
+    assert plane.troubles
+    assert "full" in plane.troubles[0]
+    monkeypatch.undo()
+    plane.post("/register", node="n", model="k")
+    wait_until(lambda: scrape(plane)["loom_registry_up", ()] == 1, "the registry is back")
+
+
+def test_a_scrape_is_what_prometheus_reads(plane) -> None:
+    """Every family has a help text and a type, and no series comes twice."""
+    plane.post("/register", node="n", model="m")
+    text = plane.ask("GET", "/metrics").body.decode()
+    series = [line.rsplit(" ", 1)[0] for line in text.splitlines() if line and not line.startswith("#")]
+    assert len(set(series)) == len(series)
+    for family in text_string_to_metric_families(text):
+        assert family.documentation
+        assert family.type != "unknown"
+        assert family.name.startswith("loom_")
