@@ -84,7 +84,7 @@ def test_equals_are_drawn_equally(zones, zone) -> None:
 
 def test_the_rest_of_the_fleet_is_drawn_equally_behind_the_zone() -> None:
     """Where the zone has too few, those behind them are drawn fairly, though the zone's own are drawn with them."""
-    placed = {0: ("north", 1), 1: ("north", 0)} | {item: ("south", 0) for item in range(2, 12)}
+    placed = {0: ("north", 1), 1: ("north", 0)} | dict.fromkeys(range(2, 12), ("south", 0))
     holders, sample = holders_of(placed), draw_with(3)
     drawn: Counter[int] = Counter()
     for _ in range(3000):

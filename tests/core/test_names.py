@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom.core.names import check_digest, check_model, check_node, check_zone, model_of
+from loom.core.names import MAX_MODEL, MAX_NODE, MAX_ZONE, check_digest, check_model, check_node, check_zone, model_of
 from loom.errors import UsageError
 
 
@@ -61,3 +61,83 @@ def test_every_url_gives_a_name_that_is_taken(path: str, query: str) -> None:
     """Whatever a URL looks like, its model's name is one."""
     name = model_of(f"https://host/{path}?{query}")
     assert check_model(name) == name
+
+
+# All kinds of names, and their spellings
+
+GOOD = (
+    "llama-2-7b",
+    "meta/llama 2/7b",
+    "Größe",
+    "模型",
+    "a%2Fb",
+    "a?b#c",
+    "...",
+    ".hidden",
+    "a..b",
+    "/a//b/",
+    "😀",
+    "'\"\\",
+)
+"""Slashes, blanks inside, other alphabets, what has a meaning in a URL, dots that are no segment."""
+
+BAD = ("", " ", " a", "a ", "a\n", "a\tb", "a\x00", "\x1b[31m", "a\u202eb", "a\u200bb", "\ud800", "a\u2028b", "a\xa0b",
+       "\ufeffa", "\x7f")  # fmt: skip
+"""Nothing, blanks around, controls, terminal escapes, bidirectional overrides, invisible letters, half a letter."""
+
+
+@pytest.mark.parametrize("check", [check_node, check_model, check_zone])
+@pytest.mark.parametrize("name", GOOD)
+def test_names_that_may_be(check, name) -> None:
+    """A good name is taken as it is."""
+    assert check(name) == name
+
+
+@pytest.mark.parametrize("check", [check_node, check_model, check_zone])
+@pytest.mark.parametrize("name", BAD)
+def test_names_that_may_not_be(check, name) -> None:
+    """What does not survive a log, a terminal, a browser or a URL is refused, with a message that survives them."""
+    with pytest.raises(UsageError) as caught:
+        check(name)
+    assert (caught.value.message + caught.value.hint).isprintable()
+
+
+@pytest.mark.parametrize(("check", "most"), [(check_node, MAX_NODE), (check_model, MAX_MODEL), (check_zone, MAX_ZONE)])
+def test_the_longest_names(check, most) -> None:
+    """As long as the bound is well, one more is not, and the message does not repeat a long name."""
+    assert check("ä" * most)
+    with pytest.raises(UsageError) as caught:
+        check("ä" * (most + 1))
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/../b", "../a", "a/..", "a/.", "./a", "/.."])
+@pytest.mark.parametrize("check", [check_node, check_model])
+def test_names_that_clients_would_resolve(check, name) -> None:
+    """Dots between slashes vanish on the way (RFC 3986 section 5.2.4): nobody could ask /locate or /nodes for them."""
+    with pytest.raises(UsageError):
+        check(name)
+
+
+@given(st.text(max_size=20))
+def test_a_name_is_checked_the_same_way_twice(text) -> None:
+    """Whatever is taken is printable and is taken again; whatever is not raises UsageError and nothing else."""
+    try:
+        name = check_model(text)
+    except UsageError:
+        return
+    assert name == text == check_model(name)
+    assert name.isprintable()
+
+
+@pytest.mark.parametrize("path", ["a/" * 3000, "%20", "..", "a/../b", "a%0ab", "é" * 2000 + "?q=1", " x ", "?x=y"])
+def test_whatever_a_url_is_called_may_be_registered(path) -> None:
+    """The name made of a URL passes the check of names, whatever is in the URL."""
+    assert check_model(model_of(f"https://host/{path}"))
+
+
+@pytest.mark.parametrize("text", ["a" * 65, "sha256::" + "a" * 64, "٣" * 64, " " + "a" * 64, "a" * 64 + "\n"])
+def test_what_is_no_digest(text) -> None:
+    """Digits of other scripts, blanks and doubled colons are refused, too."""
+    with pytest.raises(UsageError):
+        check_digest(text)

@@ -14,7 +14,7 @@ from loom.core.fleet import Beat, Change, Fleet, Holding, Left, Registered, With
 from loom.registry.ledger import EpochChanged
 from loom.registry.locations import open_ledger
 from loom.registry.registry import Registry
-from tests.core.test_fleet import CHANGES, facts_of, sample
+from tests.registry.changes import CHANGES, facts_of, sample
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence

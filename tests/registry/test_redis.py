@@ -14,7 +14,7 @@ from loom.registry import redis as redis_module
 from loom.registry.ledger import EpochChanged, Missed
 from loom.registry.locations import open_ledger
 from loom.registry.redis_location import RedisLocation, parse_redis_location
-from tests.core.test_fleet import facts_of, sample
+from tests.registry.changes import facts_of, sample
 from tests.registry.servers import RedisServer, SentinelServers, free_port
 from tests.registry.test_contract import opened, registry_at, run
 

@@ -9,6 +9,7 @@ import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 from loom.server.serving import Beside, ControlOptions
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-DEADLINE_S = 10.0
+DEADLINE_S = 5.0
 """Far beyond what anything here takes."""
 
 
@@ -108,10 +109,11 @@ def answer_of(response: http.client.HTTPResponse) -> Answer:
 
 @contextlib.contextmanager
 def running(folder: Path, **options: Any) -> Iterator[Plane]:
-    """Run a control plane whose registry is in a folder."""
+    """Run a control plane whose registry is in a folder. It looks up often from waiting in vain, to stop soon."""
     options = {"port": 0, **options}
     told: list[str] = []
-    with Beside(ControlOptions(f"sqlite://{folder}/registry.db", **options), told.append) as beside:
+    door = Beside(ControlOptions(f"sqlite://{folder}/registry.db", **options), told.append)
+    with mock.patch("loom.registry.sqlite._IDLE_S", 0.02), door as beside:
         plane = Plane(beside.url, options.get("token"))
         plane.troubles = told
         yield plane

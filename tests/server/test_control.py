@@ -138,8 +138,8 @@ def test_a_whole_node_is_withdrawn(plane) -> None:
 
 # Names
 
-NAMES = ("meta/llama 2/7b", "模型/größe", "a%2Fb", "a%252Fb", "a?b#c", "a//b", "/a/", "a+b&c=d;e", "'\"\\<x>", "%", "%zz", "...",
-         "a..b", "😀", "a:b@c", "~a", "http://host/x", "a|b^c`{d}[e]")  # fmt: skip
+NAMES = ("meta/llama 2/7b", "模型/größe", "a%2Fb", "a%252Fb", "a?b#c", "a//b", "/a/", "a+b&c=d;e", "'\"\\<x>", "%",
+         "%zz", "...", "a..b", "😀", "a:b@c", "~a", "http://host/x", "a|b^c`{d}[e]")  # fmt: skip
 
 
 @pytest.mark.parametrize("safe", ["/", "", "/:@!$&'()*+,;=~"])
@@ -254,7 +254,7 @@ def test_the_best_source_comes_first(plane) -> None:
     assert nodes_of(plane, "m?zone=south")[:2] == far
     assert nodes_of(plane, "m?zone=north&node=near-idle") == near[1:] + far
     assert nodes_of(plane, "m?zone=north&limit=2") == near[:2]
-    assert nodes_of(plane, "m") == ["far-idle", "near-idle", "near-busy", *nodes_of(plane, "m")[3:]]
+    assert nodes_of(plane, "m")[:3] == ["far-idle", "near-idle", "near-busy"]
     assert plane.get("/locate/m?limit=1")["total"] == 5
     plane.post("/heartbeat", node="near-idle", load=50)
     assert nodes_of(plane, "m?zone=north")[:2] == ["near-busy", "near-idle"]

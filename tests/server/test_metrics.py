@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,7 +40,13 @@ def test_the_fleet_in_numbers(plane) -> None:
     plane.post("/heartbeat", node="b", served=50, inventory=inventory)
     plane.post("/heartbeat", node="b", served=30)
     seen = scrape(plane)
-    wanted = {"loom_nodes": 2, "loom_models": 2, "loom_holdings": 3, "loom_registry_up": 1, "loom_served_bytes_total": 80}
+    wanted = {
+        "loom_nodes": 2,
+        "loom_models": 2,
+        "loom_holdings": 3,
+        "loom_registry_up": 1,
+        "loom_served_bytes_total": 80,
+    }
     assert {name: seen[name, ()] for name in wanted} == wanted
     assert seen["loom_fetched_bytes_total", (("source", "origin"),)] == 100
     assert seen["loom_fetched_bytes_total", (("source", "peers"),)] == 12
@@ -55,7 +63,10 @@ def test_requests_are_counted_by_what_they_asked(plane) -> None:
         plane.ask("GET", path)
     seen = scrape(plane)
     route = ("route", "/locate/{model}")
-    counts = {status: seen["loom_http_requests_total", (("method", "GET"), route, ("status", status))] for status in ("200", "404", "400")}
+    counts = {
+        status: seen["loom_http_requests_total", (("method", "GET"), route, ("status", status))]
+        for status in ("200", "404", "400")
+    }
     assert counts == {"200": 1, "404": 1, "400": 1}
     assert seen["loom_http_request_seconds_count", (route,)] == 3
     registered = (("method", "POST"), ("route", "/register"), ("status", "200"))
@@ -69,7 +80,16 @@ def test_labels_stay_bounded_whatever_is_asked(plane) -> None:
     def ask(count: int) -> None:
         for number in range(count):
             word = f"{chance.getrandbits(64):x}"
-            paths = ("/{}", "/locate/{}", "/nodes/{}", "/nodes?search={}", "/models?limit={}", "/register/{}", "//{}", "/page.{}")
+            paths = (
+                "/{}",
+                "/locate/{}",
+                "/nodes/{}",
+                "/nodes?search={}",
+                "/models?limit={}",
+                "/register/{}",
+                "//{}",
+                "/page.{}",
+            )
             path = paths[number % len(paths)].format(word)
             method = chance.choice(("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND", "LOCK"))
             plane.ask(method, path)
@@ -87,21 +107,38 @@ def test_labels_stay_bounded_whatever_is_asked(plane) -> None:
     assert methods <= {"GET", "HEAD", "POST", "DELETE", "(any)"}
 
 
-def test_a_stream_is_counted_when_it_ends(plane) -> None:
+def test_a_stream_is_counted_when_it_ends(plane, monkeypatch) -> None:
     """/events is counted, but its length is not a time to answer."""
-    plane.open(head("/events")).close()
+    monkeypatch.setattr("loom.server.live.PERIOD_S", 0.02)
+    with plane.open(head("/events")) as one:
+        while b"data: " not in one.recv(65536):
+            continue
     labels = (("method", "GET"), ("route", "/events"), ("status", "200"))
-    for number in range(3):
-        plane.post("/register", node=f"n{number}", model="m")  # news, so that it is seen that nobody reads
-    wait_until(lambda: bool(plane.post("/register", node="n", model="m")) and ("loom_http_requests_total", labels) in scrape(plane) or bool(
-        plane.post("/register", node=f"n{random.random()}", model="m")) and False, "the stream is counted")
+    numbers = itertools.count()
+
+    def is_counted() -> bool:
+        plane.post("/register", node=f"n{next(numbers)}", model="m")  # news: it is seen that nobody reads any more
+        return ("loom_http_requests_total", labels) in scrape(plane)
+
+    wait_until(is_counted, "the stream is counted")
     assert ("loom_http_request_seconds_count", (("route", "/events"),)) not in scrape(plane)
+
+
+def test_a_registry_that_cannot_write_is_not_called_well(tmp_path, monkeypatch) -> None:
+    """A full disk is trouble until something could be written again, not until the next look at other things."""
+    monkeypatch.setattr("loom.registry.sqlite._IDLE_S", 0.01)
+
+    def refuse(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with running(tmp_path) as plane:
+        monkeypatch.setattr("loom.registry.sqlite.SqliteLedger._commit", refuse)
+        assert plane.ask("POST", "/register", {"node": "n", "model": "k"}).status == 503
+        assert [scrape(plane)["loom_registry_up", ()] for _ in range(50)] == [0] * 50
 
 
 def test_the_registry_behind_is_told_to_be_away(plane, monkeypatch) -> None:
     """A registry that cannot write is 0, a write is answered with 503 and Retry-After, and lookups go on."""
-    import sqlite3
-
     plane.post("/register", node="n", model="m")
 
     def refuse(*_: object) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from schemathesis.schemas import BaseSchema
 
-OPERATIONS = ("POST /register", "DELETE /register", "POST /heartbeat", "GET /locate/{model}", "GET /nodes", "GET /nodes/{node}",
-              "GET /models", "GET /healthz", "GET /readyz", "GET /metrics")  # fmt: skip
+OPERATIONS = ("POST /register", "DELETE /register", "POST /heartbeat", "GET /locate/{model}", "GET /nodes",
+              "GET /nodes/{node}", "GET /models", "GET /healthz", "GET /readyz", "GET /metrics")  # fmt: skip
 """All but GET /events, which does not end."""
 
 

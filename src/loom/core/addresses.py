@@ -23,10 +23,13 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 NEVER = tuple(
     ip_network(text) for text in
     ("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "::/128", "fe80::/10", "ff00::/8",
-     "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32", "fd00:ec2::/32", "fd20:ce::/32", "64:ff9b::/96")
+     "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32", "fd00:ec2::/32", "fd20:ce::/32", "fd00:42::42/128",
+     "fd00:c1::/32", "fd00:a9fe:a9fe::/48", "fd00:100::100:200/128", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32",
+     "2002::/16", "::ffff:0:0:0/96")
 )  # fmt: skip
 """Refused whatever is allowed: unspecified, link-local and multicast addresses; the metadata services of Azure (wire
-server), Alibaba, Oracle, AWS and Google (IPv6); and translated IPv4 (RFC 6052), which could be any of these."""
+server), Alibaba and Oracle, by IPv6 those of AWS, Google, Scaleway, Oracle, Akamai and Alibaba; and IPv4 in disguise
+(RFC 2765, 3056, 4380, 6052, 8215), which could be any of these."""
 
 
 class Allowed:
@@ -61,7 +64,7 @@ class Allowed:
 
 
 def _parse_ip(host: str, address: str) -> IPv4Address | IPv6Address:
-    """Parse a host; an IPv4 address in the clothes of IPv6 (RFC 4291 section 2.5.5.2) is that IPv4 address."""
+    """Parse a host; an IPv4 address in the clothes of IPv6 (RFC 4291 section 2.5.5) is that IPv4 address."""
     is_bracketed = host.startswith("[") and host.endswith("]")
     try:
         ip = ip_address(host[1:-1] if is_bracketed else host)
@@ -71,7 +74,8 @@ def _parse_ip(host: str, address: str) -> IPv4Address | IPv6Address:
     if isinstance(ip, IPv6Address):
         if not is_bracketed or ip.scope_id:
             raise UsageError(f"{address[:80]!r} is no address", "write http://[fd00::1]:3001")
-        return ip.ipv4_mapped or ip.sixtofour or ip
+        compatible = IPv4Address(int(ip)) if 1 < int(ip) < 2**32 else None
+        return ip.ipv4_mapped or compatible or ip
     return ip
 
 

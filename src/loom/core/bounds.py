@@ -21,17 +21,26 @@ def refuse_beyond_bounds(fleet: Fleet, change: Change) -> None:
 
     What is known already may always be said again.
     """
-    if isinstance(change, Beat) and change.inventory is not None:
-        if len(change.inventory) > MAX_MODELS_OF_NODE:
-            raise UsageError(f"an inventory has at most {MAX_MODELS_OF_NODE} models, not {len(change.inventory)}")
-        more = len(change.inventory) - fleet.count_of(change.node)
-    elif isinstance(change, Registered):
-        more = 0 if fleet.has(change.node, change.holding.model) else 1
-        if more and fleet.count_of(change.node) >= MAX_MODELS_OF_NODE:
-            raise RegistryFull(f"{change.node} has {MAX_MODELS_OF_NODE} models already", "withdraw some")
-    else:
+    if not isinstance(change, (Beat, Registered)):
         return
+    more = _count_new(fleet, change)
     if not fleet.has_node(change.node) and len(fleet) >= MAX_NODES:
         raise RegistryFull(f"the registry has {MAX_NODES:,} nodes already", "withdraw some, or run another registry")
     if more > 0 and fleet.holdings + more > MAX_HOLDINGS:
         raise RegistryFull(f"the registry has {fleet.holdings:,} holdings already", "withdraw some")
+
+
+def _count_new(fleet: Fleet, change: Beat | Registered) -> int:
+    """Return how many holdings a change adds; fewer than none when it removes some."""
+    if isinstance(change, Registered):
+        if fleet.has(change.node, change.holding.model):
+            return 0
+        if fleet.count_of(change.node) >= MAX_MODELS_OF_NODE:
+            raise RegistryFull(f"{change.node} has {MAX_MODELS_OF_NODE} models already", "withdraw some")
+        return 1
+    if change.inventory is None:
+        return 0
+    count = fleet.count_after(change.node, {holding.model for holding in change.inventory})
+    if max(count, len(change.inventory)) > MAX_MODELS_OF_NODE:
+        raise UsageError(f"a node has at most {MAX_MODELS_OF_NODE} models, not {count}", "list fewer")
+    return count - fleet.count_of(change.node)

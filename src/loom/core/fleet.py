@@ -174,6 +174,8 @@ class Fleet:
         self.version = 0
         """Grows with every change that can be seen: who has shown one version need not look again."""
         self.holdings = 0
+        self.partials = 0
+        """How many holdings there are, and how many of them are still being fetched."""
         self._nodes: dict[str, _Node] = {}
         self._models: dict[str, Holders[_Node]] = {}
         self._due: list[tuple[float, str, str]] = []  # (when, node, model or "" for the node's own lease)
@@ -207,8 +209,8 @@ class Fleet:
         model = change.holding.model
         if model in node.holdings and model not in node.leases:
             node.asserted = None  # the inventory listed it: the next one has to be taken in whole
-        self._remember(node.leases.get(model), change.expires_at, node, model)
-        node.leases[model] = change.expires_at
+        before, node.leases[model] = node.leases.get(model), change.expires_at
+        self._remember(before, change.expires_at, node, model)
         self._put(node, change.holding)
 
     def _withdraw(self, change: Withdrawn) -> None:
@@ -232,8 +234,8 @@ class Fleet:
             self.version += 1
             self.totals.served += _growth(node.served, beat.served)
             node.served = beat.served
-        self._remember(node.expires_at, beat.expires_at, node, "")
-        node.expires_at = beat.expires_at
+        before, node.expires_at = node.expires_at, beat.expires_at
+        self._remember(before, beat.expires_at, node, "")
         if beat.inventory is not None:
             self._assert(node, beat.inventory)
 
@@ -252,6 +254,7 @@ class Fleet:
         else:
             self.version += 1
             node.expires_at = node.asserted = None
+            self._place(node, None, None, 0)
             for one in [one for one in node.holdings if one not in node.leases]:
                 self._drop(node, one)
         self._forget_if_empty(node)
@@ -264,7 +267,7 @@ class Fleet:
         return node.leases.get(model) if model else node.expires_at
 
     def _remember(self, before: float | None, end: float | None, node: _Node, model: str) -> None:
-        """Have an end looked at when it is due; one that only moved on is found again at the old time."""
+        """Have an end, which is set already, looked at when it is due; one that moved on is found at the old time."""
         if end is not None and (before is None or end < before):
             heapq.heappush(self._due, (end, node.name, model))
         if len(self._due) > 2 * (len(self._nodes) + self.holdings) + 1000:
@@ -303,6 +306,7 @@ class Fleet:
         if holders is None:
             holders = self._models[holding.model] = Holders()
         rank = rank_of(holding, node.load)
+        self.partials += (holding.state == "partial") - (before is not None and before.state == "partial")
         if before is None:
             self.holdings += 1
             holders.add(node, node.zone, rank)
@@ -316,6 +320,7 @@ class Fleet:
         holding = node.holdings.pop(model)
         node.leases.pop(model, None)
         self.holdings -= 1
+        self.partials -= holding.state == "partial"
         holders = self._models[model]
         holders.remove(node, node.zone, rank_of(holding, node.load))
         if not holders:
@@ -324,6 +329,11 @@ class Fleet:
     def _count(self, before: Holding, after: Holding) -> None:
         self.totals.from_origin += _growth(before.from_origin, after.from_origin)
         self.totals.from_peers += _growth(before.from_peers, after.from_peers)
+
+    def doubt(self) -> None:
+        """Have every node say its whole inventory again: what is known of it may not be what it said last."""
+        for node in self._nodes.values():
+            node.asserted = None
 
     # What is known
 
@@ -343,6 +353,11 @@ class Fleet:
         """Return how many models a node holds."""
         node = self._nodes.get(name)
         return len(node.holdings) if node else 0
+
+    def count_after(self, name: str, listed: set[str]) -> int:
+        """Return how many models a node would hold if its heartbeats listed just these."""
+        node = self._nodes.get(name)
+        return len(listed.union(node.leases) if node else listed)
 
     def has(self, name: str, model: str) -> bool:
         """Return whether a node holds a model."""

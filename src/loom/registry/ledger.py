@@ -48,7 +48,10 @@ class Ledger(Protocol):
         """Connect if need be, and return what is known."""
 
     async def commit(self, epoch: str, changes: Sequence[Change]) -> int:
-        """Keep a batch and return its number. Raises EpochChanged, keeping nothing, when the ledger has another one."""
+        """Keep a batch and return its number; an empty one shows whether anything can be written.
+
+        Raises EpochChanged, keeping nothing, when the ledger has another epoch.
+        """
 
     async def follow(self, epoch: str, number: int) -> Sequence[Batch]:
         """Wait, half a second or so, for batches after `number`, and return them; mostly other processes' work.

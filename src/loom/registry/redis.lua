@@ -38,8 +38,19 @@ local function select(list, is_kept)
   return kept
 end
 
+local now = tonumber(redis.call('TIME')[1])
+
+-- What a node had under a lease that is over: a new one must not bring it back.
+local function end_lease(node)
+  local it = get(NODES, node)
+  if not it.e or it.e > now then return it end
+  redis.call('HDEL', INVENTORIES, node)
+  it.e = nil
+  return redis.call('HEXISTS', LISTS, node) == 1 and it or {}
+end
+
 local function place(change)
-  local it = get(NODES, change.n)
+  local it = end_lease(change.n)
   it.a, it.z, it.l, it.s = change.a or it.a, change.z or it.z, it.l or 0, it.s or 0  -- never empty: that is a list
   if change.k == 'b' then
     it.l, it.s, it.e = change.l, change.s, change.e

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from loom.core.urls import redact
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,4 +89,5 @@ def _host(text: str, one: str, default: int) -> tuple[str, int]:
 
 
 def _wrong(text: str, what: str) -> UsageError:
-    return UsageError(f"the registry {redact(text)} {what}", "write redis://host:6379/0")
+    """Return the error; nothing of the location is shown but its scheme, for who knows where the password is."""
+    return UsageError(f"the registry {text.partition('://')[0]}://... {what}", "write redis://host:6379/0")

@@ -119,6 +119,7 @@ class Registry:
                 _settle(batch, RegistryUnavailable("the control plane is stopping", "ask another one"))
                 raise
             else:
+                self._note_trouble("")
                 _settle(batch, None)
 
     async def _commit(self, changes: Sequence[Change]) -> None:
@@ -145,8 +146,10 @@ class Registry:
                     await self._load()
                 for batch in await self._ledger.follow(self.epoch, self._number):
                     await self._take(batch)
-                tries = 0
-                self._note_trouble("")
+                tries, self._heard_at = 0, time.monotonic()
+                if self.trouble:  # it can be read: can it be written again?
+                    await self._commit(())
+                    self._note_trouble("")
             except (EpochChanged, Missed):
                 tries = 1
             except RegistryUnavailable as error:
@@ -179,17 +182,16 @@ class Registry:
         fleet = _fold(snapshot)
         if self.epoch not in ("", snapshot.epoch):
             _carry_leases(self.fleet, fleet)
+        fleet.doubt()
         fleet.version = self._fleet.version + 1
         fleet.totals = self._fleet.totals if self.epoch else fleet.totals
         self._fleet, self._number, self.epoch = fleet, snapshot.number, snapshot.epoch
         self._ahead = {number: changes for number, changes in self._ahead.items() if number > self._number}
-        self._note_trouble("")
+        self._heard_at = time.monotonic()
         async with self._moved:
             self._moved.notify_all()
 
     def _note_trouble(self, trouble: str) -> None:
-        if not trouble:
-            self._heard_at = time.monotonic()
         if bool(trouble) != bool(self.trouble):
             self._on_trouble(trouble)
         self.trouble = trouble
@@ -207,8 +209,9 @@ def _fold(snapshot: Snapshot) -> Fleet:
 
 
 def _carry_leases(before: Fleet, after: Fleet) -> None:
-    for change in before.changes():
-        if getattr(change, "expires_at", None) is not None and not after.has_node(change.node):
+    unknown = [change for change in before.changes() if not after.has_node(change.node)]
+    for change in unknown:
+        if getattr(change, "expires_at", None) is not None:
             after.apply(change)
 
 

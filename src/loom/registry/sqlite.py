@@ -158,7 +158,11 @@ class SqliteLedger:
         self._database.execute(f"PRAGMA synchronous = {'FULL' if must_sync else 'NORMAL'}")
         self._database.execute("BEGIN IMMEDIATE")
         try:
+            now = self.now()
+            if not changes:  # whoever commits nothing wants to know whether something could be written
+                self._database.execute("UPDATE meta SET value = value")
             for change in changes:
+                _end_lease(self._database, change.node, now)
                 for statement, values in _statements(change):
                     self._database.execute(statement, values)
             self._database.execute("COMMIT")
@@ -189,6 +193,15 @@ def _create(database: sqlite3.Connection) -> None:
     database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION};")
     database.execute("INSERT INTO meta VALUES ('epoch', ?)", (uuid.uuid4().hex[:16],))
     database.execute("COMMIT")
+
+
+def _end_lease(database: sqlite3.Connection, node: str, now: float) -> None:
+    """Forget what a node had under a lease that is over: a new one must not bring it back."""
+    row = database.execute("SELECT expires_at FROM nodes WHERE node = ?", (node,)).fetchone()
+    if row is not None and row[0] is not None and row[0] <= now:
+        database.execute("DELETE FROM holdings WHERE node = ? AND by_heartbeat", (node,))
+        database.execute("UPDATE nodes SET expires_at = NULL WHERE node = ?", (node,))
+        database.execute(_FORGET_IF_EMPTY, (node,))
 
 
 def _ends(change: Change) -> bool:

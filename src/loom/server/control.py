@@ -13,9 +13,9 @@ from aiohttp import web
 
 from loom.core.bounds import refuse_beyond_bounds
 from loom.core.fleet import Beat, Holding, Left, Registered, Withdrawn
-from loom.core.names import check_digest, check_model, check_node, check_zone
+from loom.core.names import MAX_NODE, MAX_ZONE, check_digest, check_model, check_node, check_zone
 from loom.errors import NotFound, UsageError
-from loom.server.guard import MAX_BODY, NEW_CONNECTIONS, guard, read_body
+from loom.server.guard import MAX_BODY, NEW_CONNECTIONS, guard, read_body, text_of
 from loom.server.live import Live
 from loom.server.messages import (
     HealthReply,
@@ -75,7 +75,7 @@ def control_app(registry: Registry, allowed: Allowed, token: str | None = None) 
     app.router.add_get("/metrics", metrics.show)
     app.router.add_get("/openapi.json", _openapi)
     live = Live(registry)
-    app.router.add_get("/events", live.events)
+    app.router.add_get("/events", live.events, allow_head=False)
     app.on_shutdown.append(live.stop)
     add_page(app)
     return app
@@ -130,7 +130,8 @@ class ControlPlane:
         model, query = request.match_info["model"], request.query
         limit = _number(query.get("limit"), "limit", DEFAULT_REPLICAS, MAX_REPLICAS)
         fleet, now = self._registry.fleet, self._registry.now
-        replicas = fleet.locate(model, limit, _sample, query.get("zone"), query.get("node", ""))
+        zone, asker = text_of(query, "zone", MAX_ZONE), text_of(query, "node", MAX_NODE)
+        replicas = fleet.locate(model, limit, _sample, zone, asker)
         if not replicas:
             hint = "fetch it from its origin" if not fleet.count_holders(model) else "no node but the one that asks"
             raise NotFound(f"no node has {model!r}", hint)
@@ -140,7 +141,7 @@ class ControlPlane:
         """GET /nodes."""
         limit = _number(request.query.get("limit"), "limit", PAGE_SIZE, PAGE_SIZE)
         fleet, now = self._registry.fleet, self._registry.now
-        found = fleet.nodes(request.query.get("after", ""), limit, request.query.get("search", ""))
+        found = fleet.nodes(text_of(request.query, "after"), limit, text_of(request.query, "search"))
         rest = found[-1].node if len(found) == limit else ""
         return _json(NodesReply(len(fleet), [node_reply(one, now) for one in found], rest))
 
@@ -156,7 +157,7 @@ class ControlPlane:
         """GET /models."""
         limit = _number(request.query.get("limit"), "limit", PAGE_SIZE, PAGE_SIZE)
         fleet = self._registry.fleet
-        found = fleet.list_models(request.query.get("after", ""), limit, request.query.get("search", ""))
+        found = fleet.list_models(text_of(request.query, "after"), limit, text_of(request.query, "search"))
         rest = found[-1].model if len(found) == limit else ""
         return _json(ModelsReply(fleet.models, [model_reply(one) for one in found], rest))
 
@@ -181,7 +182,7 @@ async def _read(request: web.Request, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
         raise UsageError(f"the body is not as it should be: {error}", "GET /openapi.json describes it") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         hint = 'send, for instance, {"node": "node1", "model": "llama-2-7b"}'
         raise UsageError("the body is not JSON" if body else "there is no body", hint) from None
 
@@ -193,7 +194,7 @@ def _json(message: msgspec.Struct, status: int = 200) -> web.Response:
 def _number(text: str | None, name: str, default: int, most: int) -> int:
     if text is None:
         return default
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= most):
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= most):
         raise UsageError(f"{name} must be a whole number between 1 and {most}, not {text[:20]!r}")
     return int(text)
 

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import socket
-from typing import TYPE_CHECKING
+import traceback
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
+from loom.core.names import MAX_MODEL
 from loom.errors import AccessDenied, LoomError, NotFound, RegistryFull, RegistryUnavailable, UsageError
 from loom.server.messages import ErrorFacts, ErrorReply
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aiohttp.typedefs import Handler, Middleware
-    from aiohttp.web_protocol import RequestHandler
-    from aiohttp.web_server import Server
 
     _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
@@ -29,6 +33,8 @@ HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 75.0
 SEND_TIMEOUT_S = 30.0
+LINGER_S = 1.0
+BACKLOG = 1024
 MAX_BODY = 1024 * 1024
 
 NEW_CONNECTIONS: web.AppKey[set[object]] = web.AppKey("new_connections", set)
@@ -45,7 +51,14 @@ _STATUS: tuple[tuple[type[LoomError], int, str], ...] = (
     (LoomError, 500, "internal"),
 )
 
-_CODES = {404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large"}
+_CODES = {
+    404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large", 417: "expectation-failed",
+    500: "internal", 503: "busy",
+}  # fmt: skip
+
+_HINT = "GET /openapi.json lists what can be asked"
+
+_LOG = logging.getLogger("loom.control")
 
 
 def error_reply(status: int, code: str, message: str, hint: str = "") -> web.Response:
@@ -57,7 +70,7 @@ def error_reply(status: int, code: str, message: str, hint: str = "") -> web.Res
 
 def guard(token: str | None) -> Middleware:
     """Return the middleware: it asks for the token, if there is one, and turns errors into replies."""
-    wanted = f"Bearer {token}".encode() if token else None
+    wanted = token.encode() if token else None
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -71,13 +84,26 @@ def guard(token: str | None) -> Middleware:
             return error_reply(status, code, error.message, error.hint)
         except web.HTTPException as error:
             return _http_error(error)
+        except ConnectionError:
+            return error_reply(400, "bad-request", "the connection was lost")  # nobody will read it
+        except Exception as error:  # noqa: BLE001 - the last resort
+            return _unforeseen(error)
 
     return middleware
 
 
+def _unforeseen(error: BaseException) -> web.Response:
+    """Log where an error came from, but not its text: that may quote what a client sent."""
+    places = "".join(traceback.format_tb(error.__traceback__)[-3:])
+    _LOG.error("%s in a way that was not foreseen; please report it\n%s", type(error).__name__, places)
+    return error_reply(500, "internal", "the control plane failed in a way it did not foresee", "its log says where")
+
+
 def _require_token(request: web.Request, wanted: bytes) -> None:
-    given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-    if not hmac.compare_digest(given, wanted):
+    """Compare in constant time. The scheme's name has no case (RFC 9110 section 11.1)."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    is_right = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted)
+    if not is_right or scheme.lower() != "bearer":
         hint = "send the fleet's token: --token-file, or Authorization: Bearer TOKEN"
         raise AccessDenied("wrong token" if given else "no token", hint)
 
@@ -91,11 +117,11 @@ def _http_error(error: web.HTTPException) -> web.StreamResponse:
         message = "there is nothing at this address"
     elif error.status == 413:
         message = f"the body has more than {MAX_BODY // 1024} KiB"
-    reply = error_reply(error.status, code, message, "GET /openapi.json lists what can be asked")
+    reply = error_reply(error.status, code, message, _HINT)
     if "Allow" in error.headers:
         reply.headers["Allow"] = error.headers["Allow"]
-    if error.status == 413:
-        reply.force_close()
+    if error.status in (408, 413):
+        reply.force_close()  # the rest of the body is not waited for
     return reply
 
 
@@ -108,25 +134,82 @@ async def read_body(request: web.Request) -> bytes:
         raise web.HTTPRequestTimeout from None
 
 
-class Impatient:
-    """Makes the protocols of a server's connections, and cuts those that bring no request in time."""
+def text_of(query: Mapping[str, str], name: str, most: int = MAX_MODEL) -> str:
+    """Return a text of the query, "" without it. Raises UsageError."""
+    text = query.get(name, "")
+    if len(text) > most:
+        raise UsageError(f"{name} has more than {most} characters")
+    return text
 
-    def __init__(self, server: Server, new: set[object]) -> None:
+
+class Protocol(RequestHandler):
+    """aiohttp's, but for how it tells failures that never reach a handler: as JSON, and quoting nothing.
+
+    A head that cannot be read may hold the token.
+    """
+
+    def __init__(self, server: web.Server, new: set[object], **choices: Any) -> None:
+        super().__init__(server, **choices)
+        self._new = new
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, and wait so long for a request; over TLS that is after the handshake."""
+        super().connection_made(transport)
+        self._new.add(self)
+        asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self._cut_if_new)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._new.discard(self)
+        super().connection_lost(exc)
+
+    def _cut_if_new(self) -> None:
+        if self in self._new and self.transport is not None:
+            self.transport.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it quotes the head
+    ) -> web.StreamResponse:
+        """Return the reply to a request that could not be read, or whose handler failed outside the middlewares."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the reply has begun already")
+        if status == 500 and exc is not None:
+            reply = _unforeseen(exc)
+        else:
+            reply = error_reply(status, _CODES.get(status, "bad-request"), "the request cannot be understood", _HINT)
+        reply.force_close()
+        return reply
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a reply; aiohttp's own errors take our form."""
+        told = _http_error(resp) if isinstance(resp, web.HTTPException) else resp
+        return await super().finish_response(request, told, start_time)
+
+
+class Doorman:
+    """Makes the protocols of a server's connections."""
+
+    def __init__(self, server: web.Server, new: set[object]) -> None:
         self._server = server
         self._new = new
 
-    def __call__(self) -> RequestHandler:
-        """Return the protocol of a new connection."""
-        handler: RequestHandler = self._server()
-        self._new.add(handler)
-        asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self._cut, handler)
-        return handler
-
-    def _cut(self, handler: RequestHandler) -> None:
-        if handler in self._new:
-            self._new.discard(handler)
-            if handler.transport is not None:
-                handler.transport.abort()
+    def __call__(self) -> Protocol:
+        """Return the protocol of a new connection. Bodies are not decompressed: a small one could become large."""
+        return Protocol(
+            self._server,
+            self._new,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=IDLE_TIMEOUT_S,
+            lingering_time=LINGER_S,
+            access_log=None,
+            auto_decompress=False,
+        )
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -155,7 +238,7 @@ def _listen_one(family: int, kind: int, protocol: int, address: _Address, before
         if before and address[1] == 0:  # any port: the same for every family
             address = (address[0], before[0].getsockname()[1], *address[2:])
         one.bind(address)
-        one.listen(1024)
+        one.listen(BACKLOG)
     except OSError:
         one.close()
         raise

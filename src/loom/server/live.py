@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from loom.server.guard import SEND_TIMEOUT_S
+from loom.server.guard import SEND_TIMEOUT_S, text_of
 from loom.server.messages import FetchReply, FleetEvent, ModelReply, NodeReply, TotalsReply
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ MAX_ROWS = 500
 MAX_VIEWERS = 200
 _KEEP_ALIVE_S = 15.0
 
+_State = tuple[int, str]
+"""The fleet's version, and the registry's trouble: where both are as before, there is nothing new to see."""
+
 
 class Live:
     """Serves /events."""
@@ -34,7 +37,7 @@ class Live:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._viewers = 0
-        self._shown: tuple[object, bytes] = (None, b"")
+        self._made: tuple[_State | None, bytes] = (None, b"")
         self._stopping = asyncio.Event()
 
     async def stop(self, _app: web.Application) -> None:
@@ -43,45 +46,47 @@ class Live:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /events: a view now, and another whenever something has changed; `?search=` narrows nodes and models."""
+        search = text_of(request.query, "search")
         if self._viewers >= MAX_VIEWERS:
             raise web.HTTPServiceUnavailable
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-        await response.prepare(request)
         self._viewers += 1
         try:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+            await response.prepare(request)
             with contextlib.suppress(ConnectionError, TimeoutError):
-                await self._stream(response, request.query.get("search", ""))
+                await self._stream(request, response, search)
         finally:
             self._viewers -= 1
         return response
 
-    async def _stream(self, response: web.StreamResponse, search: str) -> None:
-        sent, silent_s = b"", 0.0
-        while not self._stopping.is_set():
-            view = self._view(search)
-            if view != sent or silent_s >= _KEEP_ALIVE_S:
-                data = b"data: " + view + b"\n\n" if view != sent else b": nothing new\n\n"
+    async def _stream(self, request: web.Request, response: web.StreamResponse, search: str) -> None:
+        """Write what is new until the viewer is gone, or the control plane stops."""
+        shown: _State | None = None
+        silent_s = 0.0
+        while not self._stopping.is_set() and request.transport is not None:
+            state = (self._registry.fleet.version, self._registry.trouble)
+            if state != shown or silent_s >= _KEEP_ALIVE_S:
+                data = b": nothing new\n\n" if state == shown else b"data: " + self._view(state, search) + b"\n\n"
                 await asyncio.wait_for(response.write(data), SEND_TIMEOUT_S)
-                sent, silent_s = view, 0.0
+                shown, silent_s = state, 0.0
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), PERIOD_S)
             silent_s += PERIOD_S
 
-    def _view(self, search: str) -> bytes:
+    def _view(self, state: _State, search: str) -> bytes:
         """Return the view as JSON; without a search it is made once for all."""
         if search:
             return msgspec.json.encode(view_of(self._registry, search))
-        state = (self._registry.fleet.version, self._registry.trouble)
-        if self._shown[0] != state:
-            self._shown = (state, msgspec.json.encode(view_of(self._registry)))
-        return self._shown[1]
+        if self._made[0] != state:
+            self._made = (state, msgspec.json.encode(view_of(self._registry)))
+        return self._made[1]
 
 
 def view_of(registry: Registry, search: str = "") -> FleetEvent:
     """Return what there is to show."""
     fleet = registry.fleet
     fetches, totals = fleet.fetching(MAX_ROWS), fleet.totals
-    counts = TotalsReply(len(fleet), fleet.models, len(fetches), totals.from_origin, totals.from_peers, totals.served)
+    counts = TotalsReply(len(fleet), fleet.models, fleet.partials, totals.from_origin, totals.from_peers, totals.served)
     return FleetEvent(
         totals=counts,
         nodes=[_node(one) for one in fleet.nodes("", MAX_ROWS, search)],

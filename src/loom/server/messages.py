@@ -130,9 +130,16 @@ class NodesReply(Struct):
     next: str
 
 
-class HoldingReply(Held, omit_defaults=True):
+class HoldingReply(Struct, omit_defaults=True):
     """One model of a node."""
 
+    model: str
+    state: State
+    digest: str | None = None
+    size: int | None = None
+    received: int = 0
+    from_origin: int = 0
+    from_peers: int = 0
     expires_in_s: float | None = None
 
 

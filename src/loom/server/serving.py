@@ -8,7 +8,8 @@ import ssl
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
@@ -16,8 +17,9 @@ from loom.core.addresses import Allowed
 from loom.errors import UsageError
 from loom.registry.locations import open_ledger
 from loom.registry.registry import Registry
+from loom.server import guard
 from loom.server.control import control_app
-from loom.server.guard import IDLE_TIMEOUT_S, NEW_CONNECTIONS, Impatient, listen
+from loom.server.guard import BACKLOG, NEW_CONNECTIONS, Doorman, listen
 
 if TYPE_CHECKING:
     import socket
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 5.0
 """How long requests under way may take once the control plane is asked to stop."""
-
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class ControlOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port must be between 0 and 65535, not {self.port}")
+        if self.token is not None and not self.token.strip():
+            raise UsageError("the fleet's token is empty", "write one into the file: openssl rand -hex 32")
         if self.tls_key and not self.tls_cert:
             raise UsageError("--tls-key without --tls-cert", "name both, or one PEM file with --tls-cert")
         if not self.is_local and self.token is None and not self.allow_anonymous:
@@ -60,7 +62,10 @@ class ControlOptions:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach it."""
-        return self.host.startswith(_LOOPBACK)
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def scheme(self) -> str:
@@ -124,18 +129,23 @@ async def _serving(
 async def _answering(
     app: web.Application, doors: list[tuple[socket.socket, ssl.SSLContext | None]]
 ) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_TIMEOUT_S, shutdown_timeout=STOP_TIMEOUT_S)
+    runner = web.AppRunner(app, shutdown_timeout=STOP_TIMEOUT_S)
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("aiohttp made no server")
-    factory, loop = Impatient(runner.server, app[NEW_CONNECTIONS]), asyncio.get_running_loop()
-    servers = [await loop.create_server(factory, sock=one, ssl=context) for one, context in doors]
+    factory, loop = Doorman(runner.server, app[NEW_CONNECTIONS]), asyncio.get_running_loop()
+    servers = [await loop.create_server(factory, sock=one, backlog=BACKLOG, **_tls(context)) for one, context in doors]
     try:
         yield
     finally:
         for server in servers:
             server.close()
         await runner.cleanup()
+
+
+def _tls(context: ssl.SSLContext | None) -> dict[str, Any]:
+    """Return what `create_server` wants to hear about TLS; a handshake may take as long as a head."""
+    return {"ssl": context, "ssl_handshake_timeout": guard.HEAD_TIMEOUT_S} if context else {}
 
 
 class Beside:
