@@ -121,7 +121,7 @@ def running(folder: Path, **options: Any) -> Iterator[Plane]:
 
 def head(path: str = "/healthz", *lines: str, method: str = "GET") -> bytes:
     """Return the head of a request."""
-    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: plane", *lines, "", "")).encode()
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", "")).encode()
 
 
 def wait_until(is_so: Callable[[], bool], what: str) -> None:

@@ -107,7 +107,7 @@ def test_an_empty_registry(plane) -> None:
     assert plane.get("/nodes") == {"total": 0, "nodes": [], "next": ""}
     assert plane.get("/models") == {"total": 0, "models": [], "next": ""}
     assert plane.get("/healthz") == {"status": "ok"}
-    assert plane.get("/readyz") == {"ready": True, "trouble": ""}
+    assert plane.get("/readyz") == {"ready": True, "writable": True}
     for path in ("/locate/m", "/nodes/n", "/locate", "/locate/", "/nodes/", "/nowhere"):
         answer = plane.ask("GET", path)
         assert (answer.status, answer.code) == (404, "not-found")

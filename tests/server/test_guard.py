@@ -141,13 +141,13 @@ def test_the_token_is_nowhere_to_be_read(locked, said, caplog, capfd) -> None:
 BROKEN_HEADS = (
     (b"GARBAGE\r\n\r\n", 400),
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 32 + b"\r\n\r\n", 400),
-    (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400),
+    (b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
-    (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    (b"GET http://[::1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    (b"GET http://a:b/nodes HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-    (b"GET /healthz HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400),
+    (b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (b"GET http://a:b/nodes HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n", 400),
     (head("/healthz", "X: " + "a" * 20_000), 400),
     (head("/" + "a" * 20_000), 400),
     (head("/healthz", *(f"X{number}: a" for number in range(300))), 400),
@@ -380,7 +380,7 @@ def fill(plane: Plane, nodes: int) -> None:
 @pytest.mark.parametrize("path", ["/nodes", "/models", "/nodes/all", "/events", "/events?search=y"])
 def test_a_client_that_reads_nothing_is_cut(hasty, path) -> None:
     """A reply that nobody takes is given up, and with it the connection."""
-    fill(hasty, 300)
+    fill(hasty, 150)
     with hasty.open(head(path), window=2048) as one:
         wait_until(lambda: is_cut(one), f"{path} is cut")
 
@@ -452,3 +452,40 @@ def test_a_request_that_is_under_way_is_not_cut(hasty) -> None:
         assert response.readline().startswith(b"data: {")
         assert not is_cut(viewer)
         response.close()
+
+
+# Browsers
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost"},  # another port is another origin
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+        {"Host": "rebound.evil.example:3000"},
+        {"Host": "127.evil.example"},
+    ],
+)
+def test_a_page_of_another_site_may_not_ask(shared, said) -> None:
+    """Neither a form that a foreign page sends to this machine, nor a name that leads here, gets in."""
+    is_form = said.get("Sec-Fetch-Mode") == "navigate"
+    asked = [("POST", "/register", {"node": "n", "model": "foreign"}), ("GET", "/nodes", None)]
+    for method, path, body in asked[:1] if is_form else asked:
+        answer = shared.ask(method, path, body, headers=said)
+        assert answer.status == 403
+        assert answer.code == "forbidden"
+    assert shared.ask("GET", "/locate/foreign").status == 404
+
+
+def test_our_own_page_and_links_to_it_may(shared) -> None:
+    """The page asks from its own origin, and anybody may link to it."""
+    host = f"{shared.address[0]}:{shared.address[1]}"
+    own = {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+    assert shared.ask("GET", "/nodes", headers=own).status == 200
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert shared.ask("GET", "/", headers=link).status == 200
+    assert shared.ask("GET", "/nodes", headers={"Host": "[::1]:3000"}).status == 200

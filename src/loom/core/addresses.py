@@ -6,6 +6,7 @@ choice (server-side request forgery): the metadata service of a cloud, which han
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ server), Alibaba and Oracle, by IPv6 those of AWS, Google, Scaleway, Oracle, Aka
 (RFC 2765, 3056, 4380, 6052, 8215), which could be any of these."""
 
 
+_REMEMBERED = 16_384
+
+
 class Allowed:
     """The networks that addresses may be of.
 
@@ -42,14 +46,16 @@ class Allowed:
     def __init__(self, cidrs: Iterable[str] = (), *, loopback: bool = False) -> None:
         texts = tuple(cidrs) or PRIVATE + (LOOPBACK if loopback else ())
         self._networks = [_parse_network(text) for text in texts]
+        self._checked = lru_cache(_REMEMBERED)(self._check)  # nodes say the same address again and again
 
     def check(self, address: str | None) -> str | None:
         """Return an address, "http://host:port" or "https://host:port", in its one form. Raises UsageError.
 
         The host must be an IP address: a name could lead elsewhere by the time that somebody connects to it.
         """
-        if address is None:
-            return None
+        return None if address is None else self._checked(address)
+
+    def _check(self, address: str) -> str:
         scheme, slashes, rest = address.rpartition("://")
         scheme = scheme.lower() if slashes else "http"
         host, colon, port = rest.rstrip("/").rpartition(":")

@@ -254,6 +254,7 @@ class Fleet:
         else:
             self.version += 1
             node.expires_at = node.asserted = None
+            node.served = 0
             self._place(node, None, None, 0)
             for one in [one for one in node.holdings if one not in node.leases]:
                 self._drop(node, one)

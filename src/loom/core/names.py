@@ -31,12 +31,7 @@ def check_node(name: str) -> str:
 
 
 def check_model(name: str) -> str:
-    """Return the name of a model; it may hold slashes. Raises UsageError.
-
-    "." and ".." between slashes are refused: clients resolve them before they ask (RFC 3986 section 5.2.4).
-    """
-    if {".", ".."}.intersection(name.split("/")):
-        raise UsageError('a model\'s name cannot have "." or ".." between slashes', "no client could ask for it")
+    """Return the name of a model; it may hold slashes. Raises UsageError."""
     return _check("model", name, MAX_MODEL)
 
 
@@ -69,6 +64,9 @@ def check_digest(text: str | None) -> str | None:
 
 
 def _check(what: str, name: str, most: int) -> str:
+    """Check a name. "." and ".." between slashes would be resolved by who asks (RFC 3986 section 5.2.4)."""
+    if "." in name and not {".", ".."}.isdisjoint(name.split("/")):
+        raise UsageError(f'a {what}\'s name cannot have "." or ".." between slashes', "no client could ask for it")
     if not name or len(name) > most or not name.isprintable() or name != name.strip():
         hint = f"1 to {most} printable characters, no blanks around them"
         raise UsageError(f"{name[:80]!r} is no name for a {what}" if name else f"the {what} has no name", hint)

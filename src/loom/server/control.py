@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from aiohttp import web
 
-from loom.core.bounds import refuse_beyond_bounds
+from loom.core.bounds import MAX_NODES, refuse_beyond_bounds
 from loom.core.fleet import Beat, Holding, Left, Registered, Withdrawn
 from loom.core.names import MAX_NODE, MAX_ZONE, check_digest, check_model, check_node, check_zone
-from loom.errors import NotFound, UsageError
+from loom.errors import NotFound, RegistryUnavailable, UsageError
 from loom.server.guard import MAX_BODY, NEW_CONNECTIONS, guard, read_body, text_of
 from loom.server.live import Live
 from loom.server.messages import (
     HealthReply,
+    HeartbeatHead,
     HeartbeatReply,
-    HeartbeatRequest,
     Held,
     HoldingReply,
     LocateReply,
@@ -54,14 +54,22 @@ MAX_REPLICAS = 100
 PAGE_SIZE = 1000
 """Nodes or models in one answer."""
 
+_NOTHING = msgspec.Raw(b"null")
+
 MAX_SILENCE_S = 60.0
 """After so long without its registry a control plane knows nothing that still holds: its leases have ended."""
 
 
-def control_app(registry: Registry, allowed: Allowed, token: str | None = None) -> web.Application:
-    """Return the application. token: what every request must bring, but for the page's shell and the health checks."""
+def control_app(
+    registry: Registry, allowed: Allowed, token: str | None = None, *, is_local: bool = False
+) -> web.Application:
+    """Return the application.
+
+    token: what every request must bring, but for the page's shell and the health checks.
+    is_local: it listens on loopback addresses alone.
+    """
     plane, metrics = ControlPlane(registry, allowed), Metrics(registry)
-    app = web.Application(middlewares=[metrics.middleware(), guard(token)], client_max_size=MAX_BODY)
+    app = web.Application(middlewares=[metrics.middleware(), guard(token, is_local=is_local)], client_max_size=MAX_BODY)
     app[NEW_CONNECTIONS] = set()
     app.router.add_post("/register", plane.register)
     app.router.add_delete("/register", plane.withdraw)
@@ -81,12 +89,35 @@ def control_app(registry: Registry, allowed: Allowed, token: str | None = None) 
     return app
 
 
+class _Said:
+    """What nodes said last, as hashes of the bytes: who says the same again need not be read again.
+
+    Nine heartbeats of ten say the same, and reading an inventory is most of their cost. What was made of it is
+    remembered, too: if the fleet knows something else of the node by now, it is read.
+    """
+
+    def __init__(self) -> None:
+        self._by_node: dict[str, tuple[int, object]] = {}
+
+    def is_old(self, node: str, said: int, known: object) -> bool:
+        """Return whether a node says what it said, and the fleet knows what was made of that."""
+        before = self._by_node.get(node)
+        return known is not None and before is not None and before[0] == said and before[1] is known
+
+    def note(self, node: str, said: int, known: object) -> None:
+        """Remember; nodes that are gone are forgotten with all others when there are many."""
+        if len(self._by_node) > MAX_NODES:
+            self._by_node.clear()
+        self._by_node[node] = (said, known)
+
+
 class ControlPlane:
     """The handlers."""
 
     def __init__(self, registry: Registry, allowed: Allowed) -> None:
         self._registry = registry
         self._allowed = allowed
+        self._said = _Said()
 
     async def register(self, request: web.Request) -> web.Response:
         """POST /register."""
@@ -109,16 +140,19 @@ class ControlPlane:
 
     async def heartbeat(self, request: web.Request) -> web.Response:
         """POST /heartbeat: renew a node's lease, with all that it holds."""
-        message = await _read(request, HeartbeatRequest)
-        registry, node = self._registry, check_node(message.node)
-        inventory = None if message.inventory is None else tuple(_holding(held) for held in message.inventory)
+        message = await _read(request, HeartbeatHead)
+        registry, node, said = self._registry, check_node(message.node), hash(bytes(message.inventory))
+        is_old = message.epoch == registry.epoch and self._said.is_old(node, said, registry.fleet.asserted(node))
+        inventory = None if is_old else _inventory(message.inventory)
         if inventory == registry.fleet.asserted(node) and message.epoch == registry.epoch:
             inventory = None  # it is kept already: the lease alone has to be renewed
         address, zone = self._allowed.check(message.address), check_zone(message.zone)
         ends = registry.now + message.ttl_s
         await self._submit(Beat(node, ends, address, zone, message.load, message.served, inventory))
-        is_known = registry.fleet.asserted(node) is not None and message.epoch == registry.epoch
-        reassert = inventory is None and not is_known
+        asserted = registry.fleet.asserted(node)
+        reassert = inventory is None and (asserted is None or message.epoch != registry.epoch)
+        if not reassert and message.inventory != _NOTHING:
+            self._said.note(node, said, asserted)
         return _json(HeartbeatReply(registry.epoch, reassert, message.ttl_s))
 
     async def _submit(self, change: Change) -> None:
@@ -167,8 +201,9 @@ class ControlPlane:
 
     async def readyz(self, _request: web.Request) -> web.Response:
         """GET /readyz: lookups can be answered. A registry that is away for a moment does not take that away."""
-        ready = self._registry.silent_s < MAX_SILENCE_S
-        return _json(ReadyReply(ready, self._registry.trouble), 200 if ready else 503)
+        if self._registry.silent_s > MAX_SILENCE_S:
+            raise RegistryUnavailable("the registry has been away for too long", "see the control plane's log")
+        return _json(ReadyReply(ready=True, writable=not self._registry.trouble))
 
 
 async def _openapi(_request: web.Request) -> web.Response:
@@ -177,7 +212,10 @@ async def _openapi(_request: web.Request) -> web.Response:
 
 async def _read(request: web.Request, kind: type[T]) -> T:
     """Return the message in a request's body, whatever its Content-Type says. Raises UsageError."""
-    body = await read_body(request)
+    return _decode(await read_body(request), kind)
+
+
+def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -201,6 +239,11 @@ def _number(text: str | None, name: str, default: int, most: int) -> int:
 
 def _sample(count: int, wanted: int) -> list[int]:
     return random.sample(range(count), wanted)
+
+
+def _inventory(raw: msgspec.Raw) -> tuple[Holding, ...] | None:
+    held: list[Held] | None = _decode(raw, list[Held] | None)  # type: ignore[arg-type]
+    return None if held is None else tuple(_holding(one) for one in held)
 
 
 def _holding(it: Held) -> Holding:

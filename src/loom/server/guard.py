@@ -12,6 +12,7 @@ import hmac
 import logging
 import socket
 import traceback
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -52,8 +53,8 @@ _STATUS: tuple[tuple[type[LoomError], int, str], ...] = (
 )
 
 _CODES = {
-    404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large", 417: "expectation-failed",
-    500: "internal", 503: "busy",
+    403: "forbidden", 404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large",
+    417: "expectation-failed", 500: "internal", 503: "busy",
 }  # fmt: skip
 
 _HINT = "GET /openapi.json lists what can be asked"
@@ -68,14 +69,18 @@ def error_reply(status: int, code: str, message: str, hint: str = "") -> web.Res
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
-def guard(token: str | None) -> Middleware:
-    """Return the middleware: it asks for the token, if there is one, and turns errors into replies."""
+def guard(token: str | None, *, is_local: bool) -> Middleware:
+    """Return the middleware: it asks for the token, if there is one, and turns errors into replies.
+
+    is_local: only this machine can reach us, so nobody has another name for us than localhost.
+    """
     wanted = token.encode() if token else None
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         request.app[NEW_CONNECTIONS].discard(request.protocol)
         try:
+            _refuse_foreign_pages(request, is_local=is_local)
             if wanted and request.path not in OPEN_PATHS:
                 _require_token(request, wanted)
             return await handler(request)
@@ -99,6 +104,29 @@ def _unforeseen(error: BaseException) -> web.Response:
     return error_reply(500, "internal", "the control plane failed in a way it did not foresee", "its log says where")
 
 
+def _refuse_foreign_pages(request: web.Request, *, is_local: bool) -> None:
+    """Refuse what a page of somebody else's has a browser of this network send (CSRF, DNS rebinding).
+
+    Browsers say where a request comes from (Fetch standard, Origin and Sec-Fetch-Site); other clients say nothing.
+    """
+    origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
+    is_foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+    is_foreign |= origin is not None and origin.partition("://")[2] != host
+    is_link = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+    if is_foreign and not is_link:  # anybody may link to us; a form that posts here is another thing
+        raise web.HTTPForbidden
+    if is_local and not _is_loopback_name(host):
+        raise web.HTTPForbidden
+
+
+def _is_loopback_name(host: str) -> bool:
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return not name or ip_address(name).is_loopback
+    except ValueError:
+        return name.lower() == "localhost"
+
+
 def _require_token(request: web.Request, wanted: bytes) -> None:
     """Compare in constant time. The scheme's name has no case (RFC 9110 section 11.1)."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
@@ -113,7 +141,9 @@ def _http_error(error: web.HTTPException) -> web.StreamResponse:
         raise error
     code = _CODES.get(error.status, "bad-request")
     message = f"{error.status} {error.reason}"
-    if error.status == 404:
+    if error.status == 403:
+        message = "a page of another site may not ask, nor may who calls this host by another name"
+    elif error.status == 404:
         message = "there is nothing at this address"
     elif error.status == 413:
         message = f"the body has more than {MAX_BODY // 1024} KiB"

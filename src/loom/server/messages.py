@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from loom.core.names import MAX_MODEL, MAX_NODE, MAX_SIZE, MAX_TTL_S, MAX_ZONE
 
@@ -61,6 +61,12 @@ class HeartbeatRequest(Struct, omit_defaults=True):
     load: Annotated[int, Meta(ge=0, le=1_000_000, description="uploads under way")] = 0
     served: Size = 0
     ttl_s: Ttl = 30.0
+
+
+class HeartbeatHead(HeartbeatRequest, omit_defaults=True):
+    """A heartbeat whose inventory is not looked into yet: mostly it is what it was."""
+
+    inventory: Raw = Raw(b"null")  # type: ignore[assignment]
 
 
 class RegisterReply(Struct):
@@ -208,10 +214,10 @@ class HealthReply(Struct):
 
 
 class ReadyReply(Struct):
-    """`ready`: it can answer lookups. `trouble`: why it cannot write now; empty when it can."""
+    """Lookups can be answered; `writable`: changes can be taken, too."""
 
     ready: bool
-    trouble: str
+    writable: bool
 
 
 class ErrorFacts(Struct):

@@ -119,7 +119,7 @@ async def _serving(
     registry = Registry(open_ledger(options.registry), on_trouble)
     try:
         await registry.start()
-        async with _answering(control_app(registry, allowed, options.token), doors):
+        async with _answering(control_app(registry, allowed, options.token, is_local=options.is_local), doors):
             yield
     finally:
         await registry.close()
