@@ -171,7 +171,8 @@ def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str], *, 
                 token = file.read(65536).strip()
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise UsageError(f"{setting.source}: cannot read {setting.value}: {reason}") from None
+            hint = "it holds one line: openssl rand -hex 32"
+            raise UsageError(f"{setting.source}: cannot read {setting.value}: {reason}", hint) from None
     else:
         token = environ.get("LOOM_FLEET_TOKEN", "") or ("" if has_origin else environ.get("LOOM_TOKEN", ""))
         if not token:

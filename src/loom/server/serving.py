@@ -50,7 +50,7 @@ class ControlOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise UsageError(f"port must be between 0 and 65535, not {self.port}")
+            raise UsageError(f"port must be between 0 and 65535, not {self.port}", "0 is any port that is free")
         if self.token is not None and not self.token.strip():
             raise UsageError("the fleet's token is empty", "write one into the file: openssl rand -hex 32")
         if self.tls_key and not self.tls_cert:

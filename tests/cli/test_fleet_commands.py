@@ -1,0 +1,273 @@
+"""The control plane and the commands that ask it, as their user meets them: real processes, real curl lines."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.origins.fault import Origin
+from tests.origins.things import Thing, seeded
+from tests.registry.servers import RedisServer, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SRC = Path(__file__).parents[2] / "src"
+TOKEN = "fleet-s3cr3t"
+DATA = seeded(300_000)
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """An environment without anybody's settings."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("LOOM_")}
+    home = str(tmp_path / "home")
+    return {**kept, "PYTHONPATH": str(SRC), "HOME": home, "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": ""}
+
+
+@pytest.fixture
+def loom(tmp_path: Path, environ: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command to its end."""
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command, env = [sys.executable, "-m", "loom", *arguments], environ | more
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=50, check=False)
+
+    return run
+
+
+class Serving:
+    """A process that serves; `lines` are what it has said on stderr so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    def until(self, pattern: str) -> re.Match[str]:
+        """Read what it says until a line matches."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError(f"{pattern} was never said: {self.lines}")
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal, and return the exit code."""
+        self.process.send_signal(number)
+        assert self.process.stderr is not None
+        self.lines += self.process.stderr.readlines()
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Serving]]:
+    """Start a command that serves; it is killed in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def run(*arguments: str, **more: str) -> Serving:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "loom", *arguments],
+                    cwd=tmp_path,
+                    env=environ | more,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            return Serving(process)
+
+        yield run
+
+
+def ask(url: str, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, Any]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=20)) as connection:
+        connection.request(method, path, body, headers)
+        reply = connection.getresponse()
+        return reply.status, json.loads(reply.read())
+
+
+def test_the_originals_two_lines_work(start) -> None:
+    """The two curl lines of the first version, to the letter, over a control plane that only was started."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    url = start("control", "--port", "0").until(r"loom control: (http://\S+)  registry sqlite:///").group(1)
+    register = ["curl", "-sS", "-X", "POST", f"{url}/register", "-H", "Content-Type: application/json"]
+    said = ["-d", '{"node": "node1", "model": "llama-2-7b"}']
+    subprocess.run([*register, *said], check=True, capture_output=True, timeout=20)
+    found = subprocess.run(["curl", "-sS", f"{url}/locate/llama-2-7b"], check=True, capture_output=True, timeout=20)
+    assert json.loads(found.stdout)["replicas"] == [{"node": "node1", "state": "complete"}]
+
+
+def test_it_outlives_kill_9(start, loom) -> None:
+    """What was registered is there when the control plane is started again, in the default place."""
+    one = start("control", "--port", "0")
+    url = one.until(r"(http://\S+)").group(1)
+    assert loom("register", "org/m", "--node", "a", "--size", "13.5GB", "--control", url).returncode == 0
+    one.end(signal.SIGKILL)
+    url = start("control", "--port", "0").until(r"(http://\S+)").group(1)
+    done = loom("locate", "org/m", LOOM_CONTROL=url)
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["NODE", "STATE", "SIZE", "LOAD", "ZONE", "ADDRESS", "LEASE", "DIGEST"],
+        ["a", "complete", "13.5", "GB", "0", "-", "-", "-", "-"],
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_when_told(start, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM are no errors; the port and the registry are free again."""
+    one = start("control", "--port", "0")
+    url = one.until(r"(http://\S+)").group(1)
+    assert one.end(number) == 0
+    assert one.lines[-1] == "loom control: stopped\n"
+    start("control", "--port", url.rpartition(":")[2]).until(r"http://")
+
+
+def test_the_commands_tell_a_fleet(start, loom) -> None:
+    """register, nodes, models, locate and withdraw: tables for people, JSON for programs, exit code 4 for nobody."""
+    url = start("control", "--port", "0").until(r"(http://\S+)").group(1)
+
+    def run(*arguments: str) -> str:
+        done = loom(*arguments, LOOM_CONTROL=url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    digest = "a1" * 32
+    facts = ["--zone", "z1", "--address", "http://127.0.0.1:3001", "--digest", digest, "--ttl", "5min"]
+    assert run("register", "org/llama", "--node", "n1", *facts) == "org/llama is on n1, for 5 min 00 s\n"
+    assert run("register", "org/llama", "--node", "n2") == "org/llama is on n2, until it is withdrawn\n"
+    assert run("nodes").splitlines()[1].split()[:6] == ["n1", "1", "0", "-", "z1", "http://127.0.0.1:3001"]
+    assert run("nodes").splitlines()[-1] == "2 nodes"
+    assert run("nodes", "n1").splitlines()[1].split() == ["org/llama", "complete", "-", "4", "min", digest[:12]]
+    assert run("models").splitlines()[1].split()[:3] == ["org/llama", "2", "0"]
+    assert run("models", "nothing") == "0 models\n"
+    assert [one["node"] for one in json.loads(run("locate", "org/llama", "--zone", "z1", "--json"))["replicas"]] == [
+        "n1",
+        "n2",
+    ]
+    assert run("locate", "org/llama", "--node", "n1", "--limit", "1").splitlines()[1].startswith("n2 ")
+    assert run("withdraw", "org/llama", "--node", "n1") == "1 model withdrawn from n1\n"
+    assert run("withdraw", "--all", "--node", "n2") == "1 model withdrawn from n2\n"
+    gone = loom("locate", "org/llama", "--json", LOOM_CONTROL=url)
+    assert gone.returncode == 4
+    assert json.loads(gone.stdout)["error"]["kind"] == "not-found"
+
+
+def test_a_door_to_the_world_wants_a_token(loom, start, tmp_path) -> None:
+    """Beyond loopback it does not start without one; with it, who has it gets in, and it is told nobody."""
+    refused = loom("control", "--host", "0.0.0.0", "--port", "0")
+    assert refused.returncode == 2
+    assert "--allow-anonymous" in refused.stderr
+    one = start("control", "--host", "0.0.0.0", "--port", "0", LOOM_TOKEN=TOKEN)
+    url = one.until(r"http://0.0.0.0:(\d+)  registry \S+  with a token").expand(r"http://127.0.0.1:\1")
+    wrong = loom("nodes", "--control", url)
+    assert wrong.returncode == 5
+    assert "--token-file" in wrong.stderr
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert loom("nodes", "--control", url, "--token-file", "token").stdout == "0 nodes\n"
+    assert loom("nodes", "--control", url, LOOM_FLEET_TOKEN=TOKEN).returncode == 0
+    assert loom("nodes", "--control", url, LOOM_TOKEN=TOKEN).returncode == 0
+    assert one.end(signal.SIGTERM) == 0
+    assert TOKEN not in "".join(one.lines) + wrong.stderr
+
+
+def test_serve_keeps_the_model_registered(start, loom, tmp_path) -> None:
+    """The original's --serve: fetched, registered, served until it is stopped, and then withdrawn."""
+    with Origin() as origin:
+        url = origin.put("/model.bin", Thing(DATA))
+        one = start("--url", url, "--out", "m.bin", "--workers", "4", "--serve", "--port", "0", "--node", "here")
+        plane = one.until(r"loom control: (http://\S+)").group(1)
+        one.until("is on here; serving until stopped")
+        assert (tmp_path / "m.bin").read_bytes() == DATA
+        name = url.removeprefix("http://")
+        found = json.loads(loom("locate", name, "--json", "--control", plane).stdout)["replicas"][0]
+        assert (found["node"], found["state"], found["size"]) == ("here", "complete", len(DATA))
+        assert found["expires_in_s"] > 0
+        assert one.end(signal.SIGTERM) == 0
+        again = start("control", "--port", "0").until(r"(http://\S+)").group(1)
+        assert loom("locate", name, "--control", again).returncode == 4
+
+
+def test_serve_ends_with_a_fetch_that_fails(loom) -> None:
+    """There is nothing to serve: the fetch's own exit code counts."""
+    with Origin() as origin:
+        done = loom("fetch", origin.url("/nothing"), "--serve", "--port", "0")
+    assert done.returncode == 4
+
+
+def test_a_port_that_is_taken_is_told_before_the_fetch(loom, start) -> None:
+    """--serve does not fetch first and fail later."""
+    port = start("control", "--port", "0").until(r"http://127.0.0.1:(\d+)").group(1)
+    with Origin() as origin:
+        url = origin.put("/model.bin", Thing(DATA))
+        done = loom("fetch", url, "--serve", "--port", port, "--registry", "sqlite:other.db")
+        assert origin.asked("/model.bin") == []
+    assert done.returncode == 2
+    assert "already in use" in done.stderr
+
+
+def test_the_origins_token_is_not_the_fleets(loom, start, tmp_path) -> None:
+    """LOOM_TOKEN is what a fetch shows the origin; the control plane gets what --token-file says, and neither both."""
+    (tmp_path / "token").write_text(TOKEN)
+    url = start("control", "--port", "0", "--token-file", "token").until(r"(http://\S+)").group(1)
+    with Origin() as origin:
+        model = origin.put("/model.bin", Thing(DATA))
+        done = loom("fetch", model, "--no-cache", "--control", url, LOOM_TOKEN="for-the-origin")
+        assert "no token" in done.stderr
+        done = loom("fetch", model, "--no-cache", "-o", "b", "--control", url, "--token-file", "token")
+        assert "warning" not in done.stderr
+        assert [one.head.fields.get("authorization") for one in origin.asked("/model.bin")][:1] == ["Bearer for-the-origin"]
+        assert all(TOKEN not in str(one.head) for one in origin.asked("/model.bin"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["locate"], 2),
+        (["register"], 2),
+        (["withdraw"], 2),
+        (["withdraw", "m", "--all"], 2),
+        (["locate", "m", "--limit", "x"], 2),
+        (["register", "m", "--size", "big"], 2),
+        (["nodes", "--control", "nonsense"], 2),
+        (["control", "--registry", "mysql://h"], 2),
+        (["control", "--port", "70000"], 2),
+        (["control", "--tls-key", "k"], 2),
+        (["control", "--tls-cert", "/nowhere"], 2),
+        (["control", "--allow-cidr", "10.0.0.0/99"], 2),
+        (["control", "--token-file", "/nowhere"], 2),
+        (["control", "--port", "0", "--registry", "redis://127.0.0.1:1"], 9),
+        (["nodes", "--control", "http://127.0.0.1:1"], 9),
+    ],
+)
+def test_bad_input_is_told(loom, arguments: list[str], code: int) -> None:
+    """What is wrong, where, and what would be right; and the exit code of its kind."""
+    done = loom(*arguments)
+    assert done.returncode == code
+    assert re.match(r"loom: .+\n  hint: .+", done.stderr)
+
+
+def test_two_control_planes_share_a_redis(start, loom, tmp_path) -> None:
+    """What one is told the other answers; one of them may be killed."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    with RedisServer(tmp_path, port=free_port()) as redis:
+        planes = [start("control", "--port", "0", "--registry", redis.url) for _ in range(2)]
+        urls = [plane.until(r"(http://\S+)  registry redis://127").group(1) for plane in planes]
+        assert loom("register", "m", "--node", "a", "--control", urls[0]).returncode == 0
+        planes[0].end(signal.SIGKILL)
+        assert loom("locate", "m", "--control", urls[1]).returncode == 0

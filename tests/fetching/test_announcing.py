@@ -1,0 +1,170 @@
+"""A fetch and its control plane: what they tell each other, and that a fetch never suffers for it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import loom
+from loom import errors
+from loom.errors import NotFound, UsageError
+from loom.registry.client import ControlClient
+from loom.server.serving import Beside, ControlOptions
+from tests.fetching.getter import SECRET, SIZE
+from tests.origins.deliveries import paced
+from tests.origins.things import Thing, seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.fetching.getter import Getter
+    from tests.origins.fault import Origin
+
+DATA = seeded(SIZE)
+TOKEN = f"fleet{SECRET}"
+
+
+@pytest.fixture
+def plane(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
+    """A control plane without a token."""
+    monkeypatch.setattr("loom.registry.sqlite._IDLE_S", 0.02)
+    with Beside(ControlOptions(f"sqlite://{tmp_path_factory.mktemp('registry')}/r.db", port=0), print) as one:
+        yield one
+
+
+@pytest.fixture
+def mute() -> Iterator[tuple[str, list[socket.socket]]]:
+    """An address where connections are taken and nothing is ever said; and the connections."""
+    taken: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(server.accept()[0])
+
+        threading.Thread(target=take, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", taken
+        server.shutdown(socket.SHUT_RDWR)
+    for one in taken:
+        one.close()
+
+
+def located(plane: Beside, model: str) -> list[dict[str, Any]]:
+    try:
+        replicas: list[dict[str, Any]] = ControlClient(plane.url).locate(model)["replicas"]
+    except NotFound:
+        return []
+    return replicas
+
+
+def test_a_fetch_says_how_far_it_is_and_that_it_is_done(
+    plane: Beside, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs it is a partial replica that grows; in the end it is a complete one, with its size and digest."""
+    monkeypatch.setattr("loom.fetching.announcing.PERIOD_S", 0.02)
+    url = origin.put("/model.bin", Thing(DATA), paced(64 * 1024, 0.03))
+    seen: list[dict[str, Any]] = []
+
+    def watch() -> None:
+        while not (seen and seen[-1]["state"] == "complete"):
+            seen.extend(one for one in located(plane, "m") if not seen or one != seen[-1])
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    receipt = getter.right(url, DATA, control=plane.url, model="m", node="here", zone="z", timeout_s=30)
+    watcher.join(20)
+    partial = [one.get("received", 0) for one in seen if one["state"] == "partial"]
+    assert partial == sorted(partial)
+    assert partial
+    assert (seen[-1]["node"], seen[-1]["zone"], seen[-1]["size"]) == ("here", "z", SIZE)
+    assert receipt.replicas == 0
+    assert receipt.warnings == ()
+
+
+def test_the_receipt_says_how_many_others_have_it(plane: Beside, origin: Origin, getter: Getter) -> None:
+    """Nodes that have the model are counted, the one that asks is not."""
+    client = ControlClient(plane.url)
+    for node in ("a", "b", "here"):
+        client.register(node, "m")
+    url = origin.put("/model.bin", Thing(DATA))
+    assert getter.right(url, DATA, control=plane.url, model="m", node="here").replicas == 2
+
+
+def test_a_fetch_that_fails_is_withdrawn(
+    plane: Beside, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What never came to be is not announced any longer."""
+    monkeypatch.setattr("loom.fetching.announcing.PERIOD_S", 0.02)
+    url = origin.put("/model.bin", Thing(DATA), paced(64 * 1024, 0.02))
+    getter.wrong(url, errors.IntegrityError, control=plane.url, model="m", sha256="0" * 64, timeout_s=30)
+    assert located(plane, "m") == []
+
+
+def test_a_control_plane_that_is_down_costs_a_warning(origin: Origin, getter: Getter) -> None:
+    """Nothing listens there: the file is right, and the receipt says what was the matter."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dead = f"http://127.0.0.1:{server.getsockname()[1]}"
+    receipt = getter.right(origin.put("/model.bin", Thing(DATA)), DATA, control=dead)
+    assert receipt.replicas is None
+    assert [one for one in receipt.warnings if "without the control plane" in one and dead in one]
+
+
+def test_a_control_plane_that_says_nothing_costs_a_warning(
+    mute: tuple[str, list[socket.socket]], origin: Origin, getter: Getter
+) -> None:
+    """It takes connections and never answers: the fetch waits its 0.3 s at most, and says so."""
+    url, taken = mute
+    receipt = getter.right(origin.put("/model.bin", Thing(DATA)), DATA, control=url)
+    assert taken
+    assert receipt.warnings == (f"fetched without the control plane: {url} did not answer within 0.3 s",)
+
+
+def test_something_else_at_its_address_costs_a_warning(origin: Origin, getter: Getter) -> None:
+    """A web server that is no control plane is told as such."""
+    url = origin.put("/model.bin", Thing(DATA))
+    receipt = getter.right(url, DATA, control=url.removesuffix("/model.bin"))
+    assert [one for one in receipt.warnings if "is no control plane" in one]
+
+
+def test_the_fleets_token_goes_to_the_control_plane_alone(
+    tmp_path: Path, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The origin gets its own token, the control plane the fleet's; a wrong one is a warning."""
+    monkeypatch.setattr("loom.registry.sqlite._IDLE_S", 0.02)
+    options = ControlOptions(f"sqlite://{tmp_path.parent}/{tmp_path.name}-r.db", port=0, token=TOKEN)
+    url = origin.put("/model.bin", Thing(DATA))
+    with Beside(options, print) as plane:
+        own = {"token": f"origin{SECRET}", "control": plane.url}
+        receipt = getter.right(url, DATA, control_token=TOKEN, **own)
+        assert receipt.warnings == ()
+        getter.out.unlink()
+        receipt = getter.right(url, DATA, control_token=f"wrong{SECRET}", **own)
+        assert [one for one in receipt.warnings if "wrong token" in one]
+    for asked in origin.asked("/model.bin"):
+        assert asked.head.fields["authorization"] == f"Bearer origin{SECRET}"
+
+
+def test_a_hit_asks_nobody(mute: tuple[str, list[socket.socket]], origin: Origin, tmp_path: Path) -> None:
+    """What the cache has is linked without a word to the control plane."""
+    url, taken = mute
+    model = origin.put("/model.bin", Thing(DATA))
+    loom.fetch(model, tmp_path / "a")
+    receipt = loom.fetch(model, tmp_path / "b", control=url)
+    assert (receipt.outcome, receipt.replicas, receipt.warnings) == ("cached", None, ())
+    assert not taken
+
+
+@pytest.mark.parametrize("control", ["ftp://h", "h:3000", "http://", "http://u:p@h", "http://h/?x=1", "http://h:x"])
+def test_what_is_no_address_is_refused_at_once(origin: Origin, getter: Getter, control: str) -> None:
+    """A mistyped control plane is an error before anything is fetched."""
+    url = origin.put("/model.bin", Thing(DATA))
+    getter.wrong(url, UsageError, control=control)
+    assert origin.asked("/model.bin") == []
