@@ -35,12 +35,13 @@ format: $(VENV)/.ready ## Rewrite the code in the project's format
 demo: servers $(VENV)/.ready ## Watch a fetch, a resume after kill -9, and a file that is there already
 	$(BIN)/python -m bench.demo
 
-bench: $(if $(QUICK),bench-quick,bench-full) ## Compare with other tools, about 13 minutes; results in docs/benchmarks
+bench: $(if $(QUICK),bench-quick,bench-full) ## Compare with other tools, about 20 minutes; results in docs/benchmarks
 
 .PHONY: bench-full
-bench-full: tools $(VENV)/.ready $(PEERS)/.ready
+bench-full: tools tested $(VENV)/.ready $(PEERS)/.ready
 	$(BIN)/python -m bench --report docs/benchmarks $(BENCH)
 	$(BIN)/python -m bench.hits --report docs/benchmarks
+	$(BIN)/python -m bench.control --report docs/benchmarks
 
 bench-quick: tools $(VENV)/.ready $(PEERS)/.ready ## The same with a small file: does it work? Not for figures
 	$(BIN)/python -m bench --quick $(BENCH)
