@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.store import inventory
+from loom.store.cache import remove
 from loom.store.inventory import collect_garbage, evictable, is_in_use, is_locked, make_room, take_inventory
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put
 
@@ -128,11 +129,29 @@ def test_a_blob_in_use(cache, how) -> None:
     assert not is_in_use(path)
     with held(path, how):
         assert is_in_use(path)
-        assert [blob.name for blob in evictable(take_inventory(cache))] == blobs[1:]
+        assert [blob.name for blob in evictable(take_inventory(cache).blobs)] == blobs[1:]
         removed = collect_garbage(cache, max_size=0, older_than_s=0)
         assert [blob.name for blob in removed.blobs] == blobs[1:]
     assert not is_in_use(path)
     assert [blob.name for blob in make_room(cache, 0, 0).blobs] == blobs[:1]
+
+
+@pytest.mark.parametrize("limits", [{"max_size": 0}, {"older_than_s": 0}], ids=["size", "age"])
+def test_a_blob_opened_while_others_are_evicted(cache, monkeypatch, limits) -> None:
+    """Each blob is looked at when it is its turn: one that was opened a moment ago stays, and so do its records."""
+    blobs, opened = fill(cache, 3), []
+
+    def remove_then_open(path: str) -> bool:
+        if not opened:
+            opened.append(os.open(cache.blob_path(blobs[1]), os.O_RDONLY))
+        return remove(path)
+
+    monkeypatch.setattr(inventory, "remove", remove_then_open)
+    removed = collect_garbage(cache, **limits)
+    assert [blob.name for blob in removed.blobs] == [blobs[0], blobs[2]]
+    assert names(cache) == [blobs[1]]
+    assert cache.find(f"{1:064x}")
+    os.close(opened[0])
 
 
 @pytest.mark.parametrize("how", ["open", "locked"])

@@ -199,7 +199,7 @@ class Vault:
     def hint_of_room(self) -> str:
         """Return what could be removed for room, for an error's hint."""
         try:
-            idle = [blob for blob in evictable(take_inventory(self._cache)) if not blob.links]
+            idle = [blob for blob in evictable(take_inventory(self._cache).blobs) if not blob.links]
         except OSError:
             return ""
         if not idle:

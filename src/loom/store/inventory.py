@@ -13,7 +13,7 @@ import fcntl
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, remove
@@ -222,9 +222,9 @@ class Removed:
     missing: int = 0
 
 
-def evictable(inventory: Inventory) -> list[Blob]:
-    """Return the blobs that nobody uses, least recently used first."""
-    return [blob for blob in inventory.blobs if not is_in_use(blob.path)]
+def evictable(blobs: Iterable[Blob]) -> Iterator[Blob]:
+    """Yield the blobs that nobody uses. Each is looked at when it is its turn: what was idle before may be open now."""
+    return (blob for blob in blobs if not is_in_use(blob.path))
 
 
 def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Removed:
@@ -234,18 +234,27 @@ def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Remov
     needed, and the blob, when nobody else refers to it, will give way to it. Raises OSError.
     """
     inventory = take_inventory(cache)
+    excess = _excess(inventory, needed, max_size, keep)
+    gone: list[Blob] = []
+    freed = 0
+    for blob in inventory.blobs:
+        if excess <= 0:
+            break
+        if keep not in blob.refs and not is_in_use(blob.path):  # removed at once: a moment later it may be in use
+            removed = remove_blobs(cache, [blob])
+            gone += removed.blobs
+            freed += removed.freed
+            excess -= blob.size
+    return Removed(tuple(gone), (), freed, max(0, excess))
+
+
+def _excess(inventory: Inventory, needed: int, max_size: int, keep: str) -> int:
+    """Return the bytes that must go before `needed` more fit in."""
     excess = inventory.size + needed - max_size
     if needed:
         excess -= sum(part.size for part in inventory.parts if part.key == keep)
         excess -= sum(blob.size for blob in inventory.blobs if list(blob.refs) == [keep])
-    chosen: list[Blob] = []
-    for blob in evictable(inventory) if excess > 0 else []:
-        if excess <= 0:
-            break
-        if keep not in blob.refs:
-            chosen.append(blob)
-            excess -= blob.size
-    return replace(remove_blobs(cache, chosen), missing=max(0, excess))
+    return excess
 
 
 def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
@@ -273,10 +282,10 @@ def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: flo
         if not part.is_active and time.time() - part.used_at > limit_s:
             freed += _remove_counted(part.path, files)
             remove(part.path.removesuffix(_PART) + _JOURNAL)
-    blobs: list[Blob] = []
+    aged = Removed()
     if older_than_s is not None:
-        blobs = [blob for blob in evictable(inventory) if time.time() - blob.used_at > older_than_s]
-    aged = remove_blobs(cache, blobs)
+        old = (blob for blob in inventory.blobs if time.time() - blob.used_at > older_than_s)
+        aged = remove_blobs(cache, evictable(old))
     shrunk = make_room(cache, 0, max_size) if max_size is not None else Removed()
     return Removed((*aged.blobs, *shrunk.blobs), tuple(files), freed + aged.freed + shrunk.freed)
 
