@@ -66,7 +66,7 @@ def fetch(
         control_ca_file, model, node, zone.
 
     Raises the LoomErrors of docs/errors.md; KeyboardInterrupt becomes Interrupted. What had arrived is kept in the
-    cache (beside `out` with no_cache), and the same call goes on from there (DESIGN section 4).
+    cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).
     """
     unknown = set(choices) - {field.name for field in dataclasses.fields(Options)}
     if unknown:

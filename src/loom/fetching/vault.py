@@ -236,7 +236,7 @@ class Vault:
             self._cache.write(self.key, ref)
 
     def place(self, ref: Ref, out: str, on_copied: Callable[[int], None] | None = None) -> Placement:
-        """Make `out` lead to the blob. Raises FileNotFoundError when the blob is gone, StoreError."""
+        """Make `out` lead to the blob. Raises BlobGone, StoreError."""
         if self._options.link == "symlink" and not ref.is_settled:
             ref = self._settled(ref)  # what a symbolic link points to must not move
         blob = self._cache.blob_path(ref.blob)
