@@ -57,17 +57,8 @@ class Ref:
     """
 
     __slots__ = (
-        "blob",
-        "boot_id",
-        "checked_at",
-        "digest",
-        "etag",
-        "last_modified",
-        "mtime_ns",
-        "name",
-        "size",
-        "url",
-        "verified",
+        "blob", "boot_id", "checked_at", "digest", "etag", "last_modified", "mtime_ns", "name", "size",
+        "url", "verified",
     )  # fmt: skip
 
     def __init__(
@@ -187,7 +178,7 @@ class Cache:
 
     def write(self, key: str, ref: Ref) -> None:
         """Record what a reference leads to, in one step."""
-        temporary = self.temporary_path()
+        temporary = f"{self.root}/staging/{os.getpid()}-{os.urandom(6).hex()}.tmp"
         try:
             with open(temporary, "wb") as file:
                 file.write(format_ref(ref))
@@ -205,10 +196,6 @@ class Cache:
     def forget(self, key: str) -> None:
         """Remove a reference's record."""
         remove(self.ref_path(key))
-
-    def temporary_path(self) -> str:
-        """Return a name in `staging` that nobody else has."""
-        return f"{self.root}/staging/{os.getpid()}-{os.urandom(6).hex()}.tmp"
 
 
 def remove(path: str) -> bool:
