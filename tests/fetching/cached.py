@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import loom
 from loom.core.reference import reference_key
 from loom.fetching.vault import Vault
-from loom.store.cache import Cache, settled_blob
-from loom.store.inventory import names_in, take_inventory
+from loom.store.cache import Cache, names_in, settled_blob
+from loom.store.inventory import take_inventory
 from loom.store.settling import settle_all
 from tests.fetching.kit import CHUNK
 

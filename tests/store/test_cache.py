@@ -12,8 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom.store.cache import Cache, Ref, cache_root, format_ref, is_blob_name, is_fresh, parse_ref, read_boot_id
-from loom.store.inventory import names_in
+from loom.store.cache import (
+    Cache,
+    Ref,
+    cache_root,
+    format_ref,
+    is_blob_name,
+    is_fresh,
+    names_in,
+    parse_ref,
+    read_boot_id,
+)  # fmt: skip
 
 KEY = "ab" * 32
 OTHER_KEY = "cd" * 32
@@ -224,6 +233,15 @@ def test_a_record_that_is_written_in_part(cache) -> None:
     assert error
     assert format_ref(cache.find(KEY)) == format_ref(ref)
     assert names_in(f"{cache.root}/staging") == []
+
+
+def test_all_records(cache, tmp_path) -> None:
+    """Every reference is told with what is on record, in the order of the keys; what cannot be read is told as well."""
+    put(cache, OTHER_KEY)
+    put(cache, KEY)
+    Path(cache.ref_path(KEY)).write_bytes(b"torn")
+    assert [(key, ref and ref.name) for key, ref in cache.records()] == [(KEY, None), (OTHER_KEY, "model")]
+    assert list(Cache(str(tmp_path / "absent")).records()) == []
 
 
 def test_touch_and_forget(cache) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from loom.store import checking
-from loom.store.cache import Cache, Ref, format_ref, settled_blob
+from loom.store.cache import Cache, Ref, format_ref, names_in, settled_blob
 from loom.store.checking import Finding, Problem, check, read_note, rebuild, repair
 from loom.store.hashing import hash_file
-from loom.store.inventory import names_in, take_inventory
+from loom.store.inventory import take_inventory
 from loom.store.staging import XATTR
 from tests.store.conftest import no_attributes
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.store import inventory
-from loom.store.cache import remove
+from loom.store.cache import names_in, remove
 from loom.store.inventory import collect_garbage, evictable, is_in_use, is_locked, make_room, take_inventory
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put
 
@@ -206,7 +206,7 @@ def test_making_room(cache, needed, max_size, evicted) -> None:
     assert [blob.name for blob in removed.blobs] == blobs[:evicted]
     assert removed.freed == evicted * 1000
     assert names(cache) == blobs[evicted:]
-    assert len(inventory.names_in(f"{cache.root}/refs")) == 4 - evicted
+    assert len(names_in(f"{cache.root}/refs")) == 4 - evicted
 
 
 def test_the_reference_that_room_is_made_for(cache) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loom.store.inventory import names_in
+from loom.store.cache import names_in
 from loom.store.placing import WAYS, place, place_descriptor
 
 if TYPE_CHECKING:

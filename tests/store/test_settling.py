@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from loom.store import settling
-from loom.store.cache import Cache, settled_blob
+from loom.store.cache import Cache, names_in, settled_blob
 from loom.store.hashing import hash_file
-from loom.store.inventory import collect_garbage, names_in, take_inventory
+from loom.store.inventory import collect_garbage, take_inventory
 from loom.store.settling import quarantine, settle, settle_all
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot
 from tests.store.test_placing import failing, refuse

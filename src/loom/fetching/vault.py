@@ -30,7 +30,7 @@ from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from loom.core.headers import Version
     from loom.core.options import Options
@@ -81,9 +81,9 @@ class Vault:
         digest = self._options.sha256
         if digest is None:
             return None
-        for other in self._other_refs():
-            if other.digest == digest and self._cache.is_whole(other) and self._cache.has_survived(other):
-                return self._adopt(other, digest)
+        other = self._known(digest)
+        if other is not None:
+            return self._adopt(other, digest)
         path = Path(self._cache.blob_path(settled_blob(digest)))
         try:
             found, mtime_ns = hash_unchanged(path)
@@ -101,11 +101,14 @@ class Vault:
         self._record(ref)
         return ref
 
-    def _other_refs(self) -> Iterator[Ref]:
+    def _known(self, digest: str) -> Ref | None:
+        """Return a reference to content of that digest, if there is one to be believed."""
+        cache = self._cache
         with contextlib.suppress(OSError):
-            for key in os.listdir(f"{self.root}/refs"):
-                if ref := self._cache.read(key):
-                    yield ref
+            for _, ref in cache.records():
+                if ref is not None and ref.digest == digest and cache.is_whole(ref) and cache.has_survived(ref):
+                    return ref
+        return None
 
     def rescue(self) -> Ref | None:
         """Look closer at what `find` does not believe: return it once its digest is proved, else put it away.

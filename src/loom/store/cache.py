@@ -20,7 +20,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 NEW = "new"
 SETTLED = "sha256"
@@ -152,6 +152,11 @@ class Cache:
         except OSError:
             return None
 
+    def records(self) -> Iterator[tuple[str, Ref | None]]:
+        """Yield every reference's key and what is on record for it, read when it is its turn; None: not legible."""
+        for key in names_in(f"{self.root}/refs"):
+            yield key, self.read(key)
+
     def find(self, key: str) -> Ref | None:
         """Return what a reference leads to, if its blob is there and can be believed."""
         ref = self.read(key)
@@ -196,6 +201,14 @@ class Cache:
     def forget(self, key: str) -> None:
         """Remove a reference's record."""
         remove(self.ref_path(key))
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the sorted names in a folder; none when it is not there."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def remove(path: str) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from loom.store.cache import SETTLED, Cache, Ref
 from loom.store.hashing import hash_file
-from loom.store.inventory import Blob, collect_garbage, names_in, take_inventory
+from loom.store.inventory import Blob, collect_garbage, take_inventory
 from loom.store.settling import quarantine, settle_all
 from loom.store.staging import XATTR
 
@@ -85,8 +85,7 @@ def _fault_of(cache: Cache, blob: Blob) -> str:
 def _bad_records(cache: Cache) -> list[tuple[str, str]]:
     """Return the references that lead nowhere, with why."""
     found: list[tuple[str, str]] = []
-    for key in names_in(f"{cache.root}/refs"):
-        ref = cache.read(key)
+    for key, ref in cache.records():
         if ref is None:
             found.append((key[:12], "a reference that cannot be read"))
         elif not os.path.exists(cache.blob_path(ref.blob)):
@@ -100,8 +99,7 @@ def repair(cache: Cache) -> int:
     Return how many records were made anew. Raises OSError.
     """
     made = rebuild(cache)
-    for key in names_in(f"{cache.root}/refs"):
-        ref = cache.read(key)
+    for key, ref in cache.records():
         if ref is None or not os.path.exists(cache.blob_path(ref.blob)):
             cache.forget(key)
     settle_all(cache)

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, remove
+from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, names_in, remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -92,8 +92,7 @@ def take_inventory(cache: Cache) -> Inventory:
     """Look at everything. Files that vanish meanwhile are left out. Raises OSError."""
     refs: dict[str, dict[str, Ref]] = {}
     dead: list[str] = []
-    for key in names_in(f"{cache.root}/refs"):
-        ref = cache.read(key)
+    for key, ref in cache.records():
         if ref is None:
             dead.append(cache.ref_path(key))
         else:
@@ -107,14 +106,6 @@ def take_inventory(cache: Cache) -> Inventory:
         tuple(leftovers + orphans + dead),
         tuple(f"{cache.root}/quarantine/{name}" for name in names_in(f"{cache.root}/quarantine")),
     )
-
-
-def names_in(folder: str) -> list[str]:
-    """Return the sorted names in a folder; none when it is not there."""
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _blob_names(cache: Cache) -> Iterator[str]:

@@ -16,10 +16,13 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from loom.store.cache import NEW, Cache, Ref, remove, settled_blob
+from loom.store.cache import NEW, Cache, Ref, names_in, remove, settled_blob
 from loom.store.hashing import hash_file, hash_unchanged
-from loom.store.inventory import names_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NICE = 19
 
@@ -40,11 +43,12 @@ def settle_all(cache: Cache) -> int:
 
 def _unsettled(cache: Cache) -> list[str]:
     new = {f"{NEW}/{name}" for name in names_in(f"{cache.root}/blobs/{NEW}")}
-    return sorted(new & {ref.blob for ref in _refs(cache).values()})
+    return sorted(new & {ref.blob for _, ref in cache.records() if ref is not None})
 
 
-def _refs(cache: Cache) -> dict[str, Ref]:
-    return {key: ref for key in names_in(f"{cache.root}/refs") if (ref := cache.read(key)) is not None}
+def _leading_to(cache: Cache, blob: str) -> Iterator[tuple[str, Ref]]:
+    """Yield the references to a blob, with their keys."""
+    return ((key, ref) for key, ref in cache.records() if ref is not None and ref.blob == blob)
 
 
 def settle(cache: Cache, blob: str) -> bool:
@@ -52,14 +56,14 @@ def settle(cache: Cache, blob: str) -> bool:
     try:
         return _settle(cache, blob)
     except FileNotFoundError:
-        if any(ref.blob == blob for ref in _refs(cache).values()):
+        if any(_leading_to(cache, blob)):
             raise
         return True
 
 
 def _settle(cache: Cache, blob: str) -> bool:
     path = cache.blob_path(blob)
-    trusted = next((ref for ref in _refs(cache).values() if ref.blob == blob and cache.is_whole(ref)), None)
+    trusted = next((ref for _, ref in _leading_to(cache, blob) if cache.is_whole(ref)), None)
     if trusted is None:
         return False
     has_survived = cache.has_survived(trusted)
@@ -70,11 +74,10 @@ def _settle(cache: Cache, blob: str) -> bool:
         return False  # somebody wrote into it while it was hashed: then the digest proves nothing
     _sync(path)
     mtime_ns = _give_name(cache, path, digest, trusted)
-    for key, ref in _refs(cache).items():
-        if ref.blob == blob:  # read again: meanwhile a fetch may have replaced one, or made another one
-            ref.blob, ref.digest, ref.mtime_ns = settled_blob(digest), digest, mtime_ns
-            ref.verified = ref.verified or "computed"
-            cache.amend(key, ref)
+    for key, ref in _leading_to(cache, blob):  # read again: a fetch may have replaced one, or made another one
+        ref.blob, ref.digest, ref.mtime_ns = settled_blob(digest), digest, mtime_ns
+        ref.verified = ref.verified or "computed"
+        cache.amend(key, ref)
     _sync(f"{cache.root}/refs")
     remove(path)
     return True
@@ -89,7 +92,7 @@ def _give_name(cache: Cache, path: str, digest: str, trusted: Ref) -> int:
     final = cache.blob_path(name)
     os.makedirs(os.path.dirname(final), exist_ok=True)
     if os.path.exists(final):
-        known = next((ref for ref in _refs(cache).values() if ref.blob == name and cache.is_whole(ref)), None)
+        known = next((ref for _, ref in _leading_to(cache, name) if cache.is_whole(ref)), None)
         if known is not None:
             return known.mtime_ns
         with contextlib.suppress(OSError):
