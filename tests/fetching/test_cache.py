@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 
@@ -10,7 +11,7 @@ import pytest
 import loom
 from loom.errors import IntegrityError, NotCached
 from loom.store.cache import parse_ref
-from tests.fetching.cached import Cached, await_until, is_same
+from tests.fetching.cached import Cached, await_until, is_same, spoil
 from tests.fetching.kit import CHUNK
 from tests.origins.things import Thing, seeded
 
@@ -131,6 +132,37 @@ def test_a_digest_for_what_nobody_has_hashed_yet(origin, cached):
     cached.fetch(url, "first.bin")
     receipt = cached.right(url, DATA, "second.bin", sha256=DIGEST)
     assert (receipt.outcome, receipt.digest, receipt.requests) == ("cached", f"sha256:{DIGEST}", 0)
+
+
+@pytest.fixture
+def hashings(monkeypatch):
+    """How often a file was hashed: a list that grows."""
+    counted, real = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: counted.append(args) or real(*args))
+    return counted
+
+
+@pytest.mark.parametrize("digest", [DIGEST, "0" * 64], ids=["right", "wrong"])
+def test_nothing_is_hashed_twice(origin, cached, hashings, digest):
+    """The digest of a new blob is computed once, whoever asks for which one, and goes on record."""
+    url = origin.put("/m.bin", Thing(DATA))
+    cached.fetch(url, "first.bin")
+    for name in ("second.bin", "third.bin"):
+        with contextlib.nullcontext() if digest == DIGEST else pytest.raises(IntegrityError):
+            cached.fetch(url, name, sha256=digest)
+        assert len(hashings) == 1
+    ref = cached.cache.find(cached.record(url).name)
+    assert (ref.digest, ref.verified) == (DIGEST, "supplied" if digest == DIGEST else "computed")
+    assert (cached.settle(), len(hashings)) == (1, 1)
+
+
+def test_written_to_while_its_digest_is_computed(origin, cached, monkeypatch):
+    """A digest of a blob that somebody writes to meanwhile proves nothing: it is not recorded, and no hit."""
+    url, real = origin.put("/m.bin", Thing(DATA)), hashlib.file_digest
+    cached.fetch(url, "first.bin")
+    first = [cached.out("first.bin")]
+    monkeypatch.setattr(hashlib, "file_digest", lambda *args: (real(*args), first and spoil(first.pop()))[0])
+    assert cached.right(url, DATA, "second.bin", sha256=DIGEST).outcome == "fetched"
 
 
 def test_a_wrong_digest_keeps_nothing(origin, cached):

@@ -66,15 +66,27 @@ class Vault:
 
     def find(self) -> Ref | None:
         """Return what the reference led to, if it is here, can be believed, and is what the caller wants."""
-        ref = self._cache.find(self.key)
-        if ref is None or self._options.sha256 in (None, ref.digest):
-            return ref
-        if ref.digest or self._hash(ref) != self._options.sha256:
+        ref, wanted = self._cache.find(self.key), self._options.sha256
+        if ref is not None and wanted is not None and not ref.digest:
+            ref = self._with_digest(ref, wanted)
+        return ref if ref is None or wanted in (None, ref.digest) else None
+
+    def _with_digest(self, ref: Ref, wanted: str) -> Ref | None:
+        """Compute the digest of a blob that nobody has hashed yet, and record it, so that it is not computed again.
+
+        None when the blob went or was written to meanwhile: then the digest proves nothing.
+        """
+        digest, now = self._hash(ref), self._current(ref)
+        if not self._cache.is_whole(now):
             return None
-        ref = self._current(ref)
-        ref.digest, ref.verified = self._options.sha256, "supplied"
-        self._record(ref)
-        return ref
+        if now.digest:
+            return now  # it was settled meanwhile
+        if not digest or now.blob != ref.blob:
+            return None
+        now.digest, now.verified = digest, "supplied" if digest == wanted else "computed"
+        with contextlib.suppress(OSError):
+            self._cache.amend(self.key, now)
+        return now
 
     def find_digest(self) -> Ref | None:
         """Return the content with the digest that the caller wants, whatever reference it was fetched by."""
