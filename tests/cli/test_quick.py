@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_a_hit_is_answered_quickly(cached, origin, arguments) -> None:
         ["fetch", "{url}", "--sha256", "00"], ["fetch", "{url}", "--cache", ""], ["fetch", "{url}x"],
         ["fetch", "--url", "{url}"], ["{url}"], ["--out", "x"], ["fetch", "{url}", "-ox"], ["fetch", "{url}", "--ou=x"],
         ["fetch", "ftp://h/x"], ["fetch", "{url}", "--", "x"], ["fetch", "-o", "folder", "{url}"],
+        ["fetch", "{url}", "--link", "copy"], ["fetch", "{url}", "--link=reflink"],
     ],
 )  # fmt: skip
 def test_everything_else_goes_the_long_way(cached, arguments) -> None:
@@ -140,6 +142,19 @@ def test_a_blob_that_nobody_settled_goes_the_long_way(cached, monkeypatch) -> No
     assert quick.answer(["fetch", cached]) is None
 
 
+def test_a_copy_goes_the_long_way(cached) -> None:
+    """An output on another device is not copied here, where nobody would see gigabytes move, nor is it touched."""
+    if not Path("/dev/shm").is_dir() or Path("/dev/shm").stat().st_dev == Path().stat().st_dev:
+        pytest.skip("there is no other device at /dev/shm")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        words = ["fetch", cached, "-o", f"{folder}/model.gguf"]
+        assert quick.answer(words) is None
+        assert list(Path(folder).iterdir()) == []
+        done = run(*words)
+        assert (done.returncode, "copied (hard link: another device)" in done.stderr) == (0, True)
+        assert Path(folder, "model.gguf").read_bytes()[:4] == b"GGUF"
+
+
 def test_the_table_of_flags_agrees() -> None:
     """What the quick way knows by heart is what the table says."""
     table = {flag.option: flag for flag in (URL, OUT, *ALL_FLAGS)}
@@ -148,4 +163,5 @@ def test_the_table_of_flags_agrees() -> None:
     assert all(known[option].name == name and known[option].metavar for option, name in quick.VALUES.items())
     assert all(known[option].name == name and not known[option].metavar for option, name in quick.SWITCHES.items())
     assert {flag.variable for flag in ALL_FLAGS} | {"LOOM_FLEET_TOKEN"} >= quick.HARMLESS
-    assert set(WAYS) == set(LINKS)
+    assert set(WAYS) == set(LINKS) > set(quick.LINKS)
+    assert all(how in WAYS[link] for link, how in quick.LINKS.items())

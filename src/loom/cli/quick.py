@@ -13,7 +13,7 @@ import time
 from loom.cli.words import format_hit, printable
 from loom.core.reference import reference_key
 from loom.store.cache import UNSETTLED_S, Cache, cache_root
-from loom.store.placing import WAYS, place
+from loom.store.placing import place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 VALUES = {"--url": "url", "--out": "out", "-o": "out", "--workers": "workers", "--cache": "cache", "--link": "link"}
 SWITCHES = {"--quiet": "quiet", "-q": "quiet"}
 """The flags that are understood here, spelled out: reading them from the table would import it."""
+
+LINKS = {"auto": "hard", "hard": "hard", "symlink": "symlink"}
+"""--link -> the one way that is tried here. A copy may take its time: it is for the long way, which shows progress."""
 
 HARMLESS = frozenset(
     f"LOOM_{name}" for name in
@@ -48,9 +51,10 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
         return None
     try:
         folder = os.path.realpath(os.path.dirname(out) or ".")
-        placement = place(cache.blob_path(ref.blob), f"{folder}/{os.path.basename(out)}", words.get("link", "auto"))
+        how = LINKS[words.get("link", "auto")]
+        placement = place(cache.blob_path(ref.blob), f"{folder}/{os.path.basename(out)}", how)
     except (OSError, ValueError):
-        return None  # the long way says what is wrong
+        return None  # the long way finds another way, or says what is wrong
     cache.touch(key)
     if "quiet" not in words:
         elapsed_s, name = time.monotonic() - started, printable(out.removeprefix(os.getcwd() + "/"))
@@ -88,7 +92,7 @@ def _is_plain(words: dict[str, str]) -> bool:
         words.get("url", "").startswith(("http://", "https://"))
         and os.path.basename(words["out"]) not in ("", ".", "..", "-")
         and workers.isdecimal() and workers.isascii() and 1 <= int(workers[:5]) <= 1024
-        and words.get("link", "auto") in WAYS
+        and words.get("link", "auto") in LINKS
         and words.get("cache", "/") != ""
     )  # fmt: skip
 
