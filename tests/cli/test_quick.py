@@ -134,11 +134,11 @@ def test_a_blob_that_nobody_settled_goes_the_long_way(cached, monkeypatch) -> No
     deadline = time.monotonic() + 30
     while not (ref := cache.read(key)).is_settled and time.monotonic() < deadline:
         time.sleep(0.01)
-    ref.blob, ref.boot_id, ref.checked_at = "new/one", read_boot_id(), time.time()
+    ref.blob, ref.boot_id = "new/one", read_boot_id()
     os.link(cache.blob_path(cache.read(key).blob), cache.blob_path("new/one"))
     cache.write(key, ref)
     assert quick.answer(["fetch", cached]) == 0
-    monkeypatch.setattr(quick, "UNSETTLED_S", 0.0)
+    monkeypatch.setattr("loom.store.cache.UNSETTLED_S", 0.0)
     assert quick.answer(["fetch", cached]) is None
 
 

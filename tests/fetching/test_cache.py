@@ -10,6 +10,7 @@ import pytest
 
 import loom
 from loom.errors import IntegrityError, NotCached
+from loom.fetching.vault import Vault
 from loom.store.cache import parse_ref
 from tests.fetching.cached import Cached, await_until, is_same, spoil
 from tests.fetching.kit import CHUNK
@@ -107,6 +108,22 @@ def test_a_process_of_its_own_settles(origin, tmp_path):
     assert is_same(blob, tmp_path / "m.bin")
     records = [parse_ref(path.read_bytes()) for path in (cache / "refs").iterdir()]
     assert [(ref.digest, ref.verified, ref.is_settled) for ref in records] == [(DIGEST, "computed", True)]
+
+
+@pytest.mark.parametrize("choices", [{}, {"revalidate": True}], ids=["", "revalidate"])
+def test_a_blob_that_should_have_settled(origin, cached, monkeypatch, choices):
+    """A hit has the cache settled when its blob is overdue, and only then; a question to the origin is no excuse."""
+    url, started = origin.put("/m.bin", Thing(DATA)), []
+    monkeypatch.setattr(Vault, "settle_later", lambda *_: started.append(1))
+    cached.fetch(url, "first.bin")
+    cached.right(url, DATA, "second.bin", **choices)
+    assert len(started) == 1
+    monkeypatch.setattr("loom.store.cache.UNSETTLED_S", 0.0)
+    cached.right(url, DATA, "third.bin", **choices)
+    assert len(started) == 2
+    cached.settle()
+    cached.right(url, DATA, "fourth.bin", **choices)
+    assert len(started) == 2
 
 
 # Digests

@@ -166,6 +166,16 @@ def test_a_hit(cache, settled) -> None:
     assert cache.find(OTHER_KEY) is None
 
 
+@pytest.mark.parametrize(
+    ("blob", "age_s", "overdue"), [("new/a", 1, 0), ("new/a", 90, 1), ("new/a", -90, 0), ("sha256/ab/cd", 90, 0)]
+)
+def test_a_blob_that_should_have_settled(blob, age_s, overdue) -> None:
+    """A blob that has been new for long is overdue, however recently the origin was asked about it."""
+    now = time.time()
+    ref = Ref("u", "n", blob, 1, int((now - age_s) * 1e9), checked_at=now)
+    assert ref.is_overdue == bool(overdue)
+
+
 DAMAGES = {
     "truncated": lambda path: os.truncate(path, len(CONTENT) - 1),
     "longer": lambda path: os.truncate(path, len(CONTENT) + 1),

@@ -12,7 +12,7 @@ import time
 
 from loom.cli.words import format_hit, printable
 from loom.core.reference import reference_key
-from loom.store.cache import UNSETTLED_S, Cache, cache_root
+from loom.store.cache import Cache, cache_root
 from loom.store.placing import place
 
 TYPE_CHECKING = False
@@ -45,7 +45,7 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
     url, out = words["url"], words["out"]
     cache, key = Cache(cache_root(words.get("cache"), environ)), reference_key(url)
     ref = cache.find(key)
-    if ref is None or not (ref.is_settled or time.time() - ref.checked_at < UNSETTLED_S):
+    if ref is None or ref.is_overdue:
         return None  # the long way starts another process that settles it
     if words.get("link") == "symlink" and not ref.is_settled:
         return None

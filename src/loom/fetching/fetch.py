@@ -30,7 +30,7 @@ from loom.fetching.stream import Stream
 from loom.fetching.vault import BlobGone, Vault
 from loom.fetching.worker import Job
 from loom.sources.http import HttpSource
-from loom.store.cache import UNSETTLED_S, cache_root
+from loom.store.cache import cache_root
 from loom.store.faults import faults
 from loom.store.hashing import Hasher, hash_file
 from loom.store.staging import Staging, TakenOver, check_out
@@ -207,7 +207,8 @@ class _Fetch:
         """Place what the cache holds."""
         out = self._out = self._out or check_out(Path(ref.name or "download"))
         placement = vault.place(ref, str(out), lambda copied: self._report.copying(copied, ref.size))
-        vault.settle_later(ref, UNSETTLED_S)
+        if ref.is_overdue:
+            vault.settle_later()
         version = Version(ref.size, ref.etag, ref.last_modified)
         return self._receipt(version, "cached", placement, ref.digest)
 
@@ -224,7 +225,7 @@ class _Fetch:
             self._make_room(vault, 0)
         except StoreFull as error:
             self._warnings.append(error.message)
-        vault.settle_later(ref)
+        vault.settle_later()
         return self._receipt(version, outcome, placement)
 
     def _make_room(self, vault: Vault, size: int) -> None:

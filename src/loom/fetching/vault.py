@@ -277,13 +277,8 @@ class Vault:
             settle(self._cache, ref.blob)
         return self._cache.find(self.key) or ref
 
-    def settle_later(self, ref: Ref, since_s: float = 0.0) -> None:
-        """Have what is new in the cache settled by a process of its own, which outlives this one.
-
-        Not when `ref` is settled, or so young that the process which its fetch left running is probably at it.
-        """
-        if ref.is_settled or time.time() - ref.checked_at < since_s:
-            return
+    def settle_later(self) -> None:
+        """Have what is new in the cache settled by a process of its own, which outlives this one."""
         if not os.path.basename(sys.executable).startswith(("python", "pypy")):
             return  # Python is embedded in another program: nobody knows what starting that would do
         command = [sys.executable, "-m", "loom.store.settling", self.root]

@@ -82,6 +82,11 @@ class Ref:
         """Whether the blob is hashed and on the disk for good."""
         return self.blob.startswith(SETTLED)
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the blob should be settled by now, and has probably lost the process that was to do it."""
+        return not self.is_settled and time.time() - self.mtime_ns / 1e9 >= UNSETTLED_S
+
 
 def settled_blob(digest: str) -> str:
     """Return where a digest's blob lies below `blobs`."""
