@@ -219,14 +219,50 @@ def test_a_file_system_without_hard_links(cache, monkeypatch) -> None:
     check_settled(cache, KEY)
 
 
+COMMAND = [sys.executable, "-m", "loom.store.settling"]
+
+
 def test_the_process(cache) -> None:
     """The command settles the cache it is given; a cache that is gone is a quiet failure."""
     put(cache, KEY)
-    command = [sys.executable, "-m", "loom.store.settling"]
-    assert subprocess.run([*command, cache.root], check=False, timeout=30).returncode == 0
+    assert subprocess.run([*COMMAND, cache.root], check=False, timeout=30).returncode == 0
     check_settled(cache, KEY)
-    done = subprocess.run([*command, f"{cache.root}/absent"], check=False, timeout=30, capture_output=True)
+    done = subprocess.run([*COMMAND, f"{cache.root}/absent"], check=False, timeout=30, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+def test_published_while_another_process_settles(cache, monkeypatch) -> None:
+    """A process that finds another one at it ends at once; that one settles what was published at the last moment."""
+    put(cache, KEY)
+    look, late = settling._unsettled, []
+
+    def look_then_publish(cache: Cache) -> set[str]:
+        found = look(cache)
+        if not found and not late:
+            late.append(put(cache, OTHER_KEY))
+            assert subprocess.run([*COMMAND, cache.root], check=False, timeout=30).returncode == 0
+            assert not cache.find(OTHER_KEY).is_settled
+        return found
+
+    monkeypatch.setattr(settling, "_unsettled", look_then_publish)
+    settling.settle_in_turn(cache)
+    assert late
+    check_settled(cache, KEY, OTHER_KEY)
+
+
+def test_a_blob_that_cannot_settle_is_tried_once(cache, monkeypatch) -> None:
+    """What fails is left for another process and another day, and keeps none of the others."""
+    put(cache, KEY)
+    rotten, tried = put(cache, "00" * 32, b"rotten").blob, []
+
+    def read(path: Path) -> str:
+        tried.append(path.match(rotten))
+        refuse(errno.EIO if tried[-1] else 0)
+        return hash_file(path)
+
+    monkeypatch.setattr(settling, "hash_file", read)
+    settling.settle_in_turn(cache)
+    assert (sum(tried), cache.find(KEY).is_settled) == (1, True)
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

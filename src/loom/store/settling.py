@@ -29,9 +29,49 @@ _NICE = 19
 
 def settle_all(cache: Cache) -> int:
     """Settle every new blob that has a reference, as far as that is possible; return how many. Raises OSError."""
-    settled = 0
+    return _settle_all_but(cache, set())
+
+
+def settle_in_turn(cache: Cache) -> None:
+    """Settle what is new, unless another process is at it. Raises OSError.
+
+    Nobody waits for the lock. Whoever held it looks again after letting go of it, so that what was published meanwhile,
+    and whose process found it taken, is not left.
+    """
     failed: set[str] = set()
-    while batch := [blob for blob in _unsettled(cache) if blob not in failed]:
+    while True:
+        with _turn(cache) as is_mine:
+            if not is_mine:
+                return
+            _settle_all_but(cache, failed)
+        if not _unsettled(cache) - failed:
+            return
+
+
+@contextlib.contextmanager
+def _turn(cache: Cache) -> Iterator[bool]:
+    """Hold the lock of whoever settles, and tell whether it was to be had: as far as anybody can tell."""
+    lock = os.open(f"{cache.root}/staging/settling.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield _try_lock(lock)
+    finally:
+        os.close(lock)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # no locks here: two that settle at once do the same
+    return True
+
+
+def _settle_all_but(cache: Cache, failed: set[str]) -> int:
+    """Settle every new blob but those that have `failed` before; add to them, and return how many are settled."""
+    settled = 0
+    while batch := sorted(_unsettled(cache) - failed):
         for blob in batch:
             is_done = False
             with contextlib.suppress(OSError):  # a bad sector under one must not keep the others
@@ -41,9 +81,9 @@ def settle_all(cache: Cache) -> int:
     return settled
 
 
-def _unsettled(cache: Cache) -> list[str]:
+def _unsettled(cache: Cache) -> set[str]:
     new = {f"{NEW}/{name}" for name in names_in(f"{cache.root}/blobs/{NEW}")}
-    return sorted(new & {ref.blob for _, ref in cache.records() if ref is not None})
+    return new & {ref.blob for _, ref in cache.records() if ref is not None}
 
 
 def _leading_to(cache: Cache, blob: str) -> Iterator[tuple[str, Ref]]:
@@ -128,15 +168,12 @@ def _sync(path: str) -> None:
 
 
 def main() -> int:
-    """Settle the cache named on the command line, when the process that is at it now is through."""
+    """Settle the cache named on the command line, unless another process is at it."""
     cache = Cache(sys.argv[1])
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     try:
-        lock = os.open(f"{cache.root}/staging/settling.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with contextlib.suppress(OSError):  # no locks here: two that settle at once do the same
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        settle_all(cache)
+        settle_in_turn(cache)
     except OSError:
         return 1  # the cache is gone, full or not ours: the next fetch tries again
     return 0
