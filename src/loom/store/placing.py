@@ -109,17 +109,17 @@ def _symlink(blob: str, out: str, _on_copied: object) -> None:
 def _reflink(blob: str, out: str, _on_copied: object) -> None:
     from fcntl import ioctl
 
-    source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _write_new(out, lambda target: ioctl(target, _FICLONE, source))
-    finally:
-        os.close(source)
+    _write_from(blob, out, lambda source, target: ioctl(target, _FICLONE, source))
 
 
 def _copy_to(blob: str, out: str, on_copied: Callable[[int], None] | None) -> None:
+    _write_from(blob, out, lambda source, target: _copy(source, target, on_copied))
+
+
+def _write_from(blob: str, out: str, fill: Callable[[int, int], object]) -> None:
     source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _write_new(out, lambda target: _copy(source, target, on_copied))
+        _write_new(out, lambda target: fill(source, target))
     finally:
         os.close(source)
 
