@@ -12,7 +12,7 @@ import time
 
 from loom.cli.words import format_hit, printable
 from loom.core.reference import reference_key
-from loom.store.cache import Cache, cache_root
+from loom.store.cache import Cache, cache_root, user_folder
 from loom.store.placing import place
 
 TYPE_CHECKING = False
@@ -107,6 +107,5 @@ def _has_more_settings(environ: Mapping[str, str]) -> bool:
     """Return whether anything may be set that is not understood here: a variable, or a settings file."""
     if any(name.startswith("LOOM_") and name not in HARMLESS and environ[name] for name in environ):
         return True
-    home = environ.get("HOME")
-    folder = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
-    return bool(folder) and os.path.exists(f"{folder}/loom/config.toml")
+    folder = user_folder("config", environ)
+    return bool(folder) and os.path.exists(f"{folder}/config.toml")

@@ -18,6 +18,7 @@ from loom.cli.flags import (
 )
 from loom.core.options import Options
 from loom.errors import UsageError
+from loom.store.cache import user_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,9 +56,8 @@ def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, str
         return given, "--config"
     if named := environ.get("LOOM_CONFIG"):
         return named, "LOOM_CONFIG"
-    home = environ.get("HOME")
-    folder = environ.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
-    return f"{folder}/loom/config.toml" if folder else "", "default"
+    folder = user_folder("config", environ)
+    return f"{folder}/config.toml" if folder else "", "default"
 
 
 def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:

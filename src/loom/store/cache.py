@@ -33,16 +33,22 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-")
 
 
+def user_folder(kind: str, environ: Mapping[str, str]) -> str:
+    """Return the user's own folder for Loom of a kind, "cache" or "config"; "" when there is no home to have it in.
+
+    $XDG_CACHE_HOME/loom, else ~/.cache/loom, and so on: the XDG Base Directory Specification.
+    """
+    home = environ.get("HOME")
+    base = environ.get(f"XDG_{kind.upper()}_HOME") or (f"{home}/.{kind}" if home else "")
+    return f"{base}/loom" if base else ""
+
+
 def cache_root(given: str | None, environ: Mapping[str, str]) -> str:
     """Return the absolute path of the cache: `given`, else $LOOM_CACHE, else $XDG_CACHE_HOME/loom, else ~/.cache/loom.
 
     "" when there is no home to put it into.
     """
-    chosen = given or environ.get("LOOM_CACHE")
-    if not chosen:
-        home = environ.get("HOME", "")
-        base = environ.get("XDG_CACHE_HOME") or (f"{home}/.cache" if home else "")
-        chosen = f"{base}/loom" if base else ""
+    chosen = given or environ.get("LOOM_CACHE") or user_folder("cache", environ)
     return os.path.abspath(chosen) if chosen else ""
 
 
