@@ -32,7 +32,7 @@ format: $(VENV)/.ready ## Rewrite the code in the project's format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-demo: servers $(VENV)/.ready ## Watch a fetch, a resume after kill -9, and a file that is there already
+demo: servers $(VENV)/.ready ## Watch a fetch, a resume after kill -9, and a cache hit
 	$(BIN)/python -m bench.demo
 
 bench: $(if $(QUICK),bench-quick,bench-full) ## Compare with other tools, about 20 minutes; results in docs/benchmarks

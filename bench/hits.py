@@ -1,8 +1,8 @@
 """What a cache hit costs as a whole process: `python -m bench.hits`. Interleaved rounds, medians.
 
-Beside Python's own start (`python -c pass`, the same interpreter) stand huggingface_hub's answer for a file that it has
-cached, asked not to use the network. The cache is filled by real fetches from
-a real server on this machine.
+Two things to compare with: the start of the same interpreter (`python -c pass`), and what huggingface_hub takes for a
+file that it has cached when it is asked not to use the network. Loom's cache is filled by real fetches from a real
+server on this machine.
 """
 
 from __future__ import annotations
