@@ -31,7 +31,6 @@ from loom.fetching.vault import BlobGone, Vault
 from loom.fetching.worker import Job
 from loom.sources.http import HttpSource
 from loom.store.cache import cache_root
-from loom.store.faults import faults
 from loom.store.hashing import Hasher, hash_file
 from loom.store.staging import Staging, TakenOver, check_out
 
@@ -151,7 +150,7 @@ class _Fetch:
         if ref is not None and (reply.is_unchanged or ((ref.etag or ref.last_modified) and reply.version == have)):
             return self._hit(vault, vault.confirm(ref))
         self._out = self._out or check_out(Path(reply.name or "download"))
-        self._require_room_for_copy(vault, self._out, reply.version.size)
+        vault.require_room_for_copy(self._out, reply.version.size or 0)
         return self._transmit(staging, reply, record)
 
     def _run_beside(self) -> Receipt:
@@ -231,18 +230,6 @@ class _Fetch:
     def _make_room(self, vault: Vault, size: int) -> None:
         if evicted := vault.make_room(size):
             self._warnings.append(evicted)
-
-    def _require_room_for_copy(self, vault: Vault, out: Path, size: int | None) -> None:
-        """Refuse at once what would fit into the cache but not beside the output, where that is another device."""
-        if not os.path.isdir(vault.root):
-            raise TakenOver(f"the cache {vault.root} was removed", "run the same command again")
-        with faults("use", out):
-            is_near = os.stat(vault.root).st_dev == os.stat(out.parent).st_dev
-            stats = os.statvfs(out.parent)
-        free = stats.f_bavail * stats.f_frsize
-        if size and not is_near and self._options.link != "symlink" and size > free:
-            message = f"{out.parent} has {free / 1e6:,.0f} MB free and the file needs {size / 1e6:,.0f} MB"
-            raise StoreFull(message, "make room, choose another --out, or take a symbolic link: --link symlink")
 
     # What stands on the disk already
 

@@ -22,12 +22,12 @@ from loom.core.urls import file_name, redact
 from loom.errors import StoreFull
 from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, remove, settled_blob
 from loom.store.checking import rebuild
-from loom.store.faults import faults
+from loom.store.faults import faults, require_room
 from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.inventory import evictable, make_room, take_inventory
 from loom.store.placing import Placement, place, place_descriptor
 from loom.store.settling import quarantine, settle
-from loom.store.staging import Staging
+from loom.store.staging import Staging, TakenOver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -210,6 +210,20 @@ class Vault:
         if not removed.blobs:
             return ""
         return f"evicted from the cache: {', '.join(blob.title for blob in removed.blobs)}"
+
+    def require_room_for_copy(self, out: Path, size: int) -> None:
+        """Refuse at once what would fit into the cache but not beside the output, where that is another device.
+
+        Raises StoreFull, and TakenOver when somebody has removed the cache.
+        """
+        if not os.path.isdir(self.root):
+            raise TakenOver(f"the cache {self.root} was removed", "run the same command again")
+        with faults("use", out):
+            is_near = os.stat(self.root).st_dev == os.stat(out.parent).st_dev
+            room = os.statvfs(out.parent)
+        if not is_near and self._options.link != "symlink":
+            hint = "make room, choose another --out, or take a symbolic link: --link symlink"
+            require_room(size, room, out.parent, hint)
 
     def hint_of_room(self) -> str:
         """Return what could be removed for room, for an error's hint."""

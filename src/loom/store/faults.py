@@ -1,4 +1,4 @@
-"""Errors of the file system, put into words: what could not be done where, and what helps."""
+"""Errors of the file system, put into words, some before they occur: what could not be done where, and what helps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from loom.errors import StoreError, StoreFull
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -32,3 +33,14 @@ def translate(error: OSError, verb: str, path: Path | str) -> StoreError:
     if error.errno == errno.EFBIG:
         hint = "the file system does not take files so large: choose another --out"
     return StoreError(f"cannot {verb} {path}: {reason}", hint)
+
+
+def require_room(needed: int, room: os.statvfs_result, folder: Path, hint: str) -> None:
+    """Refuse at once what cannot fit, rather than after an hour (HARD_CASES 14). Raises StoreFull.
+
+    needed: bytes that are still to come; room: what the system says of the file system that `folder` is on.
+    """
+    free = room.f_bavail * room.f_frsize
+    if needed > free:
+        message = f"{folder} has {free / 1e6:,.0f} MB free and the file needs {needed / 1e6:,.0f} MB more"
+        raise StoreFull(message, hint)

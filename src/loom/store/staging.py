@@ -24,7 +24,7 @@ from loom.core.headers import Version
 from loom.core.ranges import chunk_span
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.cache import read_boot_id
-from loom.store.faults import faults, translate
+from loom.store.faults import faults, require_room, translate
 from loom.store.journal import Record, format_chunks, format_header, format_synced, read_journal
 
 if TYPE_CHECKING:
@@ -309,20 +309,13 @@ class Staging:
     def _make_room(self, size: int, *, is_new: bool) -> None:
         """Give the part its size, or leave no empty one behind."""
         try:
-            self._require_room(size - os.fstat(self._fd).st_blocks * 512)
+            missing = size - os.fstat(self._fd).st_blocks * 512
+            require_room(missing, os.fstatvfs(self._fd), self.out.parent, "make room, or choose another --out")
             os.ftruncate(self._fd, size)
         except (OSError, StoreFull):
             if is_new:
                 self.discard()
             raise
-
-    def _require_room(self, needed: int) -> None:
-        """Refuse at once what cannot fit, rather than after an hour (HARD_CASES 14)."""
-        stats = os.fstatvfs(self._fd)
-        free = stats.f_bavail * stats.f_frsize
-        if needed > free:
-            message = f"{self.out.parent} has {free / 1e6:,.0f} MB free and the file needs {needed / 1e6:,.0f} MB more"
-            raise StoreFull(message, "make room, or choose another --out")
 
 
 def check_out(path: Path) -> Path:
