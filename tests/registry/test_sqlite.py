@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -85,15 +86,15 @@ def test_what_is_no_registry_is_left_alone(tmp_path: Path) -> None:
     database.close()
 
     async def work(path: Path, said: str) -> None:
-        before = path.read_bytes()
         ledger = open_ledger(f"sqlite://{path}")
         with pytest.raises(RegistryError, match=said):
             await ledger.load()
         await ledger.close()
-        assert path.read_bytes() == before
 
-    run(work(other, "is not a registry"))
-    run(work(later, "another version of Loom"))
+    for path, said in ((other, "is not a registry"), (later, "another version of Loom")):
+        before = path.read_bytes()
+        run(work(path, said))
+        assert path.read_bytes() == before
 
 
 def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
@@ -123,9 +124,9 @@ def test_a_full_disk_costs_writes_only(tmp_path: Path) -> None:
             await registry.submit(Registered("a", Holding("m")))
             with contextlib.suppress(OSError):
                 ballast.write_bytes(b"x" * 300_000)
-            with pytest.raises(RegistryUnavailable, match="full"):
-                for n in range(1000):
-                    await registry.submit(Registered("b", Holding(f"m{n}" * 200)))
+            many = [registry.submit(Registered("b", Holding(f"m{n}" * 200))) for n in range(1000)]
+            results = await asyncio.gather(*many, return_exceptions=True)
+            assert any(isinstance(result, RegistryUnavailable) and "full" in str(result) for result in results)
             assert registry.fleet.count_holders("m") == 1
             ballast.unlink()
             await registry.submit(Registered("c", Holding("m")))
