@@ -1,18 +1,20 @@
 """See Loom work, against a real server on this machine, in well under a minute: `make demo`.
 
 A model of 1 GB is fetched; fetched again into an empty cache with a `kill -9` half-way and a resume; then asked for by
-another folder, which the cache answers. The server gives each connection 25 MB/s, as object storage would; nothing else
-is slowed or faked.
+another folder, which the cache answers; last a control plane is asked who has it. The server gives each connection
+25 MB/s, as object storage would; nothing else is slowed or faked.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +44,7 @@ def main() -> int:
 
 
 def play(url: str, here: Path, source: Path) -> None:
-    """Show the three fetches; stop with a message when one of them goes wrong."""
+    """Show the fetches; stop with a message when one of them goes wrong."""
     out, cache = here / "model.gguf", here.parent / "cache"
     os.environ["LOOM_CACHE"] = str(cache)
     say(f"1. Fetch it over {WORKERS} parallel ranges.")
@@ -65,9 +67,21 @@ def play(url: str, here: Path, source: Path) -> None:
     loom(url, other)
     compare(source, other / "model.gguf")
     say("   What the cache says:")
-    print("\n   $ loom cache ls", flush=True)
-    subprocess.run([str(LOOM), "cache", "ls"], check=True)
+    run("cache", "ls")
     empty(cache)
+
+    say("4. Two nodes fetch it, and tell a control plane; then that is asked who has it.")
+    with control_plane(here.parent) as plane:
+        os.environ["LOOM_CONTROL"] = plane
+        for node in ("gpu-1", "gpu-2"):
+            (here / "model.gguf").unlink(missing_ok=True)
+            loom(url, here, "--no-cache", "--model", "demo/model", "--node", node)
+        run("models")
+        run("locate", "demo/model")
+        print(f"\n   $ curl {plane}/locate/demo/model", flush=True)
+        with urllib.request.urlopen(f"{plane}/locate/demo/model", timeout=10) as reply:
+            print(f"   {reply.read().decode()}")
+        del os.environ["LOOM_CONTROL"]
 
 
 def empty(cache: Path) -> None:
@@ -78,11 +92,28 @@ def empty(cache: Path) -> None:
     shutil.rmtree(cache, ignore_errors=True)
 
 
-def loom(url: str, here: Path) -> None:
+def loom(url: str, here: Path, *more: str) -> None:
     """Run the command as a user would, its progress going straight to the terminal."""
-    show_command(url)
-    if subprocess.run(command(url), cwd=here, check=False).returncode:
+    show_command(url, *more)
+    if subprocess.run([*command(url), *more], cwd=here, check=False).returncode:
         sys.exit("demo: the fetch failed")
+
+
+def run(*words: str) -> None:
+    """Show a command and run it."""
+    print(f"\n   $ loom {' '.join(words)}", flush=True)
+    subprocess.run([str(LOOM), *words], check=True)
+
+
+@contextmanager
+def control_plane(folder: Path) -> Iterator[str]:
+    """Run `loom control` on a free port; yield its address."""
+    print("\n   $ loom control", flush=True)
+    words = ["control", "--port", "0", "--registry", f"sqlite://{folder}/registry.db", "--json"]
+    with subprocess.Popen([str(LOOM), *words], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["url"]
+        process.terminate()
 
 
 def kill_half_way(url: str, here: Path, cache: Path) -> None:
@@ -123,8 +154,8 @@ def command(url: str) -> list[str]:
     return [str(LOOM), "fetch", url, "-o", "model.gguf", "--workers", str(WORKERS)]
 
 
-def show_command(url: str) -> None:
-    print(f"\n   $ loom {' '.join(command(url)[1:])}", flush=True)
+def show_command(url: str, *more: str) -> None:
+    print(f"\n   $ loom {' '.join([*command(url)[1:], *more])}", flush=True)
 
 
 def say(text: str) -> None:
