@@ -132,7 +132,7 @@ def test_an_heir(origin, cached, python):
     wire = Tripwire(SIZE // 2)
     url = origin.put("/m.bin", Thing(DATA), wire)
     owner, heir = (
-        python(_CHILD, url, str(cached.out(name)), str(cached.root), "watch", "{}") for name in ("owner", "heir")
+        python(_CHILD, url, str(cached.out(name)), str(cached.root), "watch settle", "{}") for name in ("owner", "heir")
     )
     owner.stdin.write("\n")
     owner.stdin.flush()
