@@ -7,41 +7,40 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import random
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
-from loom.core.headers import Version
 from loom.core.options import Options
 from loom.core.ranges import Span, chunk_count, chunk_span
 from loom.core.receipt import Receipt
-from loom.core.reference import reference_key
 from loom.core.transfer import Transfer
 from loom.core.urls import file_name, redact
-from loom.errors import IntegrityError, Interrupted, NotCached, StoreFull
+from loom.errors import IntegrityError, Interrupted
 from loom.fetching.announcing import Announcer
 from loom.fetching.crew import TICK_S, Crew, fit_descriptors
 from loom.fetching.patience import Patience
 from loom.fetching.reporter import Reporter
 from loom.fetching.stream import Stream
-from loom.fetching.vault import BlobGone, Vault
+from loom.fetching.vault import BlobGone
+from loom.fetching.ways import BesideOutput, NoCache, ThroughCache
 from loom.fetching.worker import Job
 from loom.sources.http import HttpSource
-from loom.store.cache import cache_root
-from loom.store.hashing import Hasher, hash_file
-from loom.store.staging import Staging, TakenOver, check_out
+from loom.store.hashing import Hasher
+from loom.store.staging import TakenOver, check_out
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
+    from loom.core.headers import Version
     from loom.core.receipt import Progress
+    from loom.fetching.ways import Standing, Way
     from loom.sources.http import Reply
-    from loom.store.cache import Ref
     from loom.store.journal import Record
-    from loom.store.placing import Placement
+    from loom.store.staging import Staging
 
 _JOINS = 3
 """How often a fetch begins again because somebody else took over its part, or evicted its blob, at the last moment."""
@@ -103,7 +102,6 @@ class _Fetch:
 
     def __init__(self, url: str, out: Path | None, options: Options, report: Reporter) -> None:
         self._started = time.monotonic()
-        self._since = time.time()
         self._url = url
         self._options = options
         self._report = report
@@ -111,8 +109,7 @@ class _Fetch:
         self._out = check_out(out or Path(file_name(url))) if out or file_name(url) else None
         self._patience = Patience(options)
         self._warnings: list[str] = []
-        self._vault: Vault | None = None
-        self._staging: Staging | None = None
+        self._way: Way | None = None
         self._crew: Crew | None = None
         self._job: Job | None = None
         self._stream: Stream | None = None
@@ -120,60 +117,24 @@ class _Fetch:
         self._probed: Reply | None = None
 
     def run(self) -> Receipt:
-        root = "" if self._options.no_cache else cache_root(self._options.cache, os.environ)
-        vault = self._vault = Vault(root, self._url, self._options) if root else None
-        if vault is not None:
-            ref = vault.find()
-            if ref is not None and vault.is_fresh(ref) and vault.can_place(ref):
-                return self._hit(vault, ref)
-            if not vault.open():
-                self._warnings.append(f"the cache {root} cannot be written to: fetched without it")
-                vault = self._vault = None
-        elif not self._options.no_cache:
-            self._warnings.append("there is no home folder for a cache (set LOOM_CACHE): fetched without one")
-        return self._run_cached(vault) if vault is not None else self._run_beside()
+        """Look on the disk, then ask the origin, then fetch: each only when it must be."""
+        way, standing = self._look()
+        if standing is None:
+            reply = self._ask(way.record, way.have)
+            standing = way.confirm(reply) or self._transmit(way, reply)
+        return self._receipt(way, standing)
 
-    def _run_cached(self, vault: Vault) -> Receipt:
-        """Fetch into the cache and place the blob at the output, unless another process has done so meanwhile."""
-        staging = self._claim(vault.stage())
-        self._report.verifying()
-        ref = vault.find() or vault.rescue() or vault.find_digest()
-        if ref is not None and vault.is_fresh(ref, self._since):
-            return self._hit(vault, ref)
-        self._refuse_network()
-        if self._out and self._has_wanted_digest(self._out):
-            return self._receipt(Version(self._out.stat().st_size), "present")
-        self._report.connecting()
-        have = Version(ref.size, ref.etag, ref.last_modified) if ref else None
-        record = staging.unfinished()
-        reply = self._ask(record, have)
-        if ref is not None and (reply.is_unchanged or ((ref.etag or ref.last_modified) and reply.version == have)):
-            return self._hit(vault, vault.confirm(ref))
-        self._out = self._out or check_out(Path(reply.name or "download"))
-        vault.require_room_for_copy(self._out, reply.version.size or 0)
-        return self._transmit(staging, reply, record)
-
-    def _run_beside(self) -> Receipt:
-        """Fetch to a part beside the output, and rename it."""
-        self._refuse_network()
-        staging = self._claim(self._beside(self._out)) if self._out else None
-        record = staging.unfinished() if staging else None
-        have = staging.published() if staging else None
-        if self._out and self._has_wanted_digest(self._out):
-            return self._receipt(have or Version(self._out.stat().st_size), "present")
-        have = None if self._options.sha256 else have
-        reply = self._ask(record, have)
-        if reply.is_unchanged or (have is not None and have.is_known and reply.version == have):
-            return self._receipt(reply.version, "present")
-        if staging is None:
-            self._out = check_out(Path(reply.name or "download"))
-            staging = self._claim(self._beside(self._out))
-            record = staging.unfinished()
-        return self._transmit(staging, reply, record)
-
-    def _refuse_network(self) -> None:
-        if self._options.offline:
-            raise NotCached(f"{redact(self._url)} is not in the cache", "run it once without --offline")
+    def _look(self) -> tuple[Way, Standing | None]:
+        """Return the way that it goes, and the file if that is there already."""
+        facts = (self._url, self._out, self._options, self._report)
+        if not self._options.no_cache:
+            try:
+                through = self._way = ThroughCache(*facts, self._warnings.append)
+                return through, through.find()
+            except NoCache as reason:
+                self._warnings.append(str(reason))
+        beside = self._way = BesideOutput(*facts)
+        return beside, beside.find()
 
     def _ask(self, record: Record | None, have: Version | None) -> Reply:
         """Send the first request, on a crew that stays for the rest."""
@@ -182,12 +143,12 @@ class _Fetch:
         self._probed = crew.run(self._probe(crew, record, have))
         return self._probed
 
-    def _transmit(self, staging: Staging, reply: Reply, record: Record | None) -> Receipt:
+    def _transmit(self, way: Way, reply: Reply) -> Standing:
         if self._crew is None:
             raise RuntimeError("nobody has been asked")
         if reply.span is None:
-            return self._run_stream(self._crew, staging, reply)
-        return self._run_transfer(self._crew, staging, reply, reply.span, record)
+            return self._run_stream(self._crew, way, reply)
+        return self._run_transfer(self._crew, way, reply, reply.span)
 
     def close(self) -> None:
         """Stop whatever still runs and let go of sockets, files and locks."""
@@ -197,61 +158,8 @@ class _Fetch:
             self._probed.response.connection.close()  # its body may have been of no use
         if self._hasher is not None:
             self._hasher.stop()
-        if self._staging is not None:
-            self._staging.close()
-
-    # The cache
-
-    def _hit(self, vault: Vault, ref: Ref) -> Receipt:
-        """Place what the cache holds."""
-        out = self._out = self._out or check_out(Path(ref.name or "download"))
-        placement = vault.place(ref, str(out), lambda copied: self._report.copying(copied, ref.size))
-        if ref.is_overdue:
-            vault.settle_later()
-        version = Version(ref.size, ref.etag, ref.last_modified)
-        return self._receipt(version, "cached", placement, ref.digest)
-
-    def _publish_cached(self, vault: Vault, staging: Staging, version: Version, outcome: str) -> Receipt:
-        out = str(self._out)
-        ref, held = vault.publish(staging, version, file_name(self._url) or Path(out).name)
-        try:
-            placement = vault.place(ref, out, lambda copied: self._report.copying(copied, ref.size))
-        except BlobGone:
-            placement = vault.salvage(held, out)
-        finally:
-            os.close(held)
-        try:  # a stream's size was not known before; an older version may go now
-            self._make_room(vault, 0)
-        except StoreFull as error:
-            self._warnings.append(error.message)
-        vault.settle_later()
-        return self._receipt(version, outcome, placement)
-
-    def _make_room(self, vault: Vault, size: int) -> None:
-        if evicted := vault.make_room(size):
-            self._warnings.append(evicted)
-
-    # What stands on the disk already
-
-    def _beside(self, out: Path) -> Staging:
-        return Staging(out, reference_key(self._url))
-
-    def _claim(self, staging: Staging) -> Staging:
-        """Take the staging, waiting for another process that holds it."""
-        while not staging.try_claim():
-            self._report.waiting("another process is fetching it", staging.watch())
-            time.sleep(TICK_S)
-        self._staging = staging
-        return staging
-
-    def _has_wanted_digest(self, out: Path) -> bool:
-        """Return whether the file that stands there has the digest asked for: then nobody need be asked."""
-        if self._options.sha256 is None or not out.is_file():
-            return False
-        self._report.verifying()
-        is_right = hash_file(out) == self._options.sha256
-        self._report.connecting()
-        return is_right
+        if self._way is not None:
+            self._way.close()
 
     # The first request
 
@@ -274,16 +182,16 @@ class _Fetch:
         first = next(missing, None)
         return Span(0, 1) if first is None else chunk_span(first, size, record.chunk_size)
 
-    # The two ways to fetch
+    # With ranges, and without
 
-    def _run_transfer(self, crew: Crew, staging: Staging, reply: Reply, span: Span, record: Record | None) -> Receipt:
-        version, options = reply.version, self._options
+    def _run_transfer(self, crew: Crew, way: Way, reply: Reply, span: Span) -> Standing:
+        version, record, options = reply.version, way.record, self._options
         size = version.size or 0
         if record is not None and not (version.is_known and record.version.matches(version)):
             record = None
         if record is not None:
             options = dataclasses.replace(options, chunk_size=record.chunk_size)
-        self._begin(staging, version, options.chunk_size, record)
+        staging = way.begin(version, options.chunk_size, record)
         done = record.done if record else ()
         transfer = Transfer(size, options, done, random.random, self._source.round_trip_s)
         job = self._job = self._report.job = Job(self._source, staging, transfer, version)
@@ -294,23 +202,10 @@ class _Fetch:
             is_adopted = transfer.adopt(0, span, time.monotonic())
             crew.work(job, workers, (span, reply) if is_adopted else None)
             self._report.now()
-        return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
+        return self._finish(way, staging, version, "resumed" if transfer.resumed else "fetched")
 
-    def _begin(self, staging: Staging, version: Version, chunk_size: int, record: Record | None) -> None:
-        """Open the part, once there is room for it."""
-        if self._vault is None:
-            staging.begin(version, chunk_size, record)
-            return
-        self._make_room(self._vault, version.size or 0)
-        try:
-            staging.begin(version, chunk_size, record)
-        except StoreFull as error:
-            raise StoreFull(error.message, self._vault.hint_of_room() or error.hint) from error
-
-    def _run_stream(self, crew: Crew, staging: Staging, reply: Reply) -> Receipt:
-        if self._vault is not None:
-            self._make_room(self._vault, reply.version.size or 0)
-        staging.begin(dataclasses.replace(reply.version, size=None), self._options.chunk_size, None)
+    def _run_stream(self, crew: Crew, way: Way, reply: Reply) -> Standing:
+        staging = way.begin(dataclasses.replace(reply.version, size=None), self._options.chunk_size, None)
         stream = self._stream = self._report.stream = Stream(self._source, staging, self._options)
         self._warnings.append("the origin ignores ranges: fetched as one stream, which cannot be resumed")
         try:
@@ -321,7 +216,7 @@ class _Fetch:
         size = stream.received
         if self._options.sha256:
             self._hasher = Hasher(size, lambda: size, staging.read)
-        return self._finish(staging, dataclasses.replace(stream.version, size=size), "fetched")
+        return self._finish(way, staging, dataclasses.replace(stream.version, size=size), "fetched")
 
     def _fitting_workers(self, wanted: int) -> int:
         fitting = fit_descriptors(wanted)
@@ -331,19 +226,16 @@ class _Fetch:
 
     # The end
 
-    def _finish(self, staging: Staging, version: Version, outcome: str) -> Receipt:
-        """Verify, publish, report."""
-        error = self._judge_content(staging) or self._judge_digest()
+    def _finish(self, way: Way, staging: Staging, version: Version, outcome: str) -> Standing:
+        """Verify and publish."""
+        error = self._judge_content(staging, way.out.name if way.out else "") or self._judge_digest()
         if error is not None:
             staging.discard()
             raise error
-        if self._vault is not None:
-            return self._publish_cached(self._vault, staging, version, outcome)
-        staging.publish(version)
-        return self._receipt(version, outcome)
+        return way.publish(version, outcome)
 
-    def _judge_content(self, staging: Staging) -> IntegrityError | None:
-        beginning, name = staging.read(SNIFF_SIZE, 0), self._out.name if self._out else ""
+    def _judge_content(self, staging: Staging, name: str) -> IntegrityError | None:
+        beginning = staging.read(SNIFF_SIZE, 0)
         if warning := judge_beginning(beginning, name):
             self._warnings.append(warning)
         if not is_page_as_weights(beginning, name):
@@ -363,17 +255,16 @@ class _Fetch:
         message = f"{redact(self._url)} has sha256 {digest}, not {self._options.sha256}"
         return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
 
-    def _receipt(
-        self, version: Version, outcome: str, placement: Placement | None = None, digest: str | None = None
-    ) -> Receipt:
-        digest = self._options.sha256 or digest
+    def _receipt(self, way: Way, standing: Standing) -> Receipt:
+        version, outcome, placement = standing.version, standing.outcome, standing.placement
+        digest = self._options.sha256 or standing.digest
         elapsed_s = time.monotonic() - self._started
         job, stream = self._job, self._stream
         fetched = job.fetched if job else stream.fetched if stream else 0
         retries = job.transfer.retries if job else stream.patience.retries if stream else 0
         return Receipt(
             url=redact(self._url),
-            out=str(self._out),
+            out=str(way.out),
             size=version.size or 0,
             elapsed_s=round(elapsed_s, 6),
             bytes_per_second=round(fetched / elapsed_s, 1),

@@ -1,0 +1,264 @@
+"""The two ways that a fetch can go: through the cache, or beside the output, where there is no cache or none is wanted.
+
+A way knows the disk and sends nothing: what stands there already, where the bytes are staged, how the file gets its
+final name. fetch.py conducts it, and tells it what the origin has said.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from loom.core.headers import Version
+from loom.core.reference import reference_key
+from loom.core.urls import file_name, redact
+from loom.errors import NotCached, StoreFull
+from loom.fetching.crew import TICK_S
+from loom.fetching.vault import BlobGone, Vault
+from loom.store.cache import cache_root
+from loom.store.hashing import hash_file
+from loom.store.staging import Staging, check_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loom.core.options import Options
+    from loom.fetching.reporter import Reporter
+    from loom.sources.http import Reply
+    from loom.store.cache import Ref
+    from loom.store.journal import Record
+    from loom.store.placing import Placement
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The file stands at the output: its version, how that came about, how it is linked to the cache, its digest.
+
+    outcome: as in a Receipt. digest: 64 hex digits, "" when it is not known.
+    """
+
+    version: Version
+    outcome: str
+    placement: Placement | None = None
+    digest: str = ""
+
+
+class NoCache(Exception):
+    """There is no cache to go through; the message says why, and what is done instead."""
+
+
+class Way(Protocol):
+    """What a fetch needs of the disk. Call `find`; then, with the origin's first reply, `confirm`; then the others.
+
+    out: the final path; None until its name is known, which `confirm` sees to at the latest.
+    record: what is left of an earlier fetch of the same reference, once it is claimed.
+    have: the version that stands here, for the origin to say whether it is current; None for none.
+    """
+
+    out: Path | None
+    record: Record | None
+    have: Version | None
+
+    def find(self) -> Standing | None:
+        """Return the file if it can stand at the output without a question to the origin; else claim its staging.
+
+        Raises NotCached when the origin may not be asked, NoCache, StoreError.
+        """
+
+    def confirm(self, reply: Reply) -> Standing | None:
+        """Return the file if the reply says that what is here is current; else see to its name and to room for it.
+
+        Raises StoreError, StoreFull, TakenOver.
+        """
+
+    def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staging:
+        """Open the part and return the staging. `version.size` may be None.
+
+        record: what is on the disk when it is of this version, to be gone on with. Raises StoreFull, TakenOver.
+        """
+
+    def publish(self, version: Version, outcome: str) -> Standing:
+        """Give the file its final name. Raises StoreError, TakenOver."""
+
+    def close(self) -> None:
+        """Let go of files and locks; what was staged stays for the next fetch."""
+
+
+class ThroughCache:
+    """Fetch into the cache and place the blob at the output, unless it is there already. Raises NoCache."""
+
+    def __init__(
+        self, url: str, out: Path | None, options: Options, report: Reporter, warn: Callable[[str], None]
+    ) -> None:
+        self.out = out
+        self.record: Record | None = None
+        self.have: Version | None = None
+        self._url = url
+        self._options = options
+        self._report = report
+        self._warn = warn
+        self._since = time.time()
+        root = cache_root(options.cache, os.environ)
+        if not root:
+            raise NoCache("there is no home folder for a cache (set LOOM_CACHE): fetched without one")
+        self._vault = Vault(root, url, options)
+        self._staging = self._vault.stage()
+        self._ref: Ref | None = None
+
+    def find(self) -> Standing | None:
+        vault = self._vault
+        ref = vault.find()
+        if ref is not None and vault.is_fresh(ref) and vault.can_place(ref):
+            return self._hit(ref)
+        if not vault.open():
+            raise NoCache(f"the cache {vault.root} cannot be written to: fetched without it")
+        _claim(self._staging, self._report)
+        self._report.verifying()
+        ref = self._ref = vault.find() or vault.rescue() or vault.find_digest()
+        if ref is not None and vault.is_fresh(ref, self._since):
+            return self._hit(ref)
+        _refuse_network(self._url, self._options)
+        if self.out and _has_wanted_digest(self.out, self._options, self._report):
+            return Standing(Version(self.out.stat().st_size), "present")
+        self._report.connecting()
+        self.have = Version(ref.size, ref.etag, ref.last_modified) if ref else None
+        self.record = self._staging.unfinished()
+        return None
+
+    def confirm(self, reply: Reply) -> Standing | None:
+        if self._ref is not None and _is_current(self.have, reply):
+            return self._hit(self._vault.confirm(self._ref))
+        size = reply.version.size or 0
+        self._vault.require_room_for_copy(self._named(reply.name), size)
+        self._make_room(size)
+        return None
+
+    def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staging:
+        try:
+            self._staging.begin(version, chunk_size, record)
+        except StoreFull as error:
+            raise StoreFull(error.message, self._vault.hint_of_room() or error.hint) from error
+        return self._staging
+
+    def publish(self, version: Version, outcome: str) -> Standing:
+        out = self._named()
+        ref, held = self._vault.publish(self._staging, version, file_name(self._url) or out.name)
+        try:
+            placement = self._place(ref, out)
+        except BlobGone:
+            placement = self._vault.salvage(held, str(out))
+        finally:
+            os.close(held)
+        try:  # a stream's size was not known before; an older version may go now
+            self._make_room(0)
+        except StoreFull as error:
+            self._warn(error.message)
+        self._vault.settle_later()
+        return Standing(version, outcome, placement)
+
+    def close(self) -> None:
+        self._staging.close()
+
+    def _hit(self, ref: Ref) -> Standing:
+        """Place what the cache holds."""
+        placement = self._place(ref, self._named(ref.name))
+        if ref.is_overdue:
+            self._vault.settle_later()
+        return Standing(Version(ref.size, ref.etag, ref.last_modified), "cached", placement, ref.digest)
+
+    def _place(self, ref: Ref, out: Path) -> Placement:
+        return self._vault.place(ref, str(out), lambda copied: self._report.copying(copied, ref.size))
+
+    def _named(self, name: str = "") -> Path:
+        """Return the final path; it gets this name in the working folder if it has none yet."""
+        self.out = self.out or check_out(Path(name or "download"))
+        return self.out
+
+    def _make_room(self, size: int) -> None:
+        if evicted := self._vault.make_room(size):
+            self._warn(evicted)
+
+
+class BesideOutput:
+    """Fetch to a part beside the output, and rename it."""
+
+    def __init__(self, url: str, out: Path | None, options: Options, report: Reporter) -> None:
+        self.out = out
+        self.record: Record | None = None
+        self.have: Version | None = None
+        self._url = url
+        self._options = options
+        self._report = report
+        self._staging: Staging | None = None
+
+    def find(self) -> Standing | None:
+        _refuse_network(self._url, self._options)
+        if self.out is None:
+            return None  # the first reply will tell the name
+        have = self._claim(self.out).published()
+        if _has_wanted_digest(self.out, self._options, self._report):
+            return Standing(have or Version(self.out.stat().st_size), "present")
+        self.have = None if self._options.sha256 else have
+        return None
+
+    def confirm(self, reply: Reply) -> Standing | None:
+        if _is_current(self.have, reply):
+            return Standing(reply.version, "present")
+        if self.out is None:
+            self.out = check_out(Path(reply.name or "download"))
+            self._claim(self.out)
+        return None
+
+    def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staging:
+        staging = self._claimed()
+        staging.begin(version, chunk_size, record)
+        return staging
+
+    def publish(self, version: Version, outcome: str) -> Standing:
+        self._claimed().publish(version)
+        return Standing(version, outcome)
+
+    def close(self) -> None:
+        if self._staging is not None:
+            self._staging.close()
+
+    def _claim(self, out: Path) -> Staging:
+        staging = self._staging = Staging(out, reference_key(self._url))
+        _claim(staging, self._report)
+        self.record = staging.unfinished()
+        return staging
+
+    def _claimed(self) -> Staging:
+        if self._staging is None:
+            raise RuntimeError("the staging has not been claimed")
+        return self._staging
+
+
+def _claim(staging: Staging, report: Reporter) -> None:
+    """Take the staging, waiting for another process that holds it."""
+    while not staging.try_claim():
+        report.waiting("another process is fetching it", staging.watch())
+        time.sleep(TICK_S)
+
+
+def _refuse_network(url: str, options: Options) -> None:
+    if options.offline:
+        raise NotCached(f"{redact(url)} is not in the cache", "run it once without --offline")
+
+
+def _has_wanted_digest(out: Path, options: Options, report: Reporter) -> bool:
+    """Return whether the file that stands there has the digest asked for: then nobody need be asked."""
+    if options.sha256 is None or not out.is_file():
+        return False
+    report.verifying()
+    is_right = hash_file(out) == options.sha256
+    report.connecting()
+    return is_right
+
+
+def _is_current(have: Version | None, reply: Reply) -> bool:
+    """Return whether the origin says, in one way or the other, that what is here is what it has."""
+    return have is not None and (reply.is_unchanged or (have.is_known and reply.version == have))
