@@ -98,6 +98,14 @@ def test_the_receipt_says_how_many_others_have_it(plane: Beside, origin: Origin,
     assert getter.right(url, DATA, control=plane.url, model="m", node="here").replicas == 2
 
 
+def test_what_was_here_already_is_announced(plane: Beside, origin: Origin, getter: Getter) -> None:
+    """A node whose file turns out to be current has the model, though it fetched nothing."""
+    url = origin.put("/model.bin", Thing(DATA))
+    getter.right(url, DATA)
+    assert getter.right(url, DATA, control=plane.url, model="m", node="here").outcome == "present"
+    assert [(one["node"], one["state"]) for one in located(plane, "m")] == [("here", "complete")]
+
+
 def test_a_fetch_that_fails_is_withdrawn(
     plane: Beside, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ class _Fetch:
 
     def _ask(self, record: Record | None, have: Version | None) -> Reply:
         """Send the first request, on a crew that stays for the rest."""
+        self._report.connecting()
         decrypts = self._source.reference.endpoint.scheme == "https"
         crew = self._crew = Crew(self._options, self._tick, decrypts=decrypts)
         self._probed = crew.run(self._probe(crew, record, have))

@@ -123,7 +123,6 @@ class ThroughCache:
         _refuse_network(self._url, self._options)
         if self.out and _has_wanted_digest(self.out, self._options, self._report):
             return Standing(Version(self.out.stat().st_size), "present")
-        self._report.connecting()
         self.have = Version(ref.size, ref.etag, ref.last_modified) if ref else None
         self.record = self._staging.unfinished()
         return None
@@ -254,9 +253,7 @@ def _has_wanted_digest(out: Path, options: Options, report: Reporter) -> bool:
     if options.sha256 is None or not out.is_file():
         return False
     report.verifying()
-    is_right = hash_file(out) == options.sha256
-    report.connecting()
-    return is_right
+    return hash_file(out) == options.sha256
 
 
 def _is_current(have: Version | None, reply: Reply) -> bool:
