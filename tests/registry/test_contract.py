@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loom.core.fleet import Beat, Change, Fleet, Holding, Left, Registered, Withdrawn
+from loom.errors import RegistryUnavailable
 from loom.registry.ledger import EpochChanged
 from loom.registry.locations import open_ledger
 from loom.registry.registry import Registry
@@ -266,5 +267,39 @@ def test_another_process_follows(location: str) -> None:
                     number = batch.number
                     seen.append(list(batch.changes))
             assert seen == wanted
+
+    run(work())
+
+
+class Broken:
+    """A ledger that fails in a way that nobody foresaw, once."""
+
+    def __init__(self, location: str) -> None:
+        self._ledger = open_ledger(location)
+        self._is_broken = True
+
+    async def commit(self, epoch: str, changes: Sequence[Change]) -> int:
+        if self._is_broken:
+            self._is_broken = False
+            raise ZeroDivisionError
+        return await self._ledger.commit(epoch, changes)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._ledger, name)
+
+
+def test_a_failure_that_nobody_foresaw_is_the_end_of_one_batch(location: str) -> None:
+    """Its writers are told, and the next ones served: nobody waits for ever."""
+
+    async def work() -> None:
+        registry = Registry(Broken(location))  # type: ignore[arg-type]
+        await registry.start()
+        with pytest.raises(RegistryUnavailable, match="not foreseen"):
+            await registry.submit(Registered("a", Holding("m")))
+        await registry.submit(Registered("b", Holding("m")))
+        assert registry.fleet.count_holders("m") == 1
+        await registry.close()
+        with pytest.raises(RegistryUnavailable, match="stopping"):
+            await registry.submit(Registered("c", Holding("m")))
 
     run(work())

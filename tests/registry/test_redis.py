@@ -80,6 +80,28 @@ def test_a_redis_that_lost_everything_is_healed(redis: RedisServer) -> None:
     run(work())
 
 
+def test_a_redis_that_comes_back_with_older_facts_is_believed(redis: RedisServer) -> None:
+    """Restored from an older snapshot, its numbers begin lower: everybody goes on from what it knows, and agrees."""
+
+    async def work() -> None:
+        async with registry_at(redis.url) as registry:
+            await registry.submit(Registered("a", Holding("kept")))
+            redis.ask("SAVE")
+            for n in range(5):
+                await registry.submit(Registered("a", Holding(f"lost{n}")))
+            redis.kill()
+            await until(lambda: bool(registry.trouble))
+            redis.start()
+            await until(lambda: not registry.trouble and not has(registry, "lost4"))
+            assert has(registry, "kept")
+            await registry.submit(Registered("a", Holding("new")))
+            async with registry_at(redis.url) as other:
+                assert facts_of(other.fleet) == facts_of(registry.fleet)
+                assert has(other, "new")
+
+    run(work())
+
+
 def test_a_redis_that_is_flushed_is_noticed(redis: RedisServer) -> None:
     """FLUSHALL under our feet is a new epoch, whether we write or wait when it happens."""
 

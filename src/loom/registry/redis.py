@@ -111,8 +111,11 @@ class RedisLedger:
             commands, reader = self._open()
             found = await reader.xread({_BATCHES: f"{number}-0"}, count=100, block=int(BLOCK_S * 1000))
             await self._read_clock(commands)
-            if _text(await commands.get(_EPOCH)) != epoch:
-                raise EpochChanged
+            known_epoch, known_number = await commands.mget(_EPOCH, _NUMBER)
+        if _text(known_epoch) != epoch:
+            raise EpochChanged
+        if int(known_number or 0) < number:  # restarted with what an older snapshot had
+            raise Missed
         batches = [_batch(entry) for _, entries in found for entry in entries]
         if batches and batches[0].number != number + 1:
             raise Missed

@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from loom.core.fleet import Fleet
-from loom.errors import RegistryUnavailable
+from loom.errors import LoomError, RegistryUnavailable
 from loom.registry.ledger import Batch, EpochChanged, Missed
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ MAX_WAITING = 50_000
 """Changes that may wait for the ledger; more are refused at once, so that memory stays bounded when it is slow."""
 
 _LAST_COMMIT_S = 2.0
+
 
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Between tries to reach a ledger that is away."""
@@ -77,7 +78,8 @@ class Registry:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._ledger.close()
-        self._fail_waiting(RegistryUnavailable("the control plane is stopping", "ask another one"))
+        _settle(list(self._waiting), _stopping())
+        self._waiting.clear()
 
     @property
     def now(self) -> float:
@@ -97,6 +99,8 @@ class Registry:
 
     async def submit(self, change: Change) -> None:
         """Have a change kept; returns once it is, and is visible here. Raises RegistryUnavailable."""
+        if self._is_closing:
+            raise _stopping()
         if len(self._waiting) >= MAX_WAITING:
             raise RegistryUnavailable("too many changes are waiting for the registry", "try again in a few seconds")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -110,29 +114,33 @@ class Registry:
             batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             if not self._waiting:
                 self._has_work.clear()
+            if not batch:
+                continue
             try:
                 await self._commit([change for change, _ in batch])
-            except RegistryUnavailable as error:
-                self._note_trouble(error.message)
-                _settle(batch, error)
-            except BaseException:
-                _settle(batch, RegistryUnavailable("the control plane is stopping", "ask another one"))
+            except asyncio.CancelledError:
+                _settle(batch, _stopping())
                 raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next batch must be tried, too
+                self._note_trouble(_in_words(error))
+                _settle(batch, RegistryUnavailable(_in_words(error), getattr(error, "hint", "")))
             else:
                 self._note_trouble("")
                 _settle(batch, None)
 
     async def _commit(self, changes: Sequence[Change]) -> None:
-        try:
-            number = await self._ledger.commit(self.epoch, changes)
-        except EpochChanged:
-            await self._load()
-            number = await self._again(changes)
-        await self._take(Batch(number, changes))
+        number = await self._keep(changes)
+        epoch = self.epoch
+        await self._take(epoch, Batch(number, changes))
         async with self._moved:
-            await self._moved.wait_for(lambda: self._number >= number)
+            await self._moved.wait_for(lambda: self._number >= number or self.epoch != epoch)
+        if self.epoch != epoch:
+            raise RegistryUnavailable("the registry lost what it knew just now", "say it again")
 
-    async def _again(self, changes: Sequence[Change]) -> int:
+    async def _keep(self, changes: Sequence[Change]) -> int:
+        with contextlib.suppress(EpochChanged):
+            return await self._ledger.commit(self.epoch, changes)
+        await self._load()
         try:
             return await self._ledger.commit(self.epoch, changes)
         except EpochChanged as error:
@@ -144,23 +152,24 @@ class Registry:
             try:
                 if tries:
                     await self._load()
-                for batch in await self._ledger.follow(self.epoch, self._number):
-                    await self._take(batch)
+                epoch = self.epoch
+                for batch in await self._ledger.follow(epoch, self._number):
+                    await self._take(epoch, batch)
                 tries, self._heard_at = 0, time.monotonic()
                 if self.trouble:  # it can be read: can it be written again?
                     await self._commit(())
                     self._note_trouble("")
             except (EpochChanged, Missed):
                 tries = 1
-            except RegistryUnavailable as error:
-                self._note_trouble(error.message)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it may be over in a moment
+                self._note_trouble(_in_words(error))
                 pause_s = _PAUSES_S[min(tries, len(_PAUSES_S) - 1)]
                 tries += 1
                 await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
 
-    async def _take(self, batch: Batch) -> None:
+    async def _take(self, epoch: str, batch: Batch) -> None:
         """Apply a batch when its turn has come; one that came early waits for those before it."""
-        if batch.number > self._number:
+        if epoch == self.epoch and batch.number > self._number:
             self._ahead[batch.number] = batch.changes
         while (changes := self._ahead.pop(self._number + 1, None)) is not None:
             for change in changes:
@@ -175,18 +184,20 @@ class Registry:
         Those were alive a moment ago and are about to say so again; without them every cold node would go to the origin
         (HARD_CASES 31). What has no lease is gone with the ledger's facts.
         """
+        before = self._number
         async with self._loading:
             snapshot = await self._ledger.load()
-        if snapshot.epoch == self.epoch and snapshot.number < self._number:
+        is_new = snapshot.epoch != self.epoch
+        if not is_new and snapshot.number < self._number != before:
             return  # newer batches came in meanwhile
         fleet = _fold(snapshot)
-        if self.epoch not in ("", snapshot.epoch):
+        if is_new and self.epoch:
             _carry_leases(self.fleet, fleet)
         fleet.doubt()
         fleet.version = self._fleet.version + 1
         fleet.totals = self._fleet.totals if self.epoch else fleet.totals
         self._fleet, self._number, self.epoch = fleet, snapshot.number, snapshot.epoch
-        self._ahead = {number: changes for number, changes in self._ahead.items() if number > self._number}
+        self._ahead = {} if is_new else {n: changes for n, changes in self._ahead.items() if n > self._number}
         self._heard_at = time.monotonic()
         async with self._moved:
             self._moved.notify_all()
@@ -196,9 +207,15 @@ class Registry:
             self._on_trouble(trouble)
         self.trouble = trouble
 
-    def _fail_waiting(self, error: RegistryUnavailable) -> None:
-        _settle(list(self._waiting), error)
-        self._waiting.clear()
+
+def _stopping() -> RegistryUnavailable:
+    return RegistryUnavailable("the control plane is stopping", "ask another one")
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, LoomError):
+        return error.message
+    return f"the registry failed in a way that was not foreseen: {type(error).__name__}"
 
 
 def _fold(snapshot: Snapshot) -> Fleet:

@@ -324,6 +324,7 @@ function show(view) {
   const fetches = all.map((it) => it[2]).filter((it) => !search || names.has(it.node) || names.has(it.model));
   reveal(totals.nodes ? "main" : "welcome");
   showTotals(totals, all.map((it) => it[2]));
+  showWelcome();
   setText($("trouble"), trouble && `The registry behind cannot be written: ${trouble}`);
   $("trouble").hidden = !trouble;
   const match = search ? ` matches “${visible(search)}”` : " yet";
@@ -355,6 +356,13 @@ function showTotals({ nodes, models, fetching, from_origin: origin, from_peers: 
 function showBound(id, some, all, canNarrow = false) {
   const hint = canNarrow ? "; search to narrow" : "";
   setText($(`some-${id}`), some < all ? `${count(some)} of ${count(all)}${hint}` : count(all));
+}
+
+/** Show how a first node gets here. */
+function showWelcome() {
+  const token = session["loom-token"] ? ' \\\n  -H "Authorization: Bearer $LOOM_TOKEN"' : "";
+  const register = new URL("register", location.href);
+  setText($("example"), `curl ${register} \\\n  -d '{"node": "node1", "model": "llama-2-7b"}'${token}`);
 }
 
 function reveal(id) {
@@ -541,7 +549,6 @@ dark.addEventListener("change", showTheme);
 
 // The beginning
 
-document.querySelector("#welcome pre").textContent = `curl ${location.origin}/register -d '{"node": "node1", "model": "llama-2-7b"}'`;
 document.addEventListener("visibilitychange", () => {
   if (root.dataset.state === "locked") return;
   if (!document.hidden) connect();
