@@ -22,27 +22,24 @@ from loom.server.messages import (
     HeartbeatHead,
     HeartbeatReply,
     Held,
-    HoldingReply,
     LocateReply,
-    ModelReply,
     ModelsReply,
     NodeDetailReply,
-    NodeReply,
     NodesReply,
     ReadyReply,
     RegisterReply,
     RegisterRequest,
-    ReplicaReply,
     WithdrawReply,
     WithdrawRequest,
 )
 from loom.server.metrics import Metrics
 from loom.server.openapi import openapi_document
 from loom.server.page import add_page
+from loom.server.replies import holding_reply, model_reply, node_reply, replica_reply
 
 if TYPE_CHECKING:
     from loom.core.addresses import Allowed
-    from loom.core.fleet import Change, ModelSummary, NodeSummary, Replica
+    from loom.core.fleet import Change
     from loom.registry.registry import Registry
 
 T = TypeVar("T")
@@ -169,7 +166,7 @@ class ControlPlane:
         if not replicas:
             hint = "fetch it from its origin" if not fleet.count_holders(model) else "no node but the one that asks"
             raise NotFound(f"no node has {model!r}", hint)
-        return _json(LocateReply(model, fleet.count_holders(model), [_replica(one, now) for one in replicas]))
+        return _json(LocateReply(model, fleet.count_holders(model), [replica_reply(one, now) for one in replicas]))
 
     async def nodes(self, request: web.Request) -> web.Response:
         """GET /nodes."""
@@ -185,7 +182,9 @@ class ControlPlane:
         found = fleet.node(name)
         if found is None:
             raise NotFound(f"the registry does not know node {name!r}", "see `loom nodes`")
-        return _json(NodeDetailReply(node_reply(found, now), [_held(one, now) for one in fleet.inventory(name)]))
+        return _json(
+            NodeDetailReply(node_reply(found, now), [holding_reply(one, now) for one in fleet.inventory(name)])
+        )
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /models."""
@@ -249,37 +248,3 @@ def _inventory(raw: msgspec.Raw) -> tuple[Holding, ...] | None:
 def _holding(it: Held) -> Holding:
     model, digest = check_model(it.model), check_digest(it.digest)
     return Holding(model, digest, it.size, it.state, it.received, it.from_origin, it.from_peers)
-
-
-def _left(expires_at: float | None, now: float) -> float | None:
-    return None if expires_at is None else round(expires_at - now, 3)
-
-
-def _replica(one: Replica, now: float) -> ReplicaReply:
-    it, left = one.holding, _left(one.expires_at, now)
-    return ReplicaReply(one.node, it.state, one.address, one.zone, one.load, it.digest, it.size, it.received, left)
-
-
-def _held(one: Replica, now: float) -> HoldingReply:
-    it = one.holding
-    return HoldingReply(
-        model=it.model,
-        digest=it.digest,
-        size=it.size,
-        state=it.state,
-        received=it.received,
-        from_origin=it.from_origin,
-        from_peers=it.from_peers,
-        expires_in_s=_left(one.expires_at, now),
-    )
-
-
-def node_reply(one: NodeSummary, now: float) -> NodeReply:
-    """Return a node as it goes over the wire."""
-    left = _left(one.expires_at, now)
-    return NodeReply(one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left)
-
-
-def model_reply(one: ModelSummary) -> ModelReply:
-    """Return a model as it goes over the wire."""
-    return ModelReply(one.model, one.complete, one.partial, one.digest, one.size)

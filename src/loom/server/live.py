@@ -14,10 +14,10 @@ import msgspec
 from aiohttp import web
 
 from loom.server.guard import SEND_TIMEOUT_S, text_of
-from loom.server.messages import FetchReply, FleetEvent, ModelReply, NodeReply, TotalsReply
+from loom.server.messages import FleetEvent, TotalsReply
+from loom.server.replies import fetch_reply, model_reply, node_reply
 
 if TYPE_CHECKING:
-    from loom.core.fleet import ModelSummary, NodeSummary, Replica
     from loom.registry.registry import Registry
 
 PERIOD_S = 1.0
@@ -89,23 +89,9 @@ def view_of(registry: Registry, search: str = "") -> FleetEvent:
     counts = TotalsReply(len(fleet), fleet.models, fleet.partials, totals.from_origin, totals.from_peers, totals.served)
     return FleetEvent(
         totals=counts,
-        nodes=[_node(one) for one in fleet.nodes("", MAX_ROWS, search)],
-        models=[_model(one) for one in fleet.list_models("", MAX_ROWS, search)],
-        fetches=[_fetch(one) for one in fetches],
+        nodes=[node_reply(one) for one in fleet.nodes("", MAX_ROWS, search)],
+        models=[model_reply(one) for one in fleet.list_models("", MAX_ROWS, search)],
+        fetches=[fetch_reply(one) for one in fetches],
         registry=registry.epoch,
         trouble=registry.trouble,
     )
-
-
-def _node(one: NodeSummary) -> NodeReply:
-    """Return a node without the time that its lease has left: that alone is no news."""
-    return NodeReply(one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone)
-
-
-def _model(one: ModelSummary) -> ModelReply:
-    return ModelReply(one.model, one.complete, one.partial, one.digest, one.size)
-
-
-def _fetch(one: Replica) -> FetchReply:
-    it = one.holding
-    return FetchReply(one.node, it.model, it.received, it.size, it.from_origin, it.from_peers)

@@ -135,8 +135,9 @@ class Table {
   }
 
   add(item) {
-    const cells = this.columns.map(({ label, class: kind = "" }, i) =>
-      i ? make("td", { role: "cell", class: kind, "data-label": label }) : make("th", { role: "rowheader", scope: "row" }));
+    const more = this.columns.slice(1).map((column) =>
+      make("td", { role: "cell", class: column.class ?? "", "data-label": column.label }));
+    const cells = [make("th", { role: "rowheader", scope: "row" }), ...more];
     const row = { key: this.key(item), cells, tr: make("tr", { role: "row", class: "row" }, ...cells), item: null };
     this.columns.forEach((column, i) => column.isName && cells[i].append(nameOf(column.value(item))));
     if (this.detail) {
@@ -244,15 +245,16 @@ const model = column("Model", (it) => it.model, { isName: true });
 const zone = column("Zone", (it) => visible(it.zone ?? ""), { class: "zone" });
 const load = number("Load", (it) => it.load ?? 0);
 const size = bytes("Size", (it) => it.size ?? null);
-const state = column("State", (it) => (it.state === "partial" && it.size ? percent((it.received ?? 0) / it.size) : it.state), {
-  class: "state",
-});
+const progressed = (it) => (it.state === "partial" && it.size ? percent((it.received ?? 0) / it.size) : it.state);
+const state = column("State", progressed, { class: "state" });
 
 const ofNode = {
   label: "Models of",
   path: (name) => `nodes/${encodeURIComponent(name)}`,
   key: (it) => it.model,
-  columns: [model, state, size, bytes("Peers", (it) => it.from_peers ?? 0), bytes("Origin", (it) => it.from_origin ?? 0)],
+  columns: [
+    model, state, size, bytes("Peers", (it) => it.from_peers ?? 0), bytes("Origin", (it) => it.from_origin ?? 0),
+  ],
   items: (reply) => reply.inventory.slice(0, MAX_HELD),
   facts: ({ node: it, inventory: { length } }) => [
     it.address ?? "no address", it.zone && `zone ${visible(it.zone)}`,
@@ -267,24 +269,31 @@ const ofModel = {
   columns: [node, state, zone, column("Address", (it) => it.address ?? ""), load],
   items: (reply) => reply.replicas,
   facts: ({ total, replicas: { length } }, it) => [
-    it.digest ?? "no digest", size.text(it), length < total ? `the best ${length} of ${count(total)} nodes` : `${count(total)} nodes`,
+    it.digest ?? "no digest", size.text(it),
+    length < total ? `the best ${length} of ${count(total)} nodes` : `${count(total)} nodes`,
   ],
 };
 
 function drawProgress(cell, it) {
-  const roles = { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 };
-  if (!cell.firstChild) cell.append(makeBar({ ...roles, "aria-label": visible(`${it.model} to ${it.node}`) }), make("span"));
+  const label = visible(`${it.model}, ${it.node}`);
+  const roles = { role: "progressbar", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100 };
+  if (!cell.firstChild) cell.append(makeBar(roles), make("span"));
   const [bar, text] = cell.children;
   setBar(bar, it.part ?? 0, it.peers ?? 0);
   if (it.part !== null) setAttribute(bar, "aria-valuenow", String(Math.floor(it.part * 100)));
   setText(text, percent(it.part));
 }
 
+function formatRate({ rate }) {
+  if (rate === null) return "";
+  return rate ? `${formatBytes(rate)}/s` : "stalled";
+}
+
 const tables = {
   fetches: new Table($("fetches"), "Fetches", [
     model, node, column("Progress", (it) => it.part, { draw: drawProgress, class: "progress" }),
     bytes("Received", (it) => it.received), size,
-    number("Rate", (it) => it.rate, (it) => (it.rate ? `${formatBytes(it.rate)}/s` : it.rate === 0 ? "stalled" : ""), "wide"),
+    number("Rate", (it) => it.rate, formatRate, "wide"),
     number("Left", (it) => it.left, (it) => (it.left === null ? "" : formatTime(it.left)), "wide"),
     number("Peers", (it) => it.peers, (it) => percent(it.peers)),
   ], (it) => `${it.model}\n${it.node}`),
@@ -312,8 +321,8 @@ function paced(it, points = [], now = performance.now()) {
   const rate = now - last.at > STALLED_MS ? 0 : grown;
   const left = rate && it.size ? Math.ceil((it.size - it.received) / rate) : null;
   const moved = it.from_origin + it.from_peers;
-  const shares = { part: it.size ? Math.min(1, it.received / it.size) : null, peers: moved ? it.from_peers / moved : null };
-  return [points, { ...it, ...shares, rate, left }];
+  const part = it.size ? Math.min(1, it.received / it.size) : null;
+  return [points, { ...it, rate, left, part, peers: moved ? it.from_peers / moved : null }];
 }
 
 function show(view) {
@@ -335,7 +344,7 @@ function show(view) {
   showBound("nodes", nodes.length, totals.nodes, !search || nodes.length >= MAX_ROWS);
   showBound("models", models.length, totals.models, !search || models.length >= MAX_ROWS);
   setText($("found"), search && `${nodes.length} nodes and ${models.length} models found`);
-  if (opensFirst) openFirst();
+  if (opensFirst && search === $("search").value.trim()) openFirst();
 }
 
 function showTotals({ nodes, models, fetching, from_origin: origin, from_peers: peers }, fetches) {
@@ -456,7 +465,7 @@ function say(how, text) {
 /** Once a second: what depends on time alone. */
 function tick() {
   const now = performance.now();
-  const again = retry.at ? `again in ${formatTime((retry.at - now) / 1000)}` : "trying again";
+  const again = retry.at ? `, again in ${formatTime(Math.max(0, retry.at - now) / 1000)}` : ", trying again";
   const age = shown ? `; what is shown is ${formatTime((now - shownAt) / 1000)} old` : "";
   setText($("age"), root.dataset.state === "lost" ? again + age : "");
   if (root.dataset.state !== "live" || document.hidden) return;
@@ -495,13 +504,13 @@ function search(wait_ms) {
   typing = setTimeout(connect, wait_ms);
 }
 
-/** Open the first row that a search has found, once the view that answers it is there. */
+/** Open the first row that the search finds: now, or once the view that answers it is there. */
 function openFirst() {
-  if (shown?.search !== $("search").value.trim()) return;
-  opensFirst = false;
+  opensFirst = shown?.search !== $("search").value.trim();
+  if (opensFirst) return search(0);
   const button = document.querySelector("#nodes .row button, #models .row button");
   if (button?.getAttribute("aria-expanded") === "false") button.click();
-  button?.focus();
+  return button?.focus();
 }
 
 function escape(target) {
@@ -525,7 +534,7 @@ document.addEventListener("keydown", (event) => {
   else if (key === "Escape" && target.id !== "token") escape(target);
   else if (arrow && tr) step(tr, arrow)?.focus();
   else if (key === "ArrowDown" && target.id === "search") document.querySelector("main .row button")?.focus();
-  else if (key === "Enter" && target.id === "search") (opensFirst = true) && (search(0), openFirst());
+  else if (key === "Enter" && target.id === "search") openFirst();
   else return;
   event.preventDefault();
 });
@@ -551,8 +560,9 @@ dark.addEventListener("change", showTheme);
 
 document.addEventListener("visibilitychange", () => {
   if (root.dataset.state === "locked") return;
-  if (!document.hidden) connect();
-  else stop();
+  if (!document.hidden) return connect();
+  document.title = "Loom";
+  return stop();
 });
 setInterval(tick, 1000);
 showTheme();

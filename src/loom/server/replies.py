@@ -1,0 +1,43 @@
+"""From what the fleet says to what goes over the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from loom.server.messages import FetchReply, HoldingReply, ModelReply, NodeReply, ReplicaReply
+
+if TYPE_CHECKING:
+    from loom.core.fleet import ModelSummary, NodeSummary, Replica
+
+
+def replica_reply(one: Replica, now: float) -> ReplicaReply:
+    """Return who has (some of) a model; now: in seconds of the ledger's clock."""
+    it, left = one.holding, _left(one.expires_at, now)
+    return ReplicaReply(one.node, it.state, one.address, one.zone, one.load, it.digest, it.size, it.received, left)
+
+
+def holding_reply(one: Replica, now: float) -> HoldingReply:
+    """Return one model of a node."""
+    it, left = one.holding, _left(one.expires_at, now)
+    return HoldingReply(it.model, it.state, it.digest, it.size, it.received, it.from_origin, it.from_peers, left)
+
+
+def node_reply(one: NodeSummary, now: float | None = None) -> NodeReply:
+    """Return a node; without `now` the time that its lease has left is left out: that alone is no news."""
+    left = None if now is None else _left(one.expires_at, now)
+    return NodeReply(one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left)
+
+
+def model_reply(one: ModelSummary) -> ModelReply:
+    """Return a model."""
+    return ModelReply(one.model, one.complete, one.partial, one.digest, one.size)
+
+
+def fetch_reply(one: Replica) -> FetchReply:
+    """Return a fetch under way."""
+    it = one.holding
+    return FetchReply(one.node, it.model, it.received, it.size, it.from_origin, it.from_peers)
+
+
+def _left(expires_at: float | None, now: float) -> float | None:
+    return None if expires_at is None else round(expires_at - now, 3)
