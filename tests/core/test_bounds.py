@@ -6,7 +6,8 @@ import pytest
 
 from loom.core import bounds
 from loom.core.bounds import refuse_beyond_bounds
-from loom.core.fleet import Beat, Fleet, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
+from loom.core.fleet import Fleet
 from loom.errors import RegistryFull, UsageError
 
 

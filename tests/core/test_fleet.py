@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.core.bounds import MAX_MODELS_OF_NODE, refuse_beyond_bounds
-from loom.core.fleet import Beat, Change, Fleet, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Change, Holding, Left, Registered, Withdrawn
+from loom.core.fleet import Fleet
 from loom.errors import RegistryFull, UsageError
 
 BY_NODE = "with the node"

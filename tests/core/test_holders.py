@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom.core.fleet import Holding
+from loom.core.changes import Holding
 from loom.core.holders import MAX_LOAD, Holders, rank_of
 
 ZONES = (None, "north", "south")

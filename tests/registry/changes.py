@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from loom.core.fleet import Beat, Change, Fleet, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Change, Holding, Left, Registered, Withdrawn
+
+if TYPE_CHECKING:
+    from loom.core.fleet import Fleet
 
 NODES = st.sampled_from(("a", "b", "c", "d"))
 MODELS = ("m", "n/o", "p")

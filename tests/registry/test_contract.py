@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loom.core.fleet import Beat, Change, Fleet, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Change, Holding, Left, Registered, Withdrawn
+from loom.core.fleet import Fleet
 from loom.errors import RegistryUnavailable
 from loom.registry.ledger import EpochChanged
 from loom.registry.locations import open_ledger

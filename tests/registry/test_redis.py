@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loom.core.fleet import Beat, Holding, Registered, Withdrawn
+from loom.core.changes import Beat, Holding, Registered, Withdrawn
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
 from loom.registry import redis as redis_module
 from loom.registry.ledger import EpochChanged, Missed

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loom.core.fleet import Beat, Holding, Left, Registered
+from loom.core.changes import Beat, Holding, Left, Registered
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
 from loom.registry.locations import default_registry, open_ledger
 from tests.registry.test_contract import fleet_of, opened, registry_at, run
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WRITER = """
 import asyncio, sys
-from loom.core.fleet import Holding, Registered
+from loom.core.changes import Holding, Registered
 from loom.registry.locations import open_ledger
 from loom.registry.registry import Registry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -35,29 +35,29 @@ def headless() -> Iterator[Browser]:
         browser.close()
 
 
-class Watched:
-    """A page in a context of its own. `close` fails if it asked another host, broke its policy or logged an error."""
+@contextlib.contextmanager
+def visit(browser: Browser, url: str, *foreseen: str, **options: Any) -> Iterator[Page]:
+    """Open a page in a context of its own, and wait until it has something to show or to ask.
 
-    def __init__(self, browser: Browser, **context: object) -> None:
-        self.context = browser.new_context(**context)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(DEADLINE_MS)
-        self.foreseen: list[str] = []
-        """Parts of errors that a test provokes."""
-        self.asked: list[str] = []
-        self._errors: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self._errors.append(str(error)))
+    In the end it must have asked no other host, and no error may have been logged (a breach of its policy is one) but
+    those that hold a `foreseen` text.
+    """
+    errors: list[str] = []
+    hosts: set[str] = set()
 
-    def _hear(self, message: ConsoleMessage) -> None:
+    def hear(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            self._errors.append(message.text)
+            errors.append(message.text)
 
-    def close(self, url: str) -> None:
-        """Go away; everything that was asked must have been asked at `url`."""
-        self.context.close()
-        errors = [error for error in self._errors if not any(part in error for part in self.foreseen)]
-        assert errors == []
-        hosts = {urlsplit(one).netloc for one in self.asked if not one.startswith("data:")}
-        assert hosts == {urlsplit(url).netloc}
+    context = browser.new_context(**options)
+    context.set_default_timeout(DEADLINE_MS)
+    page = context.new_page()
+    page.on("console", hear)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    page.goto(url)
+    page.wait_for_selector("[data-state=live], [data-state=locked]")
+    yield page
+    context.close()
+    assert [error for error in errors if not any(text in error for text in foreseen)] == []
+    assert hosts - {""} == {urlsplit(url).netloc}  # the icon is in the page: data: has no host

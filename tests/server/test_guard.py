@@ -410,7 +410,8 @@ def test_a_client_that_asks_and_asks_and_reads_nothing_is_cut(hasty) -> None:
 
 def test_a_page_of_ten_thousand_nodes_is_a_thousand(tmp_path, monkeypatch) -> None:
     """However many nodes there are, one answer has a thousand at most, and all pages together have them all."""
-    from loom.core.fleet import Beat, Fleet
+    from loom.core.changes import Beat
+    from loom.core.fleet import Fleet
 
     really = Fleet.__init__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -9,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from loom.server import live
-from tests.server.browser import DEADLINE_MS, Watched, headless
+from tests.server.browser import DEADLINE_MS, headless, visit
 from tests.server.plane import Plane, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from playwright.sync_api import Browser, Locator, Page
 
 GB = 10**9
 
-Opens = "Callable[..., Page]"
+LOST = "net::ERR_"
+REFUSED = "401 (Unauthorized)"
+"""What the browser itself logs."""
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +46,10 @@ def plane(browser, tmp_path) -> Iterator[Plane]:
 
 
 @pytest.fixture
-def watched(browser, plane) -> Iterator[Watched]:
-    """A page that is to do nothing wrong."""
-    one = Watched(browser)
-    yield one
-    one.close(plane.url)
-
-
-@pytest.fixture
-def page(watched, plane) -> Page:
-    """The page, opened."""
-    return opened(watched, plane)
-
-
-def opened(watched: Watched, plane: Plane) -> Page:
-    """Open the page, and wait for its first view."""
-    watched.page.goto(plane.url)
-    watched.page.wait_for_selector("[data-state=live]")
-    return watched.page
+def page(browser, plane) -> Iterator[Page]:
+    """The page, opened, with its first view."""
+    with visit(browser, plane.url) as one:
+        yield one
 
 
 def expect(one: Any) -> Any:
@@ -74,7 +63,7 @@ def expect(one: Any) -> Any:
 def row(page: Page, table: str, name: str) -> Locator:
     """Return the row of a node or model, by its whole name."""
     return page.locator(f"#{table} > .scroll > table > tbody > .row").filter(
-        has=page.locator(f"bdi[title={json.dumps(name)}]")
+        has=page.locator(f"bdi[title={json.dumps(name, ensure_ascii=False)}]")
     )
 
 
@@ -205,44 +194,48 @@ def test_details_stay_true(plane, page) -> None:
     expect(holders).to_have_count(1)
     plane.post("/register", node="b", model="m")
     expect(holders).to_have_count(2)
-    row(page, "nodes", "a").get_by_role("button").focus()
+    row(page, "nodes", "a").get_by_role("button").press("Enter")
     plane.ask("DELETE", "/register", {"node": "a"})
     expect(holders).to_have_count(1)
     expect(row(page, "nodes", "b").get_by_role("button")).to_be_focused()
 
 
-@pytest.mark.parametrize(
-    "name", ["<img src=x onerror=alert(1)>", "&amp;<b>", "a/b c?d#e%2Ff%", "/x//y", "模型😀", "w" * 250]
-)
-def test_hostile_names_stay_text(plane, page, name) -> None:
+HOSTILE = ("<img src=x onerror=alert(1)>", "&amp;<b>", "a/b c?d#e%2Ff%", "/x//y", "模型😀", "w" * 250)
+
+
+def test_hostile_names_stay_text(plane, page) -> None:
     """A name is shown as it is, becomes no element, and can be asked for."""
-    plane.post("/register", node=name, model=name, zone=name[:128])
-    for table in ("nodes", "models"):
-        one = row(page, table, name)
-        assert one.locator("bdi").text_content() == name
-        one.click()
-        assert page.locator(f"#{table} .detail .row bdi").text_content() == name
+    for name in HOSTILE:
+        plane.post("/register", node=name, model=name, zone=name[:128])
+    for name in HOSTILE:
+        for table in ("nodes", "models"):
+            one = row(page, table, name)
+            assert one.locator("bdi").text_content() == name
+            one.click()
+            assert page.locator(f"#{table} .detail .row bdi").text_content() == name
+            one.click()
     assert page.locator("img, td b").count() == 0
 
 
 def test_characters_that_cannot_be_seen_are_shown(page) -> None:
     """What turns a name around, or hides in it, stands there as its code point."""
     shown = page.evaluate("async (text) => (await import('/page.js')).visible(text)", "a\u202eb\u200b\n\u2028é")
-    assert shown == "a‹U+202E›b‹U+200B›‹U+A›‹U+2028›é"
+    assert shown == "a<U+202E>b<U+200B><U+A><U+2028>é"
 
 
-@pytest.mark.parametrize(
-    ("call", "text"),
-    [
-        ("formatBytes(0)", "0 B"), ("formatBytes(999)", "999 B"), ("formatBytes(999499)", "999 kB"),
-        ("formatBytes(999500)", "1.00 MB"), ("formatBytes(2.7e9)", "2.70 GB"), ("formatBytes(2 ** 53)", "9.01 PB"),
-        ("formatTime(0.2)", "1 s"), ("formatTime(60)", "1 min 0 s"), ("formatTime(1800)", "30 min"),
-        ("formatTime(3599.5)", "1 h 0 min"), ("formatTime(1e5)", "1 d"),
-    ],
-)  # fmt: skip
-def test_figures(page, call, text) -> None:
+FIGURES = {
+    "formatBytes(0)": "0 B", "formatBytes(999)": "999 B", "formatBytes(999499)": "999 kB",
+    "formatBytes(999500)": "1.00 MB", "formatBytes(2.7e9)": "2.70 GB", "formatBytes(2 ** 53)": "9.01 PB",
+    "formatTime(0.2)": "1 s", "formatTime(59.5)": "1 min 0 s", "formatTime(1800)": "30 min",
+    "formatTime(3599.5)": "1 h 0 min", "formatTime(86399.5)": "1 d",
+}  # fmt: skip
+
+
+def test_figures(page) -> None:
     """Sizes are decimal with three digits; times have at most two units."""
-    assert page.evaluate(f"import('/page.js').then((it) => it.{call})").replace("\u00a0", " ") == text
+    calls = ", ".join(f"it.{call}" for call in FIGURES)
+    found = page.evaluate(f"import('/page.js').then((it) => [{calls}])")
+    assert [one.replace("\u00a0", " ") for one in found] == list(FIGURES.values())
 
 
 def test_untouched_rows_stay_the_same_elements(plane, page) -> None:
@@ -253,35 +246,161 @@ def test_untouched_rows_stay_the_same_elements(plane, page) -> None:
     page.evaluate("""() => {
         window.touched = new Set();
         window.before = [...document.querySelectorAll("#nodes .row")];
-        new MutationObserver((all) => all.forEach((one) => touched.add(one.target.closest("tr, tbody").innerText)))
+        new MutationObserver((all) => all.forEach((one) => touched.add(one.target.closest("tr, tbody"))))
             .observe(document.querySelector("#nodes tbody"), { subtree: true, childList: true, characterData: true });
     }""")
     for load in (1, 2):
         plane.post("/heartbeat", node="node77", load=load)
         expect(cell(row(page, "nodes", "node77"), "Load")).to_have_text(str(load))
     touched, are_same = page.evaluate("""() => [
-        [...touched], before.every((one, i) => one === document.querySelectorAll("#nodes .row")[i])
+        [...touched].map((one) => one.innerText),
+        [...document.querySelectorAll("#nodes .row")].every((one, i) => one === before[i]),
     ]""")
     assert len(touched) == 1
     assert touched[0].startswith("node77")
     assert are_same
 
 
-def test_a_lost_connection_is_told_and_found_again(watched, tmp_path, browser) -> None:
+def test_a_lost_connection_is_told_and_found_again(browser, tmp_path) -> None:
     """The control plane stops: the page says so and keeps what it has; it starts again: so does the page."""
-    watched.foreseen = ["net::ERR_"]
-    with running(tmp_path / "..") as first:
-        first.post("/register", node="a", model="m")
-        one = Watched(browser)
-        one.foreseen = ["net::ERR_"]
-        page = opened(one, first)
+    with contextlib.ExitStack() as stack:
+        with running(tmp_path) as plane:
+            plane.post("/register", node="a", model="m")
+            page = stack.enter_context(visit(browser, plane.url, LOST))
+            expect(row(page, "nodes", "a")).to_be_visible()
+        expect(page.locator("#status")).to_have_text("Connection lost")
+        expect(page.locator("#age")).to_contain_text("what is shown is")
         expect(row(page, "nodes", "a")).to_be_visible()
-    expect(page.locator("#status")).to_have_text("Connection lost")
-    expect(page.locator("#age")).to_contain_text("what is shown is")
-    expect(row(page, "nodes", "a")).to_be_visible()
-    with running(tmp_path / "..", port=first.address[1]) as again:
+        again = stack.enter_context(running(tmp_path, port=plane.address[1]))
         again.post("/register", node="b", model="m")
         expect(row(page, "nodes", "b")).to_be_visible()
         expect(page.locator("#status")).to_have_text("Live")
         expect(page.locator("#age")).to_be_empty()
-        one.close(first.url)
+
+
+def test_a_control_plane_that_is_busy_is_asked_again(browser, plane, monkeypatch) -> None:
+    """A status that is no view is told, and tried again."""
+    with visit(browser, plane.url, "503 (Service Unavailable)") as page:
+        monkeypatch.setattr(live, "MAX_VIEWERS", 0)
+        page.locator("#search").fill("x")
+        expect(page.locator("#status")).to_have_text("The control plane answers 503")
+        monkeypatch.undo()
+        expect(page.locator("#status")).to_have_text("Live")
+
+
+def test_a_token_is_asked_for(browser, tmp_path) -> None:
+    """A wrong one is told, the right one opens; it is kept for the tab alone, and stands in no address."""
+    with running(tmp_path, token="sésame 7") as plane, visit(browser, plane.url, REFUSED) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        plane.headers = {"Authorization": "Bearer sésame 7".encode().decode("latin-1")}
+        plane.post("/register", node="a", model="m")
+        expect(page.locator("#token")).to_be_focused()
+        expect(page.locator("#main")).to_be_hidden()
+        expect(page.locator("#refused")).to_be_empty()
+        page.keyboard.type("open\n")
+        expect(page.locator("#refused")).to_have_text("That token was refused.")
+        page.keyboard.type("sésame 7\n")
+        row(page, "nodes", "a").click()
+        expect(page.locator("#nodes .detail .row")).to_contain_text("m")
+        expect(page.locator("#lock")).to_be_hidden()
+        page.reload()
+        expect(row(page, "nodes", "a")).to_be_visible()
+        assert page.evaluate("Object.values(sessionStorage)") == ["sésame 7"]
+        assert page.evaluate("localStorage.length") == 0
+        assert page.context.cookies() == []
+        assert not [url for url in [*asked, page.url] if "same" in url]
+        page.get_by_role("button", name="Forget the token").click()
+        expect(page.locator("#token")).to_be_focused()
+        assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_a_hidden_page_asks_for_nothing(plane, page) -> None:
+    """A tab that nobody sees lets go of its connection, and is back at once when it is seen."""
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/events")):
+        page.evaluate(hide, arg=True)
+    plane.post("/register", node="a", model="m")
+    expect(row(page, "nodes", "a")).to_have_count(0)
+    page.evaluate(hide, arg=False)
+    expect(row(page, "nodes", "a")).to_be_visible()
+
+
+def test_trouble_behind_is_told(browser, plane) -> None:
+    """A registry that cannot be written is said on top of what is known."""
+    view = {
+        "totals": dict.fromkeys(("nodes", "models", "fetching", "from_origin", "from_peers", "served"), 1),
+        "nodes": [], "models": [], "fetches": [], "registry": "r", "trouble": "the disk is full",
+    }  # fmt: skip
+    with visit(browser, plane.url) as page:
+        expect(page.locator("#trouble")).to_be_hidden()
+        said = f": a comment\n\ndata: {json.dumps(view)}\n\n"
+        page.route("**/events?*", lambda route: route.fulfill(body=said, content_type="text/event-stream"))
+        page.locator("#search").fill("x")
+        expect(page.locator("#trouble")).to_have_text("The registry behind cannot be written: the disk is full")
+
+
+def background(page: Page) -> str:
+    """Return the colour behind all."""
+    return page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+
+
+def test_dark_and_light(browser, plane) -> None:
+    """As the system has it, until somebody chooses; a choice is remembered, until it is what the system has."""
+    with visit(browser, plane.url, color_scheme="dark") as page:
+        dark = background(page)
+        page.emulate_media(color_scheme="light")
+        light = background(page)
+        assert dark != light
+        page.get_by_role("button", name="Use the dark theme").click()
+        assert background(page) == dark
+        page.reload()
+        assert background(page) == dark
+        page.get_by_role("button", name="Use the light theme").click()
+        assert background(page) == light
+        page.emulate_media(color_scheme="dark")
+        expect(page.get_by_role("button", name="Use the light theme")).to_be_visible()
+        assert background(page) == dark
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_text_can_be_read(browser, plane, scheme) -> None:
+    """Every colour of text has a contrast of at least 4.5 to every colour that is behind text (WCAG 2.2, AA)."""
+    with visit(browser, plane.url, color_scheme=scheme) as page:
+        colours = page.evaluate("""(all) => Object.fromEntries(all.map((name) => {
+            document.body.style.color = `var(--${name})`;
+            return [name, getComputedStyle(document.body).color.match(/[\\d.]+/g).map(Number)];
+        }))""", ["ink", "dim", "warn", "back", "panel", "hover"])  # fmt: skip
+    for text in ("ink", "dim", "warn"):
+        for behind in ("back", "panel", "hover"):
+            lighter, darker = sorted(map(luminance, (colours[text], colours[behind])), reverse=True)
+            assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (text, behind)
+
+
+def luminance(rgb: list[float]) -> float:
+    """Return the relative luminance of a colour (WCAG 2.2)."""
+    parts = [part / 255 for part in rgb[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_it_fits_a_phone(browser, plane) -> None:
+    """On 390 pixels nothing has to be scrolled sideways, whatever the names, and rows open."""
+    plane.post("/register", node="n" * 253, model="m/" * 500, zone="z" * 128, size=3 * GB)
+    fetch(plane, GB)
+    with visit(browser, plane.url, viewport={"width": 390, "height": 844}) as page:
+        row(page, "nodes", "n" * 253).click()
+        expect(page.locator("#nodes .detail .row")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_without_a_script_it_names_the_command(browser, plane) -> None:
+    """A browser that runs no scripts is told what does the same."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(plane.url)
+    expect(page.locator("noscript p")).to_contain_text("loom nodes")
+    context.close()

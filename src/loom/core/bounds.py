@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loom.core.fleet import Beat, Registered
+from loom.core.changes import Beat, Registered
 from loom.errors import RegistryFull, UsageError
 
 if TYPE_CHECKING:
-    from loom.core.fleet import Change, Fleet
+    from loom.core.changes import Change
+    from loom.core.fleet import Fleet
 
 MAX_NODES = 100_000
 MAX_MODELS_OF_NODE = 4096

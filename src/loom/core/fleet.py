@@ -17,87 +17,15 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from loom.core.changes import Beat, Change, Holding, Registered, Withdrawn
 from loom.core.holders import Holders, rank_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loom.core.holders import Sample
-
-
-State = Literal["complete", "partial"]
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """What a node has of one model. Sizes are bytes.
-
-    model: its name; it may hold slashes.
-    digest: "sha256:..." of the whole, None when unknown.
-    size: of the whole, None when unknown.
-    state: "complete", or "partial" while it is being fetched.
-    received: of a partial one, how much is there.
-    from_origin, from_peers: how much of it was taken from where.
-    """
-
-    model: str
-    digest: str | None = None
-    size: int | None = None
-    state: State = "complete"
-    received: int = 0
-    from_origin: int = 0
-    from_peers: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Registered:
-    """A node has a model: until `expires_at`, or until withdrawn when that is None.
-
-    address and zone: None leaves what was known of the node.
-    """
-
-    node: str
-    holding: Holding
-    address: str | None = None
-    zone: str | None = None
-    expires_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Withdrawn:
-    """A node has a model no more."""
-
-    node: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """A node is gone, and all that it had."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """A node lives, until `expires_at` unless it says so again.
-
-    load: uploads under way. served: bytes handed to peers since the node started.
-    inventory: exactly what it holds; None when that is what it said last.
-    """
-
-    node: str
-    expires_at: float
-    address: str | None = None
-    zone: str | None = None
-    load: int = 0
-    served: int = 0
-    inventory: tuple[Holding, ...] | None = None
-
-
-Change = Registered | Withdrawn | Left | Beat
 
 
 @dataclass(frozen=True, slots=True)

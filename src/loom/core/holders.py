@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from loom.core.fleet import Holding
+    from loom.core.changes import Holding
 
 MAX_LOAD = 63
 """Busier than this is simply busy: it bounds how many bags there are."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loom.core.fleet import Change
+    from loom.core.changes import Change
 
 
 @dataclass(frozen=True, slots=True)

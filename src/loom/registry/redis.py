@@ -22,7 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from loom.core.fleet import Beat, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.core.urls import redact
 from loom.errors import RegistryError, RegistryUnavailable
 from loom.registry.ledger import Batch, EpochChanged, Missed, Snapshot
@@ -31,7 +31,7 @@ from loom.registry.redis_location import RedisLocation, parse_redis_location
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from loom.core.fleet import Change
+    from loom.core.changes import Change
 
 TIMEOUT_S = 2.0
 """For connecting, and for every answer."""

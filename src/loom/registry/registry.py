@@ -21,7 +21,7 @@ from loom.registry.ledger import Batch, EpochChanged, Missed
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from loom.core.fleet import Change
+    from loom.core.changes import Change
     from loom.registry.ledger import Ledger, Snapshot
 
 MAX_BATCH = 2000

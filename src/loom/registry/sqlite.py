@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from loom.core.fleet import Beat, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.errors import RegistryError, RegistryUnavailable
 from loom.registry.ledger import Batch, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from loom.core.fleet import Change
+    from loom.core.changes import Change
 
 _T = TypeVar("_T")
 _Row = tuple[str | float | None, ...]

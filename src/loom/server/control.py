@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from loom.core.bounds import MAX_NODES, refuse_beyond_bounds
-from loom.core.fleet import Beat, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.core.names import MAX_NODE, MAX_ZONE, check_digest, check_model, check_node, check_zone
 from loom.errors import NotFound, RegistryUnavailable, UsageError
 from loom.server.guard import MAX_BODY, NEW_CONNECTIONS, guard, read_body, text_of
@@ -39,7 +39,7 @@ from loom.server.replies import holding_reply, model_reply, node_reply, replica_
 
 if TYPE_CHECKING:
     from loom.core.addresses import Allowed
-    from loom.core.fleet import Change
+    from loom.core.changes import Change
     from loom.registry.registry import Registry
 
 T = TypeVar("T")

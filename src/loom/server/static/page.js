@@ -27,7 +27,8 @@ export function formatBytes(bytes) {
 }
 
 export function formatTime(seconds) {
-  const [s, min, h] = [Math.ceil(seconds), Math.floor(Math.ceil(seconds) / 60), Math.floor(seconds / 3600)];
+  const s = Math.ceil(seconds);
+  const [min, h] = [Math.floor(s / 60), Math.floor(s / 3600)];
   if (s < 60) return `${s} s`;
   if (min < 10) return `${min} min ${s % 60} s`;
   if (min < 60) return `${min} min`;
@@ -36,7 +37,7 @@ export function formatTime(seconds) {
 
 /** Show what has no shape, or turns its neighbours around (CVE-2021-42574), as its code point. */
 export function visible(text) {
-  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `‹U+${c.codePointAt(0).toString(16).toUpperCase()}›`);
+  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `<U+${c.codePointAt(0).toString(16).toUpperCase()}>`);
 }
 
 // Elements
@@ -126,7 +127,7 @@ class Table {
       this.update(row, item);
       return row.open ? [row.tr, row.open.tr] : [row.tr];
     });
-    gone.forEach((row) => this.drop(row, focused));
+    gone.forEach((row) => this.drop(row));
     place(this.body, wanted);
     if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
     if (!this.body.querySelector(".row button[tabindex='0']")) reach(this.body.querySelector(".row button"));
@@ -159,9 +160,9 @@ class Table {
   }
 
   /** Take a row away; focus that was in it goes to its neighbour. */
-  drop({ key, tr, open }, focused) {
+  drop({ key, tr, open }) {
     this.rows.delete(key);
-    const hasFocus = tr.contains(focused) || open?.tr.contains(focused);
+    const hasFocus = [tr, open?.tr].some((one) => one?.contains(document.activeElement));
     if (hasFocus) (step(tr, "next") ?? step(tr, "previous") ?? $("search")).focus();
     open?.tr.remove();
     tr.remove();
@@ -543,15 +544,17 @@ $("search").addEventListener("input", () => search(200));
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 function showTheme() {
-  const theme = local["loom-theme"] ?? (dark.matches ? "dark" : "light");
-  root.dataset.theme = theme;
-  setText($("theme"), theme === "dark" ? "Light" : "Dark");
-  setAttribute($("theme"), "aria-label", theme === "dark" ? "Use the light theme" : "Use the dark theme");
+  const chosen = local["loom-theme"];
+  if (chosen) root.dataset.theme = chosen;
+  else delete root.dataset.theme; // as the system has it
+  const isDark = chosen ? chosen === "dark" : dark.matches;
+  setText($("theme"), isDark ? "Light" : "Dark");
+  setAttribute($("theme"), "aria-label", isDark ? "Use the light theme" : "Use the dark theme");
 }
 $("theme").addEventListener("click", () => {
-  const chosen = root.dataset.theme === "dark" ? "light" : "dark";
-  if ((chosen === "dark") === dark.matches) delete local["loom-theme"]; // as the system has it: follow that again
-  else local["loom-theme"] = chosen;
+  const system = dark.matches ? "dark" : "light";
+  if (local["loom-theme"] && local["loom-theme"] !== system) delete local["loom-theme"]; // follow the system again
+  else local["loom-theme"] = system === "dark" ? "light" : "dark";
   showTheme();
 });
 dark.addEventListener("change", showTheme);
