@@ -185,6 +185,25 @@ def test_a_door_to_the_world_wants_a_token(loom, start, tmp_path) -> None:
     assert TOKEN not in "".join(one.lines) + wrong.stderr
 
 
+def test_it_speaks_https(start, loom, tmp_path, authority) -> None:
+    """With a certificate it speaks https alone; who trusts its authority gets in, also a fetch, and beside --serve."""
+    folder = Path(authority.ca_file).parent
+    door = ["--tls-cert", str(folder / "server.pem"), "--tls-key", str(folder / "server.key")]
+    url = start("control", "--port", "0", *door).until(r"https://127\.0\.0\.1:(\d+)").expand(r"https://localhost:\1")
+    strange = loom("nodes", "--control", url, SSL_CERT_FILE="/dev/null")
+    assert strange.returncode == 9
+    assert "--control-ca-file" in strange.stderr
+    trusted = {"LOOM_CONTROL": url, "LOOM_CONTROL_CA_FILE": str(authority.ca_file)}
+    assert loom("nodes", **trusted).stdout == "0 nodes\n"
+    with Origin() as origin:
+        model = origin.put("/model.bin", Thing(DATA))
+        assert "warning" not in loom("fetch", model, "--no-cache", **trusted).stderr
+        assert loom("models", **trusted).stdout.splitlines()[-1] == "1 model"
+        one = start("fetch", model, "-o", "b", "--serve", "--port", "0", "--registry", "sqlite:b.db", *door)
+        one.until("serving until stopped")
+        assert "warning" not in "".join(one.lines)
+
+
 def test_serve_keeps_the_model_registered(start, loom, tmp_path) -> None:
     """The original's --serve: fetched, registered, served until it is stopped, and then withdrawn."""
     with Origin() as origin:

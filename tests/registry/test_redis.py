@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loom.registry.registry import Registry
+    from tests.origins.tls import Authority
 
 PASSWORD = "s3cret-pass"
 
@@ -219,6 +220,26 @@ def test_a_failover_is_survived(tmp_path: Path) -> None:
 
     with servers:
         run(work())
+
+
+def test_over_tls(tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rediss:// verifies the server by the authorities of SSL_CERT_FILE; a plain Redis is refused."""
+    folder, port = authority.ca_file.parent, free_port()
+    files = ["--tls-cert-file", f"{folder}/server.pem", "--tls-key-file", f"{folder}/server.key"]
+    server = RedisServer(tmp_path, "--tls-port", str(port), "--tls-ca-cert-file", str(authority.ca_file), *files,
+                         "--tls-auth-clients", "no")  # fmt: skip
+
+    async def work(location: str) -> None:
+        async with opened(location) as (ledger, snapshot):
+            assert await ledger.commit(snapshot.epoch, [Registered("a", Holding("m"))]) == snapshot.number + 1
+
+    with server:
+        with pytest.raises(RegistryUnavailable):
+            run(work(f"rediss://localhost:{port}"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_file))
+        run(work(f"rediss://localhost:{port}"))
+        with pytest.raises(RegistryUnavailable):
+            run(work(f"rediss://localhost:{server.port}"))
 
 
 def test_a_wrong_password_is_told_without_telling_it(tmp_path: Path) -> None:

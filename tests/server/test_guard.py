@@ -69,7 +69,7 @@ def test_whoever_has_no_token_gets_nothing(locked, method, path) -> None:
         assert answer.code == "unauthorized"
 
 
-@pytest.mark.parametrize("path", ["/", "/page.js", "/page.css", "/healthz", "/readyz", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", "/page.js", "/table.js", "/page.css", "/healthz", "/readyz", "/openapi.json"])
 def test_what_is_open_to_all_says_nothing_of_the_fleet(locked, path) -> None:
     """Health checks, the page's shell and the description need no token, and hold no name."""
     locked.post("/register", node="confidential", model="confidential")

@@ -125,15 +125,18 @@ def test_a_renewal_is_no_news(plane, monkeypatch) -> None:
         assert viewer.chunk() == b": nothing new\n\n"
 
 
-def test_a_search_narrows_nodes_and_models(plane) -> None:
-    """`?search=` is for nodes and models; totals stay those of all."""
+def test_a_search_narrows_all_but_totals(plane) -> None:
+    """`?search=` is for nodes, models and fetches of either; totals stay those of all."""
     for number in range(3):
-        plane.post("/register", node=f"node{number}", model=f"model{number}")
+        plane.post("/register", node=f"node{number}", model=f"model{number}", state="partial", received=1)
     with Viewer(plane, "?search=L1") as viewer:
         event = viewer.event()
         assert [one["model"] for one in event["models"]] == ["model1"]
         assert event["nodes"] == []
-        assert event["totals"]["nodes"] == 3
+        assert [one["node"] for one in event["fetches"]] == ["node1"]
+        assert event["totals"]["nodes"] == event["totals"]["fetching"] == 3
+    with Viewer(plane, "?search=NODE2") as viewer:
+        assert [one["model"] for one in viewer.event()["fetches"]] == ["model2"]
 
 
 def test_views_are_bounded_and_totals_are_not(plane, monkeypatch) -> None:

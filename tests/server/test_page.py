@@ -219,7 +219,7 @@ def test_hostile_names_stay_text(plane, page) -> None:
 
 def test_characters_that_cannot_be_seen_are_shown(page) -> None:
     """What turns a name around, or hides in it, stands there as its code point."""
-    shown = page.evaluate("async (text) => (await import('/page.js')).visible(text)", "a\u202eb\u200b\n\u2028é")
+    shown = page.evaluate("async (text) => (await import('/table.js')).visible(text)", "a\u202eb\u200b\n\u2028é")
     assert shown == "a<U+202E>b<U+200B><U+A><U+2028>é"
 
 
@@ -234,7 +234,7 @@ FIGURES = {
 def test_figures(page) -> None:
     """Sizes are decimal with three digits; times have at most two units."""
     calls = ", ".join(f"it.{call}" for call in FIGURES)
-    found = page.evaluate(f"import('/page.js').then((it) => [{calls}])")
+    found = page.evaluate(f"import('/table.js').then((it) => [{calls}])")
     assert [one.replace("\u00a0", " ") for one in found] == list(FIGURES.values())
 
 

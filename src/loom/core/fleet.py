@@ -335,9 +335,9 @@ class Fleet:
         matching = (model for model in self._models if model > after and search.lower() in model.lower())
         return [self._model(model) for model in heapq.nsmallest(limit, matching)]
 
-    def fetching(self, limit: int = 1000) -> list[Replica]:
-        """Return what is being fetched now: the partial replicas that say how far they are."""
-        return heapq.nsmallest(limit, self._partial(), key=lambda r: (r.holding.model, r.node))
+    def fetching(self, limit: int = 1000, search: str = "") -> list[Replica]:
+        """Return what is being fetched now: the partial replicas, of nodes or of models that `search` finds."""
+        return heapq.nsmallest(limit, self._partial(search), key=lambda r: (r.holding.model, r.node))
 
     def changes(self) -> Iterator[Change]:
         """Yield changes that make an empty Fleet into this one; what ends by itself comes with its end."""
@@ -350,10 +350,12 @@ class Fleet:
                 if model in node.leases:
                     yield Registered(node.name, holding, node.address, node.zone, node.leases[model])
 
-    def _partial(self) -> Iterator[Replica]:
+    def _partial(self, search: str) -> Iterator[Replica]:
         for model, holders in self._models.items():
+            is_found = search.lower() in model.lower()
             for node in holders.partial():
-                yield _replica(node, node.holdings[model])
+                if is_found or _matches(node, search):
+                    yield _replica(node, node.holdings[model])
 
     def _model(self, model: str) -> ModelSummary:
         holders = self._models[model]

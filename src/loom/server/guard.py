@@ -40,7 +40,7 @@ MAX_BODY = 1024 * 1024
 
 NEW_CONNECTIONS: web.AppKey[set[object]] = web.AppKey("new_connections", set)
 
-OPEN_PATHS = frozenset(("/", "/page.js", "/page.css", "/healthz", "/readyz", "/openapi.json"))
+OPEN_PATHS = frozenset(("/", "/page.js", "/table.js", "/page.css", "/healthz", "/readyz", "/openapi.json"))
 """What needs no token: nothing of this says anything about the fleet."""
 
 _STATUS: tuple[tuple[type[LoomError], int, str], ...] = (

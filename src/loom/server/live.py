@@ -45,7 +45,7 @@ class Live:
         self._stopping.set()
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """GET /events: a view now, and another whenever something has changed; `?search=` narrows nodes and models."""
+        """GET /events: a view now, and another whenever something has changed; `?search=` narrows it."""
         search = text_of(request.query, "search")
         if self._viewers >= MAX_VIEWERS:
             raise web.HTTPServiceUnavailable
@@ -85,7 +85,7 @@ class Live:
 def view_of(registry: Registry, search: str = "") -> FleetEvent:
     """Return what there is to show."""
     fleet = registry.fleet
-    fetches, totals = fleet.fetching(MAX_ROWS), fleet.totals
+    fetches, totals = fleet.fetching(MAX_ROWS, search), fleet.totals
     counts = TotalsReply(len(fleet), fleet.models, fleet.partials, totals.from_origin, totals.from_peers, totals.served)
     return FleetEvent(
         totals=counts,

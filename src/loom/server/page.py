@@ -1,4 +1,4 @@
-"""The page at `/`: three static files, read once. The page itself says nothing about the fleet; it asks /events."""
+"""The page at `/`: four static files, read once. The page itself says nothing about the fleet; it asks /events."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _FILES = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
+    "/table.js": ("table.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
 }
 
