@@ -8,6 +8,7 @@ given up by the kernel (TCP_USER_TIMEOUT).
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import logging
 import socket
@@ -252,7 +253,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for one in sockets:
             one.close()
-        hint = "is a control plane running already? choose another --port" if error.errno == 98 else "check --host"
+        is_taken = error.errno == errno.EADDRINUSE
+        hint = "is a control plane running already? choose another --port" if is_taken else "check --host"
         raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror or error}", hint) from error
     return sockets
 
