@@ -482,6 +482,13 @@ def test_a_page_of_another_site_may_not_ask(shared, said) -> None:
     assert shared.ask("GET", "/locate/foreign").status == 404
 
 
+def test_where_there_is_a_token_names_do_not_matter(locked) -> None:
+    """Behind a proxy the page's origin is another than our host: the token is what counts."""
+    proxied = {"Host": "control.example", "Origin": "https://fleet.example", "Sec-Fetch-Site": "same-origin"}
+    assert locked.ask("GET", "/nodes", headers={**proxied, **locked.headers}).status == 200
+    assert locked.ask("GET", "/nodes", headers=proxied).status == 401
+
+
 def test_our_own_page_and_links_to_it_may(shared) -> None:
     """The page asks from its own origin, and anybody may link to it."""
     host = f"{shared.address[0]}:{shared.address[1]}"

@@ -81,8 +81,9 @@ def guard(token: str | None, *, is_local: bool) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         request.app[NEW_CONNECTIONS].discard(request.protocol)
         try:
-            _refuse_foreign_pages(request, is_local=is_local)
-            if wanted and request.path not in OPEN_PATHS:
+            if not wanted:
+                _refuse_foreign_pages(request, is_local=is_local)
+            elif request.path not in OPEN_PATHS:
                 _require_token(request, wanted)
             return await handler(request)
         except LoomError as error:
@@ -108,7 +109,8 @@ def _unforeseen(error: BaseException) -> web.Response:
 def _refuse_foreign_pages(request: web.Request, *, is_local: bool) -> None:
     """Refuse what a page of somebody else's has a browser of this network send (CSRF, DNS rebinding).
 
-    Browsers say where a request comes from (Fetch standard, Origin and Sec-Fetch-Site); other clients say nothing.
+    Where there is a token, no such page has it, and proxies may call us what they like. Browsers say where a request
+    comes from (Fetch standard, Origin and Sec-Fetch-Site); other clients say nothing.
     """
     origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
     is_foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
@@ -142,13 +144,15 @@ def _http_error(error: web.HTTPException) -> web.StreamResponse:
         raise error
     code = _CODES.get(error.status, "bad-request")
     message = f"{error.status} {error.reason}"
+    hint = _HINT
     if error.status == 403:
         message = "a page of another site may not ask, nor may who calls this host by another name"
+        hint = "behind a proxy, give the control plane a token"
     elif error.status == 404:
         message = "there is nothing at this address"
     elif error.status == 413:
         message = f"the body has more than {MAX_BODY // 1024} KiB"
-    reply = error_reply(error.status, code, message, _HINT)
+    reply = error_reply(error.status, code, message, hint)
     if "Allow" in error.headers:
         reply.headers["Allow"] = error.headers["Allow"]
     if error.status in (408, 413):
