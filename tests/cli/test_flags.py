@@ -14,7 +14,15 @@ from loom.errors import UsageError
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("10MB", 10_000_000), ("10M", 10_000_000), ("64KiB", 65536), ("1 GB", 10**9), ("1.5kB", 1500), ("7", 7)],
+    [
+        ("10MB", 10_000_000),
+        ("10M", 10_000_000),
+        ("64KiB", 65536),
+        ("1 GB", 10**9),
+        ("1.5kB", 1500),
+        ("7", 7),
+        ("2TB", 2 * 10**12),
+    ],
 )
 def test_sizes_are_parsed(text: str, size: int) -> None:
     """Decimal and binary units, with and without blanks, mean what they say."""

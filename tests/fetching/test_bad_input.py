@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import loom
+from loom.cli import quick
 from loom.errors import AccessDenied, NotFound, OriginError, OriginUnreachable, StoreError, UsageError
 from tests.fetching.getter import IMPATIENT, SIZE
 from tests.fetching.kit import CHUNK
@@ -209,15 +210,19 @@ def test_a_url_of_bytes(origin, getter):
 
 
 def test_a_device_under_the_name(origin, tmp_path):
-    """A FIFO under the name does not make the fetch hang."""
-    out = tmp_path / "model.bin"
-    os.mkfifo(out)
-    try:
-        loom.fetch(origin.put("/m", THING), out, **IMPATIENT, sha256="0" * 64)
-    except loom.LoomError:
-        pass
-    else:
-        assert out.read_bytes() == DATA
+    """A pipe or a device under the name is refused, directly and behind a link, cached or not, and left as it is."""
+    pipe, link, url = tmp_path / "model.bin", tmp_path / "link", origin.put("/m", THING)
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    loom.fetch(url, tmp_path / "other")
+    for out in (pipe, link, Path("/dev/null"), Path("/dev/stdout"), Path("/dev/fd/1")):
+        for choices in ({"no_cache": True}, {"no_cache": False}):
+            with pytest.raises(UsageError):
+                loom.fetch(url, out, **{**IMPATIENT, **choices})
+            assert quick.answer(["fetch", url, "-o", str(out)], {"LOOM_CACHE": os.environ["LOOM_CACHE"]}) is None
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert Path("/dev/stdout").is_symlink()
 
 
 @pytest.mark.parametrize(("status", "kind"), [(404, NotFound), (403, AccessDenied), (401, AccessDenied)])

@@ -6,10 +6,12 @@ import pytest
 
 from loom.errors import OriginError
 from tests.fetching.getter import SIZE
+from tests.origins.deliveries import stalls
 from tests.origins.fault import first, when
 from tests.origins.replies import (
     answers,
     redirects,
+    says,
 )
 from tests.origins.things import Thing, seeded
 
@@ -100,3 +102,15 @@ def test_a_redirect_that_breaks(origin, getter):
     """A redirect that fails a few times is asked again."""
     origin.put("/target", THING)
     assert getter.right(origin.put("/m", THING, redirects("/target"), first(2, answers(503))), DATA).retries == 2
+
+
+def test_a_redirect_whose_body_never_comes(origin, getter):
+    """A body that is announced and withheld costs a timeout and is tried again, like any other silence."""
+
+    def withhold(exchange):
+        redirects("/target")(exchange)
+        says("Content-Length", "100")(exchange)
+        stalls(0)(exchange)
+
+    origin.put("/target", THING)
+    assert getter.right(origin.put("/m", THING, first(1, withhold)), DATA, timeout_s=0.2).retries == 1

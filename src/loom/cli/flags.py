@@ -16,6 +16,7 @@ _UNITS = {
     "K": 1000, "KB": 1000, "KIB": 1024,
     "M": 1000**2, "MB": 1000**2, "MIB": 1024**2,
     "G": 1000**3, "GB": 1000**3, "GIB": 1024**3,
+    "T": 1000**4, "TB": 1000**4, "TIB": 1024**4,
 }  # fmt: skip
 
 _AGES = {"": 1, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
@@ -72,7 +73,7 @@ class Flag:
 
 def parse_size(text: str) -> int:
     """Parse bytes with an optional unit: 10MB and 10M are 10 000 000, 64KiB is 65 536."""
-    digits = text.strip().rstrip("BIKMGbikmg ")
+    digits = text.strip().rstrip("BIKMGTbikmgt ")
     unit = text.strip()[len(digits) :].strip().upper()
     try:
         return int(float(digits) * _UNITS[unit])

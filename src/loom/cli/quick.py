@@ -10,10 +10,10 @@ import os
 import sys
 import time
 
-from loom.cli.words import format_hit, printable
+from loom.cli.words import format_hit, printable, working_folder
 from loom.core.reference import reference_key
 from loom.store.cache import Cache, cache_root, user_folder
-from loom.store.placing import place
+from loom.store.placing import is_among_devices, place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,14 +50,18 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
     if words.get("link") == "symlink" and not ref.is_settled:
         return None
     try:
+        if os.path.exists(out) and not os.path.isfile(out):
+            return None  # a folder, a device: the long way refuses it
         folder = os.path.realpath(os.path.dirname(out) or ".")
+        if is_among_devices(folder):
+            return None
         how = LINKS[words.get("link", "auto")]
         placement = place(cache.blob_path(ref.blob), f"{folder}/{os.path.basename(out)}", how)
     except (OSError, ValueError):
         return None  # the long way finds another way, or says what is wrong
     cache.touch(key)
     if "quiet" not in words:
-        elapsed_s, name = time.monotonic() - started, printable(out.removeprefix(os.getcwd() + "/"))
+        elapsed_s, name = time.monotonic() - started, printable(out.removeprefix(working_folder() + "/"))
         sys.stderr.write(format_hit(name, ref.size, elapsed_s, 0, placement.how, placement.why) + "\n")
     return 0
 

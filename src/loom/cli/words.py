@@ -1,9 +1,11 @@
 """Sizes, times and links in words.
 
-Rule: this module is on the path of a cache hit, so it imports nothing.
+Rule: this module is on the path of a cache hit, so it imports nothing that is not imported anyway.
 """
 
 from __future__ import annotations
+
+import os
 
 
 def format_size(size: float) -> str:
@@ -46,6 +48,14 @@ def count(number: int, noun: str) -> str:
 def printable(text: str) -> str:
     """Return the text without what could steer a terminal: names and answers come from strangers."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def working_folder() -> str:
+    """Return the working folder's path, as far as there is one: it may have been removed under our feet."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - pathlib is not for the path of a hit
+    except OSError:
+        return ""
 
 
 _LINKS = {"hard": "hard link", "symlink": "symbolic link", "kept": "linked already", "copy": "copied"}

@@ -139,7 +139,7 @@ def _require_between(name: str, value: float, low: float, high: float) -> None:
 def _check_header(name: str, value: str) -> None:
     """Refuse names and values that would break the request (RFC 9110 section 5.1, 5.5) or fight with the engine."""
     if not name or not _TOKEN_CHARS.issuperset(name):
-        raise UsageError(f"{name!r} is not a header name", "write --header 'Name: value'")
+        raise UsageError("what stands before the ':' is not a header name", "write --header 'Name: value'")
     if any(c in value for c in "\r\n\0"):
         raise UsageError(f"the value of header {name!r} holds a line break")
     try:

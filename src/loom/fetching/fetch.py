@@ -222,7 +222,8 @@ class _Fetch:
     def _fitting_workers(self, wanted: int) -> int:
         fitting = fit_descriptors(wanted)
         if fitting < wanted:
-            self._warnings.append(f"{fitting} workers instead of {wanted}: the limit on open files (ulimit -n) is low")
+            workers = "1 worker" if fitting == 1 else f"{fitting} workers"
+            self._warnings.append(f"{workers} instead of {wanted}: the limit on open files (ulimit -n) is low")
         return fitting
 
     # The end
@@ -286,7 +287,7 @@ class _Fetch:
     def interrupted(self) -> Interrupted:
         """Return what to tell somebody who pressed Ctrl-C."""
         if self._job is None:
-            return Interrupted("interrupted; nothing can be kept", "run the same command again to begin anew")
+            return Interrupted("interrupted before anything arrived", "run the same command again")
         with self._job.lock:
             transfer = self._job.transfer
             kept, size = transfer.kept(), transfer.size

@@ -17,102 +17,137 @@ if redis.call('GET', EPOCH) ~= ARGV[1] then
   return redis.error_reply('EPOCH the registry has another one')
 end
 
-local function get(key, field)
-  local packed = redis.call('HGET', key, field)
-  return packed and cmsgpack.unpack(packed) or {}
+-- A script that fails is not undone: what can fail (the batch is no msgpack, no memory, the stream is ahead) comes
+-- before what changes a fact.
+local changes = cmsgpack.unpack(ARGV[2])
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local number = redis.call('INCR', NUMBER)
+redis.call('XADD', BATCHES, 'MAXLEN', '~', ARGV[3], number .. '-0', 'b', ARGV[2])
+
+local function read(key, node)
+  local packed = redis.call('HGET', key, node)
+  return packed and cmsgpack.unpack(packed)
 end
 
-local function put(key, field, list)
+local function write(key, node, list)
   if #list == 0 then
-    redis.call('HDEL', key, field)
+    redis.call('HDEL', key, node)
   else
-    redis.call('HSET', key, field, cmsgpack.pack(list))
+    redis.call('HSET', key, node, cmsgpack.pack(list))
   end
 end
 
-local function select(list, is_kept)
-  local kept = {}
-  for _, one in ipairs(list) do
-    if is_kept(one) then kept[#kept + 1] = one end
+-- The nodes that the batch speaks of: read when first needed and written once, in the end, for it may say two thousand
+-- things about one node with four thousand models.
+--
+-- place       as in `nodes`
+-- inventory   what its heartbeats list, if that is known here
+-- withdrawn   model -> true: in the inventory no more
+-- registered  model -> true, as in `lists`, if that is known here
+local touched = {}
+
+local function registered_of(node)
+  if not node.registered then
+    node.registered = {}
+    for _, model in ipairs(read(LISTS, node.name) or {}) do node.registered[model] = true end
   end
-  return kept
+  return node.registered
 end
 
-local now = tonumber(redis.call('TIME')[1])
-
--- What a node had under a lease that is over: a new one must not bring it back.
-local function end_lease(node)
-  local it = get(NODES, node)
-  if not it.e or it.e > now then return it end
-  redis.call('HDEL', INVENTORIES, node)
-  it.e = nil
-  return redis.call('HEXISTS', LISTS, node) == 1 and it or {}
+local function forget_if_empty(node)
+  if not node.place.e and not next(registered_of(node)) then node.place = {l = 0, s = 0} end
 end
 
-local function place(change)
-  local it = end_lease(change.n)
-  it.a, it.z, it.l, it.s = change.a or it.a, change.z or it.z, it.l or 0, it.s or 0  -- never empty: that is a list
-  if change.k == 'b' then
-    it.l, it.s, it.e = change.l, change.s, change.e
+local function forget_lease(node)
+  node.inventory, node.withdrawn, node.place.e = {}, {}, nil
+  forget_if_empty(node)
+end
+
+local function node_of(name)
+  local node = touched[name]
+  if not node then
+    node = {name = name, place = read(NODES, name) or {l = 0, s = 0}, withdrawn = {}}
+    touched[name] = node
   end
-  redis.call('HSET', NODES, change.n, cmsgpack.pack(it))
-end
-
-local function take_out_of_inventory(node, model)
-  local before = get(INVENTORIES, node)
-  local after = select(before, function(pair) return pair[1] ~= model end)
-  if #after < #before then put(INVENTORIES, node, after) end
+  -- What it had under a lease that is over: a new one must not bring it back.
+  if node.place.e and node.place.e <= now then forget_lease(node) end
+  return node
 end
 
 local function forget_registered(node, model)
-  redis.call('HDEL', REGISTERED, node .. '\n' .. model)
-  redis.call('ZREM', LEASES, 'r\n' .. node .. '\n' .. model)
+  if not registered_of(node)[model] then return end
+  node.registered[model], node.is_list_new = nil, true
+  redis.call('HDEL', REGISTERED, node.name .. '\n' .. model)
+  redis.call('ZREM', LEASES, 'r\n' .. node.name .. '\n' .. model)
 end
 
-local function beat(change)
-  place(change)
-  redis.call('ZADD', LEASES, change.e, 'n\n' .. change.n)
+local function move(node, change)
+  node.place.a, node.place.z = change.a or node.place.a, change.z or node.place.z
+end
+
+local function beat(node, change)
+  move(node, change)
+  node.place.l, node.place.s, node.place.e = change.l, change.s, change.e
   if not change.i then return end
-  put(INVENTORIES, change.n, change.i)
-  local registered = get(LISTS, change.n)
-  if #registered == 0 then return end
-  local is_listed = {}
-  for _, pair in ipairs(change.i) do is_listed[pair[1]] = true end
-  for _, model in ipairs(registered) do
-    if is_listed[model] then forget_registered(change.n, model) end
-  end
-  put(LISTS, change.n, select(registered, function(model) return not is_listed[model] end))
+  node.inventory, node.withdrawn = change.i, {}
+  for _, pair in ipairs(change.i) do forget_registered(node, pair[1]) end
 end
 
-local function register(change)
-  place(change)
-  take_out_of_inventory(change.n, change.m)
-  local list = select(get(LISTS, change.n), function(model) return model ~= change.m end)
-  list[#list + 1] = change.m
-  put(LISTS, change.n, list)
-  redis.call('HSET', REGISTERED, change.n .. '\n' .. change.m, change.h)
-  local lease = 'r\n' .. change.n .. '\n' .. change.m
+local function register(node, change)
+  move(node, change)
+  node.withdrawn[change.m] = true
+  registered_of(node)[change.m], node.is_list_new = true, true
+  redis.call('HSET', REGISTERED, node.name .. '\n' .. change.m, change.h)
+  local lease = 'r\n' .. node.name .. '\n' .. change.m
   if change.e then redis.call('ZADD', LEASES, change.e, lease) else redis.call('ZREM', LEASES, lease) end
 end
 
-local function withdraw(change)
-  take_out_of_inventory(change.n, change.m)
-  forget_registered(change.n, change.m)
-  put(LISTS, change.n, select(get(LISTS, change.n), function(model) return model ~= change.m end))
-  local is_left = redis.call('ZSCORE', LEASES, 'n\n' .. change.n) or redis.call('HEXISTS', LISTS, change.n) == 1
-  if not is_left then redis.call('HDEL', NODES, change.n) end
+local function withdraw(node, change)
+  node.withdrawn[change.m] = true
+  forget_registered(node, change.m)
+  forget_if_empty(node)
 end
 
-local function leave(change)
-  for _, model in ipairs(get(LISTS, change.n)) do forget_registered(change.n, model) end
-  for _, key in ipairs({NODES, INVENTORIES, LISTS}) do redis.call('HDEL', key, change.n) end
-  redis.call('ZREM', LEASES, 'n\n' .. change.n)
+local function leave(node)
+  for model in pairs(registered_of(node)) do forget_registered(node, model) end
+  forget_lease(node)
+end
+
+local function write_inventory(node)
+  local list = node.inventory or (next(node.withdrawn) and read(INVENTORIES, node.name))
+  if not list then return end
+  local kept = {}
+  for _, pair in ipairs(list) do
+    if not node.withdrawn[pair[1]] then kept[#kept + 1] = pair end
+  end
+  if node.inventory or #kept < #list then write(INVENTORIES, node.name, kept) end
+end
+
+local function write_registered(node)
+  if not node.is_list_new then return end
+  local list = {}
+  for model in pairs(node.registered) do list[#list + 1] = model end
+  write(LISTS, node.name, list)
+end
+
+local function write_node(node)
+  write_inventory(node)
+  write_registered(node)
+  if node.place.e then
+    redis.call('ZADD', LEASES, node.place.e, 'n\n' .. node.name)
+  else
+    redis.call('ZREM', LEASES, 'n\n' .. node.name)
+  end
+  if node.place.e or next(registered_of(node)) then
+    redis.call('HSET', NODES, node.name, cmsgpack.pack(node.place))
+  else
+    redis.call('HDEL', NODES, node.name)
+  end
 end
 
 local apply = {b = beat, r = register, w = withdraw, l = leave}
-for _, change in ipairs(cmsgpack.unpack(ARGV[2])) do apply[change.k](change) end
+for _, change in ipairs(changes) do apply[change.k](node_of(change.n), change) end
+for _, node in pairs(touched) do write_node(node) end
 
-local number = redis.call('INCR', NUMBER)
-redis.call('XADD', BATCHES, 'MAXLEN', '~', ARGV[3], number .. '-0', 'b', ARGV[2])
-local time = redis.call('TIME')
 return {number, time[1], time[2]}

@@ -9,6 +9,8 @@ absolute, so doing it again does no harm.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import time
 import uuid
 from importlib.resources import files
@@ -42,10 +44,15 @@ BLOCK_S = 0.5
 KEPT_BATCHES = 10_000
 """How far a control plane may fall behind before it has to load everything again."""
 
+KEPT_BYTES = 128 * 1024 * 1024
+"""How much memory the stream may take, about: in a cold start of a large fleet inventories change with every beat."""
+
+_LEAST_KEPT = 100
 _GRACE_S = 60.0
 _PURGE_EVERY_S = 30.0
-_PURGED_AT_ONCE = 200
-_SCAN = 1000
+_PURGED_AT_ONCE = 50
+_SCAN = 100
+_READ_AT_ONCE = 16
 
 _NAMES = ("epoch", "number", "batches", "nodes", "inventories", "registered", "lists", "leases")
 _KEYS = tuple(f"{{loom}}:{name}" for name in _NAMES)
@@ -53,6 +60,9 @@ _EPOCH, _NUMBER, _BATCHES, _NODES, _INVENTORIES, _REGISTERED, *_ = _KEYS
 
 _COMMIT = files("loom.registry").joinpath("redis.lua").read_text(encoding="utf-8")
 _PURGE = files("loom.registry").joinpath("redis_purge.lua").read_text(encoding="utf-8")
+
+_REFUSED_IN_SCRIPT = ("user executing the script", "ACL failure")
+"""What Redis says when a script may not do something: these replies have no code of their own."""
 
 _REFUSALS = (exceptions.AuthenticationError, exceptions.NoPermissionError, exceptions.AuthorizationError)
 
@@ -83,12 +93,9 @@ class RedisLedger:
             commands, _ = self._open()
             await self._read_clock(commands)
             await commands.set(_EPOCH, uuid.uuid4().hex[:16], nx=True)
-            epoch, number = (
-                await commands.get(_EPOCH),
-                await commands.get(_NUMBER),
-            )  # before the rest: nothing is missed
+            epoch, number = await commands.mget(_EPOCH, _NUMBER)  # before the rest: nothing is missed
             nodes = {name: msgspec.msgpack.decode(it) async for name, it in _scan(commands, _NODES)}
-            inventories = {name: msgspec.msgpack.decode(it) async for name, it in _scan(commands, _INVENTORIES)}
+            inventories = {name: _inventory(it) async for name, it in _scan(commands, _INVENTORIES)}
             registered = {name: it async for name, it in _scan(commands, _REGISTERED)}
         changes = [*_beats(nodes, inventories, self.now()), *_registrations(nodes, registered, self.now())]
         return Snapshot(_text(epoch), int(number or 0), changes)
@@ -96,12 +103,14 @@ class RedisLedger:
     async def commit(self, epoch: str, changes: Sequence[Change]) -> int:
         """Run the script."""
         packed = msgspec.msgpack.encode([_pack(change) for change in changes])
+        kept = min(KEPT_BATCHES, max(_LEAST_KEPT, KEPT_BYTES // len(packed)))
         async with self._talking():
             commands, _ = self._open()
             asked_at = time.monotonic()
-            number, *parts = await commands.eval(_COMMIT, len(_KEYS), *_KEYS, epoch, packed, KEPT_BATCHES)
+            number, *parts = await _run(commands, _COMMIT, epoch, packed, kept)
             self._set_clock(parts, asked_at)
-            if time.monotonic() - self._purged > _PURGE_EVERY_S:
+        if time.monotonic() - self._purged > _PURGE_EVERY_S:
+            with contextlib.suppress(exceptions.RedisError, OSError, EOFError):  # the batch is kept, whatever happens
                 await self._purge(commands)
         return int(number)
 
@@ -109,7 +118,7 @@ class RedisLedger:
         """Read the stream, and look whether it is still the one of the epoch."""
         async with self._talking():
             commands, reader = self._open()
-            found = await reader.xread({_BATCHES: f"{number}-0"}, count=100, block=int(BLOCK_S * 1000))
+            found = await reader.xread({_BATCHES: f"{number}-0"}, _READ_AT_ONCE, int(BLOCK_S * 1000))
             await self._read_clock(commands)
             known_epoch, known_number = await commands.mget(_EPOCH, _NUMBER)
         if _text(known_epoch) != epoch:
@@ -149,21 +158,24 @@ class RedisLedger:
         """Turn what can go wrong into our errors."""
         try:
             yield
-        except _REFUSALS as error:
-            await self._disconnect()
-            raise RegistryError(f"Redis at {self._shown} refuses us: {error}", "check user and password") from None
-        except exceptions.ResponseError as error:
-            if "EPOCH" in str(error):
-                raise EpochChanged from None
-            raise RegistryUnavailable(f"Redis at {self._shown} says: {error}", "look at its log") from error
         except (exceptions.RedisError, exceptions.RedisClusterException, OSError, EOFError) as error:
-            reason = str(error) or type(error).__name__
-            message = f"Redis at {self._shown} cannot be reached: {reason}"
-            raise RegistryUnavailable(message, "is it running? check --registry") from error
+            if str(error).startswith("EPOCH"):
+                raise EpochChanged from None
+            if _is_refusal(error) or isinstance(error, exceptions.ReadOnlyError):
+                await self._disconnect()  # the name may lead to another one by now: a new master, a new password
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> RegistryError:
+        if _is_refusal(error):
+            return RegistryError(f"Redis at {self._shown} refuses us: {error}", "check user and password")
+        if isinstance(error, exceptions.ResponseError):
+            return RegistryUnavailable(f"Redis at {self._shown} says: {error}", "look at its log")
+        message = f"Redis at {self._shown} cannot be reached: {str(error) or type(error).__name__}"
+        return RegistryUnavailable(message, "is it running? check --registry")
 
     async def _purge(self, commands: Any) -> None:
         self._purged = time.monotonic()
-        while await commands.eval(_PURGE, len(_KEYS), *_KEYS, _GRACE_S, _PURGED_AT_ONCE) == _PURGED_AT_ONCE:
+        while await _run(commands, _PURGE, _GRACE_S, _PURGED_AT_ONCE) == _PURGED_AT_ONCE:
             pass
 
     async def _read_clock(self, commands: Any) -> None:
@@ -171,9 +183,15 @@ class RedisLedger:
         self._set_clock(await commands.time(), asked_at)
 
     def _set_clock(self, parts: Sequence[Any], asked_at: float) -> None:
-        """Take over Redis's time, which it was half-way between asking and now."""
+        """Take over Redis's time, read between asking and now: what is known stays if it agrees with that.
+
+        So a slow answer moves nothing, and a quick one corrects what a slow one said.
+        """
         seconds, micros = parts
-        self._offset_s = int(seconds) + int(micros) / 1e6 - (asked_at + time.monotonic()) / 2
+        said = int(seconds) + int(micros) / 1e6
+        least, most = said - time.monotonic(), said - asked_at
+        known = (least + most) / 2 if self._offset_s is None else self._offset_s
+        self._offset_s = min(max(known, least), most)
 
 
 def _connect(location: RedisLocation, timeout_s: float) -> list[Any]:
@@ -184,23 +202,39 @@ def _connect(location: RedisLocation, timeout_s: float) -> list[Any]:
         "socket_timeout": timeout_s,
         "socket_connect_timeout": TIMEOUT_S,
         "protocol": 2,
-        "ssl": location.is_tls,
+        **_tls(location),
     }
     once = Retry(NoBackoff(), 0)
     if location.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in location.hosts]
         return [RedisCluster(startup_nodes=nodes, retry=once, **choices)]
     if location.kind == "sentinel":
-        quick = {
-            "socket_timeout": TIMEOUT_S,
-            "socket_connect_timeout": TIMEOUT_S,
-            "ssl": location.is_tls,
-            "retry": once,
-        }
+        quick = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "retry": once, **_tls(location)}
         sentinel = Sentinel(list(location.hosts), sentinel_kwargs=quick, db=location.database, retry=once, **choices)  # type: ignore[no-untyped-call]
         return [sentinel.master_for(location.service), *sentinel.sentinels]
     host, port = location.hosts[0]
     return [Redis(host=host, port=port, db=location.database, retry=once, **choices)]
+
+
+def _tls(location: RedisLocation) -> dict[str, Any]:
+    """Return the choices that have a server prove its name: redis-py before 6 takes any certificate for any host."""
+    return {"ssl": True, "ssl_check_hostname": True} if location.is_tls else {}
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether Redis knows us and does not let us; a cluster's client wraps what it was told."""
+    if isinstance(error, _REFUSALS) or isinstance(error.__cause__, _REFUSALS):
+        return True
+    return isinstance(error, exceptions.ResponseError) and any(said in str(error) for said in _REFUSED_IN_SCRIPT)
+
+
+async def _run(commands: Any, script: str, *arguments: str | bytes | float) -> Any:
+    """Run a script by its digest, by its text when Redis does not know it yet: then nothing has happened."""
+    digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    try:
+        return await commands.evalsha(digest, len(_KEYS), *_KEYS, *arguments)
+    except exceptions.NoScriptError:
+        return await commands.eval(script, len(_KEYS), *_KEYS, *arguments)
 
 
 async def _scan(commands: Any, key: str) -> AsyncIterator[tuple[str, bytes]]:
@@ -221,6 +255,7 @@ def _facts(it: Holding, expires_at: float | None = None) -> str:
     return msgspec.json.encode(facts).decode()
 
 
+@functools.lru_cache(maxsize=10_000)  # a fleet has the same models on many nodes: one object serves them all
 def _holding(model: str, record: str | bytes) -> tuple[Holding, float | None]:
     *facts, expires_at = msgspec.json.decode(record)
     return Holding(model, *facts), expires_at
@@ -240,6 +275,10 @@ def _pack(change: Change) -> dict[str, Any]:
     else:
         facts["k"] = "l"
     return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _inventory(packed: bytes) -> tuple[Holding, ...]:
+    return tuple(_holding(*pair)[0] for pair in msgspec.msgpack.decode(packed))
 
 
 def _pack_inventory(inventory: tuple[Holding, ...] | None) -> list[tuple[str, str]] | None:
@@ -265,12 +304,12 @@ def _batch(entry: tuple[bytes, dict[bytes, bytes]]) -> Batch:
 
 
 def _beats(
-    nodes: dict[str, dict[str, Any]], inventories: dict[str, list[tuple[str, str]]], now: float
+    nodes: dict[str, dict[str, Any]], inventories: dict[str, tuple[Holding, ...]], now: float
 ) -> Iterator[Change]:
     for node, it in nodes.items():
         if it.get("e", 0) > now:
-            inventory = tuple(_holding(*pair)[0] for pair in inventories.get(node, ()))
-            yield Beat(node, float(it["e"]), it.get("a"), it.get("z"), it["l"], it["s"], inventory)
+            held = inventories.get(node, ())
+            yield Beat(node, float(it["e"]), it.get("a"), it.get("z"), it["l"], it["s"], held)
 
 
 def _registrations(nodes: dict[str, dict[str, Any]], registered: dict[str, bytes], now: float) -> Iterator[Change]:

@@ -44,7 +44,7 @@ def parse_redis_location(text: str) -> RedisLocation:
     base = scheme.replace("rediss", "redis").replace("valkeys", "valkey")
     if base not in _KINDS or not rest:
         raise _wrong(text, "names no Redis")
-    kind, parts = _KINDS[base], urlsplit(f"//{rest}")
+    kind, parts = _KINDS[base], _split(text, rest)
     if parts.query or parts.fragment:
         raise _wrong(text, "has options, and takes none")
     user, at, hosts = parts.netloc.rpartition("@")
@@ -61,6 +61,15 @@ def parse_redis_location(text: str) -> RedisLocation:
     )
 
 
+def _split(text: str, rest: str) -> SplitResult:
+    if not rest.isprintable() or " " in rest:
+        raise _wrong(text, "holds a blank or a control character")
+    try:
+        return urlsplit(f"//{rest}")
+    except ValueError:  # its text quotes the user info
+        raise _wrong(text, "names no host") from None
+
+
 def _path(text: str, kind: str, parts: SplitResult) -> tuple[str, int]:
     """Return the sentinels' service and the number of the database."""
     words = [unquote(word) for word in parts.path.split("/") if word]
@@ -69,7 +78,7 @@ def _path(text: str, kind: str, parts: SplitResult) -> tuple[str, int]:
         raise _wrong(text, "names no service: redis+sentinel://host:26379/mymaster")
     if kind == "cluster" and words:
         raise _wrong(text, "names a database, and a cluster has one alone")
-    if len(words) > 1 or not all(word.isascii() and word.isdecimal() for word in words):
+    if len(words) > 1 or not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
         raise _wrong(text, "names no database by its number")
     return service, int(words[0]) if words else 0
 
@@ -90,4 +99,5 @@ def _host(text: str, one: str, default: int) -> tuple[str, int]:
 
 def _wrong(text: str, what: str) -> UsageError:
     """Return the error; nothing of the location is shown but its scheme, for who knows where the password is."""
-    return UsageError(f"the registry {text.partition('://')[0]}://... {what}", "write redis://host:6379/0")
+    hint = "write redis://user:password@host:6379/0, with %40 for an @ in the password, %2F for a /"
+    return UsageError(f"the registry {text.partition('://')[0]}://... {what}", hint)

@@ -104,7 +104,7 @@ class SqliteLedger:
         """Close the file and give up the lock."""
         if self._database is not None:
             await self._run(self._close)
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown()  # it is idle by now
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         try:

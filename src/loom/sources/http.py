@@ -197,8 +197,9 @@ class HttpSource:
                 return url, response
             try:
                 url = _next_hop(url, location)
-                await response.skip()
-            except OSError as error:
+                async with asyncio.timeout(self._timeout_s):
+                    await response.skip()
+            except (OSError, TimeoutError) as error:
                 response.connection.close()
                 raise fault_of(url, error, self._timeout_s) from error
             except BaseException:

@@ -57,6 +57,14 @@ class Placement:
         self.why = why
 
 
+def is_among_devices(folder: str) -> bool:
+    """Return whether a folder, without symbolic links in its path, is where the system keeps devices and descriptors.
+
+    /dev/stdout may lead to an ordinary file, and is still not a name that a file may take.
+    """
+    return folder in ("/dev", "/proc") or folder.startswith("/proc/")
+
+
 def place(blob: str, out: str, mode: str = "auto", on_copied: Callable[[int], None] | None = None) -> Placement:
     """Make `out` lead to the content of `blob`, as `mode` (a key of WAYS) has it. Raises OSError as it comes.
 

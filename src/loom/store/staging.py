@@ -26,6 +26,7 @@ from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
 from loom.store.journal import Record, format_chunks, format_header, format_synced, read_journal
+from loom.store.placing import is_among_devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -319,26 +320,31 @@ class Staging:
 
 
 def check_out(path: Path) -> Path:
-    """Return the absolute final path, or raise for one that can never be written: a folder, a missing folder."""
+    """Return the absolute final path, or raise for one that can never be written: a folder, a device, a missing folder.
+
+    A file gets its name by a rename, which would put it in the place of /dev/null.
+    """
     if "\0" in str(path):
         raise UsageError("the file name holds a null byte", "choose another --out")
     if len(os.fsencode(path.name)) > _MAX_NAME - len("..loom.journal"):
         raise UsageError(f"the file name is too long: {path.name[:40]}...", "choose a shorter --out")
     with faults("use", path):
-        is_folder, has_folder = _is_folder(path), _is_folder(path.parent)
-    if is_folder:
+        mode, folder_mode = _mode_of(path), _mode_of(path.parent)
+    if stat.S_ISDIR(mode):
         raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
-    if not has_folder:
+    if (mode and not stat.S_ISREG(mode)) or is_among_devices(str(path.parent.resolve())):
+        raise UsageError(f"{path} is a device or a pipe", "a model goes to a file: --out FILE")
+    if not stat.S_ISDIR(folder_mode):
         raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
     return path.parent.resolve() / path.name
 
 
-def _is_folder(path: Path) -> bool:
-    """Return whether `path` is a folder. Raises OSError when nobody can tell, where Path.is_dir may say no."""
+def _mode_of(path: Path) -> int:
+    """Return the mode of what `path` leads to, 0 for nothing. Raises OSError when nobody can tell."""
     try:
-        return stat.S_ISDIR(path.stat().st_mode)
+        return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return 0
 
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:

@@ -32,4 +32,4 @@ def run(arguments: list[str], voice: Voice) -> int:
 
 
 def _plain(setting: Setting) -> Any:
-    return setting.shown() if setting.flag.is_secret and setting.value else setting.value or setting.flag.default
+    return setting.shown() if setting.flag.is_secret and setting.value else setting.value

@@ -13,6 +13,7 @@ from loom.cli.output import Talk, format_receipt, print_json
 from loom.cli.parser import fetch_parser as parser
 from loom.cli.parser import parse
 from loom.cli.settings import fleet_token, options_of
+from loom.cli.words import working_folder
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _fetch(url: str, out: str | None, choices: dict[str, Any], talk: Talk, voice
         talk.clear()
     for warning in receipt.warnings:
         talk.say(f"loom: warning: {warning}")
-    talk.say(format_receipt(receipt, str(Path.cwd())))
+    talk.say(format_receipt(receipt, working_folder()))
     if voice.as_json:
         print_json(receipt.to_dict())
     return receipt
