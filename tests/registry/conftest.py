@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def started(server: RedisServer | SentinelServers) -> Iterator[RedisServer | SentinelServers]:
-    with server as running:
-        yield running
-
-
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own, which it may kill."""

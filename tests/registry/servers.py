@@ -77,6 +77,11 @@ class RedisServer:
             self._process.wait(10)
             self._process = None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
     def pause(self) -> None:
         """Stop it without closing anything."""
         if self._process is not None:
@@ -117,8 +122,9 @@ class SentinelServers:
     def __init__(self, folder: Path) -> None:
         for name in ("master", "replica", "sentinel"):
             (folder / name).mkdir()
-        self.master = RedisServer(folder / "master")
-        self.replica = RedisServer(folder / "replica", "--replicaof", f"127.0.0.1 {self.master.port}")
+        at_once = ("--repl-diskless-sync-delay", "0")
+        self.master = RedisServer(folder / "master", *at_once)
+        self.replica = RedisServer(folder / "replica", "--replicaof", f"127.0.0.1 {self.master.port}", *at_once)
         config = folder / "sentinel" / "sentinel.conf"
         config.write_text(
             f"sentinel monitor fleet 127.0.0.1 {self.master.port} 1\n"

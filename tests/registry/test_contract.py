@@ -15,16 +15,22 @@ from loom.core.fleet import Fleet
 from loom.errors import RegistryUnavailable
 from loom.registry.ledger import EpochChanged
 from loom.registry.locations import open_ledger
-from loom.registry.registry import Registry
+from loom.registry.registry import MAX_BATCH, Registry
 from tests.registry.changes import CHANGES, facts_of, sample
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from loom.registry.ledger import Ledger, Snapshot
 
 DIGEST = "sha256:" + "a" * 64
 FULL = Holding("org/модель 7b", DIGEST, 2**53, "partial", 12345678901, 987654321, 1)
+M, N, P = Holding("m"), Holding("n", size=5), Holding("p", received=3)
+END = 4e9
+"""A time at which nobody runs these tests."""
+
+ODD_NAMES = ("a/b", "..", "*", "{loom}", "{loom}:nodes", "a:b", "a b", "%41", "'; DROP TABLE nodes; --", '"', "\\",
+             "null", "é", "e\u0301", "😀", "x" * 1024)  # fmt: skip
 
 
 def run(work: Coroutine[object, object, None]) -> None:
@@ -55,6 +61,13 @@ def fleet_of(changes: Sequence[Change]) -> Fleet:
     for change in changes:
         fleet.apply(change)
     return fleet
+
+
+async def is_past(now: Callable[[], float], time_s: float) -> None:
+    """Wait until a clock is well past a time: a ledger's own may be behind by what an answer takes."""
+    while (left_s := time_s + 0.02 - now()) > 0:
+        assert left_s < 10
+        await asyncio.sleep(left_s)
 
 
 async def kept(location: str, batches: Sequence[Sequence[Change]]) -> Fleet:
@@ -102,13 +115,129 @@ def test_every_fact_is_kept(location: str) -> None:
     run(work())
 
 
+CASES: dict[str, tuple[list[list[Change]], set[tuple[str, Holding, float | None]]]] = {
+    "a renewal keeps what is held": (
+        [[Beat("a", END, inventory=(M, N))], [Beat("a", END + 1)]],
+        {("a", M, END + 1), ("a", N, END + 1)},
+    ),
+    "an inventory replaces the one before": (
+        [[Beat("a", END, inventory=(M, N))], [Beat("a", END, inventory=(P,))]],
+        {("a", P, END)},
+    ),
+    "an empty one leaves nothing": ([[Beat("a", END, inventory=(M,))], [Beat("a", END, inventory=())]], set()),
+    "an inventory takes over what was registered, and leaves the rest of it": (
+        [[Registered("a", M), Registered("a", N)], [Beat("a", END, inventory=(M,))], [Beat("a", END, inventory=())]],
+        {("a", N, None)},
+    ),
+    "a registration takes a model out of the inventory": (
+        [[Beat("a", END, inventory=(M, N))], [Registered("a", M)], [Beat("a", END, inventory=(N,))]],
+        {("a", M, None), ("a", N, END)},
+    ),
+    "a registration replaces the one before, and its end": (
+        [[Registered("a", M, expires_at=END)], [Registered("a", M)], [Registered("b", M)],
+         [Registered("b", Holding("m", size=7), expires_at=END)]],
+        {("a", M, None), ("b", Holding("m", size=7), END)},
+    ),
+    "what is withdrawn is gone, wherever it came from": (
+        [[Beat("a", END, inventory=(M, N)), Registered("a", P)], [Withdrawn("a", "m"), Withdrawn("a", "p")]],
+        {("a", N, END)},
+    ),
+    "what is not there can be withdrawn": ([[Withdrawn("a", "m")], [Registered("b", M)], [Withdrawn("b", "n")],
+                                            [Left("c")]], {("b", M, None)}),
+    "who leaves takes everything along": (
+        [[Beat("a", END, inventory=(M,)), Registered("a", N), Registered("b", M)], [Left("a")]],
+        {("b", M, None)},
+    ),
+    "the last word counts within a batch, too": (
+        [[Registered("a", M), Withdrawn("a", "m"), Registered("a", N), Left("a"), Beat("a", END, inventory=(M, N)),
+          Registered("a", N), Withdrawn("a", "m"), Registered("a", P, expires_at=END)]],
+        {("a", N, None), ("a", P, END)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_changes_amount_to(location: str, case: str) -> None:
+    """Another process loads what they say, and what a fleet makes of them."""
+    batches, wanted = CASES[case]
+
+    async def work() -> None:
+        fleet = await kept(location, batches)
+        assert {(node, holding, end) for node, _, _, _, holding, end in facts_of(fleet)} == wanted
+        assert facts_of(fleet) == facts_of(fleet_of([change for batch in batches for change in batch]))
+
+    run(work())
+
+
+def test_places_are_kept_until_nothing_is_known(location: str) -> None:
+    """Who does not say where it is, is where it was; a node that is forgotten is nowhere."""
+
+    async def work() -> None:
+        here = ("http://10.0.0.1:1", "z")
+        fleet = await kept(location, [
+            [Registered("a", M, *here), Beat("b", END, *here), Registered("c", M, *here), Beat("d", END, *here)],
+            [Registered("a", N), Beat("b", END), Withdrawn("c", "m"), Left("d")],
+            [Registered("c", N), Registered("d", N)],
+        ])  # fmt: skip
+        places = {one.node: (one.address, one.zone) for one in fleet.nodes()}
+        assert places == {"a": here, "b": here, "c": (None, None), "d": (None, None)}
+
+    run(work())
+
+
+def test_odd_names_are_names(location: str) -> None:
+    """Whatever means something to a ledger, a shell or a URL is a name like any other."""
+
+    async def work() -> None:
+        listed = tuple(map(Holding, ODD_NAMES))
+        changes = [Beat("lister", END, inventory=listed), *(Registered(name, Holding(name)) for name in ODD_NAMES)]
+        fleet = await kept(location, [changes])
+        assert {one.node for one in fleet.nodes()} == {"lister", *ODD_NAMES}
+        assert {one.holding for one in fleet.inventory("lister")} == set(listed)
+        assert all([one.holding.model for one in fleet.inventory(name)] == [name] for name in ODD_NAMES)
+        fleet = await kept(location, [[Withdrawn(name, name) for name in ODD_NAMES]])
+        assert [one.node for one in fleet.nodes()] == ["lister"]
+
+    run(work())
+
+
+def test_a_batch_may_be_all_about_one_node(location: str) -> None:
+    """As many changes as fit into a commit, about a node with as many models as it may have."""
+    many = [Holding(f"org/model-{n}", DIGEST, n) for n in range(4096)]
+
+    async def work() -> None:
+        fleet = await kept(location, [
+            [Beat("a", END, inventory=tuple(many))],
+            *([Registered("a", one) for one in many[start : start + MAX_BATCH]] for start in range(0, 4096, MAX_BATCH)),
+            [Withdrawn("a", one.model) for one in many[:MAX_BATCH]],
+        ])  # fmt: skip
+        assert {one.holding for one in fleet.inventory("a")} == set(many[MAX_BATCH:])
+
+    run(work())
+
+
+def test_a_lease_that_is_over_is_not_brought_back(location: str) -> None:
+    """A renewal that comes too late renews nothing: the node has to say what it holds; what it registered stays."""
+
+    async def work() -> None:
+        async with opened(location) as (ledger, snapshot):
+            ends = ledger.now() + 0.1
+            await ledger.commit(snapshot.epoch, [Beat("a", ends, inventory=(M,)), Registered("a", N)])
+            await is_past(ledger.now, ends)
+        fleet = await kept(location, [[Beat("a", END)]])
+        assert [(one.holding, one.expires_at) for one in fleet.inventory("a")] == [(N, None)]
+
+    run(work())
+
+
 def test_batches_have_numbers_in_a_row(location: str) -> None:
     """Each is one more than the one before."""
 
     async def work() -> None:
         async with opened(location) as (ledger, snapshot):
             numbers = [await ledger.commit(snapshot.epoch, [Registered("a", Holding(str(n)))]) for n in range(5)]
-            assert numbers == [snapshot.number + n for n in range(1, 6)]
+            numbers.append(await ledger.commit(snapshot.epoch, []))
+            assert numbers == [snapshot.number + n for n in range(1, 7)]
 
     run(work())
 
@@ -141,7 +270,8 @@ def test_a_large_inventory_is_kept(location: str) -> None:
     run(work())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("location", ["sqlite", "redis"], indirect=True)  # all of Redis's kinds run the same script
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(CHANGES, min_size=1, max_size=6), min_size=1, max_size=6))
 def test_what_is_loaded_is_what_was_told(location: str, batches: list[list[Change]]) -> None:
     """Whatever is committed, another process loads the fleet that comes of applying it."""
@@ -268,6 +398,23 @@ def test_another_process_follows(location: str) -> None:
                     number = batch.number
                     seen.append(list(batch.changes))
             assert seen == wanted
+
+    run(work())
+
+
+@pytest.mark.parametrize("location", ["sqlite", "redis"], indirect=True)
+def test_a_renewal_that_comes_too_late_means_the_same_to_all(location: str) -> None:
+    """What a control plane makes of it is what the next one loads, whether anybody asked in between or not."""
+
+    async def work() -> None:
+        async with registry_at(location) as registry:
+            ends = registry.now + 0.1
+            await registry.submit(Beat("a", ends, inventory=(M,)))
+            await is_past(lambda: registry.now, ends)
+            await registry.submit(Beat("a", registry.now + 60))
+            seen = facts_of(registry.fleet)
+        async with registry_at(location) as registry:
+            assert facts_of(registry.fleet) == seen
 
     run(work())
 

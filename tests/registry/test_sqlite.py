@@ -15,10 +15,12 @@ import pytest
 
 from loom.core.changes import Beat, Holding, Left, Registered
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
+from loom.registry import sqlite as sqlite_module
 from loom.registry.locations import default_registry, open_ledger
 from tests.registry.test_contract import fleet_of, opened, registry_at, run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 WRITER = """
@@ -76,6 +78,25 @@ def test_one_control_plane_has_the_file(tmp_path: Path) -> None:
     run(work())
 
 
+def test_who_could_not_open_the_file_lets_go_of_it(tmp_path: Path) -> None:
+    """Trying again says what is wrong, not that another control plane is in the way; when it is mended, it works."""
+    path = tmp_path / "r.db"
+    path.write_bytes(b"these are weights, not a registry" * 100)
+
+    async def work() -> None:
+        ledger = open_ledger(f"sqlite://{path}")
+        try:
+            for _ in range(2):
+                with pytest.raises(RegistryError, match="is not a registry"):
+                    await ledger.load()
+            path.unlink()
+            assert (await ledger.load()).epoch
+        finally:
+            await ledger.close()
+
+    run(work())
+
+
 def test_what_is_no_registry_is_left_alone(tmp_path: Path) -> None:
     """A file of another kind, or of a later Loom, is refused and not changed."""
     other = tmp_path / "other.db"
@@ -110,13 +131,54 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
     run(work())
 
 
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root may mount a disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """It is said at the start, with what to do."""
+
+    async def work() -> None:
+        ledger = open_ledger(f"sqlite://{tmp_path}/disk/r.db")
+        with pytest.raises(RegistryError, match="Read-only") as caught:
+            await ledger.load()
+        await ledger.close()
+        assert caught.value.hint
+
+    with mounted(tmp_path / "disk", "ro"):
+        run(work())
+
+
+def test_tidying_up_that_fails_denies_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch before it is kept and acknowledged, and the next one can be written."""
+    monkeypatch.setattr(sqlite_module, "_PURGE_EVERY_S", 0.0)
+    monkeypatch.setattr(sqlite_module, "_PURGE", (*sqlite_module._PURGE, "DELETE FROM broken WHERE x <= ?"))
+
+    async def work() -> None:
+        ledger = open_ledger(f"sqlite://{tmp_path}/r.db")
+        with monkeypatch.context() as sound:
+            sound.setattr(sqlite_module, "_PURGE", ())
+            epoch = (await ledger.load()).epoch
+        try:
+            assert await ledger.commit(epoch, [Registered("a", Holding("m"))]) == 1
+            assert await ledger.commit(epoch, [Registered("a", Holding("n"))]) == 2
+        finally:
+            await ledger.close()
+
+    run(work())
+
+
 def test_a_full_disk_costs_writes_only(tmp_path: Path) -> None:
     """While there is no room a write fails and says so; reads go on, and writes do when there is room again."""
     disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
     ballast = disk / "ballast"
 
     async def work() -> None:
@@ -132,10 +194,8 @@ def test_a_full_disk_costs_writes_only(tmp_path: Path) -> None:
             await registry.submit(Registered("c", Holding("m")))
             assert registry.fleet.count_holders("m") == 2
 
-    try:
+    with mounted(disk, "size=256k"):
         run(work())
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_what_has_ended_is_removed(tmp_path: Path) -> None:

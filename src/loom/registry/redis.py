@@ -166,11 +166,12 @@ class RedisLedger:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> RegistryError:
+        reason = str(error).partition(" script: ")[0] or type(error).__name__  # whatever line of ours it was
         if _is_refusal(error):
-            return RegistryError(f"Redis at {self._shown} refuses us: {error}", "check user and password")
+            return RegistryError(f"Redis at {self._shown} refuses us: {reason}", "check user and password")
         if isinstance(error, exceptions.ResponseError):
-            return RegistryUnavailable(f"Redis at {self._shown} says: {error}", "look at its log")
-        message = f"Redis at {self._shown} cannot be reached: {str(error) or type(error).__name__}"
+            return RegistryUnavailable(f"Redis at {self._shown} says: {reason}", "look at its log")
+        message = f"Redis at {self._shown} cannot be reached: {reason}"
         return RegistryUnavailable(message, "is it running? check --registry")
 
     async def _purge(self, commands: Any) -> None:

@@ -33,6 +33,9 @@ MAX_WAITING = 50_000
 _LAST_COMMIT_S = 2.0
 
 
+_CATCH_UP_S = 5.0
+"""How long a change may take to become visible here once it is kept."""
+
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Between tries to reach a ledger that is away."""
 
@@ -132,8 +135,11 @@ class Registry:
         number = await self._keep(changes)
         epoch = self.epoch
         await self._take(epoch, Batch(number, changes))
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._number >= number or self.epoch != epoch)
+        try:
+            async with asyncio.timeout(_CATCH_UP_S), self._moved:
+                await self._moved.wait_for(lambda: self._number >= number or self.epoch != epoch)
+        except TimeoutError:
+            raise RegistryUnavailable("the registry keeps changes, but cannot be read", "say it again") from None
         if self.epoch != epoch:
             raise RegistryUnavailable("the registry lost what it knew just now", "say it again")
 
@@ -156,8 +162,8 @@ class Registry:
                 for batch in await self._ledger.follow(epoch, self._number):
                     await self._take(epoch, batch)
                 tries, self._heard_at = 0, time.monotonic()
-                if self.trouble:  # it can be read: can it be written again?
-                    await self._commit(())
+                if self.trouble:  # it can be read: can it be written again? What came before, only we can read
+                    await self._take(self.epoch, Batch(await self._keep(()), ()))
                     self._note_trouble("")
             except (EpochChanged, Missed):
                 tries = 1
@@ -172,6 +178,7 @@ class Registry:
         if epoch == self.epoch and batch.number > self._number:
             self._ahead[batch.number] = batch.changes
         while (changes := self._ahead.pop(self._number + 1, None)) is not None:
+            self._fleet.expire(self._ledger.now())  # a renewal that comes too late renews nothing
             for change in changes:
                 self._fleet.apply(change)
             self._number += 1

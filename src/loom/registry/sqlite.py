@@ -8,6 +8,7 @@ Everything that touches the file happens on one thread of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -122,7 +123,11 @@ class SqliteLedger:
 
     def _load(self) -> Snapshot:
         if self._database is None:
-            self._database = self._open()
+            try:
+                self._database = self._open()
+            except BaseException:
+                self._close()  # the lock must not outlast a file that cannot be used
+                raise
         self._purge(self._database)
         (epoch,) = self._database.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
         return Snapshot(epoch, self._number, list(_changes(self._database)))
@@ -171,14 +176,20 @@ class SqliteLedger:
                 self._database.execute("ROLLBACK")
             raise
         if self.now() - self._purged > _PURGE_EVERY_S:
-            self._purge(self._database)
+            with contextlib.suppress(sqlite3.Error):  # the batch is kept, whatever comes of tidying up
+                self._purge(self._database)
 
     def _purge(self, database: sqlite3.Connection) -> None:
         self._purged = self.now()
         database.execute("BEGIN IMMEDIATE")
-        for statement in _PURGE:
-            database.execute(statement, (self._purged,))
-        database.execute("COMMIT")
+        try:
+            for statement in _PURGE:
+                database.execute(statement, (self._purged,))
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
 
     def _close(self) -> None:
         if self._database is not None:
