@@ -56,7 +56,7 @@ class ControlOptions:
         if self.tls_key and not self.tls_cert:
             raise UsageError("--tls-key without --tls-cert", "name both, or one PEM file with --tls-cert")
         if not self.is_local and self.token is None and not self.allow_anonymous:
-            hint = "give the fleet a token (LOOM_TOKEN or --token-file), or say --allow-anonymous"
+            hint = "give the fleet a token (LOOM_FLEET_TOKEN or --token-file), or say --allow-anonymous"
             raise UsageError(f"{self.host} can be reached from elsewhere, and anybody could register", hint)
 
     @property

@@ -26,7 +26,7 @@ _TEXT = """\
 Run the control plane: it knows which node holds which model, and tells who asks.
 
 It listens on this machine alone unless --host says otherwise; then it wants a token, which nodes and
-commands send, too: --token-file, LOOM_FLEET_TOKEN or LOOM_TOKEN. A browser shows the fleet at its address."""
+commands send, too: --token-file or LOOM_FLEET_TOKEN. A browser shows the fleet at its address."""
 
 
 def parser() -> Parser:
