@@ -318,15 +318,17 @@ def test_a_control_plane_that_paused_catches_up(redis: RedisServer, monkeypatch:
     async def work() -> None:
         monkeypatch.setattr(ledger, "follow", follow)
         paused = Registry(ledger)
-        await paused.start()
-        async with opened(redis.url) as (other, snapshot):
-            for n in range(300):
-                await other.commit(snapshot.epoch, [Registered("a", Holding(f"m{n}"))])
-        assert not has(paused, "m0")
-        may_follow.set()
-        await until(lambda: paused.fleet.count_of("a") == 300)
-        assert not paused.trouble
-        await paused.close()
+        try:
+            await paused.start()
+            async with opened(redis.url) as (other, snapshot):
+                for n in range(300):
+                    await other.commit(snapshot.epoch, [Registered("a", Holding(f"m{n}"))])
+            assert not has(paused, "m0")
+            may_follow.set()
+            await until(lambda: paused.fleet.count_of("a") == 300)
+        finally:
+            may_follow.set()
+            await paused.close()
 
     run(work())
 
