@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loom.core import bounds
-from loom.core.bounds import refuse_beyond_bounds
+from loom.core.bounds import Admission
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.core.fleet import Fleet
 from loom.errors import RegistryFull, UsageError
@@ -20,7 +20,7 @@ def small(monkeypatch) -> None:
 
 def say(fleet: Fleet, *changes) -> None:
     for change in changes:
-        refuse_beyond_bounds(fleet, change)
+        Admission(fleet).admit(change)
         fleet.apply(change)
 
 
@@ -98,3 +98,27 @@ def test_withdrawing_is_never_refused() -> None:
     say(fleet, Beat("a", 9.0, inventory=many(4)), Beat("b", 9.0, inventory=many(4)), Beat("c", 9.0, inventory=()))
     say(fleet, Withdrawn("a", "m0"), Withdrawn("x", "m0"), Left("b"), Left("x"))
     assert (len(fleet), fleet.holdings) == (2, 3)
+
+
+def test_changes_that_are_kept_together_pass_no_bound() -> None:
+    """What comes in at once counts as if it had come one after the other."""
+    fleet = Fleet()
+    together = Admission(fleet)
+    admitted = []
+    for change in (
+        *(Registered(f"n{number}", Holding("m")) for number in range(10)),
+        *(Registered("n0", holding) for holding in many(10)),
+        *(Beat("n1", 9.0, inventory=many(4, "other")) for _ in range(3)),
+        *(Beat(f"x{number}", 9.0) for number in range(3)),
+        Beat("n2", 9.0, inventory=many(4, "more")),
+    ):
+        try:
+            together.admit(change)
+        except (RegistryFull, UsageError):
+            continue
+        admitted.append(change)
+    for change in admitted:
+        fleet.apply(change)
+    assert (len(fleet), fleet.count_of("n0")) == (3, 4)
+    assert max(fleet.count_of(node) for node in ("n0", "n1", "n2")) <= 4
+    assert fleet.holdings <= 8

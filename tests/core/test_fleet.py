@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loom.core.bounds import MAX_MODELS_OF_NODE, refuse_beyond_bounds
+from loom.core.bounds import MAX_MODELS_OF_NODE, Admission
 from loom.core.changes import Beat, Change, Holding, Left, Registered, Withdrawn
 from loom.core.fleet import Fleet
 from loom.errors import RegistryFull, UsageError
@@ -495,14 +495,37 @@ def test_a_fleet_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet()
     fleet.apply(Registered("a", Holding("m")))
     monkeypatch.setattr("loom.core.bounds.MAX_NODES", 1)
-    refuse_beyond_bounds(fleet, Registered("a", Holding("m2")))
+    Admission(fleet).admit(Registered("a", Holding("m2")))
     with pytest.raises(RegistryFull):
-        refuse_beyond_bounds(fleet, Registered("b", Holding("m")))
+        Admission(fleet).admit(Registered("b", Holding("m")))
     with pytest.raises(RegistryFull):
-        refuse_beyond_bounds(fleet, Beat("b", 1.0, inventory=()))
+        Admission(fleet).admit(Beat("b", 1.0, inventory=()))
     monkeypatch.setattr("loom.core.bounds.MAX_HOLDINGS", 1)
-    refuse_beyond_bounds(fleet, Registered("a", Holding("m", size=1)))
+    Admission(fleet).admit(Registered("a", Holding("m", size=1)))
     with pytest.raises(RegistryFull):
-        refuse_beyond_bounds(fleet, Registered("a", Holding("m2")))
+        Admission(fleet).admit(Registered("a", Holding("m2")))
     with pytest.raises(UsageError):
-        refuse_beyond_bounds(fleet, Beat("a", 1.0, inventory=(Holding("x"),) * (MAX_MODELS_OF_NODE + 1)))
+        Admission(fleet).admit(Beat("a", 1.0, inventory=(Holding("x"),) * (MAX_MODELS_OF_NODE + 1)))
+
+
+def test_the_words_of_an_inventory_are_remembered_no_longer_than_what_was_made_of_them() -> None:
+    """Whoever says the same again need not be read, unless something else is known of the node by now."""
+    fleet = Fleet()
+    fleet.note_said("a", 1)
+    assert not fleet.has_said("a", 1)
+    beat = Beat("a", 9.0, inventory=(Holding("m"),))
+    for change in (Withdrawn("a", "m"), Registered("a", Holding("m", size=5)), Left("a"), Beat("a", 9.0, inventory=())):
+        fleet.apply(beat)
+        fleet.note_said("a", 1)
+        assert fleet.has_said("a", 1)
+        assert not fleet.has_said("a", 2)
+        fleet.apply(change)
+        assert not fleet.has_said("a", 1)
+    fleet.apply(beat)
+    fleet.note_said("a", 1)
+    fleet.doubt()
+    assert not fleet.has_said("a", 1)
+    fleet.apply(beat)
+    fleet.note_said("a", 1)
+    fleet.expire(9.0)
+    assert len(fleet) == 0

@@ -579,3 +579,46 @@ def test_a_location_is_understood_or_refused(scheme: str, rest: str) -> None:
     """Whatever is written there, nothing else happens."""
     with contextlib.suppress(UsageError):
         assert parse_redis_location(scheme + rest).hosts
+
+
+def test_a_key_of_another_kind_is_one_trouble_until_it_is_gone(redis: RedisServer) -> None:
+    """While no change can be kept, the registry does not say twice a second that all is well."""
+    said: list[str] = []
+
+    async def work() -> None:
+        registry = Registry(open_ledger(redis.url), said.append)
+        await registry.start()
+        try:
+            redis.ask("SET", "{loom}:registered", "something else")
+            with pytest.raises(RegistryUnavailable, match="WRONGTYPE"):
+                await registry.submit(Registered("a", Holding("m")))
+            await asyncio.sleep(1.5)
+            assert len(said) == 1
+            assert redis.ask("XLEN", "{loom}:batches").strip() == ":0"
+            redis.ask("DEL", "{loom}:registered")
+            await until(lambda: not registry.trouble)
+            await registry.submit(Registered("a", Holding("m")))
+        finally:
+            await registry.close()
+
+    run(work())
+    assert len(said) == 2
+
+
+def test_a_record_that_nobody_can_read_keeps_nobody_from_starting(redis: RedisServer, caplog) -> None:
+    """It is passed over, and named in the log; all the others are there."""
+
+    async def work() -> None:
+        async with registry_at(redis.url) as one:
+            await one.submit(Registered("a", Holding("m")))
+            await one.submit(Beat("b", one.now + 60, inventory=(Holding("m2"),)))
+        for key in ("nodes", "inventories", "registered"):
+            redis.ask("HSET", f"{{loom}}:{key}", "odd", "neither msgpack nor JSON")
+        redis.ask("HSET", "{loom}:nodes", "list", "7")
+        redis.ask("HSET", "{loom}:registered", "a\nshort", "[1]")
+        async with registry_at(redis.url) as other:
+            assert has(other, "m")
+            assert has(other, "m2")
+
+    run(work())
+    assert "'odd' in the Redis hash {loom}:registered cannot be read" in caplog.text

@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -461,3 +462,20 @@ def test_answers_to_many_at_once_are_right(plane) -> None:
     assert sorted(nodes_of(plane, "k")) == sorted(f"n{number}" for number in range(0, 12, 2))
     loads = [one.get("load", 0) for one in plane.get("/locate/m")["replicas"]]
     assert loads == sorted(loads)
+
+
+def test_many_at_once_do_not_outrun_the_bounds(tmp_path, monkeypatch) -> None:
+    """However many nodes register in the same moment: no more are kept than there may be."""
+    monkeypatch.setattr("loom.core.bounds.MAX_NODES", 20)
+    with running(tmp_path) as plane, ThreadPoolExecutor(32) as pool:
+        said = [{"node": f"n{number}", "model": "m"} for number in range(200)]
+        statuses = [one.status for one in pool.map(lambda one: plane.ask("POST", "/register", one), said)]
+        assert statuses.count(200) == 20
+        assert set(statuses) == {200, 507}
+        assert plane.get("/nodes?limit=1")["total"] == 20
+
+
+def test_what_is_complete_does_not_tell_how_far_it_is(plane) -> None:
+    """`received` is of a partial one alone."""
+    plane.post("/register", node="a", model="m", size=5, received=3)
+    assert "received" not in plane.get("/locate/m")["replicas"][0]

@@ -77,7 +77,7 @@ class Totals:
 class _Node:
     """One node. `leases`: model -> when that holding ends, None for never; what is not in it ends with the node."""
 
-    __slots__ = ("address", "asserted", "expires_at", "holdings", "leases", "load", "name", "served", "zone")
+    __slots__ = ("address", "asserted", "expires_at", "holdings", "leases", "load", "name", "said", "served", "zone")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -89,6 +89,7 @@ class _Node:
         self.holdings: dict[str, Holding] = {}
         self.leases: dict[str, float | None] = {}
         self.asserted: tuple[Holding, ...] | None = None
+        self.said: tuple[int, tuple[Holding, ...]] | None = None
 
     def end_of(self, model: str) -> float | None:
         return self.leases.get(model, self.expires_at)
@@ -181,7 +182,7 @@ class Fleet:
             self._drop(node, model)
         else:
             self.version += 1
-            node.expires_at = node.asserted = None
+            node.expires_at = node.asserted = node.said = None
             node.served = 0
             self._place(node, None, None, 0)
             for one in [one for one in node.holdings if one not in node.leases]:
@@ -297,6 +298,17 @@ class Fleet:
         """Return the inventory that a node said last, None when it has to say it anew."""
         node = self._nodes.get(name)
         return node.asserted if node else None
+
+    def note_said(self, name: str, said: int) -> None:
+        """Remember in what words, by their hash, a node said the inventory that it asserts."""
+        node = self._nodes.get(name)
+        if node is not None and node.asserted is not None:
+            node.said = (said, node.asserted)
+
+    def has_said(self, name: str, said: int) -> bool:
+        """Return whether a node said what it asserts in just these words: then they need not be read again."""
+        node = self._nodes.get(name)
+        return node is not None and node.said is not None and node.said[0] == said and node.said[1] is node.asserted
 
     def locate(self, model: str, limit: int, sample: Sample, zone: str | None = None, but: str = "") -> list[Replica]:
         """Return at most `limit` replicas, best source first, without those of the node `but`.

@@ -17,8 +17,10 @@ if redis.call('GET', EPOCH) ~= ARGV[1] then
   return redis.error_reply('EPOCH the registry has another one')
 end
 
--- A script that fails is not undone: what can fail (the batch is no msgpack, no memory, the stream is ahead) comes
--- before what changes a fact.
+-- A script that fails is not undone: what can fail (a key is of another type, the batch is no msgpack, no memory, the
+-- stream is ahead) comes before what changes a fact. So a batch without changes tells whether one with them would be kept.
+for _, hash in ipairs({NODES, INVENTORIES, REGISTERED, LISTS}) do redis.call('HLEN', hash) end
+redis.call('ZCARD', LEASES)
 local changes = cmsgpack.unpack(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6

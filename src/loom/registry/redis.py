@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import time
 import uuid
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 from redis import exceptions
@@ -31,9 +32,13 @@ from loom.registry.ledger import Batch, EpochChanged, Missed, Snapshot
 from loom.registry.redis_location import RedisLocation, parse_redis_location
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from loom.core.changes import Change
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
 """For connecting, and for every answer."""
@@ -94,9 +99,9 @@ class RedisLedger:
             await self._read_clock(commands)
             await commands.set(_EPOCH, uuid.uuid4().hex[:16], nx=True)
             epoch, number = await commands.mget(_EPOCH, _NUMBER)  # before the rest: nothing is missed
-            nodes = {name: msgspec.msgpack.decode(it) async for name, it in _scan(commands, _NODES)}
-            inventories = {name: _inventory(it) async for name, it in _scan(commands, _INVENTORIES)}
-            registered = {name: it async for name, it in _scan(commands, _REGISTERED)}
+            nodes = await _read_hash(commands, _NODES, _place)
+            inventories = await _read_hash(commands, _INVENTORIES, _inventory)
+            registered = await _read_hash(commands, _REGISTERED, _registration)
         changes = [*_beats(nodes, inventories, self.now()), *_registrations(nodes, registered, self.now())]
         return Snapshot(_text(epoch), int(number or 0), changes)
 
@@ -244,6 +249,20 @@ async def _scan(commands: Any, key: str) -> AsyncIterator[tuple[str, bytes]]:
         yield _text(field), value
 
 
+async def _read_hash(commands: Any, key: str, decode: Callable[[str, bytes], T]) -> dict[str, T]:
+    """Return the fields of a hash, decoded. What cannot be read is passed over: nodes will say it again.
+
+    One record that somebody else wrote must not keep every control plane from starting.
+    """
+    found = {}
+    async for field, value in _scan(commands, key):
+        try:
+            found[field] = decode(field, value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError, ValueError):
+            _log.warning("%s in the Redis hash %s cannot be read and is passed over", ascii(field), key)
+    return found
+
+
 def _text(value: bytes | None) -> str:
     return "" if value is None else value.decode()
 
@@ -278,7 +297,17 @@ def _pack(change: Change) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def _inventory(packed: bytes) -> tuple[Holding, ...]:
+def _place(_: str, packed: bytes) -> dict[str, Any]:
+    place = msgspec.msgpack.decode(packed, type=dict[str, Any])
+    return {name: place.get(name) for name in "az"} | {"l": place["l"], "s": place["s"], "e": float(place.get("e", 0))}
+
+
+def _registration(name: str, record: bytes) -> tuple[str, Holding, float | None]:
+    node, _, model = name.partition("\n")
+    return node, *_holding(model, record)
+
+
+def _inventory(_: str, packed: bytes) -> tuple[Holding, ...]:
     return tuple(_holding(*pair)[0] for pair in msgspec.msgpack.decode(packed))
 
 
@@ -308,15 +337,14 @@ def _beats(
     nodes: dict[str, dict[str, Any]], inventories: dict[str, tuple[Holding, ...]], now: float
 ) -> Iterator[Change]:
     for node, it in nodes.items():
-        if it.get("e", 0) > now:
-            held = inventories.get(node, ())
-            yield Beat(node, float(it["e"]), it.get("a"), it.get("z"), it["l"], it["s"], held)
+        if it["e"] > now:
+            yield Beat(node, it["e"], it["a"], it["z"], it["l"], it["s"], inventories.get(node, ()))
 
 
-def _registrations(nodes: dict[str, dict[str, Any]], registered: dict[str, bytes], now: float) -> Iterator[Change]:
-    for name, record in registered.items():
-        node, _, model = name.partition("\n")
-        holding, expires_at = _holding(model, record)
+def _registrations(
+    nodes: dict[str, dict[str, Any]], registered: dict[str, tuple[str, Holding, float | None]], now: float
+) -> Iterator[Change]:
+    for node, holding, expires_at in registered.values():
         if expires_at is None or expires_at > now:
             it = nodes.get(node, {})
             yield Registered(node, holding, it.get("a"), it.get("z"), expires_at)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from loom.core.bounds import Admission
 from loom.core.fleet import Fleet
 from loom.errors import LoomError, RegistryUnavailable
 from loom.registry.ledger import Batch, EpochChanged, Missed
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from loom.core.changes import Change
     from loom.registry.ledger import Ledger, Snapshot
 
+_Waiting = tuple["Change", "asyncio.Future[None]"]
+"""A change, and who waits for it to be kept."""
+
 MAX_BATCH = 2000
 """Changes in one commit: what SQLite takes in some 20 ms."""
 
@@ -31,7 +35,6 @@ MAX_WAITING = 50_000
 """Changes that may wait for the ledger; more are refused at once, so that memory stays bounded when it is slow."""
 
 _LAST_COMMIT_S = 2.0
-
 
 _CATCH_UP_S = 5.0
 """How long a change may take to become visible here once it is kept."""
@@ -54,7 +57,7 @@ class Registry:
         self._ahead: dict[int, Sequence[Change]] = {}
         self._moved = asyncio.Condition()
         self._loading = asyncio.Lock()
-        self._waiting: deque[tuple[Change, asyncio.Future[None]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._has_work = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closing = False
@@ -101,7 +104,10 @@ class Registry:
         return time.monotonic() - self._heard_at
 
     async def submit(self, change: Change) -> None:
-        """Have a change kept; returns once it is, and is visible here. Raises RegistryUnavailable."""
+        """Have a change kept; returns once it is, and is visible here.
+
+        Raises RegistryUnavailable, and where it would go beyond the bounds RegistryFull or UsageError.
+        """
         if self._is_closing:
             raise _stopping()
         if len(self._waiting) >= MAX_WAITING:
@@ -117,6 +123,7 @@ class Registry:
             batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             if not self._waiting:
                 self._has_work.clear()
+            batch = self._admitted(batch)
             if not batch:
                 continue
             try:
@@ -130,6 +137,18 @@ class Registry:
             else:
                 self._note_trouble("")
                 _settle(batch, None)
+
+    def _admitted(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Return what of a batch there is room for; the rest is refused."""
+        admission, admitted = Admission(self.fleet), []
+        for one in batch:
+            try:
+                admission.admit(one[0])
+            except LoomError as error:
+                _settle([one], error)
+            else:
+                admitted.append(one)
+        return admitted
 
     async def _commit(self, changes: Sequence[Change]) -> None:
         number = await self._keep(changes)
@@ -239,7 +258,7 @@ def _carry_leases(before: Fleet, after: Fleet) -> None:
             after.apply(change)
 
 
-def _settle(batch: Sequence[tuple[Change, asyncio.Future[None]]], error: RegistryUnavailable | None) -> None:
+def _settle(batch: Sequence[_Waiting], error: LoomError | None) -> None:
     for _, done in batch:
         if done.done():
             continue

@@ -1,4 +1,4 @@
-"""The control plane as an aiohttp application: which node holds which model (DESIGN section 6).
+"""The control plane as an aiohttp application: which node holds which model (docs/design.md).
 
 A handler reads a message, checks its words, hands a change to the registry, and answers from memory.
 """
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from aiohttp import web
 
-from loom.core.bounds import MAX_NODES, refuse_beyond_bounds
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.core.names import MAX_NODE, MAX_ZONE, check_digest, check_model, check_node, check_zone
 from loom.errors import NotFound, RegistryUnavailable, UsageError
@@ -39,7 +38,6 @@ from loom.server.replies import holding_reply, model_reply, node_reply, replica_
 
 if TYPE_CHECKING:
     from loom.core.addresses import Allowed
-    from loom.core.changes import Change
     from loom.registry.registry import Registry
 
 T = TypeVar("T")
@@ -86,42 +84,19 @@ def control_app(
     return app
 
 
-class _Said:
-    """What nodes said last, as hashes of the bytes: who says the same again need not be read again.
-
-    Nine heartbeats of ten say the same, and reading an inventory is most of their cost. What was made of it is
-    remembered, too: if the fleet knows something else of the node by now, it is read.
-    """
-
-    def __init__(self) -> None:
-        self._by_node: dict[str, tuple[int, object]] = {}
-
-    def is_old(self, node: str, said: int, known: object) -> bool:
-        """Return whether a node says what it said, and the fleet knows what was made of that."""
-        before = self._by_node.get(node)
-        return known is not None and before is not None and before[0] == said and before[1] is known
-
-    def note(self, node: str, said: int, known: object) -> None:
-        """Remember; nodes that are gone are forgotten with all others when there are many."""
-        if len(self._by_node) > MAX_NODES:
-            self._by_node.clear()
-        self._by_node[node] = (said, known)
-
-
 class ControlPlane:
     """The handlers."""
 
     def __init__(self, registry: Registry, allowed: Allowed) -> None:
         self._registry = registry
         self._allowed = allowed
-        self._said = _Said()
 
     async def register(self, request: web.Request) -> web.Response:
         """POST /register."""
         message = await _read(request, RegisterRequest)
         ends = None if message.ttl_s is None else self._registry.now + message.ttl_s
         address, zone = self._allowed.check(message.address), check_zone(message.zone)
-        await self._submit(Registered(check_node(message.node), _holding(message), address, zone, ends))
+        await self._registry.submit(Registered(check_node(message.node), _holding(message), address, zone, ends))
         return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
 
     async def withdraw(self, request: web.Request) -> web.Response:
@@ -132,29 +107,29 @@ class ControlPlane:
         if not fleet.has_node(node) or (model is not None and not count):
             what = f"node {node!r}" if model is None else f"{model!r} on node {node!r}"
             raise NotFound(f"the registry does not know {what}", "see `loom nodes` and `loom models`")
-        await self._submit(Left(node) if model is None else Withdrawn(node, model))
+        await self._registry.submit(Left(node) if model is None else Withdrawn(node, model))
         return _json(WithdrawReply(node, count))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
-        """POST /heartbeat: renew a node's lease, with all that it holds."""
+        """POST /heartbeat: renew a node's lease, with all that it holds.
+
+        Nine of ten say what the last one said, and reading an inventory is most of their cost: what is said in the
+        same words, while the fleet knows what was made of them, is not read again.
+        """
         message = await _read(request, HeartbeatHead)
         registry, node, said = self._registry, check_node(message.node), hash(bytes(message.inventory))
-        is_old = message.epoch == registry.epoch and self._said.is_old(node, said, registry.fleet.asserted(node))
+        is_old = message.epoch == registry.epoch and registry.fleet.has_said(node, said)
         inventory = None if is_old else _inventory(message.inventory)
         if inventory == registry.fleet.asserted(node) and message.epoch == registry.epoch:
             inventory = None  # it is kept already: the lease alone has to be renewed
         address, zone = self._allowed.check(message.address), check_zone(message.zone)
         ends = registry.now + message.ttl_s
-        await self._submit(Beat(node, ends, address, zone, message.load, message.served, inventory))
+        await registry.submit(Beat(node, ends, address, zone, message.load, message.served, inventory))
         asserted = registry.fleet.asserted(node)
         reassert = inventory is None and (asserted is None or message.epoch != registry.epoch)
         if not reassert and message.inventory != _NOTHING:
-            self._said.note(node, said, asserted)
+            registry.fleet.note_said(node, said)
         return _json(HeartbeatReply(registry.epoch, reassert, message.ttl_s))
-
-    async def _submit(self, change: Change) -> None:
-        refuse_beyond_bounds(self._registry.fleet, change)
-        await self._registry.submit(change)
 
     async def locate(self, request: web.Request) -> web.Response:
         """GET /locate/{model}: who has it, best source first."""
@@ -247,4 +222,5 @@ def _inventory(raw: msgspec.Raw) -> tuple[Holding, ...] | None:
 
 def _holding(it: Held) -> Holding:
     model, digest = check_model(it.model), check_digest(it.digest)
-    return Holding(model, digest, it.size, it.state, it.received, it.from_origin, it.from_peers)
+    received = it.received if it.state == "partial" else 0
+    return Holding(model, digest, it.size, it.state, received, it.from_origin, it.from_peers)

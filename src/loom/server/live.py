@@ -1,13 +1,15 @@
 """What the page shows, live: server-sent events (HTML standard, section 9.2).
 
 All viewers share one view of the fleet, made at most once a second, and only while somebody looks and something has
-changed. Whoever reads too slowly is cut: the page connects again by itself.
+changed. A search is made for its viewer alone and looks at every node: the longer that takes, the rarer it is made.
+Whoever reads too slowly is cut: the page connects again by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +27,10 @@ MAX_ROWS = 500
 """Nodes, models and fetches in one view. The rest is counted, and found by search."""
 
 MAX_VIEWERS = 200
+
+_SEARCH_SHARE = 0.05
+"""The most of its time that the control plane spends on one viewer's search."""
+
 _KEEP_ALIVE_S = 15.0
 
 _State = tuple[int, str]
@@ -65,13 +71,17 @@ class Live:
         silent_s = 0.0
         while not self._stopping.is_set() and request.transport is not None:
             state = (self._registry.fleet.version, self._registry.trouble)
+            pause_s = PERIOD_S
             if state != shown or silent_s >= _KEEP_ALIVE_S:
+                started = time.monotonic()
                 data = b": nothing new\n\n" if state == shown else b"data: " + self._view(state, search) + b"\n\n"
+                if search:
+                    pause_s = max(PERIOD_S, (time.monotonic() - started) / _SEARCH_SHARE)
                 await asyncio.wait_for(response.write(data), SEND_TIMEOUT_S)
                 shown, silent_s = state, 0.0
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), PERIOD_S)
-            silent_s += PERIOD_S
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            silent_s += pause_s
 
     def _view(self, state: _State, search: str) -> bytes:
         """Return the view as JSON; without a search it is made once for all."""
