@@ -206,6 +206,14 @@ ZONE = Flag("zone", parse_text, None, "NAME", "where it is, so that near nodes a
 MODEL = Flag("model", parse_text, None, "NAME", "what to call the model (default: host and path of the URL)", "model",
              scope="call")  # fmt: skip
 
+PEER_FLAGS = (
+    Flag("listen", parse_text, None, "HOST:PORT", "where peers find it (default: a free port of the address that faces "
+         "the control plane)", "listen"),
+    Flag("private", parse_switch, False, "", "hand nothing to peers", "private"),
+    Flag("no_peers", parse_switch, False, "", "take nothing from peers either", "no_peers"),
+)  # fmt: skip
+"""How a fetch and its peers find each other."""
+
 SERVE = Flag("serve", parse_switch, False, "", "run a control plane, from before the fetch until it is stopped",
              scope="call")  # fmt: skip
 
@@ -215,7 +223,8 @@ LISTEN_FLAGS = (
     Flag("port", parse_count, 3000, "PORT", "the port to listen on; 0 for any", env="LOOM_LISTEN_PORT"),
     Flag("registry", parse_text, None, "URL", "where facts are kept: sqlite:///path, redis://host, rediss://, "
          "valkey://, redis+sentinel://, redis+cluster:// (default: a file in ~/.local/state/loom)"),
-    Flag("allow_anonymous", parse_switch, False, "", "let everybody register who can reach it"),
+    Flag("allow_anonymous", parse_switch, False, "", "serve everybody who can reach it, without a token",
+         "allow_anonymous"),
     Flag("tls_cert", parse_text, None, "FILE", "certificate chain (PEM): speak https"),
     Flag("tls_key", parse_text, None, "FILE", "its key (PEM), when that is another file"),
     Flag("allow_cidr", parse_text, (), "CIDR", "network that nodes may be in; may be given several times (default: the "
@@ -231,7 +240,7 @@ CACHE_COMMAND_FLAGS = (
     Flag("older_than", parse_age, None, "AGE", "gc: remove what was not used for so long: 30d, 12h", scope="call"),
 )  # fmt: skip
 
-FLEET_FLAGS = (*CONTROL_FLAGS, NODE, ZONE, MODEL)
+FLEET_FLAGS = (*CONTROL_FLAGS, NODE, ZONE, MODEL, *PEER_FLAGS)
 
 ALL_FLAGS = FETCH_FLAGS + CACHE_FLAGS + FLEET_FLAGS + LISTEN_FLAGS + OUTPUT_FLAGS
 

@@ -28,6 +28,8 @@ class Remedy(Enum):
     """Everyone pauses, fewer requests at once; counts as RETRY does."""
     AT_ONCE = "at once"
     """Try again now: a stale keep-alive connection, a signed URL that was renewed. Does not count."""
+    ELSEWHERE = "elsewhere"
+    """Take the bytes from another source; costs no try, for it was not the origin that failed."""
     NONE = "none"
     """Nothing helps: the transfer ends with the error."""
 

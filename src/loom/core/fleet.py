@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from loom.core.changes import Beat, Change, Holding, Registered, Withdrawn
 from loom.core.holders import Holders, rank_of
+from loom.core.swarm import choose_homes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -321,6 +322,16 @@ class Fleet:
             return []
         found = [node for node in holders.best(limit + 1, sample, zone) if node.name != but]
         return [_replica(node, node.holdings[model]) for node in found[:limit]]
+
+    def homes(self, model: str, limit: int) -> list[tuple[str, str]]:
+        """Return at most `limit` nodes that are fetching a model, and where they can be reached: the same ones for
+        whoever asks.
+        """
+        holders = self._models.get(model)
+        if holders is None or not limit:
+            return []
+        found = {node.name: node.address for node in holders.partial() if node.address}
+        return [(name, found[name]) for name in choose_homes(found, limit)]
 
     def count_holders(self, model: str) -> int:
         """Return how many nodes have some of a model."""

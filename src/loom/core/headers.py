@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from loom.core.ranges import Span
 from loom.core.urls import safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)\s*", re.IGNORECASE | re.ASCII)
+_REQUEST_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?", re.IGNORECASE | re.ASCII)
 _CHARSETS = frozenset(("utf-8", "iso-8859-1"))
 _DISPOSITION = re.compile(r";\s*(filename\*?)\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 _RATE_LIMIT = re.compile(r"(?:^|[;,\s])(r|remaining|t|reset)=(\d{1,9})", re.IGNORECASE | re.ASCII)
@@ -40,6 +42,21 @@ def parse_content_range(text: str) -> ContentRange | None:
     if last < first or (size is not None and last >= size):
         return None
     return ContentRange(first, last + 1, size)
+
+
+def parse_request_range(text: str, size: int) -> Span | None:
+    """Parse the Range field of a request for a file of `size` bytes: one range, with its beginning.
+
+    No field asks for all. None when there is nothing to answer it with; other forms (RFC 9110 section 14.1.2) no peer
+    of ours sends.
+    """
+    if not text:
+        return Span(0, size) if size else None
+    match = _REQUEST_RANGE.fullmatch(text.strip())
+    if match is None:
+        return None
+    start, end = int(match[1]), min(int(match[2]) + 1 if match[2] else size, size)
+    return Span(start, end) if start < end else None
 
 
 def parse_length(text: str) -> int | None:

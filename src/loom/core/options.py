@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from loom.core.names import check_model, check_node, check_zone
@@ -62,6 +63,11 @@ class Options:
     model: what the control plane shall call it; None for host and path of the URL.
     node: what it shall call this machine; None for its host name.
     zone: where this machine is, so that near nodes are found first.
+    listen: "HOST:PORT" where peers find this fetch while it runs; None for a free port of the address by which this
+        machine reaches the control plane. Without a fleet's token only loopback is listened on.
+    allow_anonymous: hand to everybody who can reach it, without a token.
+    private: hand nothing to peers, and tell nobody where it is.
+    no_peers: take nothing from peers and hand nothing to them.
     """
 
     workers: int = 10
@@ -86,6 +92,10 @@ class Options:
     model: str | None = None
     node: str | None = None
     zone: str | None = None
+    listen: str | None = None
+    allow_anonymous: bool = False
+    private: bool = False
+    no_peers: bool = False
 
     def __post_init__(self) -> None:
         _require_whole("workers", self.workers, 1, MAX_WORKERS)
@@ -108,6 +118,8 @@ class Options:
         if self.node is not None:
             check_node(self.node)
         check_zone(self.zone)
+        if self.listen is not None:
+            parse_listen(self.listen)
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
 
@@ -118,6 +130,19 @@ class Options:
             headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
             headers["Authorization"] = f"Bearer {self.token}"
         return headers
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Return the address (a number) and the port of "HOST:PORT", "[HOST]:PORT" or ":PORT". Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        if not (colon and port.isascii() and port.isdecimal() and int(port) <= 65535):
+            raise ValueError
+        return str(ip_address(host)) if host else "", int(port)
+    except ValueError:
+        hint = "write 10.0.0.5:3001, [::]:3001, or :3001 for the address that faces the control plane"
+        raise UsageError(f"listen must be an IP address and a port, not {text!r}", hint) from None
 
 
 def _check_token(token: str | None, hint: str) -> None:

@@ -43,8 +43,8 @@ class Receipt:
     retries: how many of them repeated one that failed.
     workers: the most requests that were under way at once.
     ranges: False when the origin ignores ranges and the file came as one stream.
-    sources: bytes taken from each source, for instance {"origin": 2700000000} or, on a hit, {"cache": 2700000000}; a
-        hedged tail counts twice.
+    sources: bytes taken from each kind of source, for instance {"origin": 2700000000} or {"origin": 160000000, "peers":
+        2540000000} or, on a hit, {"cache": 2700000000}; a hedged tail counts twice.
     resumed: bytes that were in place from an earlier, unfinished fetch.
     outcome: "fetched", "resumed", "cached" (a hit) or "present" (the file was there and is current).
     link: how the file got its bytes from the cache: "hard" (link), "reflink", "copy", "symlink", "kept" (it was that
@@ -54,6 +54,7 @@ class Receipt:
     version: the origin's validator that pinned the bytes, for instance its ETag; None when it gave none.
     replicas: how many other nodes have (some of) the model, as the control plane said; None when it was not asked, or
         did not answer in time.
+    peers: bytes taken from each peer, by its node's name; empty when none were.
     warnings: sentences worth a human's look; mostly empty.
     """
 
@@ -75,6 +76,7 @@ class Receipt:
     link_note: str = ""
     warnings: tuple[str, ...] = field(default=())
     replicas: int | None = None
+    peers: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain JSON values."""

@@ -69,6 +69,16 @@ def reference_key(url: str) -> str:
     return digest
 
 
+def version_key(reference: str, etag: str, last_modified: str, size: int) -> str:
+    """Return the key of the bytes that one version of a reference (its key) has: 64 hex digits.
+
+    Nodes that fetched the same version of the same reference have the same one, without talking about it.
+    """
+    text = f"{reference}\n{etag}\n{last_modified if not etag else ''}\n{size}"
+    digest: str = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    return digest
+
+
 def is_immutable(url: str) -> bool:
     """Return whether the URL names a commit or a digest, so that what it leads to can never change.
 

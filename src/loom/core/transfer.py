@@ -19,6 +19,10 @@ allowed. While somebody is served, what was refused waits for its turn and costs
 names a time, or serves nobody. In peace the limit grows again: it doubles up to where it was last refused, then it
 grows by one (the slow start and the congestion avoidance of RFC 5681).
 
+Peers. In a swarm (loom.core.swarm) somebody else decides what is asked for: it `claim`s free pieces, for requests to
+the origin and to peers. A peer that fails costs no try; what only concerns the origin (its limit, its rates, its
+pauses) is not disturbed by requests to peers.
+
 Bytes only go from absent to present. Two runs may write the same bytes (a hedge; a victim that had passed its new end
 before it learnt of it): they are the same bytes, since every request pins the version.
 """
@@ -107,6 +111,7 @@ class _Run:
     window: ProgressWindow
     opened_at: float | None = None
     hedged: bool = False
+    is_peer: bool = False
 
     @property
     def left(self) -> int:
@@ -210,17 +215,72 @@ class Transfer:
         """Return what `worker` is to ask for now, a Wait, or None when there is nothing left to do for anyone."""
         if self.is_complete or self.error is not None:
             return None
+        return self.wait_for_origin(now) or self._take_free(worker, now) or self._steal(worker, now) or self._wait(now)
+
+    def wait_for_origin(self, now: float) -> Wait | None:
+        """Return how long nothing more may be asked of the origin, None when something may."""
         if now < self.paused_until:
             return Wait(self.paused_until)
         self._grow_limit(now)
-        if len(self._runs) >= self._limit:
-            return Wait(now + POLL_S)
-        return self._take_free(worker, now) or self._steal(worker, now) or self._wait(now)
+        return Wait(now + POLL_S) if self._asked_of_origin >= self._limit else None
+
+    # What a swarm asks and tells
+
+    def free(self, now: float | None = None) -> list[Span]:
+        """Return the bytes that are missing and nobody has been asked for; with `now`, those that may be asked for."""
+        return [Span(p.start, p.end) for p in self._pieces if now is None or p.not_before <= now]
+
+    def asked_of_origin(self) -> list[Span]:
+        """Return the bytes that the origin is being asked for and has not sent yet."""
+        return [Span(run.pos, run.end) for run in self._runs.values() if not run.is_peer and run.left]
+
+    def claim(self, worker: int, span: Span, now: float, *, peer_window_s: float | None = None) -> Span | None:
+        """Let `worker` ask for the first free bytes within `span`; return which, None when there are none.
+
+        peer_window_s: a peer is asked, and cut when it makes too little progress in so many seconds.
+        """
+        piece = next((p for p in self._pieces if p.start < span.end and span.start < p.end), None)
+        if piece is None or self.error is not None:
+            return None
+        self._pieces.remove(piece)
+        if piece.start < span.start:
+            self._pieces.append(replace(piece, end=span.start))
+        start, end = max(piece.start, span.start), min(piece.end, span.end)
+        self._start_run(worker, replace(piece, start=start), Span(start, end), now)
+        if peer_window_s is not None:
+            self._runs[worker].is_peer = True
+            self._runs[worker].window = ProgressWindow(peer_window_s, now)
+        return Span(start, end)
+
+    def claim_late(self, worker: int, offers: Callable[[Span], bool], now: float, peer_window_s: float) -> Span | None:
+        """Let `worker` take over, from a peer that has them (`offers`), bytes that come too slowly from elsewhere."""
+        span = self._steal(worker, now, offers)
+        if span is not None:
+            self._runs[worker].is_peer = True
+            self._runs[worker].window = ProgressWindow(peer_window_s, now)
+        return span
+
+    def shorten(self, step: int, kept: int) -> None:
+        """Make free what the origin is being asked for beyond the next multiple of `step`; `kept` requests go on.
+
+        Whoever fetched alone lets others have their share.
+        """
+        runs = sorted((run for run in self._runs.values() if not run.is_peer), key=lambda run: run.piece.start)
+        for number, run in enumerate(runs):
+            unit = step if number < kept else SPLIT_ALIGN
+            end = -(-(run.pos + 1) // unit) * unit
+            if end < run.end:
+                self._pieces.append(replace(run.piece, start=end, end=run.end))
+                run.end = end
+
+    @property
+    def _asked_of_origin(self) -> int:
+        return sum(not run.is_peer for run in self._runs.values())
 
     def opened(self, worker: int, now: float) -> None:
         """The reply to `worker`'s request has begun."""
         run = self._runs[worker]
-        if run.opened_at is None:  # else adopted: when it was asked for is not known
+        if run.opened_at is None and not run.is_peer:  # else adopted: when it was asked for is not known
             latency_s = now - run.asked_at
             self._latency_s = (self._latency_s + latency_s) / 2 if self._latency_s else latency_s
         run.opened_at = run.heard_at = now
@@ -253,6 +313,9 @@ class Transfer:
             self.error = self.error or fault.error
         elif self.have.covers(run.pos, run.end):
             return
+        elif fault.remedy is Remedy.ELSEWHERE:
+            self._unpair(run)
+            self._release(run, run.piece)
         elif fault.remedy is Remedy.AT_ONCE and run.piece.at_once < MAX_AT_ONCE:
             self._unpair(run)
             self._release(run, replace(run.piece, at_once=run.piece.at_once + 1, not_before=now))
@@ -310,7 +373,7 @@ class Transfer:
     def _close_run(self, worker: int, now: float) -> _Run:
         """Take the run off `worker`; learn its rate."""
         run = self._runs.pop(worker)
-        if run.opened_at is not None and run.pos - run.piece.start >= MIN_STEAL:
+        if run.opened_at is not None and not run.is_peer and run.pos - run.piece.start >= MIN_STEAL:
             rate = run.meter.read(now)
             self._usual_rate = (self._usual_rate + rate) / 2 if self._usual_rate else rate
         return run
@@ -337,9 +400,14 @@ class Transfer:
 
     # Stealing and hedging
 
-    def _steal(self, worker: int, now: float) -> Span | None:
-        """Take the far part of the run that would end last, or ask for all its rest when it is as good as dead."""
+    def _steal(self, worker: int, now: float, offers: Callable[[Span], bool] | None = None) -> Span | None:
+        """Take the far part of the run that would end last, or ask for all its rest when it is as good as dead.
+
+        offers: whether a peer has some bytes; None when the origin is to be asked.
+        """
         runs = [run for run in self._runs.values() if not run.hedged and not self.have.covers(run.pos, run.end)]
+        if offers is not None:
+            runs = [run for run in runs if offers(Span(run.pos, run.end))]
         typical = self._typical_rate(runs, now)
         if not runs or not typical:
             return None
@@ -430,9 +498,9 @@ class Transfer:
 
     def _lower_limit(self, run: _Run, now: float) -> int:
         """Lower the limit, but only once for all those that were sent together; return how many are being served."""
-        served = sum(other.opened_at is not None for other in self._runs.values())
+        served = sum(other.opened_at is not None and not other.is_peer for other in self._runs.values())
         if run.asked_at >= self._limit_changed:
-            self._limit = max(1, served, (len(self._runs) + 1) // 2)
+            self._limit = max(1, served, (self._asked_of_origin + 1) // 2)
             self._refused_above = self._limit if served else self._refused_above
             self._limit_changed = now
         return served

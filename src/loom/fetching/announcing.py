@@ -7,12 +7,12 @@ and a warning in the receipt: a cold start never hangs on its bookkeeping.
 from __future__ import annotations
 
 import dataclasses
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Self
 
 from loom.core.names import model_of
+from loom.core.swarm import MAX_HOMES
 from loom.errors import LoomError, NotFound
 from loom.registry.client import ControlClient
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from loom.core.options import Options
     from loom.core.receipt import Progress, Receipt
+    from loom.fetching.peers import Peers
 
 BUDGET_S = 0.3
 """How long a fetch waits for its control plane, all in all."""
@@ -33,7 +34,8 @@ TTL_S = 15.0
 """A fetch that was killed is forgotten after so long."""
 
 DONE_TTL_S = 30.0
-"""How long a finished fetch is remembered, unless something on this machine goes on saying that the model is here."""
+"""How long a finished fetch is remembered, unless a node on this machine (`loom node`) says that the model is here: the
+process that could hand it out is gone."""
 
 _TIMEOUT_S = 2.0
 
@@ -41,16 +43,25 @@ _TIMEOUT_S = 2.0
 class Announcer:
     """Announces one fetch. Its `progress` is what the fetch reports to; `complete` ends it well, else it is withdrawn.
 
-    Raises UsageError when the control plane's address cannot be one.
+    node: what this machine is called. peers: who is told what the control plane says; None when the fetch takes nothing
+    from others. Raises UsageError when the control plane's address cannot be one.
     """
 
-    def __init__(self, url: str, options: Options, on_progress: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        options: Options,
+        node: str,
+        peers: Peers | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
         self._client = _client(options, _TIMEOUT_S)
         self._quick_client = _client(options, BUDGET_S)
         self._on_progress = on_progress
         self._zone = options.zone
         self._model = options.model or model_of(url)
-        self._node = options.node or socket.gethostname()
+        self._node = node
+        self._peers = peers
         self._now: Progress | None = None
         self._receipt: Receipt | None = None
         self._replicas: int | None = None
@@ -67,7 +78,7 @@ class Announcer:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         if self._thread.is_alive() and not self._trouble:
-            self._thread.join(BUDGET_S - self._waited_s)
+            self._thread.join(max(0.0, BUDGET_S - self._waited_s))
 
     def progress(self, progress: Progress) -> None:
         """Take note, and pass it on. Somebody who finds all in the cache never asks the control plane."""
@@ -78,63 +89,86 @@ class Announcer:
         if self._on_progress is not None:
             self._on_progress(progress)
 
+    def wait(self) -> bool:
+        """Wait for the first answer as long as the budget allows; return whether there is one."""
+        before = time.monotonic()
+        is_answered = self._looked_up.wait(max(0.0, self._started + BUDGET_S - before))
+        self._waited_s += time.monotonic() - before
+        return is_answered
+
     def complete(self, receipt: Receipt) -> Receipt:
         """Take what the fetch came to, and return it with what the control plane had to say."""
         if not self._started:
             return receipt
-        before = time.monotonic()
-        is_answered = self._looked_up.wait(max(0.0, self._started + BUDGET_S - before))
-        self._waited_s = time.monotonic() - before
-        if not is_answered:
+        if not self.wait():
             self._trouble = f"{self._client} did not answer within {BUDGET_S:g} s"
         self._receipt = receipt
         warnings = receipt.warnings
         if self._trouble:
-            warnings += (f"fetched without the control plane: {self._trouble}",)
+            warnings += (f"the control plane is no help: {self._trouble}",)
         return dataclasses.replace(receipt, replicas=self._replicas, warnings=warnings)
 
     def _run(self) -> None:
         """On the thread: look up, announce until the end, say how it ended."""
-        is_well = self._tell(self._look_up)
+        is_well = self._tell(lambda: self._exchange(self._quick_client))
         self._looked_up.set()
         while not self._end.wait(PERIOD_S if is_well else RETRY_S):
-            is_well = self._tell(self._announce)
+            is_well = self._tell(lambda: self._exchange(self._client))
         if is_well:
             self._tell(self._announce_end)
 
     def _tell(self, what: Callable[[], None]) -> bool:
+        """Do it; note what is wrong now, or that all is well again."""
         try:
             what()
         except LoomError as error:
-            self._trouble = self._trouble or error.message
+            self._trouble = f"{error.message} ({error.hint})" if error.hint else error.message
             return False
+        self._trouble = ""
         return True
 
-    def _look_up(self) -> None:
-        try:
-            found = self._quick_client.locate(self._model, node=self._node, zone=self._zone)
-            self._replicas = len(found["replicas"])
-        except NotFound:
-            self._replicas = 0
+    def _exchange(self, client: ControlClient) -> None:
+        """Say where we are, hear who else is there: whoever begins later than us hears of us."""
+        if self._peers is not None and self._peers.fleet.address:
+            self._announce(client)
+        self._look_up(client)
+        if self._peers is None or not self._peers.fleet.address:
+            self._announce(client)
 
-    def _announce(self) -> None:
+    def _look_up(self, client: ControlClient) -> None:
+        if self._replicas is not None and self._peers is None:
+            return
+        try:
+            found = client.locate(self._model, node=self._node, zone=self._zone, homes=MAX_HOMES)
+        except NotFound:
+            found = {"replicas": []}
+        self._replicas = len(found["replicas"])
+        if self._peers is not None:
+            self._peers.learn(found["replicas"], found.get("homes", ()))
+
+    def _announce(self, client: ControlClient) -> None:
         now = self._now
-        if now is None or now.phase != "fetching":
+        is_sharing = self._peers is not None and self._peers.fleet.address
+        if now is None or now.phase not in (("connecting", "fetching", "verifying") if is_sharing else ("fetching",)):
             return
         self._is_known = True
-        fetched = max(0, now.received - now.resumed)
-        self._register("partial", now.size, TTL_S, received=now.received, from_origin=fetched)
+        from_peers = self._peers.taken_in_all if self._peers else 0
+        from_origin = max(0, now.received - now.resumed - from_peers)
+        facts = {"received": now.received, "from_origin": from_origin, "from_peers": from_peers}
+        self._register(client, "partial", now.size, TTL_S, **facts)
 
     def _announce_end(self) -> None:
         if self._receipt is not None:
             receipt = self._receipt
-            fetched = receipt.sources.get("origin", 0)
-            self._register("complete", receipt.size, DONE_TTL_S, digest=receipt.digest, from_origin=fetched)
+            facts = {"from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0)}
+            self._register(self._client, "complete", receipt.size, DONE_TTL_S, digest=receipt.digest, **facts)
         elif self._is_known:
             self._client.withdraw(self._node, self._model)
 
-    def _register(self, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
-        self._client.register(self._node, self._model, zone=self._zone, state=state, size=size, ttl_s=ttl_s, **facts)
+    def _register(self, client: ControlClient, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
+        address = self._peers.fleet.address if self._peers and state == "partial" else ""
+        facts |= {"address": address} if address else {}
+        client.register(self._node, self._model, zone=self._zone, state=state, size=size, ttl_s=ttl_s, **facts)
 
 
 def _client(options: Options, timeout_s: float) -> ControlClient:

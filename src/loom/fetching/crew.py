@@ -67,6 +67,8 @@ class Crew:
         crew = [Worker(number, job, self._pools[number % len(self._loops)]) for number in range(count)]
         runs = [self._loops.submit(0, crew[0].run(*(first or ())))]
         runs += [self._loops.submit(worker.number, worker.run()) for worker in crew[1:]]
+        if job.company is not None:
+            runs.append(self._loops.submit(0, job.company.run()))
         self._conduct(job, crew, runs)
         self.close()
         if job.transfer.error is not None:
@@ -78,7 +80,10 @@ class Crew:
             with job.lock:
                 starved = job.transfer.starved(time.monotonic())
             for number in starved:
-                self._loops.call(number, crew[number].cut)
+                if number < len(crew):
+                    self._loops.call(number, crew[number].cut)
+                elif job.company is not None:
+                    self._loops.call(0, job.company.cut, number)
             for run in runs:
                 if run.done():
                     run.result()  # a worker only ends before the job by an error that nobody foresaw

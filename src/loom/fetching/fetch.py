@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,14 @@ from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
 from loom.core.options import Options
 from loom.core.ranges import Span, chunk_count, chunk_span
 from loom.core.receipt import Receipt
+from loom.core.reference import reference_key, version_key
 from loom.core.transfer import Transfer
 from loom.core.urls import file_name, redact
 from loom.errors import IntegrityError, Interrupted
 from loom.fetching.announcing import Announcer
 from loom.fetching.crew import TICK_S, Crew, fit_descriptors
 from loom.fetching.patience import Patience
+from loom.fetching.peers import Peers
 from loom.fetching.reporter import Reporter
 from loom.fetching.stream import Stream
 from loom.fetching.vault import BlobGone
@@ -61,7 +64,7 @@ def fetch(
     on_progress: called from this thread with a Progress about ten times a second.
     choices: the fields of loom.Options: workers, chunk_size, retries, backoff_s, timeout_s, headers, token, sha256,
         ca_file, no_cache, cache, link, revalidate, max_age_s, offline, max_cache_size, control, control_token,
-        control_ca_file, model, node, zone.
+        control_ca_file, model, node, zone, listen, allow_anonymous, private, no_peers.
 
     Raises the LoomErrors of docs/errors.md; KeyboardInterrupt becomes Interrupted. What had arrived is kept in the
     cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).
@@ -72,20 +75,28 @@ def fetch(
     options = Options(**choices)
     if options.control is None:
         return _run(url, out, options, on_progress)
-    with Announcer(url, options, on_progress) as announcer:
-        return announcer.complete(_run(url, out, options, announcer.progress))
+    with contextlib.ExitStack() as stack:
+        node = options.node or socket.gethostname()
+        peers = None if options.no_peers else stack.enter_context(contextlib.closing(Peers(options, node)))
+        announcer = stack.enter_context(Announcer(url, options, node, peers, on_progress))
+        if peers is not None:
+            peers.wait_for_news = announcer.wait
+        return announcer.complete(_run(url, out, options, announcer.progress, peers))
 
 
 def _run(
-    url: str, out: str | os.PathLike[str] | None, options: Options, on_progress: Callable[[Progress], None] | None
+    url: str,
+    out: str | os.PathLike[str] | None,
+    options: Options,
+    on_progress: Callable[[Progress], None] | None,
+    peers: Peers | None = None,
 ) -> Receipt:
     report = Reporter(on_progress)
     for _ in range(_JOINS):
         with contextlib.suppress(TakenOver, BlobGone):
-            return _attempt(_Fetch(url, None if out is None else Path(out), options, report))
-    return _attempt(
-        _Fetch(url, None if out is None else Path(out), dataclasses.replace(options, no_cache=True), report)
-    )
+            return _attempt(_Fetch(url, None if out is None else Path(out), options, report, peers))
+    options = dataclasses.replace(options, no_cache=True)
+    return _attempt(_Fetch(url, None if out is None else Path(out), options, report, peers))
 
 
 def _attempt(one: _Fetch) -> Receipt:
@@ -100,11 +111,12 @@ def _attempt(one: _Fetch) -> Receipt:
 class _Fetch:
     """One call of `fetch`: `run` once, then `close`."""
 
-    def __init__(self, url: str, out: Path | None, options: Options, report: Reporter) -> None:
+    def __init__(self, url: str, out: Path | None, options: Options, report: Reporter, peers: Peers | None) -> None:
         self._started = time.monotonic()
         self._url = url
         self._options = options
         self._report = report
+        self._peers = peers
         self._source = HttpSource(url, options, file_name(url) if out is None else out.name)
         self._out = check_out(out or Path(file_name(url))) if out or file_name(url) else None
         self._patience = Patience(options)
@@ -141,6 +153,8 @@ class _Fetch:
         self._report.connecting()
         decrypts = self._source.reference.endpoint.scheme == "https"
         crew = self._crew = Crew(self._options, self._tick, decrypts=decrypts)
+        if self._peers is not None:
+            self._peers.wait_for_news()
         self._probed = crew.run(self._probe(crew, record, have))
         return self._probed
 
@@ -176,6 +190,8 @@ class _Fetch:
 
     def _first_span(self, record: Record | None) -> Span:
         """Return the first chunk that is missing; the first byte when none is: an empty range would be a 416."""
+        if self._peers is not None and self._peers.has_company:
+            return Span(0, 1)  # it tells the size and the version; the bytes may come from peers
         if record is None:
             return Span(0, self._options.chunk_size)
         size, done = record.version.size or 0, set(record.done)
@@ -196,6 +212,10 @@ class _Fetch:
         done = record.done if record else ()
         transfer = Transfer(size, options, done, random.random, self._source.round_trip_s)
         job = self._job = self._report.job = Job(self._source, staging, transfer, version)
+        if self._peers is not None and version.is_known and size:
+            reference = reference_key(self._url)
+            key = version_key(reference, version.etag, version.last_modified, size)
+            self._peers.join(job, key, reference, options.sha256 or "")
         if options.sha256:
             self._hasher = Hasher(size, job.front, staging.read)
         if not transfer.is_complete:
@@ -263,18 +283,20 @@ class _Fetch:
         elapsed_s = time.monotonic() - self._started
         job, stream = self._job, self._stream
         fetched = job.fetched if job else stream.fetched if stream else 0
+        taken = self._peers.taken_in_all if self._peers else 0
         retries = job.transfer.retries if job else stream.patience.retries if stream else 0
         return Receipt(
             url=redact(self._url),
             out=str(way.out),
             size=version.size or 0,
             elapsed_s=round(elapsed_s, 6),
-            bytes_per_second=round(fetched / elapsed_s, 1),
-            requests=self._source.requests,
+            bytes_per_second=round((fetched + taken) / elapsed_s, 1),
+            requests=self._source.requests + (job.company.requests if job and job.company else 0),
             retries=retries + self._patience.retries,
             workers=max(job.most_active, 1) if job else min(self._source.requests, 1),
             ranges=stream is None,
-            sources={"cache": version.size or 0} if outcome == "cached" else {"origin": fetched},
+            sources=self._sources(version, outcome, fetched),
+            peers=dict(self._peers.taken) if self._peers else {},
             resumed=job.transfer.resumed if job else 0,
             outcome=outcome,
             digest=f"sha256:{digest}" if digest else None,
@@ -283,6 +305,12 @@ class _Fetch:
             link_note=placement.why if placement else "",
             warnings=tuple(self._warnings),
         )
+
+    def _sources(self, version: Version, outcome: str, fetched: int) -> dict[str, int]:
+        if outcome == "cached":
+            return {"cache": version.size or 0}
+        taken = self._peers.taken_in_all if self._peers else 0
+        return {"origin": fetched, "peers": taken} if taken else {"origin": fetched}
 
     def interrupted(self) -> Interrupted:
         """Return what to tell somebody who pressed Ctrl-C."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.ranges import Span
     from loom.core.transfer import Transfer
+    from loom.fetching.peers import Company
     from loom.net.connection import Pool
     from loom.sources.http import HttpSource, Reply
     from loom.store.staging import Staging
@@ -33,8 +34,25 @@ class Job:
     version: Version
     lock: threading.Lock = field(default_factory=threading.Lock)
     finished: threading.Event = field(default_factory=threading.Event)
+    company: Company | None = None
     fetched: int = 0
     most_active: int = 0
+
+    def next(self, worker: int, at: float) -> Span | Wait | None:
+        """Return what a worker is to ask the origin for; the lock is held."""
+        return self.company.next_of_origin(worker, at) if self.company else self.transfer.next(worker, at)
+
+    def accept(self, number: int, size: int) -> int:
+        """Account for bytes that are written; return how many more that request should bring."""
+        with self.lock:
+            left = self.transfer.received(number, size, now())
+            completed = self.transfer.take_completed()
+            is_complete = self.transfer.is_complete
+        if completed:
+            self.staging.record(completed)
+        if is_complete:
+            self.finished.set()
+        return left
 
     def front(self) -> int:
         """Return the end of the bytes that are in place without a gap."""
@@ -81,7 +99,7 @@ class Worker:
     def _next(self) -> Span | Wait | None:
         job = self._job
         with job.lock:
-            step = job.transfer.next(self.number, now())
+            step = job.next(self.number, now())
             job.most_active = max(job.most_active, job.transfer.active)
         return step
 
@@ -117,17 +135,12 @@ class Worker:
             job.transfer.ended(self.number, now())
 
     def _accept(self, size: int) -> int:
-        """Account for bytes that are written; return how many more this request should bring."""
         job = self._job
+        left = job.accept(self.number, size)
         with job.lock:
-            left = job.transfer.received(self.number, size, now())
             job.fetched += size
-            completed = job.transfer.take_completed()
-            is_complete = job.transfer.is_complete
-        if completed:
-            job.staging.record(completed)
-        if is_complete:
-            job.finished.set()
+            if job.company is not None:
+                job.company.fed_by_origin(now())
         return left
 
     def _failed(self, fault: Fault) -> None:

@@ -125,6 +125,20 @@ class Response:
             self._left, self._early = 0, reader.rest
         return offset
 
+    async def read(self, most: int) -> bytes:
+        """Return a body of known length, at most `most` bytes. Raises BadHead, ConnectionLost, OSError."""
+        if self._left is None or self._left > most:
+            raise BadHead("the body is too long, or of unknown length")
+        data, self._early = self._early[: self._left], self._early[self._left :]
+        self._left -= len(data)
+        while self._left:
+            more = await receive(self.connection.sock, self._left)
+            if not more:
+                raise ConnectionLost("closed within the body")
+            self._left -= len(more)
+            data += more
+        return data
+
     async def skip(self, most: int = 64 * 1024) -> None:
         """Read a short body to its end, so that the connection stays usable; a longer one is left alone."""
         if self._left is None or self._left > most:

@@ -79,10 +79,19 @@ class ControlClient:
         return self._ask("POST", "/heartbeat", {"node": node, **facts})
 
     def locate(
-        self, model: str, *, zone: str | None = None, node: str | None = None, limit: int | None = None
+        self,
+        model: str,
+        *,
+        zone: str | None = None,
+        node: str | None = None,
+        limit: int | None = None,
+        homes: int | None = None,
     ) -> dict[str, Any]:
-        """Return who has a model, best source first. Raises NotFound when nobody has."""
-        asked = {"zone": zone, "node": node, "limit": limit}
+        """Return who has a model, best source first; with `homes`, also at most so many nodes that are fetching it.
+
+        Raises NotFound when nobody has.
+        """
+        asked = {"zone": zone, "node": node, "limit": limit, "homes": homes}
         return self._ask("GET", f"/locate/{quote(model)}{_query(asked)}")
 
     def nodes(self, search: str = "") -> list[dict[str, Any]]:

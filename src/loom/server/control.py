@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.core.names import MAX_NODE, MAX_ZONE, check_digest, check_model, check_node, check_zone
+from loom.core.swarm import MAX_HOMES
 from loom.errors import NotFound, RegistryUnavailable, UsageError
 from loom.server.guard import MAX_BODY, NEW_CONNECTIONS, guard, read_body, text_of
 from loom.server.live import Live
@@ -21,6 +23,7 @@ from loom.server.messages import (
     HeartbeatHead,
     HeartbeatReply,
     Held,
+    HomeReply,
     LocateReply,
     ModelsReply,
     NodeDetailReply,
@@ -141,7 +144,10 @@ class ControlPlane:
         if not replicas:
             hint = "fetch it from its origin" if not fleet.count_holders(model) else "no node but the one that asks"
             raise NotFound(f"no node has {model!r}", hint)
-        return _json(LocateReply(model, fleet.count_holders(model), [replica_reply(one, now) for one in replicas]))
+        count = _number(query.get("homes"), "homes", 0, MAX_HOMES)
+        homes = [HomeReply(*one) for one in fleet.homes(model, count)] if count else UNSET
+        found = [replica_reply(one, now) for one in replicas]
+        return _json(LocateReply(model, fleet.count_holders(model), found, homes))
 
     async def nodes(self, request: web.Request) -> web.Response:
         """GET /nodes."""

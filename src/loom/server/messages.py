@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from loom.core.names import MAX_MODEL, MAX_NODE, MAX_SIZE, MAX_TTL_S, MAX_ZONE
 
@@ -107,12 +107,23 @@ class ReplicaReply(Struct, omit_defaults=True):
     expires_in_s: float | None = None
 
 
+class HomeReply(Struct):
+    """A node that is fetching a model, and where it can be reached."""
+
+    node: str
+    address: str
+
+
 class LocateReply(Struct):
-    """Best source first: the asker's zone, complete before partial, least loaded, random among equals."""
+    """Best source first: the asker's zone, complete before partial, least loaded, random among equals.
+
+    homes: nodes that are fetching it and can be reached, the same ones for whoever asks; when that is asked for.
+    """
 
     model: str
     total: int
     replicas: list[ReplicaReply]
+    homes: list[HomeReply] | UnsetType = UNSET
 
 
 class NodeReply(Struct, omit_defaults=True):

@@ -31,6 +31,9 @@ _LOCATE = [
     _query("zone", {"type": "string", "maxLength": MAX_ZONE}, "the asker's zone: its replicas come first"),
     _query("node", {"type": "string", "maxLength": MAX_NODE}, "the asker: left out of the answer"),
     _query("limit", {**_NUMBER, "maximum": 100}, "at most so many"),
+    _query(
+        "homes", {**_NUMBER, "maximum": 64}, "name so many of the nodes that are fetching it, the same for all who ask"
+    ),
 ]
 
 _OPERATIONS: tuple[tuple[str, str, str, Any, Any, list[dict[str, Any]], tuple[int, ...]], ...] = (

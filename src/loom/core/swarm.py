@@ -1,0 +1,488 @@
+"""The swarm: what to take from which peer, and what a node has to ask the origin for itself.
+
+Theory of operation. A file is cut into *units*, runs of chunks, at most 4096 of them, so that what a node has is a
+short bitmap. Every reply of a peer carries its bitmap, and how far it is with the units that are on their way to it: a
+unit can be handed on from its first bytes, while it arrives. From what its neighbours have a node takes the rarest
+units first, from the neighbour that it asks least at the moment; so copies spread as fast as uplinks allow.
+
+The origin. Rendezvous hashing ranks the *homes*, some of the nodes that are fetching the same, for every unit: the first
+one asks the origin for it, and nobody else does. All have the same list of homes from the control plane, or nearly: as
+it grows, a unit gets a new home only when the new one ranks first, and the old home is the second then. So a home looks
+at those next in rank before it asks, and does not when one of them has the unit, or is getting it. Should a home be
+dead, slow or cut off, the second one asks after PATIENCE_S without anything to take from anybody, the third one after
+twice that, and so on. So a node needs no opinion about who is alive.
+
+Why it ends. Bytes come from peers, or nothing comes for a while; then patience runs out, and they come from the origin.
+
+Pure: time comes in as `now`, chance as `random`. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from hashlib import sha256
+from heapq import nlargest, nsmallest
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from loom.core.ranges import RangeSet, Span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+MAX_UNITS = 4096
+MAX_PEERS = 32
+"""Neighbours, whom a node takes from: in a random graph of that degree everything is a few steps away."""
+
+FEW_PEERS = 16
+"""With fewer than that, whoever comes by becomes a neighbour."""
+
+MAX_HOMES = 64
+"""Nodes that ask the origin, all in all."""
+
+PULLS = 16
+"""Requests to peers at once."""
+
+PULLS_PER_PEER = 2
+
+MIN_PIECE = 256 * 1024
+"""Bytes below which it is not worth asking for the beginning of a unit that is still arriving."""
+
+MAX_PIECE = 8 * 1024 * 1024
+PIECES = 64
+"""A request to a peer brings about a 64th of the file, a MiB at least and 8 at most: what came is handed on when it is
+whole, so shorter ones spread sooner, and longer ones cost less."""
+
+PATIENCE_S = 2.0
+MAX_PATIENCE_S = 20.0
+STALL_S = 5.0
+"""With nothing coming from anybody for so long, what peers claim to have no longer counts."""
+
+AVOID_S = 2.0
+MAX_AVOID_S = 60.0
+"""A peer that failed is left alone for so long; twice as long each time."""
+
+POLL_S = 0.5
+CALM_POLL_S = 3.0
+"""How old what is known of a peer may be: of one that might have what is wanted, and of any other."""
+
+RIVALS = 4
+FRESH_S = 1.0
+"""Before a home asks the origin it knows what so many of the next in rank have, not older than this."""
+
+MAX_PREFIXES = 64
+
+CANDIDATES = 4
+"""Of what a peer has, how much is looked at before one is chosen."""
+
+_MASK = 2**64 - 1
+
+
+class Availability(NamedTuple):
+    """What a node can hand out: `units` is a bitmap of those it has whole; `prefixes` tells how many bytes of others,
+    from their beginning, are there; `coming` is a bitmap of those that it is asking the origin for.
+    """
+
+    units: int
+    prefixes: dict[int, int]
+    coming: int = 0
+
+
+class Grid:
+    """How a file of `size` bytes is cut into units."""
+
+    def __init__(self, size: int, chunk_size: int) -> None:
+        chunks = -(-size // chunk_size)
+        self.size = size
+        self.unit_size = chunk_size * max(1, -(-chunks // MAX_UNITS))
+        self.count = -(-size // self.unit_size)
+        self.everything = (1 << self.count) - 1
+
+    def span(self, unit: int) -> Span:
+        """Return the bytes of a unit."""
+        return Span(unit * self.unit_size, min(self.size, (unit + 1) * self.unit_size))
+
+    def touched(self, spans: Iterable[Span]) -> int:
+        """Return the bitmap of the units that have some of the bytes in `spans`."""
+        bits = 0
+        for start, end in spans:
+            first, last = start // self.unit_size, (end - 1) // self.unit_size
+            bits |= (1 << (last + 1)) - (1 << first)
+        return bits
+
+    def available(self, have: RangeSet, asked: Iterable[Span] = ()) -> Availability:
+        """Return what can be handed out of `have`; `asked` is what the origin is being asked for."""
+        units, prefixes = 0, {}
+        for start, end in have:
+            first, last = -(-start // self.unit_size), end // self.unit_size
+            if end == self.size:
+                last = self.count
+            if first < last:
+                units |= (1 << last) - (1 << first)
+            begun = max(last, first)  # the unit in which this range ends; it counts if its beginning is there, too
+            if last >= first - 1 and begun < self.count and start <= begun * self.unit_size < end < self.size:
+                prefixes[begun] = end - begun * self.unit_size
+        return Availability(units, dict(list(prefixes.items())[:MAX_PREFIXES]), self.touched(asked) & ~units)
+
+
+def format_availability(it: Availability) -> str:
+    """Return it as a header's value: two bitmaps in hexadecimal, units and coming, and the prefixes as unit:bytes."""
+    return f"{it.units:x};{it.coming:x};" + ",".join(f"{unit}:{size}" for unit, size in it.prefixes.items())
+
+
+def parse_availability(text: str, grid: Grid) -> Availability:
+    """Parse what a peer says that it has. Raises ValueError when it makes no sense for this file."""
+    units, coming, rest = text.split(";")
+    if max(len(units), len(coming)) > MAX_UNITS // 4 or len(rest) > MAX_PREFIXES * 32:
+        raise ValueError("too long")
+    bitmaps = int(units, 16), int(coming, 16)
+    if not all(0 <= bits <= grid.everything for bits in bitmaps):
+        raise ValueError("units that the file does not have")
+    prefixes = {}
+    for pair in filter(None, rest.split(",")):
+        unit, _, size = pair.partition(":")
+        if not 0 <= int(unit) < grid.count or not 0 <= int(size) <= grid.unit_size:
+            raise ValueError("a unit that the file does not have")
+        prefixes[int(unit)] = int(size)
+    return Availability(bitmaps[0], prefixes, bitmaps[1])
+
+
+def choose_homes(names: Iterable[str], limit: int = MAX_HOMES) -> list[str]:
+    """Return the nodes that are homes, whoever chooses among the same ones: newcomers change little."""
+    return nsmallest(limit, names, key=lambda name: (crc32(name.encode("utf-8", "surrogateescape")), name))
+
+
+def home_units(key: str, homes: Sequence[str], me: str, count: int) -> list[int]:
+    """Return a bitmap for every rank: the units for which `me` has it. Empty when `me` is no home."""
+    ranks = [0] * len(homes)
+    if me not in homes:
+        return ranks
+    mine, others = _seed(key, me), [(_seed(key, name), name) for name in homes if name != me]
+    for unit in range(count):
+        weight = (_weigh(mine, unit), me)
+        rank = sum((_weigh(seed, unit), name) > weight for seed, name in others)
+        ranks[rank] |= 1 << unit
+    return ranks
+
+
+def _seed(key: str, name: str) -> int:
+    return int.from_bytes(sha256(f"{key}\n{name}".encode("utf-8", "surrogateescape")).digest()[:8])
+
+
+def _weigh(seed: int, unit: int) -> int:
+    """Mix a node's number with a unit's: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    x = (seed + (unit + 1) * 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _MASK
+    return x ^ x >> 31
+
+
+class Free:
+    """The bytes that are missing and nobody has been asked for."""
+
+    def __init__(self, spans: Iterable[Span], grid: Grid) -> None:
+        self._spans = sorted(spans)
+        self.units = grid.touched(self._spans)
+
+    def first(self, start: int, end: int) -> Span | None:
+        """Return the first of them that lie in [start, end)."""
+        at = max(0, bisect_right(self._spans, start, key=lambda span: span.start) - 1)
+        for free in self._spans[at : at + 2]:
+            if free.start < end and start < free.end:
+                return Span(max(start, free.start), min(end, free.end))
+        return None
+
+
+@dataclass
+class Peer:
+    """Another node. `address` is where it listens; `asked` counts the requests to it that are under way.
+
+    is_neighbour: bytes are taken from it; else it is only asked what it has, being a home.
+    """
+
+    name: str
+    address: str
+    is_near: bool = True
+    is_neighbour: bool = True
+    units: int = 0
+    prefixes: dict[int, int] = field(default_factory=dict)
+    coming: int = 0
+    heard_at: float = float("-inf")
+    polled_at: float = float("-inf")
+    asked: int = 0
+    busy_until: float = 0.0
+    avoided_until: float = 0.0
+    strikes: int = 0
+    is_banned: bool = False
+
+    def is_live(self, now: float) -> bool:
+        """Return whether what it says counts."""
+        return not self.is_banned and self.avoided_until <= now and self.heard_at > float("-inf")
+
+
+class Pull(NamedTuple):
+    """Bytes to be taken from a peer."""
+
+    peer: Peer
+    span: Span
+
+
+class Swarm:
+    """The swarm as one node sees it, about one file.
+
+    key: names the bytes; nodes that use another one fetch something else. me: this node's name. random: as
+    `random.random`.
+    """
+
+    def __init__(self, key: str, me: str, grid: Grid, random: Callable[[], float]) -> None:
+        self.key = key
+        self.me = me
+        self.grid = grid
+        self.peers: dict[str, Peer] = {}
+        self.homes: tuple[str, ...] = (me,)
+        self._listed_homes: tuple[str, ...] = self.homes
+        self.piece_size = min(max(grid.size // PIECES, 1024 * 1024), MAX_PIECE, grid.unit_size)
+        self._random = random
+        self._mine = [grid.everything]
+        self._seeds = {me: _seed(key, me)}
+        self._to_check: set[str] = set()
+        self._hungry_since: float | None = None
+        self._fed_at: float | None = None
+
+    # What the node learns
+
+    def meet(self, name: str, address: str, *, is_near: bool = True, most: int = MAX_PEERS) -> None:
+        """Take note of another node; it becomes a neighbour if there are not so many yet."""
+        if name == self.me:
+            return
+        peer = self.peers.get(name)
+        if peer is None:
+            peer = self.peers[name] = Peer(name, address, is_near, is_neighbour=False)
+        peer.address = address
+        if not peer.is_neighbour and sum(other.is_neighbour for other in self.peers.values()) < most:
+            peer.is_neighbour, peer.is_near = True, is_near
+
+    def forget_dead(self, listed: set[str], now: float) -> None:
+        """Drop nodes that the control plane does not tell of now and that do not answer either, or are nothing to us."""
+        homes = set(self._listed_homes)
+        for peer in list(self.peers.values()):
+            is_of_use = peer.is_neighbour and now >= peer.avoided_until
+            if peer.name not in listed | homes and not (peer.asked or peer.is_banned or is_of_use):
+                del self.peers[peer.name]
+
+    def set_homes(self, homes: Iterable[tuple[str, str]]) -> None:
+        """Take over who may ask the origin: names and addresses. This node is one of them while there is room."""
+        names = {self.me}
+        for name, address in homes:
+            names.add(name)
+            self.meet(name, address, most=0)
+        self._listed_homes = tuple(choose_homes(names))
+        self._reckon_homes()
+
+    def visited(self, name: str, address: str) -> None:
+        """A node that is fetching the same has introduced itself, perhaps before the control plane told of it."""
+        self.meet(name, address, most=FEW_PEERS)
+        if name not in self._listed_homes:
+            self._listed_homes = tuple(choose_homes({*self._listed_homes, name}))
+            self._reckon_homes()
+
+    def _reckon_homes(self) -> None:
+        """Rank the homes that there are, as far as we know: without those that failed us or fetch something else."""
+        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.strikes}
+        names = tuple(name for name in self._listed_homes if name not in gone) or (self.me,)
+        if names != self.homes:
+            self.homes = names
+            self._seeds = {name: _seed(self.key, name) for name in names}
+            self._mine = home_units(self.key, names, self.me, self.grid.count)
+
+    def saw(self, peer: Peer, it: Availability, now: float) -> None:
+        """A peer has said what it has."""
+        peer.units, peer.prefixes, peer.coming, peer.heard_at = it.units, it.prefixes, it.coming, now
+        peer.avoided_until = 0.0
+
+    def fed(self, peer: Peer | None, now: float) -> None:
+        """Bytes have come, from a peer or (None) from the origin."""
+        self._fed_at = now
+        if peer is not None and peer.strikes:
+            peer.strikes = 0
+            self._reckon_homes()
+
+    def busy(self, peer: Peer, wait_s: float, now: float) -> None:
+        """A peer has no slot to spare."""
+        peer.busy_until = now + wait_s * (0.5 + self._random())
+
+    def failed(self, peer: Peer, now: float) -> None:
+        """A peer broke off, did not answer, or made no sense: leave it alone for a while; what it had does not count."""
+        peer.strikes += 1
+        peer.avoided_until = now + min(AVOID_S * 2 ** (peer.strikes - 1), MAX_AVOID_S)
+        self._forget(peer)
+        self._reckon_homes()
+
+    def lost(self, peer: Peer, now: float) -> None:
+        """A peer knows nothing of the file: it has not begun, has ended, or fetches another version. Ask again later."""
+        self._forget(peer)
+        peer.polled_at = now + CALM_POLL_S * self._random()
+
+    def _forget(self, peer: Peer) -> None:
+        peer.units, peer.prefixes, peer.coming, peer.heard_at = 0, {}, 0, float("-inf")
+
+    def ban(self, peer: Peer) -> None:
+        """A peer handed out wrong bytes: never again."""
+        peer.is_banned = True
+        self._forget(peer)
+        self._reckon_homes()
+
+    # What the node decides
+
+    def is_alone(self, now: float) -> bool:
+        """Return whether nobody is there to take anything from, or to be considerate of."""
+        return self.homes == (self.me,) and not any(peer.is_live(now) for peer in self.peers.values())
+
+    def choose(self, spans: Iterable[Span], now: float) -> Pull | None:
+        """Return what to take from whom; `spans` are the bytes that are missing and nobody has been asked for."""
+        free = Free(spans, self.grid)
+        live = [peer for peer in self.peers.values() if peer.is_neighbour and peer.is_live(now)]
+        ready = [peer for peer in live if peer.asked < PULLS_PER_PEER and peer.busy_until <= now]
+        ready.sort(key=lambda peer: (peer.asked + (not peer.is_near), self._random()))
+        best, least, asked = None, 0.0, 0
+        for peer in ready:
+            spans_of_peer = [*self._begun(peer, free), *self._whole(peer, free)]
+            for span in spans_of_peer:
+                holders = self._count_holders(live, span) + self._random()
+                if best is None or holders < least:
+                    best, least = Pull(peer, span), holders
+            asked += bool(spans_of_peer)
+            if asked == CANDIDATES:
+                break
+        if best or not free.units or any(peer.units & free.units or self._begun(peer, free) for peer in live):
+            self._hungry_since = None
+        elif self._hungry_since is None:
+            self._hungry_since = now
+        return best
+
+    def _count_holders(self, live: Sequence[Peer], span: Span) -> int:
+        bit = 1 << span.start // self.grid.unit_size
+        return len([peer for peer in live if peer.units & bit])
+
+    def idle_peers(self, now: float) -> list[Peer]:
+        """Return the peers that are asked for nothing and have something, in random order: for what comes too slowly."""
+        idle = [
+            peer
+            for peer in self.peers.values()
+            if peer.is_neighbour and peer.is_live(now) and not peer.asked and peer.units and peer.busy_until <= now
+        ]
+        return sorted(idle, key=lambda _: self._random())
+
+    def has_all(self, peer: Peer, span: Span) -> bool:
+        """Return whether a peer has every byte of a span."""
+        bits = self.grid.touched([span])
+        return peer.units & bits == bits
+
+    def _whole(self, peer: Peer, free: Free) -> Iterator[Span]:
+        """Yield a few spans of units that a peer has whole, by chance."""
+        units = peer.units & free.units
+        for _ in range(min(CANDIDATES, units.bit_count())):
+            unit = self._pick(units)
+            units ^= 1 << unit
+            if span := free.first(*self.grid.span(unit)):
+                yield Span(span.start, min(span.end, span.start + self.piece_size))
+
+    def _begun(self, peer: Peer, free: Free) -> list[Span]:
+        """Return a few spans of units that are still on their way to a peer."""
+        spans: list[Span] = []
+        for unit, size in peer.prefixes.items():
+            if size < MIN_PIECE or not free.units & (1 << unit):
+                continue
+            start = unit * self.grid.unit_size
+            span = free.first(start, start + size)
+            if span and span.size >= MIN_PIECE:
+                spans.append(Span(span.start, min(span.end, span.start + self.piece_size)))
+                if len(spans) == CANDIDATES:
+                    break
+        return spans
+
+    def _pick(self, bitmap: int) -> int:
+        """Return one of the bits that are set, by chance: the first one behind a random place."""
+        place = int(self._random() * bitmap.bit_length())
+        above = bitmap >> place << place
+        return ((above & -above) if above else (bitmap & -bitmap)).bit_length() - 1
+
+    def most_at_origin(self, workers: int) -> int:
+        """Return how many requests this node may have under way at the origin: all homes together as many as two alone.
+
+        What one has asked for early, another one cannot.
+        """
+        return max(2, -(-2 * workers // len(self.homes)))
+
+    def ask_origin(self, spans: Iterable[Span], now: float) -> Span | None:
+        """Return what this node has to ask the origin for now; None when others see to all that is free."""
+        if self._fed_at is None:
+            self._fed_at = now
+        free = Free(spans, self.grid)
+        wanted = free.units
+        held = coming = 0
+        for peer in self.peers.values():
+            if peer.is_live(now):
+                held, coming = held | peer.units, coming | peer.coming
+        mine = self._checked(wanted & ~held & ~coming & self._mine[0], now)
+        hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
+        stalled_s = max(0.0, now - self._fed_at - STALL_S)
+        if not mine and hungry_s >= PATIENCE_S:
+            mine = wanted & ~held & self._may_ask(hungry_s)
+        if not mine and stalled_s > 0:
+            mine = wanted & self._may_ask(stalled_s)
+        return free.first(*self.grid.span(self._pick(mine))) if mine else None
+
+    def _checked(self, units: int, now: float) -> int:
+        """Return those of the units about whose other homes we know enough: what is unknown is asked about first."""
+        checked = 0
+        for _ in range(units.bit_count()):
+            bit = units & -units
+            units ^= bit
+            unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now)]
+            self._to_check.update(unknown)
+            if not unknown:
+                return bit
+            if len(self._to_check) >= PULLS:
+                break
+        return checked
+
+    def _rivals(self, unit: int) -> list[str]:
+        """Return the homes next in rank for a unit, which may have asked for it already."""
+        others = [name for name in self.homes if name != self.me]
+        return nlargest(RIVALS, others, key=lambda name: (_weigh(self._seeds[name], unit), name))
+
+    def _is_unknown(self, name: str, now: float) -> bool:
+        peer = self.peers.get(name)
+        if peer is None:
+            return False  # nobody told us where it is
+        return not peer.strikes and not peer.is_banned and now - peer.heard_at > FRESH_S
+
+    def _may_ask(self, waited_s: float) -> int:
+        """Return the units for which patience is over."""
+        if waited_s >= MAX_PATIENCE_S:
+            return self.grid.everything
+        bits = 0
+        for mine in self._mine[: int(waited_s / PATIENCE_S) + 1]:
+            bits |= mine
+        return bits
+
+    def to_poll(self, now: float, *, is_idle: bool) -> list[Peer]:
+        """Return the peers that should be asked what they have, and note that they are."""
+        age_s = POLL_S if is_idle else CALM_POLL_S
+        due = [
+            peer
+            for peer in self.peers.values()
+            if peer.is_neighbour
+            and not peer.is_banned
+            and peer.avoided_until <= now
+            and now - peer.heard_at >= age_s
+            and now - peer.polled_at >= POLL_S
+            and peer.units != self.grid.everything
+        ]
+        due += [self.peers[name] for name in self._to_check if name in self.peers and self.peers[name] not in due]
+        self._to_check.clear()
+        for peer in due:
+            peer.polled_at = now
+        return due

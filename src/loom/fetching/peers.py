@@ -1,0 +1,408 @@
+"""The peers of one fetch: what it takes from them, and what it hands to them while it runs.
+
+Until the bytes are known (`join`) there is only a server with an empty shelf, so that the control plane can be told an
+address at once. From then on one task on the crew's first loop asks the swarm what to take from whom, and takes it,
+beside the workers that ask the origin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import threading
+import time
+from ipaddress import ip_address
+from typing import IO, TYPE_CHECKING, Any
+
+from loom.core.faults import Fault, Remedy
+from loom.core.options import parse_listen
+from loom.core.ranges import Span
+from loom.core.swarm import PULLS, Availability, Grid, Peer, Swarm
+from loom.core.transfer import Wait
+from loom.core.urls import parse_url
+from loom.errors import LoomError, OriginUnreachable
+from loom.net.connect import Connector
+from loom.net.connection import Pool
+from loom.sharing.server import PeerServer, Visitor
+from loom.sharing.shelf import OwnShelf
+from loom.sources.peer import Fleet, PeerFault, PeerSource, Verdict, resolve_at_peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from loom.core.headers import Version
+    from loom.core.options import Options
+    from loom.fetching.worker import Job
+
+FIRST_PULL = 100_000
+"""Requests to peers are numbered from here: workers of the origin have the numbers below."""
+
+WINDOW_S = 5.0
+"""A peer that makes too little progress for so long is cut: there are others."""
+
+IDLE_S = 0.2
+"""How often one looks again when nothing happened."""
+
+KEPT_FROM_ORIGIN = 2
+"""Requests that somebody who fetched alone goes on with when others come."""
+
+now = time.monotonic
+
+
+class Peers:
+    """Peers by name, a server for them, and the swarm about one file once that is known. `close` it.
+
+    Raises UsageError when it cannot listen where it is told to.
+    """
+
+    def __init__(self, options: Options, node: str) -> None:
+        self.taken: dict[str, int] = {}
+        self.rejected: dict[str, str] = {}
+        self.note = ""
+        self.wait_for_news: Callable[[], object] = lambda: None
+        """Waits, not for long, until the control plane has said who is there."""
+        self._zone = options.zone
+        self._listed: dict[str, tuple[str, bool]] = {}
+        self._homes: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._shelf = OwnShelf()
+        self._server: PeerServer | None = None
+        self._company: Company | None = None
+        self._pool: Pool | None = None
+        address = self._listen(options) if not options.private else ""
+        self.fleet = Fleet(node, address, options.control_token)
+
+    def _listen(self, options: Options) -> str:
+        """Start the server; return its address, "" when this machine may not be asked."""
+        host, port = parse_listen(options.listen or ":0")
+        host = host or _own_address(options.control or "")
+        if not (options.control_token or options.allow_anonymous or ip_address(host).is_loopback):
+            self.note = "hands nothing to peers: there is no fleet token (--token-file)"
+            return ""
+        server = self._server = PeerServer(self._shelf, host, port, options.control_token, self._meet)
+        shown = _own_address(options.control or "") if ip_address(host).is_unspecified else host
+        server.authority = f"[{shown}]:{server.port}" if ":" in shown else f"{shown}:{server.port}"
+        server.start()
+        return f"http://{server.authority}"
+
+    # What the control plane and visitors tell
+
+    def learn(self, replicas: Iterable[dict[str, Any]], homes: Iterable[dict[str, Any]]) -> None:
+        """Take in what the control plane says: who has the model, and who is fetching it. From any thread."""
+        with self._lock:
+            self._homes = {str(one["node"]): str(one["address"]) for one in homes}
+            self._listed = {
+                str(one["node"]): (str(one["address"]), self._zone is None or one.get("zone") == self._zone)
+                for one in replicas
+                if one.get("address") and one["node"] != self.fleet.node
+            }
+        self._tell_swarm()
+
+    def _meet(self, visitor: Visitor) -> None:
+        """A peer has come by, perhaps before the control plane told of it."""
+        with self._lock:
+            company = self._company
+        if company is not None:
+            company.visited(visitor)
+
+    def _tell_swarm(self) -> None:
+        with self._lock:
+            company, listed, homes = self._company, dict(self._listed), self._homes
+        if company is not None:
+            company.learn(listed, homes)
+
+    @property
+    def has_company(self) -> bool:
+        """Whether anybody else has, or is fetching, the model."""
+        with self._lock:
+            return bool(self._listed)
+
+    def addresses(self) -> list[str]:
+        """Return where other nodes listen that have, or are fetching, the model."""
+        with self._lock:
+            return [address for address, _ in self._listed.values()]
+
+    # What the fetch does
+
+    async def resolve(self, reference: str) -> tuple[str, Version] | None:
+        """Ask peers what a reference (its key) leads to, for when the origin cannot be asked; None: nobody knows."""
+        pool = self._own_pool()
+        for address in self.addresses():
+            with contextlib.suppress(PeerFault):
+                return await resolve_at_peer(pool, self.fleet, address, reference)
+        return None
+
+    def join(self, job: Job, key: str, reference: str, digest: str = "") -> None:
+        """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them."""
+        company = Company(job, key, self.fleet, self._own_pool(), self.taken, self.rejected)
+        with self._lock:
+            self._company = company
+        self._shelf.put(key, _Part(job, company), reference, digest)
+        self._tell_swarm()
+        job.company = company
+
+    def _own_pool(self) -> Pool:
+        self._pool = self._pool or Pool(Connector(environ={}))  # no proxy stands between peers
+        return self._pool
+
+    @property
+    def taken_in_all(self) -> int:
+        """Bytes taken from peers."""
+        return sum(list(self.taken.values()))
+
+    @property
+    def served(self) -> int:
+        """Bytes handed to peers."""
+        return self._server.served if self._server else 0
+
+    def close(self) -> None:
+        """Hand out nothing any more."""
+        self._shelf.clear()
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+
+class Company:
+    """The swarm about one file, and the requests to peers that are under way. `job.lock` guards the swarm."""
+
+    def __init__(
+        self, job: Job, key: str, fleet: Fleet, pool: Pool, taken: dict[str, int], rejected: dict[str, str]
+    ) -> None:
+        transfer = job.transfer
+        self.grid = Grid(transfer.size, transfer.chunk_size)
+        self._job = job
+        self._swarm = Swarm(key, fleet.node, self.grid, random.random)
+        self._source = PeerSource(key, self.grid, fleet)
+        self._pool = pool
+        self._taken = taken
+        self._rejected = rejected
+        self._pulls: dict[int, asyncio.Task[None]] = {}
+        self._polls: set[asyncio.Task[None]] = set()
+        self._cut: set[int] = set()
+        self._next_number = FIRST_PULL
+        self._wake: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._quiet_until = 0.0
+        self._is_alone = True
+
+    @property
+    def requests(self) -> int:
+        """Requests sent to peers."""
+        return self._source.requests
+
+    def visited(self, visitor: Visitor) -> None:
+        """Take note of who has come by. From any thread."""
+        with self._job.lock:
+            self._swarm.visited(visitor.node, visitor.address)
+
+    def learn(self, listed: dict[str, tuple[str, bool]], homes: dict[str, str]) -> None:
+        """Take in who is there. From any thread."""
+        with self._job.lock:
+            for name, (address, is_near) in listed.items():
+                self._swarm.meet(name, address, is_near=is_near)
+            self._swarm.forget_dead(set(listed), now())
+            self._swarm.set_homes(homes.items())
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._look_again)
+
+    def _look_again(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+
+    # For the workers that ask the origin; the job's lock is held
+
+    def next_of_origin(self, worker: int, at: float) -> Span | Wait | None:
+        """Return what a worker is to ask the origin for; everything, as ever, as long as nobody else is there."""
+        transfer = self._job.transfer
+        if transfer.is_complete or transfer.error is not None:
+            return None
+        if self._swarm.is_alone(at):
+            return transfer.next(worker, at)
+        if wait := transfer.wait_for_origin(at):
+            return wait
+        if at < self._quiet_until:
+            return Wait(self._quiet_until)
+        if len(transfer.asked_of_origin()) >= self._swarm.most_at_origin(transfer.workers):
+            return Wait(at + IDLE_S)
+        wanted = self._swarm.ask_origin(transfer.free(at), at)
+        if wanted is not None and (span := transfer.claim(worker, wanted, at)):
+            return span
+        self._quiet_until = at + IDLE_S
+        return Wait(self._quiet_until)
+
+    def _share(self, at: float) -> None:
+        """Let go of what we asked the origin for while we were alone, as soon as somebody else is there."""
+        if self._is_alone and not self._swarm.is_alone(at):
+            self._is_alone = False
+            self._job.transfer.shorten(self.grid.unit_size, KEPT_FROM_ORIGIN)
+
+    def fed_by_origin(self, at: float) -> None:
+        """Bytes have come from the origin."""
+        self._swarm.fed(None, at)
+
+    def available(self) -> Availability:
+        """Return what can be handed out."""
+        transfer = self._job.transfer
+        return self.grid.available(transfer.have, transfer.asked_of_origin())
+
+    # Taking from peers, on the crew's first loop
+
+    async def run(self) -> None:
+        """Take from peers what they have, until the job is finished."""
+        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        while not self._job.finished.is_set():
+            self._wake.clear()
+            while len(self._pulls) < PULLS and self._begin_pull():
+                pass
+            self._poll()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), IDLE_S)
+
+    def cut(self, number: int) -> None:
+        """End a request that makes too little progress. Call it on the first loop."""
+        task = self._pulls.get(number)
+        if task is not None:
+            self._cut.add(number)
+            task.cancel()
+
+    def _begin_pull(self) -> bool:
+        job, at, number = self._job, now(), self._next_number
+        with job.lock:
+            self._share(at)
+            if job.transfer.is_complete or job.transfer.error is not None:
+                return False
+            peer, span = self._choose(number, at)
+            if peer is None or span is None:
+                return False
+            peer.asked += 1
+        self._next_number += 1
+        task = self._pulls[number] = asyncio.create_task(self._pull(number, peer, span))
+        task.add_done_callback(lambda _: self._pulls.pop(number, None))
+        return True
+
+    def _choose(self, number: int, at: float) -> tuple[Peer | None, Span | None]:
+        transfer, swarm = self._job.transfer, self._swarm
+        pull = swarm.choose(transfer.free(), at)
+        if pull is not None:
+            return pull.peer, transfer.claim(number, pull.span, at, peer_window_s=WINDOW_S)
+        for peer in swarm.idle_peers(at):
+            offers = lambda span, peer=peer: swarm.has_all(peer, span)  # noqa: E731
+            if span := transfer.claim_late(number, offers, at, WINDOW_S):
+                return peer, span
+        return None, None
+
+    async def _pull(self, number: int, peer: Peer, span: Span) -> None:
+        """Take one span from one peer, and tell the transfer and the swarm how that went."""
+        job, source = self._job, self._source
+        try:
+            response, served, available = await source.open(self._pool, peer.address, span)
+            with job.lock:
+                self._swarm.saw(peer, available, now())
+                job.transfer.opened(number, now())
+            try:
+                accept = lambda size: self._accept(number, peer, size)  # noqa: E731
+                await response.pour_into(self._pool.pourer, job.staging, served.start, served.size, accept)
+            finally:
+                self._pool.put(response)
+            with job.lock:
+                job.transfer.ended(number, now())
+        except PeerFault as fault:
+            self._failed(number, peer, fault)
+        except OSError:
+            self._failed(number, peer, PeerFault(Verdict.FAILED, "broke off"))
+        except LoomError as error:
+            job.fail(error)
+        except asyncio.CancelledError:
+            if number not in self._cut:
+                raise
+            self._cut.discard(number)
+            self._failed(number, peer, PeerFault(Verdict.FAILED, "sent too little"))
+        finally:
+            peer.asked -= 1
+            self._look_again()
+
+    def _accept(self, number: int, peer: Peer, size: int) -> int:
+        left = self._job.accept(number, size)
+        with self._job.lock:
+            self._taken[peer.name] = self._taken.get(peer.name, 0) + size
+            self._swarm.fed(peer, now())
+        return left
+
+    def _failed(self, number: int | None, peer: Peer, fault: PeerFault) -> None:
+        at = now()
+        with self._job.lock:
+            if number is not None:
+                error = OriginUnreachable(f"peer {peer.name} {fault}")
+                self._job.transfer.failed(number, Fault(Remedy.ELSEWHERE, error), at)
+            if fault.available is not None:
+                self._swarm.saw(peer, fault.available, at)
+            if fault.verdict is Verdict.BUSY:
+                self._swarm.busy(peer, fault.wait_s, at)
+            elif fault.verdict is Verdict.STRANGER:
+                self._swarm.lost(peer, at)
+            elif fault.verdict is Verdict.FAILED:
+                self._swarm.failed(peer, at)
+                self._rejected[peer.name] = str(fault)
+
+    def _poll(self) -> None:
+        with self._job.lock:
+            due = self._swarm.to_poll(now(), is_idle=len(self._pulls) < PULLS)
+        for peer in due:
+            task = asyncio.create_task(self._ask(peer))
+            self._polls.add(task)
+            task.add_done_callback(self._polls.discard)
+
+    async def _ask(self, peer: Peer) -> None:
+        try:
+            available = await self._source.have(self._pool, peer.address)
+        except PeerFault as fault:
+            self._failed(None, peer, fault)
+        else:
+            with self._job.lock:
+                self._swarm.saw(peer, available, now())
+        self._look_again()
+
+
+class _Part:
+    """What the job has, as an item on the shelf."""
+
+    def __init__(self, job: Job, company: Company) -> None:
+        self.size = job.transfer.size
+        self.version = job.version
+        self._job = job
+        self._company = company
+        self._fd = job.staging.duplicate()
+
+    def available(self) -> Availability:
+        with self._job.lock:
+            return self._company.available()
+
+    def end_from(self, start: int, end: int) -> int:
+        with self._job.lock:
+            gaps = self._job.transfer.have.missing(start, end)
+        return gaps[0].start if gaps else end
+
+    def open(self) -> IO[bytes]:
+        return os.fdopen(os.dup(self._fd), "rb", buffering=0)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+
+def _own_address(control: str) -> str:
+    """Return the address by which this machine reaches the control plane: peers are where that is."""
+    endpoint = parse_url(control).endpoint
+    with contextlib.suppress(OSError):
+        for family, kind, _, _, place in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
+                probe.connect(place)  # sends nothing: UDP
+                return str(probe.getsockname()[0])
+    return "127.0.0.1"

@@ -1,0 +1,320 @@
+"""The server that hands files to peers: HTTP/1.1, GET alone, bodies by `sendfile`.
+
+    GET /blobs/{key}         a range of a file, as far as it is there; key: a version key, or sha256:<digest>
+    GET /blobs/{key}/have    what is there
+    GET /refs/{key}          what a reference (its key) leads to: version, size, key of the bytes
+    GET /healthz             it answers
+
+Every answer about a file carries `Loom-Have` (loom.core.swarm.format_availability). A range that is there in part is
+answered with that part: Content-Range tells. One that is not there at all is a 504, as for `only-if-cached` (RFC 9111
+section 5.2.1.7): nothing is fetched for others. Beyond its slots a node answers 503 with Retry-After.
+
+It knows keys and digests, no paths and no URLs. In a fleet with a token every request must prove that it knows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from loom.core.headers import parse_request_range
+from loom.core.proof import SCHEME, is_proved
+from loom.core.swarm import format_availability
+from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loom.core.ranges import Span
+    from loom.sharing.shelf import Item, Shelf
+
+SLOTS = 16
+"""Uploads at once. More only make all of them slower, and every copy whole later."""
+
+MAX_CONNECTIONS = 512
+MAX_HEAD = 8 * 1024
+HEAD_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 60.0
+
+BLOCK_SIZE = 1024 * 1024
+BLOCK_TIMEOUT_S = 20.0
+"""Whoever does not take a block in so long is cut."""
+
+RETRY_AFTER_S = 0.2
+
+_REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
+            405: "Method Not Allowed", 416: "Range Not Satisfiable", 503: "Service Unavailable",
+            504: "Gateway Timeout"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who asks: the name and the address that a peer gives for itself, checked against where it comes from."""
+
+    node: str
+    address: str
+
+
+class _Refused(Exception):
+    """The answer is an error."""
+
+    def __init__(self, status: int, code: str, fields: dict[str, str] | None = None) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.fields = fields or {}
+
+
+@dataclass(frozen=True)
+class _Request:
+    target: str
+    fields: dict[str, str]
+
+    def get(self, name: str) -> str:
+        return self.fields.get(name, "")
+
+
+class PeerServer:
+    """Serves a shelf on a thread of its own, from `start` to `stop`.
+
+    token: the fleet's; None serves everybody who can reach it. on_visit: called, on the server's thread, with every
+    peer that introduces itself.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        host: str,
+        port: int,
+        token: str | None,
+        on_visit: Callable[[Visitor], None] = lambda _: None,
+    ) -> None:
+        self.authority = ""
+        """host:port as peers are told: a request made for another one opens no door here. "" takes any."""
+        self.load = 0
+        self.served = 0
+        self._shelf = shelf
+        self._token = token
+        self._on_visit = on_visit
+        self._connections: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._is_draining = False
+        self._socket = _listen(host, port)
+        self._thread = threading.Thread(target=self._run, name="loom-peers", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Begin to answer."""
+        ready: Future[None] = Future()
+        self._thread.start()
+        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._open(ready)))
+        ready.result()
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """Take no more connections; let uploads under way end for up to `drain_s`, then cut them."""
+        self._is_draining = True
+        deadline = time.monotonic() + drain_s
+        while self.load and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if self._thread.is_alive():
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._socket.close()
+        self._loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def _open(self, ready: Future[None]) -> None:
+        self._server = await asyncio.start_server(self._accept, sock=self._socket, limit=MAX_HEAD)
+        ready.set_result(None)
+
+    async def _close(self) -> None:
+        self._server.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    # One connection
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is None or len(self._connections) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._connections.add(task)
+        try:
+            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                await self._converse(reader, writer)
+        except asyncio.CancelledError:
+            pass  # we are stopping
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        timeout_s = HEAD_TIMEOUT_S
+        while not self._is_draining:
+            async with asyncio.timeout(timeout_s):
+                head = await reader.readuntil(b"\r\n\r\n")
+            timeout_s = IDLE_TIMEOUT_S
+            try:
+                request = self._admit(head, writer)
+                await self._answer(request, writer)
+            except _Refused as refusal:
+                body = json.dumps({"error": {"code": refusal.code}}).encode()
+                await _send(writer, refusal.status, body, refusal.fields)
+                if refusal.status in (400, 401, 405):
+                    return  # what follows could be anything
+
+    def _admit(self, head: bytes, writer: asyncio.StreamWriter) -> _Request:
+        """Return the request if it makes sense and comes from the fleet."""
+        request = _parse_request(head)
+        if request.target == "/healthz":
+            return request
+        said, host, now = request.get("authorization"), request.get("host"), time.time()
+        is_ours = self.authority in ("", host)
+        if self._token is not None and not (is_ours and is_proved(said, self._token, host, request.target, now)):
+            raise _Refused(401, "access-denied", {"WWW-Authenticate": SCHEME})
+        self._introduce(request, writer)
+        return request
+
+    def _introduce(self, request: _Request, writer: asyncio.StreamWriter) -> None:
+        """Note who asks, if it listens where it comes from: nobody can send us elsewhere."""
+        node, address = request.get("loom-node"), request.get("loom-address")
+        host = address.removeprefix("http://").rpartition(":")[0].strip("[]")
+        come_from = writer.get_extra_info("peername")
+        if node and come_from and host == come_from[0]:
+            self._on_visit(Visitor(node, address))
+
+    async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> None:
+        match request.target.split("/"):
+            case ["", "healthz"]:
+                await _send(writer, 200, b'{"status":"ok"}')
+            case ["", "blobs", key]:
+                await self._give(self._item(key), request, writer)
+            case ["", "blobs", key, "have"]:
+                await _send(writer, 200, b"", self._fields(self._item(key)))
+            case ["", "refs", key]:
+                await self._tell(key, writer)
+            case _:
+                raise _Refused(404, "not-found")
+
+    def _item(self, key: str) -> Item:
+        item = self._shelf.find(key)
+        if item is None:
+            raise _Refused(404, "not-found")
+        return item
+
+    def _fields(self, item: Item) -> dict[str, str]:
+        return {"Loom-Have": format_availability(item.available()), "Loom-Size": str(item.size)}
+
+    async def _tell(self, key: str, writer: asyncio.StreamWriter) -> None:
+        found = self._shelf.find_reference(key)
+        if found is None:
+            raise _Refused(404, "not-found")
+        version_key, item = found
+        version = item.version
+        facts = {"key": version_key, "size": item.size, "etag": version.etag, "last_modified": version.last_modified}
+        await _send(writer, 200, json.dumps(facts).encode(), self._fields(item))
+
+    async def _give(self, item: Item, request: _Request, writer: asyncio.StreamWriter) -> None:
+        """Answer a request for a range."""
+        fields = self._fields(item)
+        asked = parse_request_range(request.get("range"), item.size)
+        if asked is None:
+            raise _Refused(416, "bad-range", fields | {"Content-Range": f"bytes */{item.size}"})
+        end = item.end_from(asked.start, asked.end)
+        if end <= asked.start:
+            raise _Refused(504, "absent", fields)
+        if self.load >= SLOTS or self._is_draining:
+            raise _Refused(503, "busy", fields | {"Retry-After": f"{RETRY_AFTER_S:g}"})
+        self.load += 1
+        try:
+            with _opened(item) as file:
+                await self._pour(file, type(asked)(asked.start, end), item.size, fields, writer)
+        finally:
+            self.load -= 1
+
+    async def _pour(
+        self, file: IO[bytes], span: Span, size: int, fields: dict[str, str], writer: asyncio.StreamWriter
+    ) -> None:
+        fields = fields | {"Content-Range": f"bytes {span.start}-{span.end - 1}/{size}",
+                           "Content-Type": "application/octet-stream"}  # fmt: skip
+        writer.write(_head(206, span.size, fields))
+        await writer.drain()
+        at = span.start
+        while at < span.end:
+            async with asyncio.timeout(BLOCK_TIMEOUT_S):
+                sent = await self._loop.sendfile(writer.transport, file, at, min(BLOCK_SIZE, span.end - at))
+            if not sent:
+                raise OSError("the file is shorter than it was")
+            at += sent
+            self.served += sent
+
+
+def _opened(item: Item) -> IO[bytes]:
+    try:
+        return item.open()
+    except OSError:
+        raise _Refused(404, "not-found") from None
+
+
+def _parse_request(head: bytes) -> _Request:
+    """Parse a request's head (RFC 9112 section 3). What is not a plain GET without a body is refused."""
+    lines = head[:-4].split(b"\r\n")
+    method, _, rest = lines[0].partition(b" ")
+    target, _, protocol = rest.partition(b" ")
+    if protocol != b"HTTP/1.1" or not target.startswith(b"/") or not target.isascii():
+        raise _Refused(400, "bad-request")
+    if method != b"GET":
+        raise _Refused(405, "bad-method", {"Allow": "GET"})
+    fields: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        text = name.decode("latin-1").lower()
+        if not colon or not text or text != text.strip() or text in fields:
+            raise _Refused(400, "bad-request")
+        fields[text] = value.decode("latin-1").strip(" \t")
+    if "transfer-encoding" in fields or fields.get("content-length", "0") != "0" or "host" not in fields:
+        raise _Refused(400, "bad-request")
+    return _Request(target.decode("ascii"), fields)
+
+
+def _head(status: int, length: int, fields: dict[str, str]) -> bytes:
+    lines = [f"HTTP/1.1 {status} {_REASONS[status]}", f"Content-Length: {length}"]
+    lines += [f"{name}: {value}" for name, value in fields.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+
+async def _send(writer: asyncio.StreamWriter, status: int, body: bytes, fields: dict[str, str] | None = None) -> None:
+    async with asyncio.timeout(BLOCK_TIMEOUT_S):
+        writer.write(_head(status, len(body), fields or {}) + body)
+        await writer.drain()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        message = f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}"
+        raise UsageError(message, "choose another address: --listen HOST:PORT") from error
+    return listening

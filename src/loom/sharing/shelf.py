@@ -1,0 +1,73 @@
+"""What stands on the shelf: the files, whole or still arriving, that peers may have."""
+
+from __future__ import annotations
+
+import threading
+from typing import IO, TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from loom.core.headers import Version
+    from loom.core.swarm import Availability
+
+
+class Item(Protocol):
+    """One file that can be handed out. Called from the server's thread.
+
+    size: of the whole file, bytes. version: of its reference.
+    """
+
+    size: int
+    version: Version
+
+    def available(self) -> Availability:
+        """Return what is there."""
+
+    def end_from(self, start: int, end: int) -> int:
+        """Return up to where, at most `end`, the bytes from `start` on are there without a gap; `start` for none."""
+
+    def open(self) -> IO[bytes]:
+        """Return the file, unbuffered; the caller closes it. Raises OSError."""
+
+
+class Shelf(Protocol):
+    """Where items are found. Raises nothing: what cannot be read is not there."""
+
+    def find(self, key: str) -> Item | None:
+        """Return the item with this version key, or with this digest ("sha256:...")."""
+
+    def find_reference(self, key: str) -> tuple[str, Item] | None:
+        """Return what a reference leads to, by its key: the version key, and the item."""
+
+
+class OwnShelf:
+    """What one process has in its hands."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, Item] = {}
+        self._references: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def put(self, key: str, item: Item, reference: str = "", digest: str = "") -> None:
+        """Hand out `item` from now on, under its version key and, if that is known, its digest."""
+        with self._lock:
+            self._items[key] = item
+            if digest:
+                self._items[f"sha256:{digest}"] = item
+            if reference:
+                self._references[reference] = key
+
+    def clear(self) -> None:
+        """Hand out nothing any more."""
+        with self._lock:
+            self._items.clear()
+            self._references.clear()
+
+    def find(self, key: str) -> Item | None:
+        with self._lock:
+            return self._items.get(key)
+
+    def find_reference(self, key: str) -> tuple[str, Item] | None:
+        with self._lock:
+            version_key = self._references.get(key, "")
+            item = self._items.get(version_key)
+        return None if item is None else (version_key, item)

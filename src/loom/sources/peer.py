@@ -1,0 +1,167 @@
+"""A peer as a source: another node that has some of the same bytes (see loom.sharing.server for the protocol).
+
+A peer that fails is never an error that a user meets: a PeerFault says what to think of the peer, and the bytes are
+taken from elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from loom.core.headers import Version, parse_content_range
+from loom.core.proof import prove
+from loom.core.ranges import Span, format_range
+from loom.core.swarm import Availability, Grid, parse_availability
+from loom.core.urls import parse_url
+from loom.errors import LoomError
+
+if TYPE_CHECKING:
+    from loom.net.connection import Pool, Response
+
+TIMEOUT_S = 3.0
+"""For a connection and the head of a reply: a peer is near, and not worth waiting for when it is not."""
+
+MAX_FACTS = 16 * 1024
+
+
+class Verdict(Enum):
+    """What to think of a peer that brought nothing."""
+
+    BUSY = "busy"
+    """It has no slot to spare; it says for how long."""
+    ABSENT = "absent"
+    """It does not have those bytes; it says what it has."""
+    STRANGER = "stranger"
+    """It knows nothing of this file, or of another size."""
+    FAILED = "failed"
+    """It does not answer, breaks off, or makes no sense."""
+
+
+class PeerFault(Exception):
+    """A peer brought nothing. `wait_s`: how long it is busy. `available`: what it has, if it said so."""
+
+    def __init__(self, verdict: Verdict, why: str, available: Availability | None = None, wait_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.verdict = verdict
+        self.available = available
+        self.wait_s = wait_s
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Who we are to our peers: the node's name, where it listens ("" for nowhere), the fleet's token."""
+
+    node: str
+    address: str = ""
+    token: str | None = None
+
+    def headers(self, authority: str, target: str) -> dict[str, str]:
+        """Return what a request to a peer carries beside its range."""
+        said = {"Accept-Encoding": "identity", "Cache-Control": "only-if-cached"}
+        if self.address:
+            said |= {"Loom-Node": self.node, "Loom-Address": self.address}
+        if self.token is not None:
+            said["Authorization"] = prove(self.token, authority, target, time.time())
+        return said
+
+
+class PeerSource:
+    """One file, known by its version key, as peers have it."""
+
+    def __init__(self, key: str, grid: Grid, fleet: Fleet) -> None:
+        self.requests = 0
+        self._key = key
+        self._grid = grid
+        self._fleet = fleet
+
+    async def open(self, pool: Pool, address: str, span: Span) -> tuple[Response, Span, Availability]:
+        """Ask for `span`; return the reply, what it brings (from the span's start, perhaps less), what the peer has.
+
+        Raises PeerFault.
+        """
+        response = await self._get(pool, address, f"/blobs/{self._key}", {"Range": format_range(span)})
+        try:
+            available = self._judge(response, 206)
+            served = parse_content_range(response.head.fields.get("content-range", ""))
+            if served is None or served.start != span.start or served.end is None or served.end > span.end:
+                raise PeerFault(Verdict.FAILED, "sent another range than the one asked for")
+            if served.size != self._grid.size or response.head.length != served.end - span.start:
+                raise PeerFault(Verdict.FAILED, "sent another length than it announced")
+        except BaseException:
+            response.connection.close()
+            raise
+        return response, Span(span.start, served.end), available
+
+    async def have(self, pool: Pool, address: str) -> Availability:
+        """Return what a peer has of the file. Raises PeerFault."""
+        response = await self._get(pool, address, f"/blobs/{self._key}/have", {})
+        try:
+            return self._judge(response, 200)
+        finally:
+            pool.put(response)
+
+    async def _get(self, pool: Pool, address: str, target: str, more: dict[str, str]) -> Response:
+        self.requests += 1
+        return await _get(pool, self._fleet, address, target, more)
+
+    def _judge(self, response: Response, wanted: int) -> Availability:
+        """Return what a reply says that the peer has. Raises PeerFault unless it is the one wanted."""
+        head = response.head
+        if head.status == 404:
+            raise PeerFault(Verdict.STRANGER, "does not know the file")
+        if head.status in (401, 403):
+            raise PeerFault(Verdict.FAILED, "refuses our token")
+        try:
+            if head.fields["loom-size"] != str(self._grid.size):
+                raise PeerFault(Verdict.STRANGER, "has a file of another size")
+            available = parse_availability(head.fields["loom-have"], self._grid)
+        except (KeyError, ValueError):
+            raise PeerFault(Verdict.FAILED, f"answered {head.status} in a way that makes no sense") from None
+        if head.status == 503:
+            raise PeerFault(Verdict.BUSY, "is busy", available, _seconds(head.fields.get("retry-after", "")))
+        if head.status == 504:
+            raise PeerFault(Verdict.ABSENT, "does not have those bytes", available)
+        if head.status != wanted:
+            raise PeerFault(Verdict.FAILED, f"answered {head.status}")
+        return available
+
+
+async def resolve_at_peer(pool: Pool, fleet: Fleet, address: str, reference: str) -> tuple[str, Version]:
+    """Ask a peer what a reference (its key) leads to; return the version key and the version. Raises PeerFault."""
+    response = await _get(pool, fleet, address, f"/refs/{reference}", {})
+    try:
+        if response.head.status != 200:
+            raise PeerFault(Verdict.STRANGER, "does not know the reference")
+        async with asyncio.timeout(TIMEOUT_S):
+            facts = json.loads(await response.read(MAX_FACTS))
+        size, key = facts["size"], facts["key"]
+        etag, last_modified = facts["etag"], facts["last_modified"]
+        if not isinstance(size, int) or size < 0 or not all(isinstance(it, str) for it in (key, etag, last_modified)):
+            raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense")
+        return key, Version(size, etag, last_modified)
+    except (ValueError, LookupError, TypeError, RecursionError, OSError, TimeoutError) as error:
+        raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense") from error
+    finally:
+        response.connection.close()
+
+
+async def _get(pool: Pool, fleet: Fleet, address: str, target: str, more: dict[str, str]) -> Response:
+    try:
+        url = parse_url(address + target)
+        headers = {**fleet.headers(url.endpoint.authority, target), **more}
+        async with asyncio.timeout(TIMEOUT_S):
+            return await pool.get(url, headers)
+    except (OSError, TimeoutError, LoomError) as error:
+        raise PeerFault(Verdict.FAILED, f"does not answer ({type(error).__name__})") from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        return min(max(float(text), 0.05), 5.0)
+    except ValueError:
+        return 0.5
