@@ -285,7 +285,9 @@ class Simulation:
             flow.rate = 0.0
             ups.setdefault(id(flow.source), []).append(flow)
             downs.setdefault(id(flow.node), []).append(flow)
-        up_left = {key: self.setting.origin if flows[0].source is None else self.setting.link for key, flows in ups.items()}
+        up_left = {
+            key: self.setting.origin if flows[0].source is None else self.setting.link for key, flows in ups.items()
+        }
         down_left = dict.fromkeys(downs, self.setting.link)
         open_flows = list(self.flows)
         for _ in range(4):

@@ -86,7 +86,7 @@ def test_a_patient_network(size: int, choice: Options, paths: list[tuple[float, 
 def test_an_empty_file_needs_nothing() -> None:
     """Of no bytes, all are in place."""
     transfer = Transfer(0, QUICK)
-    assert (transfer.is_complete, transfer.next(0, 0.0), transfer.kept()) == (True, None, 0)
+    assert (transfer.is_complete, transfer.next(0, 0.0)) == (True, None)
 
 
 @pytest.mark.parametrize("size", [1, CHUNK - 1, CHUNK])
@@ -217,9 +217,11 @@ def test_the_victim_learns_its_new_end() -> None:
     assert transfer.received(0, CHUNK, 1.1) == left - CHUNK - stolen.size
 
 
-def test_kept_counts_whole_chunks() -> None:
-    """What an interrupted fetch keeps is what a journal can vouch for."""
-    transfer = Transfer(3 * CHUNK, QUICK, done=[2])
-    transfer.next(0, 0.0)
-    transfer.received(0, CHUNK - 1, 0.1)
-    assert transfer.kept() == CHUNK
+def test_going_on_within_a_chunk() -> None:
+    """What is in place is not asked for again, to the byte; a chunk that is whole in the end is told of once."""
+    transfer = Transfer(3 * CHUNK, QUICK, done=[2], ranges=[Span(10, CHUNK), Span(CHUNK, CHUNK + 5)])
+    assert transfer.resumed == 2 * CHUNK - 10 + 5
+    assert transfer.next(0, 0.0) == Span(CHUNK + 5, 2 * CHUNK)
+    assert transfer.next(1, 0.0) == Span(0, 10)
+    transfer.received(1, 10, 0.1)
+    assert transfer.take_completed() == [0]

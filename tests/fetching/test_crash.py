@@ -10,8 +10,12 @@ import signal
 import pytest
 
 import loom
+from loom.core.ranges import RangeSet
 from loom.errors import Interrupted
+from loom.fetching.crew import KEEP_LEAST
 from tests.fetching.kit import CHUNK, QUICK, Served, leftovers
+from tests.origins.deliveries import closes
+from tests.origins.things import Thing, seeded
 
 CHUNKS = 64
 SIZE = CHUNKS * CHUNK - 1000
@@ -79,21 +83,24 @@ def part_of(out):
     return out.with_name(f".{out.name}.loom.part")
 
 
-def chunks_on_record(out) -> list[int]:
-    return [int(line) for line in journal_of(out).read_bytes().split(b"\n")[1:-1] if line.isdigit()]
+def entries_of(out) -> list[tuple[int, int]]:
+    """Return what the journal has on record, in its order: a line for each chunk or each range of bytes."""
+    lines = [line.split(b"-") for line in journal_of(out).read_bytes().split(b"\n")[1:-1]]
+    numbers = [[int(digits) for digits in line] for line in lines if all(digits.isdigit() for digits in line)]
+    return [(line[0] * CHUNK, min(SIZE, (line[0] + 1) * CHUNK)) if len(line) == 1 else (line[0], line[1])
+            for line in numbers]  # fmt: skip
 
 
-def size_of(chunks: list[int]) -> int:
-    return sum(min(CHUNK, SIZE - chunk * CHUNK) for chunk in chunks)
+def on_record(out) -> RangeSet:
+    return RangeSet(entries_of(out))
 
 
 def blank_the_rest(out) -> None:
     """Overwrite what is not on record, so that believing too much would show."""
-    believed = set(chunks_on_record(out))
     with part_of(out).open("r+b") as part:
-        for chunk in set(range(CHUNKS)) - believed:
-            part.seek(chunk * CHUNK)
-            part.write(b"\xee" * min(CHUNK, SIZE - chunk * CHUNK))
+        for gap in on_record(out).missing(0, SIZE):
+            part.seek(gap.start)
+            part.write(b"\xee" * gap.size)
 
 
 def run_until(python, file, out, received: int, rate: str, halts: str):
@@ -130,8 +137,8 @@ def test_killed_again_and_again(serve, tmp_path, python):
         child = run_until(python, file, out, int(share * SIZE), "150k", "yes")
         child.kill()
         child.wait()
-        assert size_of(chunks_on_record(out)) > kept
-        kept = size_of(chunks_on_record(out))
+        assert on_record(out).total > kept
+        kept = on_record(out).total
     blank_the_rest(out)
     assert loom.fetch(file.url, out, **QUICK).resumed == kept
     assert out.read_bytes() == file.content
@@ -147,6 +154,74 @@ def test_interrupted_and_resumed(serve, tmp_path, python):
     assert "interrupted interrupted; " in told
     assert loom.fetch(file.url, out, **QUICK).resumed > 0
     assert out.read_bytes() == file.content
+
+
+_PARTLY = """
+import loom, signal, sys, time
+url, out, halt_at = sys.argv[1:]
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+def watch(progress):
+    print(progress.received, flush=True)
+try:
+    loom.fetch(url, out, chunk_size=1_000_000_000, no_cache=True, workers=4, headers={"X-Rate": "100k"},
+               on_progress=watch)
+except loom.Interrupted as error:
+    print(error, "/", error.hint, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+def run_partly(python, file, out, is_enough):
+    """Run a fetch whose one chunk is the whole file, in a process of its own, until enough has come."""
+    child = python(_PARTLY, file.url, str(out), "0")
+    for line in child.stdout:
+        if is_enough(int(line)):
+            return child
+    raise AssertionError(child.stderr.read())
+
+
+def test_parts_of_chunks_survive_a_kill(serve, tmp_path, python):
+    """What came of chunks that are not whole yet goes on record every few seconds: kill -9 costs no more than those."""
+    file, out = serve(SIZE), tmp_path / "model.bin"
+    child = run_partly(python, file, out, lambda _: journal_of(out).exists() and on_record(out).total)
+    child.kill()
+    child.wait()
+    blank_the_rest(out)
+    expected = on_record(out)
+    assert expected.total >= KEEP_LEAST
+    receipt = loom.fetch(file.url, out, workers=4, **QUICK)
+    assert (receipt.resumed, out.read_bytes() == file.content) == (expected.total, True)
+    assert receipt.sources["origin"] == SIZE - expected.total
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_orderly_stop_keeps_all_that_came(serve, tmp_path, python, number):
+    """Ctrl-C and SIGTERM put the last byte on record, and the message says how much that is."""
+    file, out = serve(SIZE), tmp_path / "model.bin"
+    child = run_partly(python, file, out, lambda received: received >= 1000)
+    child.send_signal(number)
+    told, errors = child.communicate()
+    assert (child.returncode, errors) == (Interrupted.exit_code, "")
+    *progress, last = told.splitlines()
+    blank_the_rest(out)
+    kept = on_record(out).total
+    assert kept >= max([1000, *(int(line) for line in progress)])
+    shown = f"{kept / 1e6:.1f} of 4.2" if kept >= 100e3 else f"{kept / 1e6:.3f} of 4.193"
+    assert last.startswith(f"interrupted; {shown} MB are kept / run")
+    assert loom.fetch(file.url, out, workers=4, **QUICK).resumed == kept
+    assert out.read_bytes() == file.content
+
+
+def test_an_error_keeps_all_that_came(origin, tmp_path):
+    """A fetch that gives up leaves on record what its requests brought, to the byte."""
+    data, out = seeded(10 * CHUNK), tmp_path / "model.bin"
+    url = origin.put("/m.bin", Thing(data), closes(1000))
+    with pytest.raises(loom.OriginUnreachable):
+        loom.fetch(url, out, workers=1, retries=0, **QUICK)
+    assert journal_of(out).read_bytes().endswith(b"\n0-1000\n")
+    origin.put("/m.bin", Thing(data))
+    receipt = loom.fetch(url, out, **QUICK)
+    assert (receipt.resumed, out.read_bytes() == data) == (1000, True)
 
 
 _HEIR = """
@@ -173,19 +248,19 @@ def test_an_exception_in_the_callback(unfinished):
     """A callback that raises ends the fetch with its own exception; what had arrived counts."""
     file, out = unfinished
     assert leftovers(out) == [".model.bin.loom.journal", ".model.bin.loom.part"]
-    on_record = size_of(chunks_on_record(out))
+    expected = on_record(out)
     blank_the_rest(out)
     receipt = loom.fetch(file.url, out, **QUICK)
-    assert (receipt.resumed, receipt.outcome) == (on_record, "resumed")
+    assert (receipt.resumed, receipt.outcome) == (expected.total, "resumed")
     assert out.read_bytes() == file.content
 
 
 def test_another_chunk_size(unfinished):
     """An unfinished file keeps the chunk size that it was begun with."""
     file, out = unfinished
-    on_record = size_of(chunks_on_record(out))
+    expected = on_record(out)
     receipt = loom.fetch(file.url, out, **{**QUICK, "chunk_size": 10 * CHUNK})
-    assert (receipt.resumed, out.read_bytes() == file.content) == (on_record, True)
+    assert (receipt.resumed, out.read_bytes() == file.content) == (expected.total, True)
 
 
 def test_all_but_published(unfinished):
@@ -226,13 +301,13 @@ def test_another_url_for_the_same_name(unfinished, serve):
     assert out.read_bytes() == other.content
 
 
-def _reboot(out, synced: bytes) -> list[int]:
-    """Make the journal one of an earlier boot; return the chunks that were on record."""
-    on_record = chunks_on_record(out)
-    header = json.loads(journal_of(out).read_bytes().split(b"\n")[0])
-    lines = [json.dumps({**header, "boot_id": "another"}).encode(), *(b"%d" % chunk for chunk in on_record)]
-    journal_of(out).write_bytes(b"\n".join(lines) + b"\n" + synced)
-    return on_record
+def _reboot(out, synced: bytes) -> list[tuple[int, int]]:
+    """Make the journal one of an earlier boot; return the entries that were on record."""
+    header, rest = journal_of(out).read_bytes().split(b"\n", 1)
+    lines = [line for line in rest.split(b"\n")[:-1] if not line.startswith(b"synced")]
+    earlier = json.dumps({**json.loads(header), "boot_id": "another"}).encode()
+    journal_of(out).write_bytes(b"\n".join([earlier, *lines]) + b"\n" + synced)
+    return entries_of(out)
 
 
 def test_a_reboot_without_a_sync(unfinished):
@@ -245,14 +320,14 @@ def test_a_reboot_without_a_sync(unfinished):
 
 
 def test_a_reboot_after_a_sync(unfinished):
-    """After a reboot exactly the chunks that were synced are believed."""
+    """After a reboot exactly the entries that were synced are believed."""
     file, out = unfinished
     synced = _reboot(out, b"synced 3\n")[:3]
     content = bytearray(SIZE)
-    for chunk in synced:
-        content[chunk * CHUNK : (chunk + 1) * CHUNK] = file.content[chunk * CHUNK : (chunk + 1) * CHUNK]
+    for start, end in synced:
+        content[start:end] = file.content[start:end]
     part_of(out).write_bytes(content)
-    assert loom.fetch(file.url, out, **QUICK).resumed == size_of(synced)
+    assert loom.fetch(file.url, out, **QUICK).resumed == RangeSet(synced).total
     assert out.read_bytes() == file.content
 
 
@@ -264,21 +339,21 @@ def test_a_truncated_journal(unfinished, share):
     header, rest = text.split(b"\n", 1)
     cut = text[: len(header) + int(share * len(rest)) + (share > 0)]
     journal_of(out).write_bytes(cut)
-    on_record = chunks_on_record(out)
+    expected = on_record(out)
     blank_the_rest(out)
-    assert loom.fetch(file.url, out, **QUICK).resumed == size_of(on_record)
+    assert loom.fetch(file.url, out, **QUICK).resumed == expected.total
     assert out.read_bytes() == file.content
 
 
 def test_a_torn_last_line(unfinished):
     """A last line without its end does not count: it may be the beginning of a longer number."""
     file, out = unfinished
-    on_record = chunks_on_record(out)
-    absent = min(set(range(CHUNKS)) - set(on_record))
+    expected = on_record(out)
+    absent = expected.missing(0, SIZE)[-1].end // CHUNK
     with journal_of(out).open("ab") as journal:
         journal.write(b"%d" % absent)
     blank_the_rest(out)
-    assert loom.fetch(file.url, out, **QUICK).resumed == size_of(on_record)
+    assert loom.fetch(file.url, out, **QUICK).resumed == expected.total
     assert out.read_bytes() == file.content
 
 
@@ -319,11 +394,11 @@ def test_a_header_out_of_bounds(unfinished, lie):
 def test_garbage_lines(unfinished):
     """Lines that are no chunk of this file are passed over."""
     file, out = unfinished
-    on_record = chunks_on_record(out)
+    expected = on_record(out)
     with journal_of(out).open("ab") as journal:
         journal.write(b"99999\n-1\n\xff\xfe\n1e3\nsynced\nsynced x\n" + b"9" * 50 + b"\n")
     blank_the_rest(out)
-    assert loom.fetch(file.url, out, **QUICK).resumed == size_of(on_record)
+    assert loom.fetch(file.url, out, **QUICK).resumed == expected.total
     assert out.read_bytes() == file.content
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from loom.core.headers import Version
 from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
+from loom.core.ranges import Span
 from loom.store.cache import read_boot_id
-from loom.store.journal import Record, format_chunks, format_header, format_synced, read_journal
+from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,7 @@ def done(text: bytes, boot_id: str = SAME_BOOT) -> tuple[int, ...]:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """A journal on disk says what was put into it."""
     path = tmp_path / "journal"
-    path.write_bytes(HEADER + format_chunks([3, 1]) + format_synced(2) + format_chunks([7]))
+    path.write_bytes(HEADER + format_entries([3, 1]) + format_synced(2) + format_entries([7]))
     assert read_journal(path, REFERENCE, BOOT) == Record(REFERENCE, VERSION, CHUNK, (3, 1, 7), 2)
 
 
@@ -63,7 +64,7 @@ def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
 @given(st.permutations(range(10)), st.integers(0, 200))
 def test_wherever_it_is_torn(chunks: list[int], cut: int) -> None:
     """Of a journal that was cut off anywhere, the whole lines count, in order, and nothing else."""
-    text = HEADER + format_chunks(chunks)
+    text = HEADER + format_entries(chunks)
     record = read(text[:cut] if cut < len(HEADER) else text[: cut - len(HEADER)])
     if record is not None:
         assert list(record.done) == chunks[: len(record.done)]
@@ -72,7 +73,7 @@ def test_wherever_it_is_torn(chunks: list[int], cut: int) -> None:
 @given(st.binary(max_size=60), st.lists(numbers, max_size=5))
 def test_garbage_after_the_truth(garbage: bytes, chunks: list[int]) -> None:
     """Whatever follows, what was on record stays on record, and no chunk beyond the file is believed."""
-    believed = done(HEADER + format_chunks(chunks) + b"garbage\n" + garbage)
+    believed = done(HEADER + format_entries(chunks) + b"garbage\n" + garbage)
     assert list(believed) == list(dict.fromkeys(chunks))
 
 
@@ -89,7 +90,7 @@ def test_another_boot_believes_only_what_was_synced(lines: list[int | tuple[int]
     text, chunks, vouched = HEADER, [], 0
     for line in lines:
         if isinstance(line, int):
-            text += format_chunks([line])
+            text += format_entries([line])
             chunks.append(line)
         elif line[0] <= len(chunks):
             vouched = line[0]
@@ -98,33 +99,63 @@ def test_another_boot_believes_only_what_was_synced(lines: list[int | tuple[int]
     assert list(done(text, SAME_BOOT)) == list(dict.fromkeys(chunks))
 
 
+def test_ranges_of_bytes_stand_beside_chunks() -> None:
+    """What came of a chunk that is not whole is on record by its bytes, and vouched for as chunks are."""
+    text = HEADER + format_entries([2, Span(5, 70)]) + format_synced(2) + format_entries([Span(70, CHUNK), 1])
+    here, after = read(text), read(text, OTHER_BOOT)
+    assert here is not None
+    assert after is not None
+    assert (here.done, here.ranges, here.synced) == ((2, 1), (Span(5, 70), Span(70, CHUNK)), 2)
+    assert (after.entries, after.synced) == ((2, Span(5, 70)), 2)
+    assert list(here.have()) == [Span(5, 3 * CHUNK)]
+
+
+@pytest.mark.parametrize("line", [b"5-5", b"7-5", b"-5", b"5-", b"-", b"1-2-3", b"0x1-5", b"1 -5", b"9" * 30 + b"-5",
+                                  b"0-%d" % (10 * CHUNK + 1), b"synced 0-1"])  # fmt: skip
+def test_lines_that_are_no_range(line: bytes) -> None:
+    """Empty, backwards, beyond the end, or no numbers: not believed, nor what follows."""
+    record = read(HEADER + format_entries([Span(1, 2)]) + line + b"\n" + format_entries([Span(3, 4)]))
+    assert record is not None
+    assert record.entries == (Span(1, 2),)
+
+
+@given(st.integers(0, 10 * CHUNK - 1), st.integers(1, 10 * CHUNK), st.integers(0, 40))
+def test_a_torn_range_is_not_believed(start: int, size: int, cut: int) -> None:
+    """A range whose line was cut off is as good as absent: its end may have had more digits."""
+    span = Span(start, min(10 * CHUNK, start + size))
+    line = format_entries([span])
+    record = read(HEADER + format_entries([Span(0, 1)]) + line[:cut])
+    assert record is not None
+    assert record.ranges == tuple(dict.fromkeys([Span(0, 1), span]) if cut >= len(line) else [Span(0, 1)])
+
+
 def test_a_hole_is_the_end() -> None:
     """Behind blocks of zeros, which a power cut can leave, no line vouches for the ones before."""
-    text = HEADER + format_chunks([1]) + bytes(4096) + b"\n" + format_chunks([2]) + format_synced(3)
+    text = HEADER + format_entries([1]) + bytes(4096) + b"\n" + format_entries([2]) + format_synced(3)
     assert (done(text, OTHER_BOOT), done(text, SAME_BOOT)) == ((), (1,))
 
 
 def test_more_is_vouched_for_than_there_is() -> None:
     """A `synced` line that counts more chunks than stand before it makes no sense."""
-    assert done(HEADER + format_chunks([1]) + format_synced(2) + format_chunks([2]), OTHER_BOOT) == ()
+    assert done(HEADER + format_entries([1]) + format_synced(2) + format_entries([2]), OTHER_BOOT) == ()
 
 
 @pytest.mark.parametrize("boot_id", ["", OTHER_BOOT])
 def test_no_boot_id_is_another_boot(boot_id: str) -> None:
     """Where the system does not tell its boots apart, each may be another."""
     header = format_header(Record(REFERENCE, VERSION, CHUNK), "")
-    assert done(header + format_chunks([1, 2]) + format_synced(1), boot_id) == (1,)
+    assert done(header + format_entries([1, 2]) + format_synced(1), boot_id) == (1,)
 
 
 @pytest.mark.parametrize("line", [b"10", b"99999999999", b"9" * 5000, b"-1", b"1e0", b" 1", b"", b"synced", b"\xb2"])
 def test_lines_that_are_no_chunk(line: bytes) -> None:
     """Beyond the size, negative, too long to be read, or no number: not believed, nor what follows."""
-    assert done(HEADER + format_chunks([4]) + line + b"\n" + format_chunks([5])) == (4,)
+    assert done(HEADER + format_entries([4]) + line + b"\n" + format_entries([5])) == (4,)
 
 
 def test_another_reference() -> None:
     """A journal left by another URL is not believed."""
-    assert read(HEADER + format_chunks([1]), reference="cd" * 32) is None
+    assert read(HEADER + format_entries([1]), reference="cd" * 32) is None
 
 
 @pytest.mark.parametrize(
@@ -145,14 +176,14 @@ def test_another_reference() -> None:
 def test_headers_that_cannot_be(lie: dict[str, object]) -> None:
     """A header out of bounds is as good as none."""
     header = json.dumps({**json.loads(HEADER), **lie}).encode() + b"\n"
-    assert read(header + format_chunks([1])) is None
+    assert read(header + format_entries([1])) is None
 
 
 @pytest.mark.parametrize("size", [-1, -CHUNK, 0])
 def test_a_file_without_bytes_has_no_chunks(size: int) -> None:
     """Whatever stands there, none of it is a chunk of such a file."""
     header = json.dumps({**json.loads(HEADER), "size": size}).encode() + b"\n"
-    assert done(header + format_chunks([0])) == ()
+    assert done(header + format_entries([0])) == ()
 
 
 def test_a_header_without_its_end() -> None:
@@ -164,7 +195,7 @@ def test_a_header_without_its_end() -> None:
 def test_odd_validators_survive() -> None:
     """What a server puts into its ETag cannot break the journal."""
     version = Version(CHUNK, '"a\n1\n\u2028\xff"', "x\ny")
-    record = read(format_header(Record(REFERENCE, version, CHUNK), BOOT) + format_chunks([0]))
+    record = read(format_header(Record(REFERENCE, version, CHUNK), BOOT) + format_entries([0]))
     assert record == Record(REFERENCE, version, CHUNK, (0,))
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from loom.core.headers import Version
 from loom.core.options import MIN_CHUNK_SIZE
+from loom.core.ranges import Span
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store import staging as staging_module
 from loom.store.journal import Record
@@ -168,6 +169,37 @@ def test_what_was_synced_stays_vouched_for(stage, out, monkeypatch) -> None:
     after = stage()
     assert after.unfinished().done == (3, 1)
     assert after.unfinished().synced == 2
+
+
+def test_ranges_go_on_record_once(stage) -> None:
+    """Of bytes that are in place, those not on record yet go there: in runs of the length asked for, and only once."""
+    one = begun(stage)
+    put(one, 1)
+    have = [Span(0, 10), Span(20, 2 * CHUNK + 100)]
+    one.record_ranges(have, 50)
+    assert one.unfinished().entries == (1, Span(20, CHUNK), Span(2 * CHUNK, 2 * CHUNK + 100))
+    one.record_ranges(have)
+    one.record_ranges(have)
+    assert one.unfinished().ranges[2:] == (Span(0, 10),)
+    assert one.kept == 2 * CHUNK + 90
+    assert stage().watch() == (one.kept, 4 * CHUNK)
+    two = resumed(stage, one)
+    two.record_ranges(have)
+    assert (two.kept, len(two.unfinished().entries)) == (2 * CHUNK + 90, 4)
+
+
+def test_ranges_are_vouched_for_by_a_sync(stage, monkeypatch) -> None:
+    """After a reboot exactly the entries that a sync came after are believed, of whichever kind."""
+    one = begun(stage)
+    one.record_ranges([Span(0, 10)])
+    put(one, 1)
+    one.sync()
+    one.record_ranges([Span(0, 30)])
+    put(one, 2)
+    two = resumed(stage, one)
+    two.close()
+    monkeypatch.setattr(staging_module, "read_boot_id", lambda: "another")
+    assert stage().unfinished().entries == (Span(0, 10), 1)
 
 
 def test_a_sync_vouches_for_what_was_on_record_when_it_began(stage, monkeypatch) -> None:

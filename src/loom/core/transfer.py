@@ -121,8 +121,8 @@ class _Run:
 class Transfer:
     """One file of known size, fetched by up to `options.workers` workers, numbered from 0.
 
-    `done` are the indexes of chunks that are in place already; `round_trip_s` is what the probe's request took to be
-    answered. Not thread-safe: whoever shares it holds a lock.
+    `done` are the indexes of chunks that are in place already, `ranges` other bytes that are; `round_trip_s` is what
+    the probe's request took to be answered. Not thread-safe: whoever shares it holds a lock.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class Transfer:
         done: Iterable[int] = (),
         jitter: Callable[[], float] = lambda: 0.0,
         round_trip_s: float = math.inf,
+        ranges: Iterable[Span] = (),
     ) -> None:
         self.size = size
         self.chunk_size = options.chunk_size
@@ -150,8 +151,8 @@ class Transfer:
         self._usual_rate = 0.0
         self._is_near = round_trip_s < NEAR_S
         self._completed: list[int] = []
-        for index in done:
-            self.have.add(*chunk_span(index, size, self.chunk_size))
+        for span in (*(chunk_span(index, size, self.chunk_size) for index in done), *ranges):
+            self.have.add(*span)
         self.resumed = self.have.total
         self._pieces = [_Piece(*gap) for gap in self.have.missing(0, size)]
 
@@ -171,11 +172,6 @@ class Transfer:
         """Return how many workers can have a chunk of their own to begin with; at least 1."""
         missing = self.size - self.have.total
         return max(1, min(self.workers, chunk_count(missing, self.chunk_size)))
-
-    def kept(self) -> int:
-        """Return the bytes of complete chunks: what a journal can vouch for."""
-        spans = (chunk_span(i, self.size, self.chunk_size) for i in range(chunk_count(self.size, self.chunk_size)))
-        return sum(span.size for span in spans if self.have.covers(*span))
 
     def take_completed(self) -> list[int]:
         """Return the chunks that became complete since the last call, for the journal."""

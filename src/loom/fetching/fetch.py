@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
 from loom.core.options import Options
-from loom.core.ranges import Span, chunk_count, chunk_span
+from loom.core.ranges import Span
 from loom.core.receipt import Receipt
 from loom.core.reference import reference_key, version_key
 from loom.core.transfer import Transfer
 from loom.core.urls import file_name, redact
-from loom.errors import IntegrityError, Interrupted
+from loom.errors import IntegrityError, Interrupted, StoreError
 from loom.fetching.announcing import Announcer
 from loom.fetching.crew import TICK_S, Crew, fit_descriptors
 from loom.fetching.patience import Patience
@@ -127,6 +127,7 @@ class _Fetch:
         self._stream: Stream | None = None
         self._hasher: Hasher | None = None
         self._probed: Reply | None = None
+        self._is_published = False
 
     def run(self) -> Receipt:
         """Look on the disk, then ask the origin, then fetch: each only when it must be."""
@@ -166,9 +167,8 @@ class _Fetch:
         return self._run_transfer(self._crew, way, reply, reply.span)
 
     def close(self) -> None:
-        """Stop whatever still runs and let go of sockets, files and locks."""
-        if self._crew is not None:
-            self._crew.close()
+        """Stop whatever still runs, keep what has arrived, and let go of sockets, files and locks."""
+        self._keep()
         if self._probed is not None:
             self._probed.response.connection.close()  # its body may have been of no use
         if self._hasher is not None:
@@ -176,10 +176,18 @@ class _Fetch:
         if self._way is not None:
             self._way.close()
 
+    def _keep(self) -> None:
+        """Let nobody write any more, then put on record all that has arrived."""
+        if self._crew is not None:
+            self._crew.close()
+        if self._job is not None:
+            with contextlib.suppress(StoreError):  # a disk that is full: then less is kept
+                self._job.keep()
+
     # The first request
 
     async def _probe(self, crew: Crew, record: Record | None, have: Version | None) -> Reply:
-        """Ask for the first missing chunk, with the same patience as for every other one."""
+        """Ask for what is missing of the first unfinished chunk, with the same patience as for every other one."""
         span = self._first_span(record)
         reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
         if span.start and reply.span == (0, 0) and reply.version.size:
@@ -189,15 +197,16 @@ class _Fetch:
         return reply
 
     def _first_span(self, record: Record | None) -> Span:
-        """Return the first chunk that is missing; the first byte when none is: an empty range would be a 416."""
+        """Return the first bytes that are missing; the first byte when none is: an empty range would be a 416."""
         if self._peers is not None and self._peers.has_company:
             return Span(0, 1)  # it tells the size and the version; the bytes may come from peers
         if record is None:
             return Span(0, self._options.chunk_size)
-        size, done = record.version.size or 0, set(record.done)
-        missing = (index for index in range(chunk_count(size, record.chunk_size)) if index not in done)
-        first = next(missing, None)
-        return Span(0, 1) if first is None else chunk_span(first, size, record.chunk_size)
+        gaps = record.have().missing(0, record.version.size or 0)
+        if not gaps:
+            return Span(0, 1)
+        start, end = gaps[0]
+        return Span(start, min(end, (start // record.chunk_size + 1) * record.chunk_size))
 
     # With ranges, and without
 
@@ -209,8 +218,8 @@ class _Fetch:
         if record is not None:
             options = dataclasses.replace(options, chunk_size=record.chunk_size)
         staging = way.begin(version, options.chunk_size, record)
-        done = record.done if record else ()
-        transfer = Transfer(size, options, done, random.random, self._source.round_trip_s)
+        done, ranges = (record.done, record.ranges) if record else ((), ())
+        transfer = Transfer(size, options, done, random.random, self._source.round_trip_s, ranges)
         job = self._job = self._report.job = Job(self._source, staging, transfer, version)
         if self._peers is not None and version.is_known and size:
             reference = reference_key(self._url)
@@ -254,7 +263,10 @@ class _Fetch:
         if error is not None:
             staging.discard()
             raise error
-        return way.publish(version, outcome)
+        try:
+            return way.publish(version, outcome)
+        finally:
+            self._is_published = staging.is_published
 
     def _judge_content(self, staging: Staging, name: str) -> IntegrityError | None:
         beginning = staging.read(SNIFF_SIZE, 0)
@@ -314,13 +326,25 @@ class _Fetch:
 
     def interrupted(self) -> Interrupted:
         """Return what to tell somebody who pressed Ctrl-C."""
-        if self._job is None:
-            return Interrupted("interrupted before anything arrived", "run the same command again")
-        with self._job.lock:
-            transfer = self._job.transfer
-            kept, size = transfer.kept(), transfer.size
-        message = f"interrupted; {kept / 1e6:,.0f} of {size / 1e6:,.0f} MB are kept"
-        return Interrupted(message, "run the same command again to go on from there")
+        self._keep()
+        again = "run the same command again"
+        if self._is_published:
+            return Interrupted("interrupted; all of it is in the cache", f"{again}: only the output is missing")
+        if self._stream is not None:
+            return Interrupted("interrupted; of one stream nothing can be kept", f"{again}: it begins at the beginning")
+        kept, size = self._kept()
+        if not kept:
+            return Interrupted("interrupted before anything arrived", again)
+        digits = 0 if kept >= 10e6 else 1 if kept >= 100e3 else 3
+        message = f"interrupted; {kept / 1e6:,.{digits}f} of {size / 1e6:,.{digits}f} MB are kept"
+        return Interrupted(message, f"{again} to go on from there")
+
+    def _kept(self) -> tuple[int, int]:
+        """Return the bytes on record, by this fetch or an earlier one, and the whole size."""
+        if self._job is not None:
+            return self._job.staging.kept, self._job.transfer.size
+        record = self._way.record if self._way is not None else None
+        return (record.have().total, record.version.size or 0) if record is not None else (0, 0)
 
     def _tick(self) -> None:
         self._report.note = self._patience.note or (self._stream.patience.note if self._stream else "")

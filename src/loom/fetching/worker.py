@@ -59,6 +59,12 @@ class Job:
         with self.lock:
             return self.transfer.have.front()
 
+    def keep(self, least: int = 1) -> None:
+        """Put on record what has arrived of chunks that are not whole yet, in runs of `least` bytes or more."""
+        with self.lock:
+            have = list(self.transfer.have)
+        self.staging.record_ranges(have, least)
+
     def fail(self, error: LoomError) -> None:
         """End the transfer with `error`; the first one counts."""
         with self.lock:

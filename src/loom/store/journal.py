@@ -1,14 +1,15 @@
-"""The journal of an unfinished file: which chunks are on disk, of which version of which reference.
+"""The journal of an unfinished file: which of its bytes are on disk, of which version of which reference.
 
     {"loom": 1, "reference": "<sha256>", "size": 2700000000, "chunk_size": 10000000, "etag": "...", ...}
     17
-    18
+    190000000-190262144
     synced 2
 
-One line of JSON, then one line per chunk, written after the chunk's bytes were. `synced 2` vouches for the first two
-chunks of the list. Only whole lines count, so an append that was cut off is as good as absent; and only those before
-the first one that makes no sense, since some file systems leave holes after a power cut (XFS: blocks of zeros). After a
-reboot (another boot id) page cache that was never written back is gone: then only the synced chunks are believed.
+One line of JSON, then the entries: the number of a chunk, or a range [start, end) of bytes of one that is not whole
+yet; each is written after its bytes were. `synced 2` vouches for the first two entries. Only whole lines count, so an
+append that was cut off is as good as absent; and only those before the first one that makes no sense, since some file
+systems leave holes after a power cut (XFS: blocks of zeros). After a reboot (another boot id) page cache that was never
+written back is gone: then only the synced entries are believed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.core.headers import Version
 from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
-from loom.core.ranges import chunk_count
+from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,16 +31,31 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Record:
-    """What a journal says: this reference (its SHA-256), this version, cut into such chunks, of which `done` are in.
+    """What a journal says: this reference (its SHA-256), this version, cut into such chunks, and what of it is in.
 
-    The first `synced` of them are known to be on the disk itself.
+    entries: chunks by number, and ranges of bytes; the first `synced` of them are known to be on the disk itself.
     """
 
     reference: str
     version: Version
     chunk_size: int
-    done: tuple[int, ...] = ()
+    entries: tuple[int | Span, ...] = ()
     synced: int = 0
+
+    @property
+    def done(self) -> tuple[int, ...]:
+        """The chunks that are on record as such."""
+        return tuple(entry for entry in self.entries if isinstance(entry, int))
+
+    @property
+    def ranges(self) -> tuple[Span, ...]:
+        """The ranges that are on record as such."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Span))
+
+    def have(self) -> RangeSet:
+        """Return all bytes that are in."""
+        size = self.version.size or 0
+        return RangeSet((*(chunk_span(index, size, self.chunk_size) for index in self.done), *self.ranges))
 
 
 def read_journal(path: Path, reference: str, boot_id: str) -> Record | None:
@@ -56,27 +72,35 @@ def read_journal(path: Path, reference: str, boot_id: str) -> Record | None:
     if not is_ours:
         return None
     is_same_boot = bool(boot_id) and header.get("boot_id") == boot_id
-    count = chunk_count(int(header["size"]), record.chunk_size)
-    chunks, vouched_for = _read_lines(lines[1:], count)
-    synced = list(dict.fromkeys(chunks[:vouched_for]))
-    done = list(dict.fromkeys(chunks)) if is_same_boot else synced
-    return Record(reference, version, record.chunk_size, tuple(done), len(synced))
+    entries, vouched_for = _read_lines(lines[1:], int(header["size"]), record.chunk_size)
+    synced = list(dict.fromkeys(entries[:vouched_for]))
+    believed = list(dict.fromkeys(entries)) if is_same_boot else synced
+    return Record(reference, version, record.chunk_size, tuple(believed), len(synced))
 
 
-def _read_lines(lines: list[bytes], count: int) -> tuple[list[int], int]:
-    """Return the chunks, each below `count`, and how many of them the last `synced` line vouches for."""
-    chunks: list[int] = []
+def _read_lines(lines: list[bytes], size: int, chunk_size: int) -> tuple[list[int | Span], int]:
+    """Return the entries, each within the file, and how many of them the last `synced` line vouches for."""
+    entries: list[int | Span] = []
     synced = 0
+    count = chunk_count(size, chunk_size)
     for line in lines:
         digits = line.removeprefix(b"synced ")
-        number = int(digits) if digits.isdigit() and len(digits) < 12 else -1
-        if digits != line and 0 <= number <= len(chunks):
+        number, (first, dash, last) = _number(digits), line.partition(b"-")
+        span = Span(_number(first), _number(last))
+        if digits != line and 0 <= number <= len(entries):
             synced = number
         elif digits == line and 0 <= number < count:
-            chunks.append(number)
+            entries.append(number)
+        elif dash and 0 <= span.start < span.end <= size:
+            entries.append(span)
         else:
             break
-    return chunks, synced
+    return entries, synced
+
+
+def _number(digits: bytes) -> int:
+    """Return the number; -1 for what is none, or longer than any size."""
+    return int(digits) if digits.isdigit() and len(digits) < 19 else -1
 
 
 def format_header(record: Record, boot_id: str) -> bytes:
@@ -93,11 +117,12 @@ def format_header(record: Record, boot_id: str) -> bytes:
     return (json.dumps(header) + "\n").encode()
 
 
-def format_chunks(indexes: Iterable[int]) -> bytes:
-    """Return the lines that put chunks on record."""
-    return "".join(f"{index}\n" for index in indexes).encode()
+def format_entries(entries: Iterable[int | Span]) -> bytes:
+    """Return the lines that put chunks, and ranges of bytes, on record."""
+    lines = (f"{entry}\n" if isinstance(entry, int) else f"{entry.start}-{entry.end}\n" for entry in entries)
+    return "".join(lines).encode()
 
 
 def format_synced(count: int) -> bytes:
-    """Return the line that vouches for the first `count` chunks of the journal."""
+    """Return the line that vouches for the first `count` entries of the journal."""
     return f"synced {count}\n".encode()

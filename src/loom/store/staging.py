@@ -21,11 +21,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
-from loom.core.ranges import chunk_span
+from loom.core.ranges import RangeSet, Span, chunk_span
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
-from loom.store.journal import Record, format_chunks, format_header, format_synced, read_journal
+from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal
 from loom.store.placing import is_among_devices
 
 if TYPE_CHECKING:
@@ -74,8 +74,12 @@ class Staging:
         self._lock: int | None = None
         self._fd = -1
         self._journal = -1
-        self._on_record: set[int] = set()
+        self._shape = (0, 1)
+        self._chunks: set[int] = set()
+        self._on_record = RangeSet()
+        self._entries = 0
         self._can_vouch = True
+        self.is_published = False
         self._writes = threading.Lock()
 
     # Claiming
@@ -114,8 +118,7 @@ class Staging:
         record = read_journal(self._journal_path, self._reference, self._boot_id)
         if record is None or record.version.size is None:
             return None
-        size = record.version.size
-        return sum(chunk_span(index, size, record.chunk_size).size for index in record.done), size
+        return record.have().total, record.version.size
 
     def published(self) -> Version | None:
         """Return the version of this reference that stands under the final name, if that is on record and untouched."""
@@ -140,11 +143,12 @@ class Staging:
             self._fd = self._open_part(keep=resumed is not None)
             if version.size is not None:
                 self._make_room(version.size, is_new=resumed is None)
-        done, synced = (resumed.done, resumed.synced) if resumed else ((), 0)
-        self._on_record = set(done)
         if version.size is not None:
+            record = resumed or Record(self._reference, version, chunk_size)
+            self._shape = (version.size, chunk_size)
+            self._chunks, self._on_record, self._entries = set(record.done), record.have(), len(record.entries)
             header = format_header(Record(self._reference, version, chunk_size), self._boot_id)
-            self._begin_journal(header + format_chunks(done) + format_synced(synced))
+            self._begin_journal(header + format_entries(record.entries) + format_synced(record.synced))
 
     @contextlib.contextmanager
     def _taking_over(self) -> Iterator[None]:
@@ -198,10 +202,30 @@ class Staging:
     def record(self, indexes: Iterable[int]) -> None:
         """Put chunks whose bytes are written on record."""
         with self._writes:
-            new = [index for index in indexes if index not in self._on_record]
+            new = [index for index in indexes if index not in self._chunks]
             if new and self._journal >= 0:
-                self._append(format_chunks(new))
-                self._on_record.update(new)
+                self._append(format_entries(new))
+                self._chunks.update(new)
+                self._note_entries([chunk_span(index, *self._shape) for index in new])
+
+    def record_ranges(self, have: Iterable[Span], least: int = 1) -> None:
+        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more of them."""
+        with self._writes:
+            gaps = [gap for span in have for gap in self._on_record.missing(*span) if gap.size >= least]
+            if gaps and self._journal >= 0:
+                self._append(format_entries(gaps))
+                self._note_entries(gaps)
+
+    def _note_entries(self, spans: list[Span]) -> None:
+        self._entries += len(spans)
+        for span in spans:
+            self._on_record.add(*span)
+
+    @property
+    def kept(self) -> int:
+        """Bytes on record: what the next fetch will not ask for again."""
+        with self._writes:
+            return self._on_record.total if self._lock is not None else 0
 
     def _append(self, text: bytes) -> None:
         """Append whole lines to the journal. After a failure nothing more: it would join on to half a line."""
@@ -222,7 +246,7 @@ class Staging:
         with self._writes:
             if self._journal < 0 or not self._can_vouch:
                 return
-            recorded, part = len(self._on_record), os.dup(self._fd)
+            recorded, part = self._entries, os.dup(self._fd)
         self._can_vouch = False
         try:
             with faults("sync", self._part_path):
@@ -257,6 +281,7 @@ class Staging:
             if self._is_cached:
                 os.fchmod(self._fd, os.fstat(self._fd).st_mode & 0o444)
             self._rename()
+        self.is_published = True
         if then is not None:
             then()
         self._remove_journal()
