@@ -19,6 +19,7 @@ import pytest
 from tests.origins.fault import Origin
 from tests.origins.things import Thing, seeded
 from tests.registry.servers import RedisServer, free_port
+from tests.registry.strangers import Stranger, saying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -291,3 +292,25 @@ def test_two_control_planes_share_a_redis(start, loom, tmp_path) -> None:
         assert loom("register", "m", "--node", "a", "--control", urls[0]).returncode == 0
         planes[0].end(signal.SIGKILL)
         assert loom("locate", "m", "--control", urls[1]).returncode == 0
+
+
+@pytest.mark.parametrize("command", [["locate", "m"], ["register", "m"], ["withdraw", "m"], ["nodes"], ["models"]])
+def test_a_stranger_at_the_address_is_told(loom, command: list[str]) -> None:
+    """Whatever answers there, a command ends with exit code 9 and a hint."""
+    for body in ({}, {"replicas": 5}, b"[" * 100_000, b"hello"):
+        with Stranger(saying(body)) as stranger:
+            done = loom(*command, "--control", stranger.url)
+        assert done.returncode == 9, done.stderr
+        assert re.match(r"loom: .+\n  hint: .+", done.stderr)
+
+
+def test_a_wrong_address_is_told_before_a_fetch(loom) -> None:
+    """--control and its authority are looked at before the origin is asked."""
+    with Origin() as origin:
+        url = origin.put("/model.bin", Thing(DATA))
+        for choice in (["--control", "localhost:3000"], ["--control", "http://a..b"],
+                       ["--control", "https://localhost:1", "--control-ca-file", "/nowhere.pem"]):  # fmt: skip
+            done = loom("fetch", url, *choice)
+            assert done.returncode == 2
+            assert "hint: " in done.stderr
+        assert origin.asked("/model.bin") == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node, check_zone
 from loom.errors import UsageError
 
@@ -103,6 +104,8 @@ class Options:
             _check_header(name, value)
         _check_token(self.token, "check --token")
         _check_token(self.control_token, "check --token-file")
+        if self.control is not None:
+            parse_control_url(self.control)
         if self.model is not None:
             check_model(self.model)
         if self.node is not None:
