@@ -133,17 +133,37 @@ class SqliteLedger:
         return Snapshot(epoch, self._number, list(_changes(self._database)))
 
     def _open(self) -> sqlite3.Connection:
+        """Open the file, and claim it once it has turned out to be ours, or new: no other gets a lock beside it."""
         Path(self._path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._claim()
-        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        database = self._connect()
+        try:
+            self._check_tables(database)
+            self._claim()
+            database.execute("PRAGMA journal_mode = WAL")
+            if self._check_tables(database) == 0:  # until it was claimed, another one may have made them
+                _create(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError:  # it does not say why: the system does
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            raise
+
+    def _check_tables(self, database: sqlite3.Connection) -> int:
+        """Return the version of the tables, 0 for none yet. Raises RegistryError when they are not ours."""
+        version: int
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
             hint = "use the Loom that made it, or name another registry"
             raise RegistryError(f"{self._path} was made by another version of Loom (tables {version})", hint)
-        database.execute("PRAGMA journal_mode = WAL")
-        if version == 0:
-            _create(database)
-        return database
+        if version == 0 and database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            raise RegistryError(f"{self._path} is a database of another program", "name another registry")
+        return version
 
     def _claim(self) -> None:
         """Make sure that no other control plane uses the file. Released by the kernel, whatever ends this process."""
