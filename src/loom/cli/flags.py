@@ -183,7 +183,7 @@ CACHE_FLAGS = (
     Flag("no_cache", parse_switch, False, "", "fetch straight to FILE and leave the cache alone", "no_cache"),
 )  # fmt: skip
 
-JSON = Flag("json", parse_switch, False, "", "print one JSON object on stdout: the receipt, or the error")
+JSON = Flag("json", parse_switch, False, "", "print one JSON object on stdout: the result, or the error")
 CONFIG = Flag("config", parse_text, None, "FILE", "settings file (default: $LOOM_CONFIG, ~/.config/loom/config.toml)",
               scope="call")  # fmt: skip
 

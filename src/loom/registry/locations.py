@@ -67,7 +67,7 @@ def _path(rest: str) -> str:
         raise UsageError("the registry sqlite:... has options, and takes none", hint)
     if rest.startswith("//") and not rest.startswith("///"):
         raise UsageError("the registry sqlite://... names a host, and not a file", _EXAMPLES)
-    path = unquote(rest[2:] if rest.startswith("//") else rest)
+    path = unquote(rest.removeprefix("//"))
     if not path.strip("/") or path.endswith("/") or "\0" in path:
         raise UsageError("the registry sqlite:... names no file", _EXAMPLES)
     return path
