@@ -106,7 +106,7 @@ class _Node:
         self.is_dead = False
         self.chance = chance
         self.setting = setting
-        self.grid = Grid(setting.size, setting.chunk_size)
+        self.grid = Grid(setting.size)
         options = Options(workers=setting.workers, chunk_size=setting.chunk_size)
         self.transfer = Transfer(setting.size, options, jitter=chance.random, round_trip_s=0.02)
         self.swarm = Swarm("key", self.name, self.grid, chance.random)

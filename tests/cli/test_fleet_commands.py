@@ -19,6 +19,7 @@ import pytest
 from tests.origins.fault import Origin
 from tests.origins.things import Thing, seeded
 from tests.registry.servers import RedisServer, free_port
+from tests.registry.strangers import Stranger, saying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,7 +173,7 @@ def test_a_door_to_the_world_wants_a_token(loom, start, tmp_path) -> None:
     refused = loom("control", "--host", "0.0.0.0", "--port", "0")
     assert refused.returncode == 2
     assert "--allow-anonymous" in refused.stderr
-    one = start("control", "--host", "0.0.0.0", "--port", "0", LOOM_TOKEN=TOKEN)
+    one = start("control", "--host", "0.0.0.0", "--port", "0", LOOM_FLEET_TOKEN=TOKEN)
     url = one.until(r"http://0.0.0.0:(\d+)  registry \S+  with a token").expand(r"http://127.0.0.1:\1")
     wrong = loom("nodes", "--control", url)
     assert wrong.returncode == 5
@@ -180,9 +181,37 @@ def test_a_door_to_the_world_wants_a_token(loom, start, tmp_path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     assert loom("nodes", "--control", url, "--token-file", "token").stdout == "0 nodes\n"
     assert loom("nodes", "--control", url, LOOM_FLEET_TOKEN=TOKEN).returncode == 0
-    assert loom("nodes", "--control", url, LOOM_TOKEN=TOKEN).returncode == 0
+    mistaken = loom("nodes", "--control", url, LOOM_TOKEN=TOKEN)
+    assert mistaken.returncode == 5
+    assert "LOOM_TOKEN is for origins alone" in mistaken.stderr
+    assert "LOOM_FLEET_TOKEN" in mistaken.stderr
+    unread = loom("nodes", "--control", url, LOOM_TOKEN=TOKEN, LOOM_FLEET_TOKEN="other")
+    assert "LOOM_TOKEN" not in unread.stderr
     assert one.end(signal.SIGTERM) == 0
     assert TOKEN not in "".join(one.lines) + wrong.stderr
+
+
+def test_no_command_takes_the_origins_token_for_the_fleets(loom, start) -> None:
+    """LOOM_TOKEN neither opens a door to the world, nor is it sent to a control plane."""
+    refused = loom("control", "--host", "0.0.0.0", "--port", "0", LOOM_TOKEN=TOKEN)
+    assert refused.returncode == 2
+    assert "LOOM_FLEET_TOKEN" in refused.stderr
+    with Stranger(saying({"nodes": [], "models": []})) as stranger:
+        for command in ("nodes", "models"):
+            assert loom(command, "--control", stranger.url, LOOM_TOKEN=TOKEN).returncode == 0
+    assert not any(TOKEN in head for head in stranger.asked)
+
+
+def test_a_token_file_that_holds_none_is_told(loom, tmp_path) -> None:
+    """Whether it is empty, missing or no text; `loom help control` names the flag."""
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, said in (("empty", "empty is empty"), ("binary", "it is not text"), ("nowhere", "No such file")):
+        done = loom("control", "--port", "0", "--token-file", name)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "openssl rand -hex 32" in done.stderr
+    assert "--token-file FILE" in loom("help", "control").stdout
 
 
 def test_it_speaks_https(start, loom, tmp_path, authority) -> None:
@@ -291,3 +320,25 @@ def test_two_control_planes_share_a_redis(start, loom, tmp_path) -> None:
         assert loom("register", "m", "--node", "a", "--control", urls[0]).returncode == 0
         planes[0].end(signal.SIGKILL)
         assert loom("locate", "m", "--control", urls[1]).returncode == 0
+
+
+@pytest.mark.parametrize("command", [["locate", "m"], ["register", "m"], ["withdraw", "m"], ["nodes"], ["models"]])
+def test_a_stranger_at_the_address_is_told(loom, command: list[str]) -> None:
+    """Whatever answers there, a command ends with exit code 9 and a hint."""
+    for body in ({}, {"replicas": 5}, b"[" * 100_000, b"hello"):
+        with Stranger(saying(body)) as stranger:
+            done = loom(*command, "--control", stranger.url)
+        assert done.returncode == 9, done.stderr
+        assert re.match(r"loom: .+\n  hint: .+", done.stderr)
+
+
+def test_a_wrong_address_is_told_before_a_fetch(loom) -> None:
+    """--control and its authority are looked at before the origin is asked."""
+    with Origin() as origin:
+        url = origin.put("/model.bin", Thing(DATA))
+        for choice in (["--control", "localhost:3000"], ["--control", "http://a..b"],
+                       ["--control", "https://localhost:1", "--control-ca-file", "/nowhere.pem"]):  # fmt: skip
+            done = loom("fetch", url, *choice)
+            assert done.returncode == 2
+            assert "hint: " in done.stderr
+        assert origin.asked("/model.bin") == []

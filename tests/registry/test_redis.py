@@ -565,7 +565,7 @@ def test_locations(text: str, location: RedisLocation) -> None:
      "redis://h?db=1", "redis+sentinel://h", "redis+cluster://h/1", "redis://u:pw-s@h:99999", "redis://a,,b",
      "redis://[::1", "redis://u:pw-s]@h", "redis://u:pw-s@h\u2100", "redis://u:pw-s@h x", "redis://u:pw-s@h\n:1",
      "redis://u:pw-s/x@h", "redis://u:pw-s?x@h", "redis://u:pw-s#x@h", "redis://h/" + "1" * 5000, "valkey+sentinel://h/s",
-     "redis+sentinel://h/s?pw-s=1"],
+     "redis+sentinel://h/s?pw-s=1", "redis:u:pw-s@h", "redis:pw-s", "pw-s:redis://h", "pw-s", "u:pw-s@h"],
 )  # fmt: skip
 def test_what_is_no_location(text: str) -> None:
     """It is refused, and a password in it is not quoted."""

@@ -234,3 +234,54 @@ def test_the_default_is_among_the_users_state() -> None:
     assert default_registry({"HOME": "/h", "XDG_STATE_HOME": "/s"}) == "sqlite:///s/loom/registry.db"
     with pytest.raises(UsageError):
         default_registry({})
+
+
+@pytest.mark.parametrize(
+    "secretive", ["sqlite://u:pw-s@host/r.db", "mysql:u:pw-s@h", "mysql://u:pw-s/x@h", "sqlite://[::1"]
+)
+def test_a_location_is_not_quoted(secretive: str) -> None:
+    """Whatever is wrong with it: there may be a password anywhere behind the scheme."""
+    with pytest.raises(UsageError) as caught:
+        open_ledger(secretive)
+    assert "pw-s" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize("location", ["sqlite:///x?mode=ro", "sqlite:x?y", "sqlite:///a#b", "sqlite:a%00b"])
+def test_options_are_no_part_of_a_file(location: str) -> None:
+    """They are refused rather than dropped: facts would be kept in another file than the one that was named."""
+    with pytest.raises(UsageError):
+        open_ledger(location)
+
+
+def test_what_stands_for_a_question_mark_is_one(tmp_path: Path) -> None:
+    """A file may be called anything."""
+
+    async def work() -> None:
+        async with opened(f"sqlite://{tmp_path}/a%3Fb%20c"):
+            assert (tmp_path / "a?b c").exists()
+
+    run(work())
+
+
+def test_a_folder_is_no_registry(tmp_path: Path) -> None:
+    """It is told why, and nothing is left beside a file or folder that cannot be one."""
+    (tmp_path / "folder").mkdir()
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"these are weights, not a registry" * 100)
+    foreign = tmp_path / "foreign"
+    with sqlite3.connect(foreign) as database:
+        database.execute("CREATE TABLE theirs (x)")
+    database.close()
+    before = {one.name: one.is_dir() or one.read_bytes() for one in tmp_path.iterdir()}
+
+    async def work(path: Path, said: str) -> None:
+        ledger = open_ledger(f"sqlite://{path}")
+        with pytest.raises(RegistryError, match=said) as caught:
+            await ledger.load()
+        await ledger.close()
+        assert caught.value.hint
+
+    run(work(tmp_path / "folder", "Is a directory"))
+    run(work(weights, "is not a registry"))
+    run(work(foreign, "is a database of another program"))
+    assert {one.name: one.is_dir() or one.read_bytes() for one in tmp_path.iterdir()} == before

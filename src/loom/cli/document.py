@@ -45,10 +45,11 @@ def cli_page() -> str:
     lines += ["| `--version` | | | | print the version and exit |", ""]
     lines += ["`LOOM_HEADER` holds one header a line; in the file, `header` is an array of such lines. Prefer",
               "`LOOM_TOKEN` to `--token`: other users of a machine can read command lines.", ""]  # fmt: skip
-    lines += ["The fleet's token is in the file that `--token-file` names, else in `LOOM_FLEET_TOKEN`. Commands that",
-              "ask no origin (all but `fetch`) also take it from `LOOM_TOKEN`; for `fetch` that is the origin's, and",
-              "neither gets the other's. The port's variable is not `LOOM_PORT`: Kubernetes sets that to something",
-              "else in every pod beside a service called `loom`.", ""]  # fmt: skip
+    lines += ["The fleet's token is in the file that `--token-file` names, else in `LOOM_FLEET_TOKEN`; `LOOM_TOKEN` is",
+              "the origin's, and neither gets the other's. The port's variable is not `LOOM_PORT`: Kubernetes sets",
+              "that to something else in every pod beside a service called `loom`. Without `--ca-file` and",
+              "`--control-ca-file` the system's authorities are trusted, or those in `SSL_CERT_FILE`; for a registry",
+              "at `rediss://` there is `SSL_CERT_FILE` alone.", ""]  # fmt: skip
     lines += ["## loom cache", "", "| action | |", "|---|---|"]
     lines += [f"| `loom cache {action.usage}` | {action.help} |" for action in ACTIONS.values()]
     lines += ["", "| flag | |", "|---|---|"]

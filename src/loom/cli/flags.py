@@ -183,7 +183,7 @@ CACHE_FLAGS = (
     Flag("no_cache", parse_switch, False, "", "fetch straight to FILE and leave the cache alone", "no_cache"),
 )  # fmt: skip
 
-JSON = Flag("json", parse_switch, False, "", "print one JSON object on stdout: the receipt, or the error")
+JSON = Flag("json", parse_switch, False, "", "print one JSON object on stdout: the result, or the error")
 CONFIG = Flag("config", parse_text, None, "FILE", "settings file (default: $LOOM_CONFIG, ~/.config/loom/config.toml)",
               scope="call")  # fmt: skip
 
@@ -210,6 +210,8 @@ PEER_FLAGS = (
     Flag("listen", parse_text, None, "HOST:PORT", "where peers find it (default: a free port of the address that faces "
          "the control plane)", "listen"),
     Flag("private", parse_switch, False, "", "hand nothing to peers", "private"),
+    Flag("linger", parse_seconds, _OPTIONS.linger_s, "SECONDS", "go on handing it to peers, in the background, until "
+         "nobody has asked for so long; 0 for not at all", "linger_s"),
     Flag("no_peers", parse_switch, False, "", "take nothing from peers either", "no_peers"),
 )  # fmt: skip
 """How a fetch and its peers find each other."""

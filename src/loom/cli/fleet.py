@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON
 from loom.cli.parser import Parser, add_flags, new_parser
-from loom.cli.settings import Setting, fleet_token
+from loom.cli.settings import Setting, denied_hint, fleet_token
 from loom.cli.words import format_age, format_size
 from loom.registry.client import DEFAULT_URL, ControlClient
 
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 def fleet_parser(name: str, text: str, usage: str) -> Parser:
     """Return the parser of a command that asks a control plane; its own flags are added to it."""
     parser = new_parser(f"loom {name}", text, f"loom {name}{usage} [options]")
-    helps = {
-        "control": f"the control plane (default: {DEFAULT_URL})",
-        "token_file": "holds the fleet's token (or: LOOM_FLEET_TOKEN, LOOM_TOKEN)",
-    }
+    helps = {"control": f"the control plane (default: {DEFAULT_URL})"}
     add_flags(parser.add_argument_group("control plane"), (*CONTROL_FLAGS, JSON, CONFIG), helps)
     return parser
 
@@ -30,9 +27,9 @@ def fleet_parser(name: str, text: str, usage: str) -> Parser:
 def open_client(raw: Mapping[str, Any], voice: Voice) -> tuple[ControlClient, dict[str, Setting]]:
     """Return the client that flags, environment and file ask for, and all settings. Raises UsageError."""
     settings = read_settings(raw, voice)
-    token = fleet_token(settings, os.environ, has_origin=False)
+    token, hint = fleet_token(settings, os.environ), denied_hint(settings, os.environ)
     url, ca_file = settings["control"].value or DEFAULT_URL, settings["control_ca_file"].value
-    return ControlClient(url, token=token, ca_file=ca_file), settings
+    return ControlClient(url, token=token, ca_file=ca_file, denied_hint=hint), settings
 
 
 def format_left(seconds: float | None) -> str:

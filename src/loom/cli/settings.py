@@ -158,11 +158,11 @@ def options_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
     return choices
 
 
-def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str], *, has_origin: bool) -> str | None:
-    """Return the fleet's token: from --token-file, else LOOM_FLEET_TOKEN, else LOOM_TOKEN; None without one.
+def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str | None:
+    """Return the fleet's token: from --token-file, else LOOM_FLEET_TOKEN; None without one.
 
-    LOOM_TOKEN only counts for commands without an origin: for `loom fetch` it is what the origin gets, and neither may
-    get the other's. Raises UsageError when the file cannot be read or is empty.
+    Never LOOM_TOKEN: that is what the origin gets, and neither may get the other's. Raises UsageError when the file
+    cannot be read, is empty, or holds no token.
     """
     setting = settings["token_file"]
     if setting.value:
@@ -173,11 +173,24 @@ def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str], *, 
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             hint = "it holds one line: openssl rand -hex 32"
             raise UsageError(f"{setting.source}: cannot read {setting.value}: {reason}", hint) from None
+        if not token:
+            raise UsageError(f"{setting.source}: {setting.value} is empty", f"openssl rand -hex 32 > {setting.value}")
     else:
-        token = environ.get("LOOM_FLEET_TOKEN", "") or ("" if has_origin else environ.get("LOOM_TOKEN", ""))
+        token = environ.get("LOOM_FLEET_TOKEN", "").strip()
         if not token:
             return None
-    if not (token and token.isascii() and token.isprintable()):
-        where = setting.value or "the environment"
+    if not (token.isascii() and token.isprintable()):
+        where = setting.value or "LOOM_FLEET_TOKEN"
         raise UsageError(f"the fleet's token in {where} is not one line of printable ASCII", "openssl rand -hex 32")
     return token
+
+
+def denied_hint(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str:
+    """Return what to say to whoever is refused by a control plane; "" for what that says itself.
+
+    Who set LOOM_TOKEN alone may think that it is the fleet's.
+    """
+    is_given = settings["token_file"].value or environ.get("LOOM_FLEET_TOKEN", "").strip()
+    if is_given or not environ.get("LOOM_TOKEN"):
+        return ""
+    return "LOOM_TOKEN is for origins alone; the fleet's token is read from --token-file or LOOM_FLEET_TOKEN"

@@ -18,6 +18,7 @@ class Holding:
     state: "complete", or "partial" while it is being fetched.
     received: of a partial one, how much is there.
     from_origin, from_peers: how much of it was taken from where.
+    address: where this one is handed out, when that is not where the node is: by a fetch while it runs.
     """
 
     model: str
@@ -27,6 +28,7 @@ class Holding:
     received: int = 0
     from_origin: int = 0
     from_peers: int = 0
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

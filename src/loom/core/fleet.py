@@ -330,7 +330,8 @@ class Fleet:
         holders = self._models.get(model)
         if holders is None or not limit:
             return []
-        found = {node.name: node.address for node in holders.partial() if node.address}
+        places = ((node.name, node.holdings[model].address or node.address) for node in holders.partial())
+        found = {name: address for name, address in places if address}
         return [(name, found[name]) for name in choose_homes(found, limit)]
 
     def count_holders(self, model: str) -> int:
@@ -396,7 +397,9 @@ def _matches(node: _Node, search: str) -> bool:
 
 
 def _replica(node: _Node, holding: Holding) -> Replica:
-    return Replica(node.name, node.address, node.zone, node.load, holding, node.end_of(holding.model))
+    return Replica(
+        node.name, holding.address or node.address, node.zone, node.load, holding, node.end_of(holding.model)
+    )
 
 
 def _summary(node: _Node) -> NodeSummary:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node, check_zone
+from loom.core.reference import stable_url
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class Options:
     model: what the control plane shall call it; None for host and path of the URL.
     node: what it shall call this machine; None for its host name.
     zone: where this machine is, so that near nodes are found first.
+    linger_s: how long a process of its own goes on handing the file to peers after nobody asked for it, when the fetch
+        was one of several; 0 for not at all.
     listen: "HOST:PORT" where peers find this fetch while it runs; None for a free port of the address by which this
         machine reaches the control plane. Without a fleet's token only loopback is listened on.
     allow_anonymous: hand to everybody who can reach it, without a token.
@@ -96,6 +100,7 @@ class Options:
     allow_anonymous: bool = False
     private: bool = False
     no_peers: bool = False
+    linger_s: float = 10.0
 
     def __post_init__(self) -> None:
         _require_whole("workers", self.workers, 1, MAX_WORKERS)
@@ -113,15 +118,25 @@ class Options:
             _check_header(name, value)
         _check_token(self.token, "check --token")
         _check_token(self.control_token, "check --token-file")
+        if self.control is not None:
+            parse_control_url(self.control)
         if self.model is not None:
             check_model(self.model)
         if self.node is not None:
             check_node(self.node)
         check_zone(self.zone)
+        _require_between("linger_s", self.linger_s, 0, 3600)
         if self.listen is not None:
             parse_listen(self.listen)
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
+
+    def audience(self, url: str) -> str:
+        """Return who may have what is fetched from `url`: "anyone", the "fleet" (a credential was used), or "nobody"."""
+        if self.private:
+            return "nobody"
+        is_open = not self.headers and self.token is None and stable_url(url) == stable_url(url.partition("?")[0])
+        return "anyone" if is_open and "@" not in url.partition("://")[2].partition("/")[0] else "fleet"
 
     def request_headers(self) -> dict[str, str]:
         """Return the caller's headers, the token among them; they are meant for the host of the URL alone."""

@@ -1,7 +1,7 @@
 """The swarm: what to take from which peer, and what a node has to ask the origin for itself.
 
-Theory of operation. A file is cut into *units*, runs of chunks, at most 4096 of them, so that what a node has is a
-short bitmap. Every reply of a peer carries its bitmap, and how far it is with the units that are on their way to it: a
+Theory of operation. A file is cut into *units*, by its size alone and so the same everywhere, at most 4096 of them:
+what a node has is a short bitmap. Every reply of a peer carries its bitmap, and how far it is with the units that are on their way to it: a
 unit can be handed on from its first bytes, while it arrives. From what its neighbours have a node takes the rarest
 units first, from the neighbour that it asks least at the moment; so copies spread as fast as uplinks allow.
 
@@ -26,12 +26,16 @@ from heapq import nlargest, nsmallest
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
+from loom.core.options import CHUNK_SIZE
 from loom.core.ranges import RangeSet, Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 MAX_UNITS = 4096
+MIN_UNITS = 32
+MIN_UNIT_SIZE = 1_000_000
+
 MAX_PEERS = 32
 """Neighbours, whom a node takes from: in a random graph of that degree everything is a few steps away."""
 
@@ -90,12 +94,15 @@ class Availability(NamedTuple):
 
 
 class Grid:
-    """How a file of `size` bytes is cut into units."""
+    """How a file of `size` bytes is cut into units: of 10 MB, larger ones where there would be more than 4096, smaller
+    ones where there would be fewer than 32.
+    """
 
-    def __init__(self, size: int, chunk_size: int) -> None:
-        chunks = -(-size // chunk_size)
+    def __init__(self, size: int) -> None:
         self.size = size
-        self.unit_size = chunk_size * max(1, -(-chunks // MAX_UNITS))
+        self.unit_size = CHUNK_SIZE * max(1, -(-size // (CHUNK_SIZE * MAX_UNITS)))
+        if size < CHUNK_SIZE * MIN_UNITS:
+            self.unit_size = max(MIN_UNIT_SIZE, -(-size // MIN_UNITS))
         self.count = -(-size // self.unit_size)
         self.everything = (1 << self.count) - 1
 

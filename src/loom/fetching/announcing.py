@@ -105,7 +105,7 @@ class Announcer:
         self._receipt = receipt
         warnings = receipt.warnings
         if self._trouble:
-            warnings += (f"the control plane is no help: {self._trouble}",)
+            warnings += (f"fetched without the control plane: {self._trouble}",)
         return dataclasses.replace(receipt, replicas=self._replicas, warnings=warnings)
 
     def _run(self) -> None:
@@ -123,6 +123,9 @@ class Announcer:
             what()
         except LoomError as error:
             self._trouble = f"{error.message} ({error.hint})" if error.hint else error.message
+            return False
+        except Exception as error:  # noqa: BLE001 - a bug in the bookkeeping must not end a cold start
+            self._trouble = f"the exchange with {self._client} failed in a way that was not foreseen: {error!r}"
             return False
         self._trouble = ""
         return True

@@ -77,7 +77,7 @@ def fetch(
         return _run(url, out, options, on_progress)
     with contextlib.ExitStack() as stack:
         node = options.node or socket.gethostname()
-        peers = None if options.no_peers else stack.enter_context(contextlib.closing(Peers(options, node)))
+        peers = None if options.no_peers else stack.enter_context(contextlib.closing(Peers(url, options, node)))
         announcer = stack.enter_context(Announcer(url, options, node, peers, on_progress))
         if peers is not None:
             peers.wait_for_news = announcer.wait

@@ -26,7 +26,7 @@ from loom.core.urls import parse_url
 from loom.errors import LoomError, OriginUnreachable
 from loom.net.connect import Connector
 from loom.net.connection import Pool
-from loom.sharing.server import PeerServer, Visitor
+from loom.sharing.server import PeerServer, Visitor, listen
 from loom.sharing.shelf import OwnShelf
 from loom.sources.peer import Fleet, PeerFault, PeerSource, Verdict, resolve_at_peer
 
@@ -58,10 +58,10 @@ class Peers:
     Raises UsageError when it cannot listen where it is told to.
     """
 
-    def __init__(self, options: Options, node: str) -> None:
+    def __init__(self, url: str, options: Options, node: str) -> None:
+        self._audience = options.audience(url)
         self.taken: dict[str, int] = {}
         self.rejected: dict[str, str] = {}
-        self.note = ""
         self.wait_for_news: Callable[[], object] = lambda: None
         """Waits, not for long, until the control plane has said who is there."""
         self._zone = options.zone
@@ -72,19 +72,20 @@ class Peers:
         self._server: PeerServer | None = None
         self._company: Company | None = None
         self._pool: Pool | None = None
-        address = self._listen(options) if not options.private else ""
+        address = "" if self._audience == "nobody" else self._listen(options)
         self.fleet = Fleet(node, address, options.control_token)
 
     def _listen(self, options: Options) -> str:
         """Start the server; return its address, "" when this machine may not be asked."""
         host, port = parse_listen(options.listen or ":0")
-        host = host or _own_address(options.control or "")
-        if not (options.control_token or options.allow_anonymous or ip_address(host).is_loopback):
-            self.note = "hands nothing to peers: there is no fleet token (--token-file)"
+        host = host or own_address(options.control or "")
+        is_open = options.allow_anonymous or ip_address(host).is_loopback
+        if not (options.control_token or (is_open and self._audience == "anyone")):
             return ""
-        server = self._server = PeerServer(self._shelf, host, port, options.control_token, self._meet)
-        shown = _own_address(options.control or "") if ip_address(host).is_unspecified else host
-        server.authority = f"[{shown}]:{server.port}" if ":" in shown else f"{shown}:{server.port}"
+        listening = self._listening = listen(host, port)
+        server = self._server = PeerServer(self._shelf, listening, options.control_token, self._meet)
+        shown = own_address(options.control or "") if ip_address(host).is_unspecified else host
+        server.authority = authority_of(shown, listening.getsockname()[1])
         server.start()
         return f"http://{server.authority}"
 
@@ -176,7 +177,7 @@ class Company:
         self, job: Job, key: str, fleet: Fleet, pool: Pool, taken: dict[str, int], rejected: dict[str, str]
     ) -> None:
         transfer = job.transfer
-        self.grid = Grid(transfer.size, transfer.chunk_size)
+        self.grid = Grid(transfer.size)
         self._job = job
         self._swarm = Swarm(key, fleet.node, self.grid, random.random)
         self._source = PeerSource(key, self.grid, fleet)
@@ -210,7 +211,8 @@ class Company:
             self._swarm.forget_dead(set(listed), now())
             self._swarm.set_homes(homes.items())
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._look_again)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the fetch is done
+                self._loop.call_soon_threadsafe(self._look_again)
 
     def _look_again(self) -> None:
         if self._wake is not None:
@@ -397,7 +399,12 @@ class _Part:
             os.close(self._fd)
 
 
-def _own_address(control: str) -> str:
+def authority_of(host: str, port: int) -> str:
+    """Return host:port as a URL has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def own_address(control: str) -> str:
     """Return the address by which this machine reaches the control plane: peers are where that is."""
     endpoint = parse_url(control).endpoint
     with contextlib.suppress(OSError):

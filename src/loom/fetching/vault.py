@@ -46,6 +46,7 @@ class Vault:
         self._cache = Cache(root)
         self._url = url
         self._options = options
+        self._audience = options.audience(url)
         self._blob = ""
 
     @property
@@ -108,7 +109,7 @@ class Vault:
         """Let the caller's reference lead to a blob that is here already."""
         ref = Ref(
             redact(self._url), file_name(self._url), other.blob, other.size, other.mtime_ns,
-            digest=digest, verified="supplied", boot_id=other.boot_id,
+            digest=digest, verified="supplied", boot_id=other.boot_id, audience=self._audience,
         )  # fmt: skip
         self._record(ref)
         return ref
@@ -191,7 +192,7 @@ class Vault:
     def stage(self) -> Staging:
         """Return the staging of this reference, not yet claimed."""
         self._blob = f"{NEW}/{self.key[:16]}-{os.urandom(6).hex()}"
-        label = {"url": redact(self._url), "name": file_name(self._url)}
+        label = {"url": redact(self._url), "name": file_name(self._url), "audience": self._audience}
         return Staging(Path(self._cache.blob_path(self._blob)), self.key, Path(self.root) / "staging", label)
 
     def make_room(self, size: int) -> str:
@@ -252,7 +253,7 @@ class Vault:
                 fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
             ref = Ref(redact(self._url), name, self._blob, size, os.fstat(held).st_mtime_ns, etag=version.etag,
                       last_modified=version.last_modified, digest=digest, verified="supplied" if digest else "",
-                      checked_at=time.time(), boot_id=read_boot_id())  # fmt: skip
+                      checked_at=time.time(), boot_id=read_boot_id(), audience=self._audience)  # fmt: skip
             if os.path.isdir(f"{self.root}/blobs/{NEW}"):
                 staging.publish(version, lambda: self._write(ref))
         except BaseException:

@@ -1,7 +1,7 @@
 """The HTTP client of a control plane: blocking, standard library only, one connection a call.
 
-Every call ends within its timeout and a little, or raises RegistryUnavailable. Proxies are left out: a control plane is
-part of the fleet, not of the internet.
+Every call ends within its timeout: with a reply of the right shape, or with one of loom.errors. Proxies are left out: a
+control plane is part of the fleet, not of the internet.
 """
 
 from __future__ import annotations
@@ -12,23 +12,37 @@ import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from loom.core.urls import parse_url
+from loom.core.control_url import parse_control_url
+from loom.core.names import check_model, check_node
+from loom.core.urls import join_url
 from loom.errors import (
     AccessDenied,
+    LoomError,
     NotFound,
     RegistryError,
     RegistryFull,
     RegistryUnavailable,
     UsageError,
 )
+from loom.registry import replies
+from loom.registry.replies import Shape, fits, parse_object
 
 if TYPE_CHECKING:
-    import http.client
     from collections.abc import Iterator, Mapping
+
+    from loom.registry.exchange import Reply
 
 DEFAULT_URL = "http://127.0.0.1:3000"
 
-MAX_REPLY = 64 * 1024 * 1024
+TIMEOUT_S = 10.0
+"""A control plane answers in milliseconds; one whose Redis fails over takes some seconds."""
+
+MAX_REPLY = 1024 * 1024
+MAX_LIST = 32 * 1024 * 1024
+"""Bytes: a node can hold 4,096 models whose names have 1,024 characters."""
+
+MAX_PAGES = 10_000
+"""A fleet has at most 2,000,000 holdings, and a page 1,000 rows."""
 
 _ERRORS = {
     400: UsageError,
@@ -40,26 +54,31 @@ _ERRORS = {
     507: RegistryFull,
 }
 
+_NO_TLS_THERE = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE",
+                           "UNSUPPORTED_PROTOCOL", "UNKNOWN_PROTOCOL", "UNEXPECTED_EOF_WHILE_READING"))  # fmt: skip
+
 
 class ControlClient:
     """Asks one control plane, or whichever answers behind one address.
 
     url: http:// or https://, with a path when it stands behind one. Raises UsageError.
     token: the fleet's, sent with every request; it goes to no other host, for redirects are not followed.
-    ca_file: PEM file of the authorities to trust instead of the system's.
-    timeout_s: for connecting, and again for the answer.
+    ca_file: PEM file of the authorities to trust instead of the system's. Raises UsageError when https needs it and it
+        cannot be used.
+    timeout_s: for a whole request, from its first to its last byte.
+    denied_hint: what to do when the token, or that there is none, is refused; by default what the control plane says.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, *, token: str | None = None, ca_file: str | None = None, timeout_s: float = 5.0
-    ) -> None:
-        self._url = parse_url(url)
-        if self._url.username is not None or "?" in self._url.target:
-            raise UsageError(f"{self._url} is not the address of a control plane", "write http://host:3000")
+        self, url: str = DEFAULT_URL, *, token: str | None = None, ca_file: str | None = None,
+        timeout_s: float = TIMEOUT_S, denied_hint: str = "",
+    ) -> None:  # fmt: skip
+        self._url = parse_control_url(url)
         self._prefix = self._url.target.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._ca_file = ca_file
         self._timeout_s = timeout_s
+        self._denied_hint = denied_hint
+        self._context = _context(ca_file) if self._url.endpoint.scheme == "https" and ca_file else None
 
     def __str__(self) -> str:
         """Return the address, for people."""
@@ -68,15 +87,17 @@ class ControlClient:
     def register(self, node: str, model: str, **facts: Any) -> dict[str, Any]:
         """Say that a node has a model. facts: address, zone, digest, size, state, received, ttl_s ...; None: unsaid."""
         said = {name: value for name, value in facts.items() if value is not None}
-        return self._ask("POST", "/register", {"node": node, "model": model, **said})
+        message = {"node": check_node(node), "model": check_model(model), **said}
+        return self._ask("POST", "/register", replies.REGISTERED, message)
 
     def withdraw(self, node: str, model: str | None = None) -> dict[str, Any]:
         """Say that a node has a model no more, or that it is gone altogether. Raises NotFound."""
-        return self._ask("DELETE", "/register", {"node": node} if model is None else {"node": node, "model": model})
+        message = {"node": check_node(node)} if model is None else {"node": check_node(node), "model": model}
+        return self._ask("DELETE", "/register", replies.WITHDRAWN, message)
 
     def heartbeat(self, node: str, **facts: Any) -> dict[str, Any]:
         """Renew a node's lease. facts: inventory, epoch, address, zone, load, served, ttl_s."""
-        return self._ask("POST", "/heartbeat", {"node": node, **facts})
+        return self._ask("POST", "/heartbeat", replies.BEAT, {"node": check_node(node), **facts})
 
     def locate(
         self,
@@ -92,91 +113,165 @@ class ControlClient:
         Raises NotFound when nobody has.
         """
         asked = {"zone": zone, "node": node, "limit": limit, "homes": homes}
-        return self._ask("GET", f"/locate/{quote(model)}{_query(asked)}")
+        return self._ask("GET", f"/locate/{quote(check_model(model))}{_query(asked)}", replies.LOCATED)
 
     def nodes(self, search: str = "") -> list[dict[str, Any]]:
         """Return all nodes, by name."""
-        return list(self._pages("nodes", search))
+        return list(self._pages("nodes", "node", search))
 
     def models(self, search: str = "") -> list[dict[str, Any]]:
         """Return all models, by name."""
-        return list(self._pages("models", search))
+        return list(self._pages("models", "model", search))
 
     def node(self, node: str) -> dict[str, Any]:
         """Return a node and all that it holds. Raises NotFound."""
-        return self._ask("GET", f"/nodes/{quote(node)}")
+        return self._ask("GET", f"/nodes/{quote(check_node(node))}", replies.NODE_DETAIL, most=MAX_LIST)
 
-    def _pages(self, what: str, search: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, what: str, key: str, search: str) -> Iterator[dict[str, Any]]:
+        """Yield the rows of all pages. Raises RegistryError when one does not lead on, as the same one again would."""
         after = ""
-        while True:
-            page = self._ask("GET", f"/{what}{_query({'after': after, 'search': search})}")
-            if not isinstance(page.get(what), list):
-                raise self._not_a_control_plane()
-            yield from page[what]
-            after = page.get("next", "")
+        for _ in range(MAX_PAGES):
+            path = f"/{what}{_query({'after': after, 'search': search})}"
+            page = self._ask("GET", path, replies.PAGES[what], most=MAX_LIST)
+            rows, before = page[what], after
+            after = page.get("next") or ""
+            if after and (after <= before or not rows or rows[-1][key] > after):
+                break
+            yield from rows
             if not after:
                 return
+        raise RegistryError(f"{self} lists its {what} without an end", "check --control")
 
-    def _ask(self, method: str, path: str, message: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Send one request and return the reply's object; what is no success is raised."""
-        status, body = self._exchange(method, path, None if message is None else json.dumps(message).encode())
+    def _ask(
+        self, method: str, path: str, shape: Shape, message: Mapping[str, Any] | None = None, most: int = MAX_REPLY
+    ) -> dict[str, Any]:
+        """Send one request and return the reply's object, which has that shape; what is no success is raised."""
+        reply = self._exchange(method, path, None if message is None else json.dumps(message).encode(), most)
+        said = parse_object(reply.body)
+        if reply.status < 300 and said is not None and fits(said, shape):
+            return said
+        raise self._told(reply, said) or self._strange(reply, path)
+
+    def _told(self, reply: Reply, said: Mapping[str, Any] | None) -> LoomError | None:
+        """Return the error that a control plane tells; None when this is not how one does."""
+        error = None if said is None or reply.status < 400 else said.get("error")
+        if not isinstance(error, dict) or not isinstance(error.get("message"), str):
+            return None
+        kind = _ERRORS.get(reply.status, RegistryError)
+        hint = error.get("hint")
+        hint = hint[:300] if isinstance(hint, str) else ""
+        if reply.status == 401:
+            hint = self._denied_hint or hint
+        return kind(f"{self}: {error['message'][:300]}", hint)
+
+    def _strange(self, reply: Reply, path: str) -> LoomError:
+        """Return the error about an answer that is not a control plane's."""
+        if 300 <= reply.status < 400 and reply.location:
+            return self._redirected(reply, path)
+        if reply.status in (401, 403, 407):
+            hint = self._denied_hint or "is there a proxy in front that wants a login of its own?"
+            return AccessDenied(f"{self} lets us not in (it said {reply.status})", hint)
+        if reply.status in (429, 502, 503, 504):
+            message = f"{self} is a proxy that has no control plane to ask (it said {reply.status})"
+            return RegistryUnavailable(message, "is `loom control` running behind it, and does the proxy know where?")
+        return self._not_a_control_plane(reply.status)
+
+    def _redirected(self, reply: Reply, path: str) -> RegistryError:
+        """Return the error about a redirect: it is named, but not followed, for the token would go there."""
         try:
-            reply = json.loads(body)
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict):
-            raise self._not_a_control_plane(status)
-        if status < 300:
-            return reply
-        error = reply.get("error")
-        if not isinstance(error, dict):
-            raise self._not_a_control_plane(status)
-        kind = _ERRORS.get(status, RegistryError)
-        raise kind(f"{self}: {error.get('message', status)}", str(error.get("hint", "")))
+            to = join_url(self._url, reply.location)
+        except LoomError:
+            return self._not_a_control_plane(reply.status)
+        target = path.partition("?")[0]
+        shown = str(to).partition("?")[0]
+        is_elsewhere = shown.endswith(target) and shown != f"{self}{target}"
+        hint = f"name that one: --control {shown.removesuffix(target)}" if is_elsewhere else "check --control"
+        return RegistryError(f"{self} redirects to {to} (it said {reply.status})", hint)
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    def _exchange(self, method: str, path: str, body: bytes | None, most: int) -> Reply:
         import http.client  # costs 20 ms, which a cache hit that asks nobody need not pay
 
-        connection = self._connection()
-        headers = self._headers | ({"Content-Type": "application/json"} if body else {})
-        try:
-            connection.request(method, self._prefix + path, body, headers)
-            response = connection.getresponse()
-            return response.status, response.read(MAX_REPLY)
-        except TimeoutError:
-            hint = "is it overloaded, or is something else listening there?"
-            raise RegistryUnavailable(f"{self} did not answer within {self._timeout_s:g} s", hint) from None
-        except ssl.SSLError as error:
-            message = f"no TLS with {self}: {getattr(error, 'verify_message', '') or error.reason}"
-            raise RegistryUnavailable(message, "name its authority: --control-ca-file") from error
-        except socket.gaierror as error:
-            raise RegistryUnavailable(f"{self} cannot be found: {error.strerror}", "check --control") from error
-        except OSError as error:
-            message = f"{self} cannot be reached: {error.strerror or error}"
-            raise RegistryUnavailable(message, "is it running? `loom control` starts one") from error
-        except http.client.HTTPException as error:
-            raise self._not_a_control_plane() from error
-        finally:
-            connection.close()
+        from loom.registry.exchange import ReplyTooLarge, exchange
 
-    def _connection(self) -> http.client.HTTPConnection:
+        if self._url.endpoint.scheme == "https" and self._context is None:
+            self._context = _context(None)
+        request = (
+            method,
+            self._prefix + path,
+            body,
+            self._headers | ({"Content-Type": "application/json"} if body else {}),
+        )
+        try:
+            return exchange(
+                self._url.endpoint, request, context=self._context, timeout_s=self._timeout_s, most=most
+            )  # fmt: skip
+        except TimeoutError:
+            hint = "is it overloaded, is a firewall in between, or is something else listening there?"
+            raise RegistryUnavailable(f"{self} did not answer within {self._timeout_s:g} s", hint) from None
+        except ReplyTooLarge:
+            message = f"{self} answered with more than {most // 1024**2} MiB"
+            raise RegistryError(message, "no control plane does: check --control") from None
+        except ssl.SSLError as error:
+            raise self._no_tls(error) from error
+        except UnicodeError:
+            raise UsageError(f"{self} names no host", "write http://host:3000") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    def _no_tls(self, error: ssl.SSLError) -> RegistryUnavailable:
+        authority = self._url.endpoint.authority
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = error.verify_message.partition(",")[0].rstrip(".")
+            hint = "name its authority: --control-ca-file, or SSL_CERT_FILE"
+            if "ismatch" in why:
+                hint = "call it what its certificate calls it: --control"
+            elif "expired" in why or "not yet valid" in why:
+                hint = "renew its certificate, or check this machine's clock"
+            return RegistryUnavailable(f"the certificate of {self} is not trusted: {why}", hint)
+        if error.reason in _NO_TLS_THERE or isinstance(error, ssl.SSLEOFError):
+            hint = f"does it speak plain HTTP? write --control http://{authority}"
+            return RegistryUnavailable(f"what answers at {self} speaks no TLS", hint)
+        why = (error.reason or "the handshake failed").replace("_", " ").lower()
+        return RegistryUnavailable(f"no TLS with {self}: {why}", "is it https, and of TLS 1.2 or newer?")
+
+    def _unreachable(self, error: Exception) -> RegistryError:
         import http.client
 
-        endpoint = self._url.endpoint
-        if endpoint.scheme == "http":
-            return http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=self._timeout_s)
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except (OSError, ssl.SSLError):
-            message = f"{self._ca_file} holds no certificates that can be used"
-            raise UsageError(message, "name a PEM file: --control-ca-file") from None
-        return http.client.HTTPSConnection(endpoint.host, endpoint.port, timeout=self._timeout_s, context=context)
+        if isinstance(error, socket.gaierror):
+            return RegistryUnavailable(f"{self} cannot be found: {error.strerror}", "check --control")
+        if isinstance(error, (http.client.IncompleteRead, ConnectionResetError, BrokenPipeError)):
+            if self._url.endpoint.scheme == "http":
+                hint = f"does it speak https? then write --control https://{self._url.endpoint.authority}"
+            else:
+                hint = "is it still running? its log may say why"
+            return RegistryUnavailable(f"{self} broke the connection off", hint)
+        if isinstance(error, OSError):
+            message = f"{self} cannot be reached: {error.strerror or type(error).__name__}"
+            return RegistryUnavailable(message, "is it running? `loom control` starts one")
+        return self._not_a_control_plane()
 
     def _not_a_control_plane(self, status: int = 0) -> RegistryError:
         said = f" (it said {status})" if status else ""
-        return RegistryError(f"what answers at {self} is no control plane{said}", "check --control")
+        hint = "check --control"
+        if self._url.endpoint.scheme == "http" and status in (0, 400):
+            hint = f"check --control: is it https://{self._url.endpoint.authority}?"
+        return RegistryError(f"what answers at {self} is no control plane{said}", hint)
+
+
+def _context(ca_file: str | None) -> ssl.SSLContext:
+    """Return the context of TLS. Raises UsageError when the file cannot be used."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        why = "it holds no certificates"
+    except OSError as error:
+        why = error.strerror or "it cannot be read"
+    raise UsageError(f"cannot use {ca_file}: {why}", "name a PEM file of authorities: --control-ca-file")
 
 
 def _query(asked: Mapping[str, Any]) -> str:
     said = {name: value for name, value in asked.items() if value not in (None, "")}
-    return f"?{urlencode(said)}" if said else ""
+    try:
+        return f"?{urlencode(said)}" if said else ""
+    except UnicodeError:
+        raise UsageError("what is asked for holds half a character", "write it in UTF-8") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from loom.core.urls import redact
 from loom.errors import UsageError
@@ -35,13 +35,14 @@ def open_ledger(location: str) -> Ledger:
     """Return the ledger at `location`; it is not connected yet.
 
     sqlite:///absolute/path, sqlite:relative/path; redis://, rediss:// (TLS), valkey://, valkeys://;
-    redis+sentinel://host:26379,host:26379/service; redis+cluster://host:6379,host:6379. Raises UsageError.
+    redis+sentinel://host:26379,host:26379/service; redis+cluster://host:6379,host:6379. Raises UsageError, quoting
+    nothing behind the scheme: who knows where in it the password is.
     """
     scheme, colon, rest = location.partition(":")
     if scheme == "sqlite" and colon:
         from loom.registry.sqlite import SqliteLedger
 
-        return SqliteLedger(_path(location, rest))
+        return SqliteLedger(_path(rest))
     if scheme in REDIS_SCHEMES:
         try:
             from loom.registry.redis import RedisLedger
@@ -49,18 +50,24 @@ def open_ledger(location: str) -> Ledger:
             hint = "pip install 'loom-weights[redis]'"
             raise UsageError(f"a registry on Redis needs a package that is not here: {error.name}", hint) from error
         return RedisLedger(location)
-    raise UsageError(f"no registry is called {redact(location)!r}", _EXAMPLES)
+    if colon:
+        raise UsageError(f"no registry is called {scheme[:40]!r}", _EXAMPLES)
+    raise UsageError("the registry has no scheme", _EXAMPLES)
 
 
 def show_location(location: str) -> str:
-    """Return a location as it may be shown: without user and password."""
+    """Return a location that was understood as it may be shown: without user and password."""
     return location if location.startswith("sqlite:") else redact(location)
 
 
-def _path(location: str, rest: str) -> str:
+def _path(rest: str) -> str:
     """Return the file of sqlite:///path; whoever writes sqlite://path has mistaken a folder for a host."""
-    parts = urlsplit(rest if rest.startswith("//") else f"//{'/' if rest.startswith('/') else ''}{rest}")
-    path = unquote(parts.path if rest.startswith("//") else rest)
-    if (rest.startswith("//") and parts.netloc) or not path.strip("/") or path.endswith("/"):
-        raise UsageError(f"{location!r} names no file", _EXAMPLES)
+    if "?" in rest or "#" in rest:
+        hint = "in the name of a file write %3F for a ?, %23 for a #"
+        raise UsageError("the registry sqlite:... has options, and takes none", hint)
+    if rest.startswith("//") and not rest.startswith("///"):
+        raise UsageError("the registry sqlite://... names a host, and not a file", _EXAMPLES)
+    path = unquote(rest.removeprefix("//"))
+    if not path.strip("/") or path.endswith("/") or "\0" in path:
+        raise UsageError("the registry sqlite:... names no file", _EXAMPLES)
     return path

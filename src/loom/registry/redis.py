@@ -271,7 +271,7 @@ def _text(value: bytes | None) -> str:
 
 
 def _facts(it: Holding, expires_at: float | None = None) -> str:
-    facts = (it.digest, it.size, it.state, it.received, it.from_origin, it.from_peers, expires_at)
+    facts = (it.digest, it.size, it.state, it.received, it.from_origin, it.from_peers, it.address, expires_at)
     return msgspec.json.encode(facts).decode()
 
 

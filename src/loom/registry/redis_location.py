@@ -41,7 +41,7 @@ def parse_redis_location(text: str) -> RedisLocation:
     redis+cluster://[user:password@]host[:6379],... With rediss, valkeys: TLS.
     """
     scheme, _, rest = text.partition("://")
-    base = scheme.replace("rediss", "redis").replace("valkeys", "valkey")
+    base = _base(scheme)
     if base not in _KINDS or not rest:
         raise _wrong(text, "names no Redis")
     kind, parts = _KINDS[base], _split(text, rest)
@@ -59,6 +59,11 @@ def parse_redis_location(text: str) -> RedisLocation:
         database=database,
         service=service,
     )
+
+
+def _base(scheme: str) -> str:
+    """Return a scheme without the s of TLS."""
+    return scheme.replace("rediss", "redis").replace("valkeys", "valkey")
 
 
 def _split(text: str, rest: str) -> SplitResult:
@@ -98,6 +103,11 @@ def _host(text: str, one: str, default: int) -> tuple[str, int]:
 
 
 def _wrong(text: str, what: str) -> UsageError:
-    """Return the error; nothing of the location is shown but its scheme, for who knows where the password is."""
+    """Return the error; nothing of the location is shown but its scheme, for who knows where the password is.
+
+    redis:user:password@host has no slashes: its scheme is what stands before the first colon, if that is one.
+    """
     hint = "write redis://user:password@host:6379/0, with %40 for an @ in the password, %2F for a /"
-    return UsageError(f"the registry {text.partition('://')[0]}://... {what}", hint)
+    scheme = text.partition(":")[0]
+    shown = f"{scheme}://..." if _base(scheme) in _KINDS else "on Redis"
+    return UsageError(f"the registry {shown} {what}", hint)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Row = tuple[str | float | None, ...]
 
-_VERSION = 1
+_VERSION = 2
 """Of the tables; a file with another one is not touched."""
 
 _IDLE_S = 0.5
@@ -43,7 +43,7 @@ CREATE TABLE nodes (
     expires_at REAL) WITHOUT ROWID;
 CREATE TABLE holdings (
     node TEXT NOT NULL, model TEXT NOT NULL, digest TEXT, size INTEGER, state TEXT NOT NULL, received INTEGER NOT NULL,
-    from_origin INTEGER NOT NULL, from_peers INTEGER NOT NULL,
+    from_origin INTEGER NOT NULL, from_peers INTEGER NOT NULL, address TEXT,
     by_heartbeat INTEGER NOT NULL, expires_at REAL, PRIMARY KEY (node, model)) WITHOUT ROWID;
 """
 
@@ -57,7 +57,7 @@ ON CONFLICT (node) DO UPDATE SET
     address = coalesce(excluded.address, address), zone = coalesce(excluded.zone, zone), load = excluded.load,
     served = excluded.served, expires_at = excluded.expires_at
 """
-_PUT_HOLDING = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_PUT_HOLDING = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _FORGET_IF_EMPTY = """
 DELETE FROM nodes WHERE node = ? AND expires_at IS NULL AND node NOT IN (SELECT node FROM holdings)
@@ -133,17 +133,37 @@ class SqliteLedger:
         return Snapshot(epoch, self._number, list(_changes(self._database)))
 
     def _open(self) -> sqlite3.Connection:
+        """Open the file, and claim it once it has turned out to be ours, or new: no other gets a lock beside it."""
         Path(self._path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._claim()
-        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        database = self._connect()
+        try:
+            self._check_tables(database)
+            self._claim()
+            database.execute("PRAGMA journal_mode = WAL")
+            if self._check_tables(database) == 0:  # until it was claimed, another one may have made them
+                _create(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError:  # it does not say why: the system does
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            raise
+
+    def _check_tables(self, database: sqlite3.Connection) -> int:
+        """Return the version of the tables, 0 for none yet. Raises RegistryError when they are not ours."""
+        version: int
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
             hint = "use the Loom that made it, or name another registry"
             raise RegistryError(f"{self._path} was made by another version of Loom (tables {version})", hint)
-        database.execute("PRAGMA journal_mode = WAL")
-        if version == 0:
-            _create(database)
-        return database
+        if version == 0 and database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            raise RegistryError(f"{self._path} is a database of another program", "name another registry")
+        return version
 
     def _claim(self) -> None:
         """Make sure that no other control plane uses the file. Released by the kernel, whatever ends this process."""
@@ -240,13 +260,13 @@ def _statements(change: Change) -> Iterator[tuple[str, _Row]]:
 
 
 def _row(node: str, it: Holding, expires_at: float | None, *, by_heartbeat: bool) -> _Row:
-    facts = (it.model, it.digest, it.size, it.state, it.received, it.from_origin, it.from_peers)
+    facts = (it.model, it.digest, it.size, it.state, it.received, it.from_origin, it.from_peers, it.address)
     return (node, *facts, by_heartbeat, expires_at)
 
 
 def _changes(database: sqlite3.Connection) -> Iterator[Change]:
     """Yield the tables' rows as changes, heartbeats first: a plain registration is the later word."""
-    facts = "h.model, h.digest, h.size, h.state, h.received, h.from_origin, h.from_peers"
+    facts = "h.model, h.digest, h.size, h.state, h.received, h.from_origin, h.from_peers, h.address"
     inventories: dict[str, list[Holding]] = {}
     for node, *holding in database.execute(f"SELECT h.node, {facts} FROM holdings h WHERE h.by_heartbeat"):  # noqa: S608
         inventories.setdefault(node, []).append(Holding(*holding))

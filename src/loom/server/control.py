@@ -6,6 +6,7 @@ A handler reads a message, checks its words, hands a change to the registry, and
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -98,8 +99,13 @@ class ControlPlane:
         """POST /register."""
         message = await _read(request, RegisterRequest)
         ends = None if message.ttl_s is None else self._registry.now + message.ttl_s
-        address, zone = self._allowed.check(message.address), check_zone(message.zone)
-        await self._registry.submit(Registered(check_node(message.node), _holding(message), address, zone, ends))
+        node, address, zone = check_node(message.node), self._allowed.check(message.address), check_zone(message.zone)
+        known = self._registry.fleet.node(node)
+        if known is not None and known.expires_at is not None:
+            change = Registered(node, replace(_holding(message), address=address), None, zone, ends)
+        else:  # nothing says where the node itself is
+            change = Registered(node, replace(_holding(message), address=address), address, zone, ends)
+        await self._registry.submit(change)
         return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
 
     async def withdraw(self, request: web.Request) -> web.Response:

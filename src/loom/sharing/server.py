@@ -82,7 +82,7 @@ class _Request:
 
 
 class PeerServer:
-    """Serves a shelf on a thread of its own, from `start` to `stop`.
+    """Serves a shelf on a thread of its own, from `start` to `stop`, which closes the socket.
 
     token: the fleet's; None serves everybody who can reach it. on_visit: called, on the server's thread, with every
     peer that introduces itself.
@@ -106,13 +106,10 @@ class PeerServer:
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._is_draining = False
-        self._socket = _listen(host, port)
+        self._socket = listening
+        self.asked_at = time.monotonic()
+        """When a peer last asked for something."""
         self._thread = threading.Thread(target=self._run, name="loom-peers", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._socket.getsockname()[1])
 
     def start(self) -> None:
         """Begin to answer."""
@@ -190,6 +187,7 @@ class PeerServer:
         if self._token is not None and not (is_ours and is_proved(said, self._token, host, request.target, now)):
             raise _Refused(401, "access-denied", {"WWW-Authenticate": SCHEME})
         self._introduce(request, writer)
+        self.asked_at = time.monotonic()
         return request
 
     def _introduce(self, request: _Request, writer: asyncio.StreamWriter) -> None:
@@ -306,7 +304,8 @@ async def _send(writer: asyncio.StreamWriter, status: int, body: bytes, fields: 
         await writer.drain()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises UsageError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

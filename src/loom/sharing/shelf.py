@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import IO, TYPE_CHECKING, Protocol
 
+from loom.core.swarm import Availability, Grid
+
 if TYPE_CHECKING:
     from loom.core.headers import Version
-    from loom.core.swarm import Availability
 
 
 class Item(Protocol):
@@ -37,6 +39,27 @@ class Shelf(Protocol):
 
     def find_reference(self, key: str) -> tuple[str, Item] | None:
         """Return what a reference leads to, by its key: the version key, and the item."""
+
+
+class WholeFile:
+    """A file that is here, whole. fd: an open descriptor of it, which the item keeps; -1 to open `path`."""
+
+    def __init__(self, version: Version, size: int, *, fd: int = -1, path: str = "") -> None:
+        self.size = size
+        self.version = version
+        self._fd = fd
+        self._path = path
+
+    def available(self) -> Availability:
+        return Availability(Grid(self.size).everything, {})
+
+    def end_from(self, start: int, end: int) -> int:  # noqa: ARG002 - all is there
+        return min(end, self.size)
+
+    def open(self) -> IO[bytes]:
+        if self._fd >= 0:
+            return os.fdopen(os.dup(self._fd), "rb", buffering=0)
+        return open(self._path, "rb", buffering=0)
 
 
 class OwnShelf:

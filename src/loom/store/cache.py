@@ -59,17 +59,20 @@ class Ref:
     blob: the blob's path below `blobs`; size: bytes; mtime_ns: its modification time when it was published.
     etag, last_modified: the origin's validators, as sent. digest: 64 hex digits, "" while nobody has computed it.
     verified: how the digest is known: "supplied" by the caller and matched, or "computed" here; "" for not at all.
+    audience: who may have it: "anyone", "fleet" (it was fetched with a credential: nodes that know the fleet's token),
+    "nobody" (`--private`).
     checked_at: when the origin was last asked, seconds since 1970. boot_id: of the boot in which it was published.
     """
 
     __slots__ = (
-        "blob", "boot_id", "checked_at", "digest", "etag", "last_modified", "mtime_ns", "name", "size",
+        "audience", "blob", "boot_id", "checked_at", "digest", "etag", "last_modified", "mtime_ns", "name", "size",
         "url", "verified",
     )  # fmt: skip
 
     def __init__(
         self, url: str, name: str, blob: str, size: int, mtime_ns: int, *, etag: str = "", last_modified: str = "",
         digest: str = "", verified: str = "", checked_at: float = 0.0, boot_id: str = "",
+        audience: str = "fleet",
     ) -> None:  # fmt: skip
         self.url = url
         self.name = name
@@ -82,6 +85,7 @@ class Ref:
         self.verified = verified
         self.checked_at = checked_at
         self.boot_id = boot_id
+        self.audience = audience
 
     @property
     def is_settled(self) -> bool:
@@ -120,6 +124,7 @@ def parse_ref(data: bytes) -> Ref | None:
         texts = {name: fields[name] for name in ("etag", "last_modified", "digest", "verified", "boot_id")}
         if size < 0 or not is_blob_name(fields["blob"]):
             return None
+        texts["audience"] = fields.get("audience", "fleet")
         return Ref(fields["url"], fields["name"], fields["blob"], size, mtime_ns, checked_at=checked_at, **texts)
     except (KeyError, ValueError):
         return None

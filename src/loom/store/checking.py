@@ -131,6 +131,7 @@ def read_note(path: str) -> tuple[str, Ref] | None:
             return None  # written to since
         url, name = str(note.get("url", "")), str(note.get("name", ""))
         return key, Ref(url, name, "", seen.st_size, seen.st_mtime_ns, etag=str(note["etag"]),
-                        last_modified=str(note["last_modified"]))  # fmt: skip
+                        last_modified=str(note["last_modified"]),
+                       audience=str(note.get("audience", "nobody")))  # fmt: skip
     except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return None

@@ -40,7 +40,7 @@ def parser() -> Parser:
 def run(arguments: list[str], voice: Voice) -> int:
     """Serve until SIGINT or SIGTERM."""
     settings = read_settings(parse(parser(), arguments), voice)
-    options = control_options(settings, fleet_token(settings, os.environ, has_origin=False))
+    options = control_options(settings, fleet_token(settings, os.environ))
     asyncio.run(_serve(options, Talk("", {}, quiet=False), voice))
     return 0
 

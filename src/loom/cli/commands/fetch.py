@@ -46,7 +46,7 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
     settings = read_settings(raw, voice)
     url, out = parse_value(URL, raw["url"], "the URL"), _out_of(raw["out"], default_out)
     choices = options_of(settings)
-    choices["control_token"] = fleet_token(settings, os.environ, has_origin=True)
+    choices["control_token"] = fleet_token(settings, os.environ)
     choices["model"] = raw["model"]
     from loom.core.urls import file_name
 

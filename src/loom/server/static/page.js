@@ -152,7 +152,7 @@ function showBound(id, some, all, canNarrow = false) {
 
 /** Show how a first node gets here. */
 function showWelcome() {
-  const token = session["loom-token"] ? ' \\\n  -H "Authorization: Bearer $LOOM_TOKEN"' : "";
+  const token = session["loom-token"] ? ' \\\n  -H "Authorization: Bearer $LOOM_FLEET_TOKEN"' : "";
   const register = new URL("register", location.href);
   setText($("example"), `curl ${register} \\\n  -d '{"node": "node1", "model": "llama-2-7b"}'${token}`);
 }

@@ -1,0 +1,164 @@
+"""One HTTP request and its reply, within one deadline, over a connection of its own.
+
+Rule: every wait (for the name, the connection, TLS, and each piece that is sent or comes back) gets what is left of the
+deadline. With a time for each of them, a server that dribbles a byte a second holds its client for ever.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+
+    from loom.core.urls import Endpoint
+
+
+class Reply(NamedTuple):
+    """What came back, whole. `location` is where a redirect leads, "" without one."""
+
+    status: int
+    location: str
+    body: bytes
+
+
+class ReplyTooLarge(Exception):
+    """The reply's body is larger than anything that was asked for."""
+
+
+class Deadline:
+    """A moment that everything of one request has to keep."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._ends = time.monotonic() + timeout_s
+
+    def left(self) -> float:
+        """Return the seconds that are left. Raises TimeoutError when there are none."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+def exchange(
+    endpoint: Endpoint, request: tuple[str, str, bytes | None, Mapping[str, str]], *,
+    context: ssl.SSLContext | None, timeout_s: float, most: int,
+) -> Reply:  # fmt: skip
+    """Send a request (method, target, body, headers); return the reply.
+
+    context: for TLS. most: bytes that the reply's body may have. Raises ReplyTooLarge, OSError (TimeoutError,
+    ssl.SSLError and socket.gaierror among them), UnicodeError for a host that is none, http.client.HTTPException.
+    """
+    deadline = Deadline(timeout_s)
+    method, target, body, headers = request
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port)
+    with _open(endpoint, context, deadline) as one:
+        connection.sock = _Wire(one, deadline)
+        connection.request(method, target, body, {"Host": endpoint.authority, "Connection": "close", **headers})
+        response = connection.getresponse()
+        return Reply(response.status, response.getheader("Location", ""), _read(response, most))
+
+
+def _read(response: http.client.HTTPResponse, most: int) -> bytes:
+    if (response.length or 0) > most:
+        raise ReplyTooLarge
+    body = response.read(most + 1)
+    if len(body) > most:
+        raise ReplyTooLarge
+    if response.length:
+        raise http.client.IncompleteRead(body, response.length)
+    return body
+
+
+def _open(endpoint: Endpoint, context: ssl.SSLContext | None, deadline: Deadline) -> socket.socket:
+    plain = _connect(_resolve(endpoint, deadline), deadline)
+    if context is None:
+        return plain
+    try:
+        plain.settimeout(deadline.left())
+        return context.wrap_socket(plain, server_hostname=endpoint.host)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _resolve(endpoint: Endpoint, deadline: Deadline) -> list[Any]:
+    """Return the host's addresses. The system's resolver knows no deadline, so it is asked on a thread."""
+    found: list[Any] = []
+    failed: list[OSError | UnicodeError] = []
+
+    def ask() -> None:
+        try:
+            found.extend(socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, name="loom-resolver", daemon=True)
+    thread.start()
+    thread.join(deadline.left())
+    if failed:
+        raise failed[0]
+    if not found:
+        raise TimeoutError
+    return found
+
+
+def _connect(addresses: list[Any], deadline: Deadline) -> socket.socket:
+    """Return a connection to the first address that takes one; each may take its share of the time."""
+    last: OSError | None = None
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        try:
+            one = socket.socket(family, kind, protocol)
+            try:
+                one.settimeout(deadline.left() / (len(addresses) - number))
+                one.connect(address)
+            except BaseException:
+                one.close()
+                raise
+        except OSError as error:
+            last = error
+        else:
+            return one
+    raise last or TimeoutError
+
+
+class _Wire:
+    """As much of a socket as http.client asks for; every operation gets what is left of the deadline."""
+
+    def __init__(self, one: socket.socket, deadline: Deadline) -> None:
+        self._socket = one
+        self._deadline = deadline
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            self._socket.settimeout(self._deadline.left())
+            rest = rest[self._socket.send(rest) :]
+
+    def recv_into(self, buffer: Any) -> int:
+        self._socket.settimeout(self._deadline.left())
+        return self._socket.recv_into(buffer)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self))
+
+    def close(self) -> None:
+        """Do nothing: http.client is done with a socket before the reply's body is read."""
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, wire: _Wire) -> None:
+        super().__init__()
+        self._wire = wire
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._wire.recv_into(buffer)
