@@ -2,9 +2,9 @@
 
     python -m bench.simulated --nodes 1000
 
-Every node has a real `Transfer` and a real `Swarm`; sockets, disks and the control plane are made up. Rates: all uploads
-of a node share its uplink, all downloads its downlink, in equal parts, and what one cannot use the others get. Time moves
-in small steps; within one, rates do not change.
+Every node has a real `Transfer` and a real `Swarm`; sockets, disks and the control plane are made up. Rates: all
+uploads of a node share its uplink, all downloads its downlink, in equal parts, and what one cannot use the others
+get. Time moves in small steps; within one, rates do not change.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from loom.core.transfer import Transfer, Wait
 from loom.sharing.server import SLOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from loom.core.ranges import Span
+    pass
 
 NEWS_S = 1.0
 LISTED = 16
@@ -35,7 +33,8 @@ class Setting:
     """What is simulated. Rates are bytes per second; uplink None: as the downlink.
 
     begin_within_s: nodes begin at random within so many seconds. seeds: of the nodes, how many have it all from the
-    beginning. linger_s: how long a node goes on handing out when it has everything. killed: how many die, kill_at: when, as a part of the time that the bound allows.
+    beginning. linger_s: how long a node goes on handing out when it has everything.
+    killed: how many die; kill_at: when, as a part of the time that the bound allows.
     """
 
     nodes: int
@@ -138,12 +137,12 @@ class Simulation:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.chance = random.Random(setting.seed)  # noqa: S311 - a simulation
+        self.chance = random.Random(setting.seed)
         self.now = 0.0
         self.from_origin = 0
         self.moved = 0
         self.nodes = [
-            _Node(n, setting, self.chance.uniform(0, setting.begin_within_s), random.Random(self.chance.random()))  # noqa: S311
+            _Node(n, setting, self.chance.uniform(0, setting.begin_within_s), random.Random(self.chance.random()))
             for n in range(setting.nodes)
         ]
         self.by_name = {node.name: node for node in self.nodes}
@@ -307,7 +306,7 @@ class Simulation:
                 down_left[id(flow.node)] -= rate
             open_flows = [
                 flow for flow in open_flows
-                if up_left[id(flow.source)] > 1e3 and down_left[id(flow.node)] > 1e3  # noqa: PLR2004 - a kB/s is nothing
+                if up_left[id(flow.source)] > 1e3 and down_left[id(flow.node)] > 1e3
             ]  # fmt: skip
             if not open_flows:
                 break

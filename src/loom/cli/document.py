@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from loom.cli.parser import Parser
 
-_FLEET_COMMANDS = ("control", "locate", "register", "withdraw", "nodes", "models")
+_FLEET_COMMANDS = ("control", "node", "locate", "register", "withdraw", "nodes", "models")
 
 _NOTE = "<!-- made by `make docs` from the code; do not edit -->\n"
 

@@ -132,7 +132,7 @@ class Options:
             object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
 
     def audience(self, url: str) -> str:
-        """Return who may have what is fetched from `url`: "anyone", the "fleet" (a credential was used), or "nobody"."""
+        """Return who may have what is fetched from `url`: "anyone", "fleet" (a credential was used) or "nobody"."""
         if self.private:
             return "nobody"
         is_open = not self.headers and self.token is None and stable_url(url) == stable_url(url.partition("?")[0])

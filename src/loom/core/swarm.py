@@ -1,18 +1,20 @@
 """The swarm: what to take from which peer, and what a node has to ask the origin for itself.
 
 Theory of operation. A file is cut into *units*, by its size alone and so the same everywhere, at most 4096 of them:
-what a node has is a short bitmap. Every reply of a peer carries its bitmap, and how far it is with the units that are on their way to it: a
-unit can be handed on from its first bytes, while it arrives. From what its neighbours have a node takes the rarest
-units first, from the neighbour that it asks least at the moment; so copies spread as fast as uplinks allow.
+what a node has is a short bitmap. Every reply of a peer carries its bitmap, and how far it is with the units that are
+on their way to it: a unit can be handed on from its first bytes, while it arrives. From what its neighbours have a
+node takes the rarest units first, from the neighbour that it asks least at the moment; so copies spread as fast as
+uplinks allow.
 
-The origin. Rendezvous hashing ranks the *homes*, some of the nodes that are fetching the same, for every unit: the first
-one asks the origin for it, and nobody else does. All have the same list of homes from the control plane, or nearly: as
-it grows, a unit gets a new home only when the new one ranks first, and the old home is the second then. So a home looks
-at those next in rank before it asks, and does not when one of them has the unit, or is getting it. Should a home be
-dead, slow or cut off, the second one asks after PATIENCE_S without anything to take from anybody, the third one after
-twice that, and so on. So a node needs no opinion about who is alive.
+The origin. Rendezvous hashing ranks the *homes*, some of the nodes that are fetching the same, for every unit: the
+first one asks the origin for it, and nobody else does. All have the same list of homes from the control plane, or
+nearly: as it grows, a unit gets a new home only when the new one ranks first, and the old home is the second then. So
+a home looks at those next in rank before it asks, and does not when one of them has the unit, or is getting it.
+Should a home be dead, slow or cut off, the second one asks after PATIENCE_S without anything to take from anybody,
+the third one after twice that, and so on. So a node needs no opinion about who is alive.
 
-Why it ends. Bytes come from peers, or nothing comes for a while; then patience runs out, and they come from the origin.
+Why it ends. Bytes come from peers, or nothing comes for a while; then patience runs out, and they come from the
+origin.
 
 Pure: time comes in as `now`, chance as `random`. Not thread-safe.
 """
@@ -271,7 +273,7 @@ class Swarm:
             peer.is_neighbour, peer.is_near = True, is_near
 
     def forget_dead(self, listed: set[str], now: float) -> None:
-        """Drop nodes that the control plane does not tell of now and that do not answer either, or are nothing to us."""
+        """Drop nodes that the control plane does not tell of and that do not answer either, or are nothing to us."""
         homes = set(self._listed_homes)
         for peer in list(self.peers.values()):
             is_of_use = peer.is_neighbour and now >= peer.avoided_until
@@ -320,14 +322,14 @@ class Swarm:
         peer.busy_until = now + wait_s * (0.5 + self._random())
 
     def failed(self, peer: Peer, now: float) -> None:
-        """A peer broke off, did not answer, or made no sense: leave it alone for a while; what it had does not count."""
+        """A peer broke off, did not answer or made no sense: leave it alone for a while; what it had does not count."""
         peer.strikes += 1
         peer.avoided_until = now + min(AVOID_S * 2 ** (peer.strikes - 1), MAX_AVOID_S)
         self._forget(peer)
         self._reckon_homes()
 
     def lost(self, peer: Peer, now: float) -> None:
-        """A peer knows nothing of the file: it has not begun, has ended, or fetches another version. Ask again later."""
+        """A peer knows nothing of the file: it has not begun, has ended, or has another version. Ask again later."""
         self._forget(peer)
         peer.polled_at = now + CALM_POLL_S * self._random()
 
@@ -373,7 +375,7 @@ class Swarm:
         return len([peer for peer in live if peer.units & bit])
 
     def idle_peers(self, now: float) -> list[Peer]:
-        """Return the peers that are asked for nothing and have something, in random order: for what comes too slowly."""
+        """Return the peers that are asked for nothing and have something, in random order."""
         idle = [
             peer
             for peer in self.peers.values()

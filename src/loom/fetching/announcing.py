@@ -103,6 +103,8 @@ class Announcer:
         if not self.wait():
             self._trouble = f"{self._client} did not answer within {BUDGET_S:g} s"
         self._receipt = receipt
+        if self._peers is not None:
+            self._peers.linger(receipt.out, self._model)
         warnings = receipt.warnings
         if self._trouble:
             warnings += (f"fetched without the control plane: {self._trouble}",)
@@ -161,6 +163,8 @@ class Announcer:
         self._register(client, "partial", now.size, TTL_S, **facts)
 
     def _announce_end(self) -> None:
+        if self._receipt is not None and self._peers is not None and self._peers.has_heir:
+            return
         if self._receipt is not None:
             receipt = self._receipt
             facts = {"from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0)}

@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import socket
+import sys
 import threading
 import time
 from ipaddress import ip_address
@@ -19,11 +20,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from loom.core.faults import Fault, Remedy
 from loom.core.options import parse_listen
-from loom.core.ranges import Span
 from loom.core.swarm import PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Wait
 from loom.core.urls import parse_url
 from loom.errors import LoomError, OriginUnreachable
+from loom.fetching.lingering import linger
 from loom.net.connect import Connector
 from loom.net.connection import Pool
 from loom.sharing.server import PeerServer, Visitor, listen
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.options import Options
+    from loom.core.ranges import Span
     from loom.fetching.worker import Job
 
 FIRST_PULL = 100_000
@@ -70,7 +72,10 @@ class Peers:
         self._lock = threading.Lock()
         self._shelf = OwnShelf()
         self._server: PeerServer | None = None
+        self._has_heir = False
         self._company: Company | None = None
+        self._options = options
+        self._facts: dict[str, Any] = {}
         self._pool: Pool | None = None
         address = "" if self._audience == "nobody" else self._listen(options)
         self.fleet = Fleet(node, address, options.control_token)
@@ -139,6 +144,11 @@ class Peers:
     def join(self, job: Job, key: str, reference: str, digest: str = "") -> None:
         """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them."""
         company = Company(job, key, self.fleet, self._own_pool(), self.taken, self.rejected)
+        version = job.version
+        self._facts = {
+            "key": key, "reference": reference, "digest": digest, "size": version.size, "etag": version.etag,
+            "last_modified": version.last_modified,
+        }  # fmt: skip
         with self._lock:
             self._company = company
         self._shelf.put(key, _Part(job, company), reference, digest)
@@ -158,6 +168,29 @@ class Peers:
     def served(self) -> int:
         """Bytes handed to peers."""
         return self._server.served if self._server else 0
+
+    def linger(self, out: str, model: str) -> None:
+        """Have the file at `out` handed to peers for a while by a process of its own, if anybody may want it."""
+        server, options = self._server, self._options
+        with self._lock:
+            company, self._company = self._company, None
+        if server is None or company is None or not options.linger_s or not company.is_wanted():
+            return
+        if not os.path.basename(sys.executable).startswith(("python", "pypy")):
+            return  # Python is embedded in another program: nobody knows what starting that would do
+        facts = {
+            **self._facts, "authority": server.authority, "token": options.control_token, "control": options.control,
+            "control_ca_file": options.control_ca_file, "node": self.fleet.node, "zone": options.zone, "model": model,
+            "linger_s": options.linger_s,
+        }  # fmt: skip
+        with contextlib.suppress(OSError), open(out, "rb") as file:
+            linger(facts, self._listening.fileno(), file.fileno())
+            self._has_heir = True
+
+    @property
+    def has_heir(self) -> bool:
+        """Whether another process goes on telling the control plane that the file is here."""
+        return self._has_heir
 
     def close(self) -> None:
         """Hand out nothing any more."""
@@ -202,6 +235,12 @@ class Company:
         """Take note of who has come by. From any thread."""
         with self._job.lock:
             self._swarm.visited(visitor.node, visitor.address)
+
+    def is_wanted(self) -> bool:
+        """Return whether somebody there does not have all of it yet."""
+        with self._job.lock:
+            peers = self._swarm.peers.values()
+            return any(not peer.strikes and peer.units != self.grid.everything for peer in peers)
 
     def learn(self, listed: dict[str, tuple[str, bool]], homes: dict[str, str]) -> None:
         """Take in who is there. From any thread."""

@@ -91,8 +91,7 @@ class PeerServer:
     def __init__(
         self,
         shelf: Shelf,
-        host: str,
-        port: int,
+        listening: socket.socket,
         token: str | None,
         on_visit: Callable[[Visitor], None] = lambda _: None,
     ) -> None:

@@ -4,6 +4,7 @@ COMMANDS = {
     "fetch": "fetch one file",
     "cache": "see and tend what is cached: ls, info, verify, rm, gc, path",
     "control": "run the control plane: it knows which node holds which model",
+    "node": "hand this machine's cache to peers",
     "locate": "which nodes have a model",
     "register": "say that a node has a model",
     "withdraw": "say that it has it no more",

@@ -1,0 +1,77 @@
+"""A process of its own that goes on handing a fetched file to peers when the fetch is done.
+
+    python -m loom.fetching.lingering      what to do comes on stdin, as JSON; the sockets and files are inherited
+
+A fetch ends when the file is there: whoever waits for it wants to serve. Its peers may not be that far, and some of
+what they miss may be nowhere else but at the origin. So the listening socket and the file are handed on to a process
+that stays until nobody has asked for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from loom.core.headers import Version
+from loom.errors import LoomError
+from loom.registry.client import ControlClient
+from loom.sharing.server import PeerServer
+from loom.sharing.shelf import OwnShelf, WholeFile
+
+LONGEST_S = 600.0
+BEAT_S = 5.0
+TTL_S = 15.0
+_TIMEOUT_S = 2.0
+
+
+def linger(facts: dict[str, Any], listening: int, file: int) -> None:
+    """Start the process; `facts` are what `_run` reads. It outlives this one. Raises OSError.
+
+    Secrets among the facts go through a pipe: neither arguments nor the environment hold them.
+    """
+    command = [sys.executable, "-m", "loom.fetching.lingering"]
+    nothing, home = subprocess.DEVNULL, Path(__file__).parents[2]
+    child = subprocess.Popen(  # noqa: S603 - this interpreter, on a module of ours
+        command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True, cwd=home,
+        pass_fds=(listening, file),
+    )  # fmt: skip
+    if child.stdin is not None:
+        with child.stdin as pipe:
+            pipe.write(json.dumps({**facts, "listening": listening, "file": file}).encode())
+    threading.Thread(target=child.wait, name="loom-lingering", daemon=True).start()
+
+
+def _run(facts: dict[str, Any]) -> None:
+    listening = socket.socket(fileno=facts["listening"])
+    listening.setblocking(False)
+    version = Version(facts["size"], facts["etag"], facts["last_modified"])
+    shelf = OwnShelf()
+    shelf.put(facts["key"], WholeFile(version, facts["size"], fd=facts["file"]), facts["reference"], facts["digest"])
+    server = PeerServer(shelf, listening, facts["token"])
+    server.authority = facts["authority"]
+    server.start()
+    client = ControlClient(
+        facts["control"], token=facts["token"], ca_file=facts["control_ca_file"], timeout_s=_TIMEOUT_S
+    )
+    began = time.monotonic()
+    while time.monotonic() - began < LONGEST_S and time.monotonic() - server.asked_at < facts["linger_s"]:
+        with contextlib.suppress(LoomError):
+            client.register(
+                facts["node"], facts["model"], zone=facts["zone"], state="complete", size=facts["size"], ttl_s=TTL_S,
+                address=f"http://{server.authority}", digest=f"sha256:{facts['digest']}" if facts["digest"] else None,
+            )  # fmt: skip
+        time.sleep(min(BEAT_S, facts["linger_s"]))
+    with contextlib.suppress(LoomError):
+        client.withdraw(facts["node"], facts["model"])
+    server.stop(drain_s=5.0)
+
+
+if __name__ == "__main__":
+    _run(json.load(sys.stdin))

@@ -1,0 +1,130 @@
+"""A node: hands out what this machine's cache holds, and tells the control plane so, until it is stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Self
+
+from loom.core.options import parse_listen
+from loom.errors import LoomError, UsageError
+from loom.fetching.peers import authority_of, own_address
+from loom.registry.client import ControlClient
+from loom.sharing.cached import CacheShelf
+from loom.sharing.server import PeerServer, listen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BEAT_S = 5.0
+TTL_S = 15.0
+"""A node that is gone is forgotten after so long."""
+
+DRAIN_S = 10.0
+"""How long uploads under way may take once the node is asked to stop."""
+
+_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """The choices of one node. Raises UsageError when they do not go together.
+
+    cache: the cache's folder. control: the control plane's URL. node: what this machine is called.
+    listen: "HOST:PORT". token: the fleet's; without it only loopback is listened on, unless allow_anonymous.
+    """
+
+    cache: str
+    control: str
+    node: str
+    listen: str = ":3001"
+    zone: str | None = None
+    token: str | None = None
+    control_ca_file: str | None = None
+    allow_anonymous: bool = False
+
+
+class Node:
+    """Runs as long as a `with` block lasts; on its end it leaves the fleet and lets uploads end.
+
+    on_trouble: called with a sentence when the control plane goes away, and with "" when it is back.
+    """
+
+    def __init__(self, options: NodeOptions, on_trouble: Callable[[str], None]) -> None:
+        self._options = options
+        self._on_trouble = on_trouble
+        self._client = ControlClient(
+            options.control, token=options.token, ca_file=options.control_ca_file, timeout_s=_TIMEOUT_S
+        )
+        host, port = parse_listen(options.listen)
+        host = host or own_address(options.control)
+        if not (options.token or options.allow_anonymous or ip_address(host).is_loopback):
+            hint = "give the fleet a token (LOOM_FLEET_TOKEN or --token-file), or say --allow-anonymous"
+            raise UsageError(f"{host} can be reached from elsewhere, and anybody could take what is here", hint)
+        self._shelf = CacheShelf(options.cache, "fleet" if options.token else "anyone")
+        listening = listen(host, port)
+        self._server = PeerServer(self._shelf, listening, options.token)
+        shown = own_address(options.control) if ip_address(host).is_unspecified else host
+        self._server.authority = authority_of(shown, listening.getsockname()[1])
+        self._epoch: str | None = None
+        self._said: list[dict[str, object]] | None = None
+        self._trouble = ""
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="loom-heartbeat", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where peers find it."""
+        return f"http://{self._server.authority}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave first, so that nobody new is sent here; then let those end who are being served."""
+        self._end.set()
+        self._thread.join(2 * _TIMEOUT_S)
+        if not self._trouble:
+            self._try(lambda: self._client.withdraw(self._options.node))
+        self._server.stop(DRAIN_S)
+
+    def _run(self) -> None:
+        while True:
+            started = time.monotonic()
+            self._try(self._beat)
+            if self._end.wait(max(0.0, BEAT_S - (time.monotonic() - started))):
+                return
+
+    def _beat(self) -> None:
+        """Renew the lease; say what is here when that has changed, or when the control plane does not know it."""
+        inventory = list(self._shelf.holdings())
+        reply = self._say(inventory if inventory != self._said else None)
+        if reply["reassert"] or reply["epoch"] != self._epoch:
+            self._epoch = reply["epoch"]
+            self._say(inventory)
+        self._said = inventory
+
+    def _say(self, inventory: list[dict[str, object]] | None) -> dict[str, Any]:
+        options, server = self._options, self._server
+        facts: dict[str, object] = {"address": self.url, "load": server.load, "served": server.served, "ttl_s": TTL_S}
+        facts |= {"zone": options.zone} if options.zone else {}
+        facts |= {"epoch": self._epoch} if self._epoch else {}
+        facts |= {"inventory": inventory} if inventory is not None else {}
+        return self._client.heartbeat(options.node, **facts)
+
+    def _try(self, what: Callable[[], object]) -> None:
+        try:
+            what()
+        except LoomError as error:
+            trouble = f"{error.message} ({error.hint})" if error.hint else error.message
+        except OSError as error:
+            trouble = f"the cache cannot be read: {error.strerror or error}"
+        else:
+            trouble = ""
+        if bool(trouble) != bool(self._trouble):
+            self._on_trouble(trouble)
+        self._trouble = trouble

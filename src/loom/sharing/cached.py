@@ -1,0 +1,95 @@
+"""The cache as a shelf: what `loom node` hands out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from loom.core.headers import Version
+from loom.core.names import model_of
+from loom.core.reference import version_key
+from loom.sharing.shelf import WholeFile
+from loom.store.cache import Cache, Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loom.sharing.shelf import Item
+
+LOOK_S = 1.0
+"""How old what is known of the cache may be."""
+
+
+class CacheShelf:
+    """All blobs of the cache in `root` that `audience` may have: "anyone", or the "fleet" that shares a token."""
+
+    def __init__(self, root: str, audience: str) -> None:
+        self._cache = Cache(root)
+        self._audiences = ("anyone", "fleet") if audience == "fleet" else ("anyone",)
+        self._lock = threading.Lock()
+        self._looked_at = float("-inf")
+        self._keys: dict[str, str] = {}  # version key or digest -> reference
+
+    def find(self, key: str) -> Item | None:
+        with self._lock:
+            reference = self._keys.get(key)
+            if reference is None or not self._is_right(reference, key):
+                self._look()
+                reference = self._keys.get(key)
+        return None if reference is None else self._item(reference)
+
+    def find_reference(self, key: str) -> tuple[str, Item] | None:
+        ref = self._read(key)
+        item = self._item(key)
+        return None if ref is None or item is None else (_key_of(key, ref), item)
+
+    def holdings(self) -> Iterator[dict[str, object]]:
+        """Yield what a heartbeat lists: every model that can be handed out, once."""
+        named: set[str] = set()
+        for _key, ref in self._cache.records():
+            model = model_of(ref.url) if ref is not None else ""
+            if ref is not None and model not in named and self._may_have(ref) and self._cache.is_whole(ref):
+                named.add(model)
+                digest = {"digest": f"sha256:{ref.digest}"} if ref.digest else {}
+                yield {"model": model, "size": ref.size, **digest}
+
+    def _item(self, reference: str) -> Item | None:
+        ref = self._read(reference)
+        if ref is None:
+            return None
+        version = Version(ref.size, ref.etag, ref.last_modified)
+        self._cache.touch(reference)
+        return WholeFile(version, ref.size, path=self._cache.blob_path(ref.blob))
+
+    def _read(self, reference: str) -> Ref | None:
+        ref = self._cache.find(reference)
+        return ref if ref is not None and self._may_have(ref) else None
+
+    def _may_have(self, ref: Ref) -> bool:
+        return ref.audience in self._audiences
+
+    def _is_right(self, reference: str, key: str) -> bool:
+        """Return whether a reference still leads to what it led to."""
+        ref = self._cache.read(reference)
+        return ref is not None and key in (_key_of(reference, ref), f"sha256:{ref.digest}")
+
+    def _look(self) -> None:
+        """Read all records again, not too often: strangers may ask for anything."""
+        if time.monotonic() - self._looked_at < LOOK_S:
+            return
+        self._looked_at = time.monotonic()
+        keys: dict[str, str] = {}
+        try:
+            for reference, ref in self._cache.records():
+                if ref is not None:
+                    keys[_key_of(reference, ref)] = reference
+                    if ref.digest:
+                        keys[f"sha256:{ref.digest}"] = reference
+        except OSError:
+            return
+        self._keys = keys
+
+
+def _key_of(reference: str, ref: Ref) -> str:
+    return version_key(reference, ref.etag, ref.last_modified, ref.size)
