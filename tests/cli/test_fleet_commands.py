@@ -292,6 +292,19 @@ def test_the_origins_token_is_not_the_fleets(loom, start, tmp_path) -> None:
         (["withdraw", "m", "--all"], 2),
         (["locate", "m", "--limit", "x"], 2),
         (["register", "m", "--size", "big"], 2),
+        (["locate", "m", "--limit", "0"], 2),
+        (["locate", "m", "--limit", "101"], 2),
+        (["locate", "m", "--limit", ""], 2),
+        (["locate", ""], 2),
+        (["nodes", ""], 2),
+        (["register", "m", "--size", "-5"], 2),
+        (["register", "m", "--ttl", "0.5s"], 2),
+        (["register", "m", "--ttl", "25h"], 2),
+        (["register", "m", "--ttl", "inf"], 2),
+        (["register", "m", "--ttl", ""], 2),
+        (["register", b"m\xff"], 2),
+        (["models", b"\xff"], 2),
+        (["withdraw", ""], 2),
         (["nodes", "--control", "nonsense"], 2),
         (["control", "--registry", "mysql://h"], 2),
         (["control", "--port", "70000"], 2),
@@ -303,11 +316,20 @@ def test_the_origins_token_is_not_the_fleets(loom, start, tmp_path) -> None:
         (["nodes", "--control", "http://127.0.0.1:1"], 9),
     ],
 )
-def test_bad_input_is_told(loom, arguments: list[str], code: int) -> None:
+def test_bad_input_is_told(loom, arguments: list[str | bytes], code: int) -> None:
     """What is wrong, where, and what would be right; and the exit code of its kind."""
     done = loom(*arguments)
     assert done.returncode == code
     assert re.match(r"loom: .+\n  hint: .+", done.stderr)
+    assert "--model" not in done.stderr
+
+
+def test_bounds_are_named(loom) -> None:
+    """The flag says what it takes, not the control plane in the words of its library; help says it before."""
+    assert "--ttl wants a time from 1s to 1d" in loom("register", "m", "--ttl", "2d").stderr
+    assert "--limit wants a whole number from 1 to 100" in loom("locate", "m", "--limit", "101").stderr
+    assert "up to 100 (default: 16)" in loom("locate", "--help").stdout
+    assert "1s to 1d" in loom("help", "register").stdout
 
 
 def test_two_control_planes_share_a_redis(start, loom, tmp_path) -> None:
