@@ -12,14 +12,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from loom.cli.output import Talk
+from loom.cli.serving import RENEW_S, RETRY_S, keep_registered
+from loom.registry.client import ControlClient
 from tests.origins.fault import Origin
 from tests.origins.things import Thing, seeded
 from tests.registry.servers import RedisServer, free_port
-from tests.registry.strangers import Stranger, saying
+from tests.registry.strangers import Stranger, saying, saying_in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,8 +250,34 @@ def test_serve_keeps_the_model_registered(start, loom, tmp_path) -> None:
         assert (found["node"], found["state"], found["size"]) == ("here", "complete", len(DATA))
         assert found["expires_in_s"] > 0
         assert one.end(signal.SIGTERM) == 0
+        assert one.lines[-1] == "loom control: stopped\n"
         again = start("control", "--port", "0").until(r"(http://\S+)").group(1)
         assert loom("locate", name, "--control", again).returncode == 4
+
+
+def test_serve_says_that_it_cannot_register_once(monkeypatch, capsys) -> None:
+    """It is registered before it is said; trouble is told once, and so is that it is over; in the end it withdraws."""
+    error, kept = {"error": {"message": "the registry is away"}}, {"node": "n", "model": "m"}
+    rest = [(error, "503 Busy"), (error, "503 Busy"), (kept, "200 OK"), (kept, "200 OK"), (error, "503 Busy")]
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == len(rest):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("loom.cli.serving.time", SimpleNamespace(sleep=sleep))
+    said = saying_in_turn(*rest, ({"node": "n", "withdrawn": 1}, "200 OK"))
+    with Stranger(said) as stranger, pytest.raises(KeyboardInterrupt):
+        keep_registered(ControlClient(stranger.url), "n", "m", {"size": 1}, Talk("", {}, quiet=False))
+    trouble = f"loom control: m cannot be registered for now: {stranger.url}: the registry is away"
+    assert capsys.readouterr().err.splitlines() == [
+        trouble,
+        "loom control: m is on n; serving until stopped",
+        trouble,
+    ]
+    assert waited == [RETRY_S, RETRY_S, RENEW_S, RENEW_S, RETRY_S]
+    assert [head.split()[0] for head in stranger.asked] == ["POST"] * 5 + ["DELETE"]
 
 
 def test_serve_ends_with_a_fetch_that_fails(loom) -> None:
@@ -292,6 +322,19 @@ def test_the_origins_token_is_not_the_fleets(loom, start, tmp_path) -> None:
         (["withdraw", "m", "--all"], 2),
         (["locate", "m", "--limit", "x"], 2),
         (["register", "m", "--size", "big"], 2),
+        (["locate", "m", "--limit", "0"], 2),
+        (["locate", "m", "--limit", "101"], 2),
+        (["locate", "m", "--limit", ""], 2),
+        (["locate", ""], 2),
+        (["nodes", ""], 2),
+        (["register", "m", "--size", "-5"], 2),
+        (["register", "m", "--ttl", "0.5s"], 2),
+        (["register", "m", "--ttl", "25h"], 2),
+        (["register", "m", "--ttl", "inf"], 2),
+        (["register", "m", "--ttl", ""], 2),
+        (["register", b"m\xff"], 2),
+        (["models", b"\xff"], 2),
+        (["withdraw", ""], 2),
         (["nodes", "--control", "nonsense"], 2),
         (["control", "--registry", "mysql://h"], 2),
         (["control", "--port", "70000"], 2),
@@ -303,11 +346,20 @@ def test_the_origins_token_is_not_the_fleets(loom, start, tmp_path) -> None:
         (["nodes", "--control", "http://127.0.0.1:1"], 9),
     ],
 )
-def test_bad_input_is_told(loom, arguments: list[str], code: int) -> None:
+def test_bad_input_is_told(loom, arguments: list[str | bytes], code: int) -> None:
     """What is wrong, where, and what would be right; and the exit code of its kind."""
     done = loom(*arguments)
     assert done.returncode == code
     assert re.match(r"loom: .+\n  hint: .+", done.stderr)
+    assert "--model" not in done.stderr
+
+
+def test_bounds_are_named(loom) -> None:
+    """The flag says what it takes, not the control plane in the words of its library; help says it before."""
+    assert "--ttl wants a time from 1s to 1d" in loom("register", "m", "--ttl", "2d").stderr
+    assert "--limit wants a whole number from 1 to 100" in loom("locate", "m", "--limit", "101").stderr
+    assert "up to 100 (default: 16)" in loom("locate", "--help").stdout
+    assert "1s to 1d" in loom("help", "register").stdout
 
 
 def test_two_control_planes_share_a_redis(start, loom, tmp_path) -> None:

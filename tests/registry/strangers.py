@@ -61,3 +61,13 @@ def saying(body: object, status: str = "200 OK", *lines: str) -> Conversation:
     said = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = "\r\n".join((f"HTTP/1.1 {status}", f"Content-Length: {len(said)}", *lines, "", ""))
     return lambda one, _head: one.sendall(head.encode() + said)
+
+
+def saying_in_turn(*replies: tuple[object, str]) -> Conversation:
+    """Return a conversation of one reply (body, status) for each request, the last one for ever."""
+    rest = list(replies)
+
+    def say(one: socket.socket, head: str) -> None:
+        saying(*(rest.pop(0) if len(rest) > 1 else rest[0]))(one, head)
+
+    return say

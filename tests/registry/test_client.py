@@ -19,7 +19,7 @@ from loom.errors import (
 )
 from loom.registry.client import MAX_REPLY, ControlClient
 from tests.registry.servers import free_port
-from tests.registry.strangers import Stranger, saying
+from tests.registry.strangers import Stranger, saying, saying_in_turn
 from tests.server.plane import running
 
 if TYPE_CHECKING:
@@ -126,12 +126,7 @@ def test_a_door_that_opens_for_nobody() -> None:
 
 def pages(*all_of_them: dict[str, Any]) -> Callable[[socket.socket, str], None]:
     """Return a conversation that answers with one page after the other, the last one for ever."""
-    rest = list(all_of_them)
-
-    def say(one: socket.socket, head: str) -> None:
-        saying(rest.pop(0) if len(rest) > 1 else rest[0])(one, head)
-
-    return say
+    return saying_in_turn(*((page, "200 OK") for page in all_of_them))
 
 
 def row(node: str) -> dict[str, object]:

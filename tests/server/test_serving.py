@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -253,8 +254,27 @@ def test_certificate_and_key_in_one_file(tmp_path, authority) -> None:
     both.write_text("".join(Path(file).read_text() for file in files.values()))
     with running(tmp_path, tls_cert=str(both)) as plane:
         assert secure(plane, authority, "/healthz")[0] == 200
-    with pytest.raises(UsageError, match="cannot use"), running(tmp_path, tls_cert=files["tls_cert"]):
-        pytest.fail("it runs")
+    with pytest.raises(UsageError, match=r"holds no certificate, or .+pem no key"):
+        ControlOptions(REGISTRY, tls_cert=files["tls_cert"]).tls_context()
+
+
+def test_tls_files_that_cannot_be_used_are_told(tmp_path, authority) -> None:
+    """Which one, and why, in words of ours: OpenSSL's are "PEM lib"."""
+    files = tls_of(authority)
+    empty, other, nowhere = tmp_path / "empty.pem", tmp_path / "other.key", tmp_path / "nowhere.pem"
+    empty.write_text("")
+    subprocess.run(["openssl", "genpkey", "-quiet", "-algorithm", "RSA", "-out", other], check=True)
+    for choices, said in (
+        ({"tls_cert": str(empty)}, "empty.pem holds no certificate"),
+        ({**files, "tls_key": str(empty)}, "or .*empty.pem no key"),
+        ({**files, "tls_key": str(nowhere)}, "cannot read .*nowhere.pem: No such file"),
+        ({"tls_cert": str(tmp_path)}, "cannot read .*: Is a directory"),
+        ({**files, "tls_key": str(other)}, "other.key is not that of the certificate"),
+    ):
+        with pytest.raises(UsageError, match=said) as caught:
+            ControlOptions(REGISTRY, **choices).tls_context()
+        assert caught.value.hint
+        assert "PEM_LIB" not in caught.value.message
 
 
 def test_tls_is_of_today(tmp_path, authority) -> None:

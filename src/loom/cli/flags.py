@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from loom.core.names import MAX_REPLICAS, MAX_TTL_S, MIN_TTL_S
 from loom.core.options import LINKS, Options
 from loom.errors import UsageError
 
@@ -76,9 +77,12 @@ def parse_size(text: str) -> int:
     digits = text.strip().rstrip("BIKMGTbikmgt ")
     unit = text.strip()[len(digits) :].strip().upper()
     try:
-        return int(float(digits) * _UNITS[unit])
+        size = int(float(digits) * _UNITS[unit])
     except (ValueError, KeyError, OverflowError):
-        raise ValueError("a size such as 10MB, 64KiB or 1000000") from None
+        size = -1
+    if size < 0:
+        raise ValueError("a size such as 10MB, 64KiB or 1000000")
+    return size
 
 
 def format_whole_size(size: int) -> str:
@@ -107,9 +111,30 @@ def parse_age(text: str) -> float:
     """Parse a time with a unit, as seconds: 30d, 12h, 15min, 90s, 90."""
     digits = text.strip().rstrip("adhimns")
     try:
-        return float(digits) * _AGES[text.strip()[len(digits) :]]
+        age = float(digits) * _AGES[text.strip()[len(digits) :]]
     except (ValueError, KeyError):
-        raise ValueError("a time such as 30d, 12h, 15min or 90s") from None
+        age = -1.0
+    if not age >= 0:
+        raise ValueError("a time such as 30d, 12h, 15min or 90s")
+    return age
+
+
+def parse_ttl(text: str) -> float:
+    """Parse how long a registration may stay, as seconds."""
+    try:
+        age = parse_age(text)
+    except ValueError:
+        age = 0.0
+    if not MIN_TTL_S <= age <= MAX_TTL_S:
+        raise ValueError("a time from 1s to 1d, such as 90s or 12h")
+    return age
+
+
+def parse_limit(text: str) -> int:
+    """Parse how many rows may be in an answer."""
+    if not 1 <= (limit := parse_count(text)) <= MAX_REPLICAS:
+        raise ValueError(f"a whole number from 1 to {MAX_REPLICAS}")
+    return limit
 
 
 def parse_link(text: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loom.core.receipt import Receipt
 
 RENEW_S = 10.0
+RETRY_S = 2.0
 TTL_S = 30.0
 """The model stays registered while this process lives: a lease, so that a kill -9 does not leave it there for ever."""
 
@@ -40,19 +41,33 @@ def fetch_and_serve(
         here = {"control": plane.inner_url, "control_ca_file": None}
         receipt = fetch(here if choices["control"] is None else {})
         model, node = choices["model"] or model_of(url), choices["node"] or socket.gethostname()
-        talk.say(f"loom control: {model} is on {node}; serving until stopped")
+        facts = {"size": receipt.size, "digest": receipt.digest, "zone": choices["zone"], "ttl_s": TTL_S}
         with contextlib.suppress(KeyboardInterrupt):
-            _keep_registered(ControlClient(plane.inner_url, token=options.token), node, model, receipt, choices["zone"])
+            keep_registered(ControlClient(plane.inner_url, token=options.token), node, model, facts, talk)
+    talk.say("loom control: stopped")
     return 0
 
 
-def _keep_registered(client: ControlClient, node: str, model: str, receipt: Receipt, zone: str | None) -> None:
-    """Renew the lease until KeyboardInterrupt; then withdraw."""
+def keep_registered(client: ControlClient, node: str, model: str, facts: Mapping[str, Any], talk: Talk) -> None:
+    """Register, and renew the lease until KeyboardInterrupt; then withdraw. What changes is said once."""
+    before: str | None = None
     try:
         while True:
-            with contextlib.suppress(LoomError):  # the next renewal may find the registry again
-                client.register(node, model, size=receipt.size, digest=receipt.digest, zone=zone, ttl_s=TTL_S)
-            time.sleep(RENEW_S)
+            trouble = _trouble(lambda: client.register(node, model, **facts))
+            if trouble and not before:
+                talk.say(f"loom control: {model} cannot be registered for now: {trouble}")
+            elif not trouble and before != "":
+                talk.say(f"loom control: {model} is on {node}; serving until stopped")
+            before = trouble
+            time.sleep(RETRY_S if trouble else RENEW_S)
     finally:
-        with contextlib.suppress(LoomError):
-            client.withdraw(node, model)
+        _trouble(lambda: client.withdraw(node, model))
+
+
+def _trouble(ask: Callable[[], object]) -> str:
+    """Ask the control plane; return what went wrong, "" for nothing."""
+    try:
+        ask()
+    except LoomError as error:
+        return error.message
+    return ""

@@ -19,8 +19,12 @@ MAX_ZONE = 128
 MAX_SIZE = 2**53
 """Bytes: the largest whole number that every JSON reader keeps exact (RFC 8259 section 6)."""
 
+MIN_TTL_S = 1.0
 MAX_TTL_S = 86400.0
 """A registration that should stay longer comes without a ttl."""
+
+MAX_REPLICAS = 100
+"""In one answer: a client that has tried so many goes to the origin."""
 
 _HEX = frozenset("0123456789abcdef")
 

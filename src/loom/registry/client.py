@@ -92,7 +92,7 @@ class ControlClient:
 
     def withdraw(self, node: str, model: str | None = None) -> dict[str, Any]:
         """Say that a node has a model no more, or that it is gone altogether. Raises NotFound."""
-        message = {"node": check_node(node)} if model is None else {"node": check_node(node), "model": model}
+        message = {"node": check_node(node)} | ({} if model is None else {"model": check_model(model)})
         return self._ask("DELETE", "/register", replies.WITHDRAWN, message)
 
     def heartbeat(self, node: str, **facts: Any) -> dict[str, Any]:

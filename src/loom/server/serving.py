@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 STOP_TIMEOUT_S = 5.0
 """How long requests under way may take once the control plane is asked to stop."""
 
+_OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""What OpenSSL calls a key that is not the certificate's; the last one when it is of another kind."""
+
 
 @dataclass(frozen=True)
 class ControlOptions:
@@ -78,15 +81,27 @@ class ControlOptions:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        for path in filter(None, (self.tls_cert, self.tls_key)):
+            _check_readable(path)
         try:
             context.load_cert_chain(self.tls_cert, self.tls_key, password=_no_password)
         except (OSError, ssl.SSLError) as error:
-            message = f"cannot use {self.tls_cert}" + (f" with {self.tls_key}" if self.tls_key else "")
-            reason = getattr(error, "reason", None) or error.strerror or str(error)
-            raise UsageError(
-                f"{message}: {reason}", "a PEM certificate chain, and its key without a password"
-            ) from None
+            key = self.tls_key or self.tls_cert
+            why = f"{self.tls_cert} holds no certificate, or {key} no key"
+            if getattr(error, "reason", "") in _OTHER_KEY:
+                why = f"the key in {key} is not that of the certificate in {self.tls_cert}"
+            hint = "--tls-cert wants a PEM certificate chain, --tls-key its key without a password"
+            raise UsageError(f"cannot use TLS: {why}", hint) from None
         return context
+
+
+def _check_readable(path: str) -> None:
+    """Raise UsageError when a file cannot be read: ssl does not say which one of two it is."""
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", "check --tls-cert and --tls-key") from None
 
 
 def _no_password() -> str:

@@ -49,7 +49,7 @@ def run(arguments: list[str], voice: Voice) -> int:
     if not root:
         raise UsageError("there is no home folder for a cache", "set LOOM_CACHE, or give --cache DIR")
     given = {flag.name: parse_value(flag, str(raw[flag.name]), flag.option) for flag in CACHE_COMMAND_FLAGS
-             if raw.get(flag.name) and flag.metavar}  # fmt: skip
+             if raw.get(flag.name) is not None and flag.metavar}  # fmt: skip
     with faults("read", root):
         return ACTIONS[action].run(Cache(root), {**raw, **given}, voice)
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.flags import NODE, ZONE, Flag, parse_count, parse_value
+from loom.cli.flags import NODE, ZONE, Flag, parse_limit, parse_value
 from loom.cli.fleet import fleet_parser, format_digest, format_known_size, format_left, format_state, open_client
 from loom.cli.output import format_table, print_json, print_result
 from loom.cli.parser import Parser, add_flags, parse
+from loom.core.names import MAX_REPLICAS
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
     from loom.cli.context import Voice
 
-LIMIT = Flag("limit", parse_count, None, "N", "at most so many (default: 16)", scope="call")
+LIMIT = Flag("limit", parse_limit, None, "N", f"at most so many, up to {MAX_REPLICAS} (default: 16)", scope="call")
 
 
 def parser() -> Parser:
     """Return the parser of `loom locate`."""
     parser = fleet_parser("locate", "Show which nodes have a model, best source first.", " MODEL")
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="its name, as `loom models` shows it")
+    parser.add_argument("name", nargs="?", metavar="MODEL", help="its name, as `loom models` shows it")
     helps = {"zone": "nodes of this zone come first", "node": "leave this node out: the one that asks"}
     add_flags(parser, (ZONE, NODE, LIMIT), helps)
     return parser
@@ -29,10 +30,10 @@ def run(arguments: list[str], voice: Voice) -> int:
     """Ask, and print a table."""
     raw = parse(parser(), arguments)
     client, settings = open_client(raw, voice)
-    if not raw["model"]:
+    if raw["name"] is None:
         raise UsageError("MODEL is missing", "loom locate MODEL; `loom models` shows them")
-    limit = parse_value(LIMIT, str(raw["limit"]), LIMIT.option) if raw["limit"] else None
-    found = client.locate(str(raw["model"]), zone=settings["zone"].value, node=raw["node"], limit=limit)  # type: ignore[arg-type]
+    limit = parse_value(LIMIT, str(raw["limit"]), LIMIT.option) if raw["limit"] is not None else None
+    found = client.locate(str(raw["name"]), zone=settings["zone"].value, node=raw["node"], limit=limit)  # type: ignore[arg-type]
     if voice.as_json:
         print_json(found)
         return 0

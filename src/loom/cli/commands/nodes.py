@@ -24,7 +24,7 @@ def run(arguments: list[str], voice: Voice) -> int:
     """Ask, and print a table."""
     raw = parse(parser(), arguments)
     client, _ = open_client(raw, voice)
-    if raw["name"]:
+    if raw["name"] is not None:
         detail = client.node(str(raw["name"]))
         heads, rows = ["MODEL", "STATE", "SIZE", "LEASE", "DIGEST"], [_holding(row) for row in detail["inventory"]]
         _show(detail, heads, rows, (2,), voice)

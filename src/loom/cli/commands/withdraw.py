@@ -9,7 +9,7 @@ from loom.cli.flags import NODE, Flag, parse_switch
 from loom.cli.fleet import fleet_parser, open_client
 from loom.cli.output import print_json, print_result
 from loom.cli.parser import Parser, add_flags, parse
-from loom.cli.words import count
+from loom.cli.words import count, printable
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ ALL = Flag("all", parse_switch, False, "", "all that the node has: it is gone", 
 def parser() -> Parser:
     """Return the parser of `loom withdraw`."""
     parser = fleet_parser("withdraw", "Say that a node has a model no more.", " MODEL|--all [--node NAME]")
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="its name")
+    parser.add_argument("name", nargs="?", metavar="MODEL", help="its name")
     add_flags(parser, (ALL, NODE))
     return parser
 
@@ -30,11 +30,12 @@ def run(arguments: list[str], voice: Voice) -> int:
     """Withdraw, and say so."""
     raw = parse(parser(), arguments)
     client, settings = open_client(raw, voice)
-    if bool(raw["model"]) == bool(raw["all"]):
+    if (raw["name"] is not None) == bool(raw["all"]):
         raise UsageError("name one MODEL, or give --all", "loom withdraw MODEL")
-    reply = client.withdraw(settings["node"].value or socket.gethostname(), str(raw["model"]) if raw["model"] else None)
+    node, model = settings["node"].value or socket.gethostname(), None if raw["all"] else str(raw["name"])
+    reply = client.withdraw(node, model)
     if voice.as_json:
         print_json(reply)
     else:
-        print_result(f"{count(reply['withdrawn'], 'models')} withdrawn from {reply['node']}")
+        print_result(printable(f"{count(reply['withdrawn'], 'models')} withdrawn from {reply['node']}"))
     return 0
