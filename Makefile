@@ -2,18 +2,20 @@
 # a virtual environment in .venv, and as root on Debian the servers that the tests run against.
 #
 #   make test PYTEST='-k resume -x'      make bench BENCH='--origins s3 --tools loom;aria2'
+#   make swarm SWARM='--scenario cold16 --size 100MB'
 
 VENV := .venv
 PEERS := .venv-bench
 BIN := $(VENV)/bin
-SERVERS := nginx libnginx-mod-http-lua openssl
+SERVERS := nginx libnginx-mod-http-lua openssl iproute2
 TESTED := redis-server chromium
 TOOLS := curl aria2 axel lftp
 PYTEST :=
 BENCH :=
+SWARM :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint format demo bench bench-quick docs servers tested tools clean
+.PHONY: help test lint format demo bench bench-quick swarm docs servers tested tools clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -45,6 +47,9 @@ bench-full: tools tested $(VENV)/.ready $(PEERS)/.ready
 
 bench-quick: tools $(VENV)/.ready $(PEERS)/.ready ## The same with a small file: does it work? Not for figures
 	$(BIN)/python -m bench --quick $(BENCH)
+
+swarm: servers $(VENV)/.ready ## As root: 16 and 32 nodes start cold together on slow links of their own, about 15 minutes
+	$(BIN)/python -m bench.swarm --report docs/benchmarks $(SWARM)
 
 docs: $(VENV)/.ready ## Write the pages that are made from the code
 	$(BIN)/python -m loom.cli.document docs

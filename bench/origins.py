@@ -54,7 +54,7 @@ class Origins:
     """
 
     def __init__(self, root: Path, work: Path, kinds: list[str], rate: int = 0) -> None:
-        self.nginx = _find_nginx()
+        self.nginx = find_nginx()
         self.root, self.work, self.kinds = root, work, kinds
         self.ports = {kind: _free_port() for kind in kinds}
         self.rate = rate
@@ -139,7 +139,7 @@ root {self.root};
         return f"server {{ {listen}; access_log {kind}.log bench; location / {{ {limit}{EXTRA.get(kind, '')} }} }}"
 
 
-def _find_nginx() -> str:
+def find_nginx() -> str:
     nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
     if nginx is None:
         raise OriginUnavailable("nginx is not installed")
