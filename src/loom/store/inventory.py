@@ -164,7 +164,7 @@ def _look_at_staging(cache: Cache) -> tuple[list[Part], list[str]]:
 
 
 def _look_at_part(path: str, seen: os.stat_result) -> Part:
-    key, journal = os.path.basename(path).removesuffix(_PART), path.removesuffix(_PART) + _JOURNAL
+    key, journal = os.path.basename(path).partition(".")[0], path.removesuffix(_PART) + _JOURNAL
     label, record = read_label(Path(journal)), read_journal(Path(journal), key, read_boot_id())
     received, whole = (record.have().total, record.version.size or 0) if record else (0, 0)
     is_active = is_locked(journal) or is_in_use(path)

@@ -25,6 +25,7 @@ from loom.core.ranges import RangeSet, Span, chunk_span
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
+from loom.store.holding import Holder, find_holder
 from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal
 from loom.store.placing import is_among_devices
 
@@ -57,18 +58,27 @@ class Staging:
     """The staged file for one final path. `try_claim` claims it; then `begin` with a version; then `publish`.
 
     reference: its key. folder: where part and journal lie under the key; None hides them beside `out`. label: what
-    the journal and the published file's note are to tell people (journal.LABELS).
+    the journal and the published file's note are to tell people (journal.LABELS). rank: how many other stagings of the
+    same file are held by processes that hang; each has names of its own, so that nobody writes into another one's part.
     """
 
     def __init__(
-        self, out: Path, reference: str, folder: Path | None = None, label: Mapping[str, str] = _NOTHING
+        self,
+        out: Path,
+        reference: str,
+        folder: Path | None = None,
+        label: Mapping[str, str] = _NOTHING,
+        rank: int = 0,
     ) -> None:
         self.out = out
+        self._folder = folder
+        self._rank = rank
         self._label = dict(label)
         self._reference = reference
         stem = folder / reference if folder else out.with_name(f".{out.name}")
-        self._part_path = stem.with_name(f"{stem.name}.loom.part")
-        self._journal_path = stem.with_name(f"{stem.name}.loom.journal")
+        name = f"{stem.name}.{rank}" if rank else stem.name
+        self._part_path = stem.with_name(f"{name}.loom.part")
+        self._journal_path = stem.with_name(f"{name}.loom.journal")
         self._is_cached = folder is not None
         self._boot_id = read_boot_id()
         self._lock: int | None = None
@@ -103,6 +113,14 @@ class Staging:
             return False
         self._lock = fd
         return True
+
+    def beside(self) -> Staging:
+        """Return another staging for the same file, for who will not wait any longer for the holder of this one."""
+        return Staging(self.out, self._reference, self._folder, self._label, self._rank + 1)
+
+    def holder(self) -> Holder | None:
+        """Return the process that holds the lock, as far as anybody can tell."""
+        return find_holder(self._journal_path)
 
     def unfinished(self) -> Record | None:
         """Return what is left of an earlier fetch of the same reference and can be believed."""
