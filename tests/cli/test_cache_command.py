@@ -15,6 +15,7 @@ from loom.cli.main import run
 from loom.core.reference import reference_key
 from loom.store.cache import Cache
 from loom.store.settling import settle_all
+from tests.origins.deliveries import closes
 from tests.origins.things import Thing, seeded
 
 SIZES = {"old.bin": 3000, "new.bin": 5000}
@@ -161,3 +162,44 @@ def test_what_is_linked_frees_nothing(cache, origin, capsys) -> None:
     assert run(["cache", "rm", "new.bin"]) == 0
     assert "its bytes stay with 1 link)\n0 B freed" in told(capsys)
     assert Path("kept.bin").read_bytes() == seeded(5000, 1)
+
+
+@pytest.fixture
+def half(cache, origin) -> str:
+    """The URL of a model of which a part is in the cache; a secret is in it."""
+    url = origin.put("/half.bin", Thing(seeded(200_000)), closes(150_000)) + "?token=very-secret"
+    with pytest.raises(loom.OriginUnreachable):
+        loom.fetch(url, "half.bin", workers=1, retries=0, timeout_s=5)
+    return url
+
+
+def test_an_unfinished_download_is_shown(cache, half, capsys) -> None:
+    """The list says what it is of and how far it is; no secret of its URL is told, nor on the disk."""
+    assert run(["cache", "ls"]) == 0
+    assert re.search(r"^half.bin +\d+ kB +- +.* 75 %, unfinished +[0-9a-f]{12}$", told(capsys), re.MULTILINE)
+    assert run(["cache", "ls", "--json"]) == 0
+    (part,) = json.loads(told(capsys))["parts"]
+    assert (part["name"], part["received"], part["whole"], part["active"]) == ("half.bin", 150_000, 200_000, False)
+    assert part["url"].endswith("/half.bin?token=***")
+    assert b"very-secret" not in b"".join(path.read_bytes() for path in Path(cache.root, "staging").glob("*.journal"))
+
+
+@pytest.mark.parametrize("by", ["name", "url", "id"])
+def test_an_unfinished_download_is_removed(cache, half, capsys, by) -> None:
+    """By its name, its URL or its ID, as a model is; info and path know it, too."""
+    ref = {"name": "half.bin", "url": half, "id": reference_key(half)[:12]}[by]
+    assert run(["cache", "info", ref]) == 0
+    assert "75 %, unfinished" in told(capsys)
+    assert run(["cache", "path", ref]) == 0
+    assert Path(told(capsys).strip()).exists()
+    assert run(["cache", "rm", ref]) == 0
+    assert "removed half.bin" in told(capsys)
+    assert list(Path(cache.root, "staging").glob("*.loom.*")) == []
+    assert run(["cache", "rm", ref]) == 4
+
+
+def test_gc_by_size_takes_unfinished_downloads(cache, half, capsys) -> None:
+    """Nothing that nobody uses stays when nothing may."""
+    assert run(["cache", "gc", "--max-size", "0"]) == 0
+    assert "removed half.bin" in told(capsys)
+    assert list(Path(cache.root, "staging").glob("*.loom.*")) == []

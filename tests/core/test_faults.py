@@ -32,10 +32,10 @@ def test_the_remedy_decides(remedy: Remedy, tries: int, delay_s: float | None) -
 
 
 @pytest.mark.parametrize(
-    ("wait_s", "delay_s"), [(0.0, 0.0), (0.5, 0.5), (MAX_WAIT_S, MAX_WAIT_S), (MAX_WAIT_S + 1, None)]
+    ("wait_s", "delay_s"), [(0.0, 9.0), (0.5, 9.0), (9.5, 9.5), (MAX_WAIT_S, MAX_WAIT_S), (MAX_WAIT_S + 1, None)]
 )
 def test_what_the_server_asked_for_wins(wait_s: float, delay_s: float | None) -> None:
-    """Its wait is kept to the second, unless nobody would sit through it."""
+    """Its wait is kept to the second, unless nobody would sit through it, or it is less than the backoff."""
     assert retry_delay(Fault(Remedy.SLOW_DOWN, ERROR, wait_s), 3, Options(), 0.5) == delay_s
 
 

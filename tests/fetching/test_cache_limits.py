@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from loom.errors import StoreFull
+from loom.core.reference import reference_key
+from loom.errors import OriginUnreachable, StoreFull
 from tests.fetching.cached import Cached
 from tests.fetching.kit import CHUNK
 from tests.fetching.test_cache_links import mount, needs_root, unmount
+from tests.origins.deliveries import closes
 from tests.origins.replies import ends_by_closing, ignores_ranges, sends_chunked
 from tests.origins.things import Thing, seeded
 
@@ -49,6 +52,24 @@ def test_the_least_recently_used_goes_first(origin, cached):
     assert [cached.record(url).exists() for url in urls] == [False, False, True, True, True]
     assert len(cached.blobs()) == 3
     assert [cached.out(f"{at}.bin").read_bytes() == seeded(SIZE, at) for at in range(5)] == [True] * 5
+
+
+def test_an_abandoned_part_gives_way(origin, cached):
+    """What a fetch that is over left unfinished is evicted for room, and told of; what somebody is at is not."""
+    half = origin.put("/half.bin", Thing(seeded(SIZE, 1)), closes(CHUNK // 2))
+    with pytest.raises(OriginUnreachable):
+        cached.fetch(half, "half.bin", workers=1, retries=0)
+    part = cached.root / "staging" / f"{reference_key(half)}.loom.part"
+    part.write_bytes(bytes(SIZE))  # the blocks that a longer life would have filled
+    assert len(cached.staged()) == 2
+    url = origin.put("/m.bin", Thing(DATA))
+    with (Path(cached.root, "staging") / cached.staged()[0]).open("rb") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        with pytest.raises(StoreFull, match="what other processes use"):
+            cached.fetch(url, max_cache_size=SIZE + CHUNK)
+    receipt = cached.right(url, DATA, max_cache_size=SIZE + CHUNK)
+    assert [warning for warning in receipt.warnings if "half.bin (unfinished)" in warning]
+    assert cached.staged() == []
 
 
 FRAMINGS = {

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -430,3 +431,37 @@ def test_a_part_that_is_a_link(unfinished, tmp_path):
     with pytest.raises(loom.StoreError):
         loom.fetch(file.url, out, **QUICK)
     assert victim.read_bytes() == b"v" * SIZE
+
+
+@pytest.mark.parametrize("no_cache", [True, False])
+def test_who_waits_for_a_stopped_process_goes_on_beside_it(serve, tmp_path, python, monkeypatch, no_cache):
+    """It is named while it is waited for; then the fetch goes on without it, and its part is left alone."""
+    file, out = serve(SIZE), tmp_path / "model.bin"
+    monkeypatch.setenv("LOOM_CACHE", str(tmp_path / "cache"))
+    child = python(_CHILD.replace("no_cache=True", f"no_cache={no_cache}"), file.url, str(out), "100k", "1", "yes")
+    while int(child.stdout.readline()) < CHUNK:
+        pass
+    child.send_signal(signal.SIGSTOP)
+    notes = []
+    receipt = loom.fetch(file.url, out, on_progress=lambda progress: notes.append(progress.note),
+                         **{**QUICK, "timeout_s": 0.3, "no_cache": no_cache})  # fmt: skip
+    assert out.read_bytes() == file.content
+    assert f"process {child.pid}, which is stopped, is fetching it" in notes
+    assert [warning for warning in receipt.warnings if f"process {child.pid}" in warning and "beside" in warning]
+    child.send_signal(signal.SIGCONT)
+    child.kill()
+    child.wait()
+    assert loom.fetch(file.url, out, **{**QUICK, "no_cache": no_cache}).size == SIZE
+    assert out.read_bytes() == file.content
+
+
+def test_a_slow_process_is_waited_for(serve, tmp_path, python):
+    """One that lives is waited for, for all that it puts nothing on record for longer than the patience."""
+    file, out = serve(SIZE), tmp_path / "model.bin"
+    script = _CHILD.replace("time.sleep(600)", "end = time.monotonic() + 3\n        while time.monotonic() < end: pass")
+    child = python(script, file.url, str(out), "4000k", "1", "yes")
+    child.stdout.readline()
+    while not journal_of(out).exists():
+        time.sleep(0.01)
+    receipt = loom.fetch(file.url, out, **{**QUICK, "timeout_s": 0.3})
+    assert (receipt.outcome, receipt.warnings) == ("present", ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,12 @@ def test_case_28_few_file_descriptors(origin, getter, python):
     assert (child.returncode, errors) == (0, "")
     assert getter.out.read_bytes() == data
     assert "open files" in " ".join(json.loads(told)["warnings"])
+
+
+@pytest.mark.parametrize("after", ["0", "Wed, 01 Jan 2025 00:00:00 GMT"])
+def test_case_16_told_to_wait_for_nothing(origin, getter, after):
+    """An origin that asks for no pause gets the ordinary one: the tries are not burnt at once."""
+    url = origin.put("/m", THING, answers(429, ("Retry-After", after)))
+    before = time.monotonic()
+    getter.wrong(url, OriginThrottled, retries=2, backoff_s=0.1)
+    assert time.monotonic() - before >= 0.1 + 0.2

@@ -33,8 +33,9 @@ def make_way(request, tmp_path, monkeypatch):
 
     def make(out="model.bin", **choices):
         path = tmp_path / out if out else None
-        facts = URL, path, Options(cache=str(tmp_path / "cache"), **choices), Reporter(None)
-        made.append(ThroughCache(*facts, lambda _: None) if request.param == "through" else BesideOutput(*facts))
+        options = Options(cache=str(tmp_path / "cache"), **choices)
+        facts = URL, path, options, Reporter(None), lambda _: None
+        made.append((ThroughCache if request.param == "through" else BesideOutput)(*facts))
         return made[-1]
 
     yield make

@@ -203,7 +203,8 @@ CACHE_FLAGS = (
     Flag("max_age", parse_age, None, "AGE", "ask it when that was last done longer ago than this: 30d, 12h, 90s",
          "max_age_s"),
     Flag("offline", parse_switch, False, "", "never use the network; fail when the cache does not have it", "offline"),
-    Flag("max_cache_size", parse_size, None, "SIZE", "evict what was used least recently to stay within this",
+    Flag("max_cache_size", parse_size, None, "SIZE", "evict what was used least recently to stay within this: models, "
+         "and downloads that nobody goes on with",
          "max_cache_size"),
     Flag("no_cache", parse_switch, False, "", "fetch straight to FILE and leave the cache alone", "no_cache"),
 )  # fmt: skip

@@ -46,7 +46,8 @@ class Fault(Exception):
 def retry_delay(fault: Fault, tries: int, options: Options, jitter: float) -> float | None:
     """Return how long to wait, in seconds, before trying again what has now failed `tries` times; None: give up.
 
-    What the server asked for (`fault.wait_s`, up to MAX_WAIT_S) wins over the backoff. `jitter` is in [0, 1).
+    What the server asked for (`fault.wait_s`, up to MAX_WAIT_S) wins over the backoff when it is longer: one that asks
+    for no pause, or for a time that has passed, would use up all tries at once. `jitter` is in [0, 1).
     """
     if fault.remedy is Remedy.NONE:
         return None
@@ -54,6 +55,7 @@ def retry_delay(fault: Fault, tries: int, options: Options, jitter: float) -> fl
         return 0.0
     if tries > options.retries:
         return None
+    backoff_s = backoff_delay(max(tries, 1), options.backoff_s, jitter)
     if fault.wait_s is None:
-        return backoff_delay(max(tries, 1), options.backoff_s, jitter)
-    return fault.wait_s if fault.wait_s <= MAX_WAIT_S else None
+        return backoff_s
+    return max(backoff_s, fault.wait_s) if fault.wait_s <= MAX_WAIT_S else None

@@ -139,10 +139,10 @@ class _Fetch:
 
     def _look(self) -> tuple[Way, Standing | None]:
         """Return the way that it goes, and the file if that is there already."""
-        facts = (self._url, self._out, self._options, self._report)
+        facts = (self._url, self._out, self._options, self._report, self._warnings.append)
         if not self._options.no_cache:
             try:
-                through = self._way = ThroughCache(*facts, self._warnings.append)
+                through = self._way = ThroughCache(*facts)
                 return through, through.find()
             except NoCache as reason:
                 self._warnings.append(str(reason))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.options import Options
+    from loom.store.inventory import Blob, Part
 
 _FOLDERS = ("staging", "refs", f"blobs/{NEW}")
 
@@ -208,9 +209,8 @@ class Vault:
         if removed.missing:
             message = f"the cache may hold {limit / 1e6:,.0f} MB, and what other processes use in it leaves no room"
             raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
-        if not removed.blobs:
-            return ""
-        return f"evicted from the cache: {', '.join(blob.title for blob in removed.blobs)}"
+        gone = [*(blob.title for blob in removed.blobs), *(f"{part.title} (unfinished)" for part in removed.parts)]
+        return f"evicted from the cache: {', '.join(gone)}" if gone else ""
 
     def require_room_for_copy(self, out: Path, size: int) -> None:
         """Refuse at once what would fit into the cache but not beside the output, where that is another device.
@@ -229,9 +229,13 @@ class Vault:
     def hint_of_room(self) -> str:
         """Return what could be removed for room, for an error's hint."""
         try:
-            idle = [blob for blob in evictable(take_inventory(self._cache).blobs) if not blob.links]
+            inventory = take_inventory(self._cache)
         except OSError:
             return ""
+        idle: list[Blob | Part] = [
+            *(blob for blob in evictable(inventory.blobs) if not blob.links),
+            *(part for part in inventory.parts if not part.is_active),
+        ]
         if not idle:
             return "make room, or choose another --cache; nothing in the cache is idle"
         shown = ", ".join(f"{blob.title} ({blob.size / 1e6:,.0f} MB)" for blob in idle[:3])

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from loom.store.placing import Placement
 
 
+PATIENCE_FACTOR = 4
+"""How many times --timeout another process that fetches the same may show no sign of life before we go on beside it."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """The file stands at the output: its version, how that came about, how it is linked to the cache, its digest.
@@ -115,7 +119,7 @@ class ThroughCache:
             return self._hit(ref)
         if not vault.open():
             raise NoCache(f"the cache {vault.root} cannot be written to: fetched without it")
-        _claim(self._staging, self._report)
+        self._staging = _claim(self._staging, self._report, self._options.timeout_s, self._warn)
         self._report.verifying()
         ref = self._ref = vault.find() or vault.rescue() or vault.find_digest()
         if ref is not None and vault.is_fresh(ref, self._since):
@@ -184,13 +188,16 @@ class ThroughCache:
 class BesideOutput:
     """Fetch to a part beside the output, and rename it."""
 
-    def __init__(self, url: str, out: Path | None, options: Options, report: Reporter) -> None:
+    def __init__(
+        self, url: str, out: Path | None, options: Options, report: Reporter, warn: Callable[[str], None]
+    ) -> None:
         self.out = out
         self.record: Record | None = None
         self.have: Version | None = None
         self._url = url
         self._options = options
         self._report = report
+        self._warn = warn
         self._staging: Staging | None = None
 
     def find(self) -> Standing | None:
@@ -225,8 +232,8 @@ class BesideOutput:
             self._staging.close()
 
     def _claim(self, out: Path) -> Staging:
-        staging = self._staging = Staging(out, reference_key(self._url))
-        _claim(staging, self._report)
+        first = Staging(out, reference_key(self._url))
+        staging = self._staging = _claim(first, self._report, self._options.timeout_s, self._warn)
         self.record = staging.unfinished()
         return staging
 
@@ -236,11 +243,25 @@ class BesideOutput:
         return self._staging
 
 
-def _claim(staging: Staging, report: Reporter) -> None:
-    """Take the staging, waiting for another process that holds it."""
+def _claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[[str], None]) -> Staging:
+    """Take the staging, waiting for another process that holds it; return it, or one beside it when that one hangs.
+
+    It hangs when it neither puts anything on record nor shows any sign of life for so many times --timeout.
+    """
+    last: object = None
+    since = time.monotonic()
     while not staging.try_claim():
-        report.waiting("another process is fetching it", staging.watch())
+        holder, seen = staging.holder(), staging.watch()
+        report.waiting(f"{holder or 'another process'} is fetching it", seen)
+        signs = (holder and (holder.pid, holder.signs), seen)
+        if signs != last:
+            last, since = signs, time.monotonic()
+        elif time.monotonic() - since > PATIENCE_FACTOR * timeout_s:
+            silent_s = PATIENCE_FACTOR * timeout_s
+            warn(f"{holder or 'another process'} is fetching the same and hung for {silent_s:g} s: fetched beside it")
+            staging, last, since = staging.beside(), None, time.monotonic()
         time.sleep(TICK_S)
+    return staging
 
 
 def _refuse_network(url: str, options: Options) -> None:

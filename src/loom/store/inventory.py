@@ -1,8 +1,8 @@
 """What a cache holds, and what may go: listing, eviction, the removal of what nobody will come back for.
 
 A blob is in use while any process has it open or mapped (Linux tells by refusing a write lease on it) or holds a lock
-on it; such a blob is never evicted. One that is linked to outputs may be: the outputs keep their bytes, and so its
-removal frees no room until the last of them is gone.
+on it; such a blob is never evicted, nor is a part that somebody is at. A blob that is linked to outputs may be: the
+outputs keep their bytes, and so its removal frees no room until the last of them is gone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, names_in, remove
+from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, names_in, read_boot_id, remove
+from loom.store.journal import read_journal, read_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,13 +66,26 @@ class Blob:
 
 @dataclass(frozen=True)
 class Part:
-    """One unfinished download: its key, the bytes that it occupies, when it last grew, whether a process is at it."""
+    """One unfinished download: its key, the bytes that it occupies, when it last grew, whether a process is at it.
+
+    name, url: what it is of, for people; "" when it does not tell. received, whole: bytes that the next fetch need not
+    ask for, and bytes in the file; 0 when that cannot be resumed or nobody knows.
+    """
 
     key: str
     path: str
     size: int
     used_at: float
     is_active: bool
+    name: str = ""
+    url: str = ""
+    received: int = 0
+    whole: int = 0
+
+    @property
+    def title(self) -> str:
+        """What people call it: the file's name."""
+        return self.name or self.key
 
 
 @dataclass(frozen=True)
@@ -139,15 +154,22 @@ def _look_at_staging(cache: Cache) -> tuple[list[Part], list[str]]:
         if name.endswith(_PART):
             with contextlib.suppress(OSError):
                 seen = os.stat(path)
-                journal = path.removesuffix(_PART) + _JOURNAL
-                key = name.removesuffix(_PART)
-                parts.append(Part(key, path, seen.st_blocks * 512, seen.st_mtime, is_locked(journal)))
+                parts.append(_look_at_part(path, seen))
         elif name.endswith(_JOURNAL):
             if name.removesuffix(_JOURNAL) + _PART not in names and not is_locked(path) and _is_old(path):
                 leftovers.append(path)
         elif name.endswith(".tmp") and _is_old(path):
             leftovers.append(path)
     return parts, leftovers
+
+
+def _look_at_part(path: str, seen: os.stat_result) -> Part:
+    key, journal = os.path.basename(path).partition(".")[0], path.removesuffix(_PART) + _JOURNAL
+    label, record = read_label(Path(journal)), read_journal(Path(journal), key, read_boot_id())
+    received, whole = (record.have().total, record.version.size or 0) if record else (0, 0)
+    is_active = is_locked(journal) or is_in_use(path)
+    return Part(key, path, seen.st_blocks * 512, seen.st_mtime, is_active,
+                label.get("name", ""), label.get("url", ""), received, whole)  # fmt: skip
 
 
 def _is_old(path: str) -> bool:
@@ -164,14 +186,20 @@ def is_locked(path: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+        return not _can_lock(fd)
     finally:
         os.close(fd)
-    return False
+
+
+def _can_lock(fd: int) -> bool:
+    """Take the lock on an open file; False when another process has it. Where there are no locks, everybody gets it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def is_in_use(path: str) -> bool:
@@ -202,7 +230,7 @@ def is_in_use(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Removed:
-    """What was removed: blobs, other files, and the bytes that are free again (none for linked blobs).
+    """What was removed: blobs, parts, other files, and the bytes that are free again (none for linked blobs).
 
     missing: bytes by which the cache is still larger than it may be, because the rest is in use.
     """
@@ -211,6 +239,7 @@ class Removed:
     files: tuple[str, ...] = ()
     freed: int = 0
     missing: int = 0
+    parts: tuple[Part, ...] = ()
 
 
 def evictable(blobs: Iterable[Blob]) -> Iterator[Blob]:
@@ -219,24 +248,33 @@ def evictable(blobs: Iterable[Blob]) -> Iterator[Blob]:
 
 
 def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Removed:
-    """Evict until `needed` more bytes keep the cache within `max_size`, as far as that is possible.
+    """Evict blobs, and parts that nobody is at, until `needed` more bytes keep the cache within `max_size`.
 
     keep: the key of a reference whose blob and part are left alone. They do not count: the part is a part of what is
     needed, and the blob, when nobody else refers to it, will give way to it. Raises OSError.
     """
     inventory = take_inventory(cache)
     excess = _excess(inventory, needed, max_size, keep)
-    gone: list[Blob] = []
+    blobs: list[Blob] = []
+    parts: list[Part] = []
     freed = 0
-    for blob in inventory.blobs:
+    everything: list[Blob | Part] = [*inventory.blobs, *inventory.parts]
+    for one in sorted(everything, key=lambda one: one.used_at):
         if excess <= 0:
             break
-        if keep not in blob.refs and not is_in_use(blob.path):  # removed at once: a moment later it may be in use
-            removed = remove_blobs(cache, [blob])
-            gone += removed.blobs
+        if isinstance(one, Part):
+            if one.key == keep or not remove_part(one):
+                continue
+            parts.append(one)
+            freed += one.size
+        elif keep not in one.refs and not is_in_use(one.path):  # removed at once: a moment later it may be in use
+            removed = remove_blobs(cache, [one])
+            blobs += removed.blobs
             freed += removed.freed
-            excess -= blob.size
-    return Removed(tuple(gone), (), freed, max(0, excess))
+        else:
+            continue
+        excess -= one.size
+    return Removed(tuple(blobs), (), freed, max(0, excess), tuple(parts))
 
 
 def _excess(inventory: Inventory, needed: int, max_size: int, keep: str) -> int:
@@ -261,24 +299,43 @@ def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
     return Removed(tuple(gone), (), freed)
 
 
+def remove_part(part: Part) -> bool:
+    """Remove an unfinished download and its journal, unless a process is at it; return whether it is gone.
+
+    The journal's lock is held meanwhile, so that nobody goes on with the one without the other. Raises OSError.
+    """
+    journal = part.path.removesuffix(_PART) + _JOURNAL
+    with contextlib.suppress(FileNotFoundError):
+        lock = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not _can_lock(lock) or is_in_use(part.path):
+                return False
+            remove(journal)
+            remove(part.path)
+        finally:
+            os.close(lock)
+        return True
+    return not is_in_use(part.path) and remove(part.path)  # a part without a journal
+
+
 def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: float | None = None) -> Removed:
-    """Remove what is of no use, then blobs by age, then blobs by size; never what is in use. Raises OSError."""
+    """Remove what is of no use, then blobs and parts by age, then by size; never what is in use. Raises OSError."""
     inventory = take_inventory(cache)
     freed = 0
     files: list[str] = []
     limit_s = PART_AGE_S if older_than_s is None else min(older_than_s, PART_AGE_S)
     for path in (*inventory.leftovers, *inventory.quarantined):
         freed += _remove_counted(path, files)
-    for part in inventory.parts:
-        if not part.is_active and time.time() - part.used_at > limit_s:
-            freed += _remove_counted(part.path, files)
-            remove(part.path.removesuffix(_PART) + _JOURNAL)
+    old_parts = (part for part in inventory.parts if time.time() - part.used_at > limit_s)
+    parts = [part for part in old_parts if remove_part(part)]
+    freed += sum(part.size for part in parts)
     aged = Removed()
     if older_than_s is not None:
         old = (blob for blob in inventory.blobs if time.time() - blob.used_at > older_than_s)
         aged = remove_blobs(cache, evictable(old))
     shrunk = make_room(cache, 0, max_size) if max_size is not None else Removed()
-    return Removed((*aged.blobs, *shrunk.blobs), tuple(files), freed + aged.freed + shrunk.freed)
+    freed += aged.freed + shrunk.freed
+    return Removed((*aged.blobs, *shrunk.blobs), tuple(files), freed, parts=(*parts, *shrunk.parts))
 
 
 def _remove_counted(path: str, files: list[str]) -> int:

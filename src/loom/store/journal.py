@@ -23,10 +23,16 @@ from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
 from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 FORMAT = 1
+
+LABELS = ("url", "name")
+"""What a journal may tell people of itself: the reference without its secrets, and the file's name."""
+
+_MAX_HEADER = 64 * 1024
+_NO_LABEL: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,23 @@ def _number(digits: bytes) -> int:
     return int(digits) if digits.isdigit() and len(digits) < 19 else -1
 
 
-def format_header(record: Record, boot_id: str) -> bytes:
-    """Return the first line of a journal."""
+def read_label(path: Path) -> dict[str, str]:
+    """Return what the journal at `path` tells people, as it was given to `format_header`; nothing when it is illegible.
+
+    It proves nothing: a title for a list.
+    """
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline(_MAX_HEADER))
+        return {name: str(header[name]) for name in LABELS if name in header}
+    except (OSError, RecursionError, TypeError, ValueError):
+        return {}
+
+
+def format_header(record: Record, boot_id: str, label: Mapping[str, str] = _NO_LABEL) -> bytes:
+    """Return the first line of a journal. Without a size it is no record, but still tells the label, LABELS by name."""
     header: dict[str, Any] = {
+        **{name: text for name, text in label.items() if name in LABELS},
         "loom": FORMAT,
         "reference": record.reference,
         "size": record.version.size,

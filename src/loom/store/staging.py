@@ -25,6 +25,7 @@ from loom.core.ranges import RangeSet, Span, chunk_span
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
+from loom.store.holding import Holder, find_holder
 from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal
 from loom.store.placing import is_among_devices
 
@@ -56,19 +57,28 @@ class TakenOver(StoreError):
 class Staging:
     """The staged file for one final path. `try_claim` claims it; then `begin` with a version; then `publish`.
 
-    reference: its key. folder: where part and journal lie under the key; None hides them beside `out`. label: what else
-    the published file is to carry in its note.
+    reference: its key. folder: where part and journal lie under the key; None hides them beside `out`. label: what
+    the journal and the published file's note are to tell people (journal.LABELS). rank: how many other stagings of the
+    same file are held by processes that hang; each has names of its own, so that nobody writes into another one's part.
     """
 
     def __init__(
-        self, out: Path, reference: str, folder: Path | None = None, label: Mapping[str, str] = _NOTHING
+        self,
+        out: Path,
+        reference: str,
+        folder: Path | None = None,
+        label: Mapping[str, str] = _NOTHING,
+        rank: int = 0,
     ) -> None:
         self.out = out
+        self._folder = folder
+        self._rank = rank
         self._label = dict(label)
         self._reference = reference
         stem = folder / reference if folder else out.with_name(f".{out.name}")
-        self._part_path = stem.with_name(f"{stem.name}.loom.part")
-        self._journal_path = stem.with_name(f"{stem.name}.loom.journal")
+        name = f"{stem.name}.{rank}" if rank else stem.name
+        self._part_path = stem.with_name(f"{name}.loom.part")
+        self._journal_path = stem.with_name(f"{name}.loom.journal")
         self._is_cached = folder is not None
         self._boot_id = read_boot_id()
         self._lock: int | None = None
@@ -103,6 +113,14 @@ class Staging:
             return False
         self._lock = fd
         return True
+
+    def beside(self) -> Staging:
+        """Return another staging for the same file, for who will not wait any longer for the holder of this one."""
+        return Staging(self.out, self._reference, self._folder, self._label, self._rank + 1)
+
+    def holder(self) -> Holder | None:
+        """Return the process that holds the lock, as far as anybody can tell."""
+        return find_holder(self._journal_path)
 
     def unfinished(self) -> Record | None:
         """Return what is left of an earlier fetch of the same reference and can be believed."""
@@ -143,12 +161,16 @@ class Staging:
             self._fd = self._open_part(keep=resumed is not None)
             if version.size is not None:
                 self._make_room(version.size, is_new=resumed is None)
-        if version.size is not None:
+        if version.size is None:
+            self._write_journal(format_header(Record(self._reference, version, chunk_size), "", self._label))
+        else:
             record = resumed or Record(self._reference, version, chunk_size)
             self._shape = (version.size, chunk_size)
             self._chunks, self._on_record, self._entries = set(record.done), record.have(), len(record.entries)
-            header = format_header(Record(self._reference, version, chunk_size), self._boot_id)
-            self._begin_journal(header + format_entries(record.entries) + format_synced(record.synced))
+            header = format_header(Record(self._reference, version, chunk_size), self._boot_id, self._label)
+            self._write_journal(header + format_entries(record.entries) + format_synced(record.synced))
+            with faults("write", self._journal_path), self._taking_over():
+                self._journal = os.open(self._journal_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     @contextlib.contextmanager
     def _taking_over(self) -> Iterator[None]:
@@ -168,7 +190,7 @@ class Staging:
         flags = os.O_RDWR | os.O_CLOEXEC | _NOFOLLOW
         return os.open(self._part_path, flags if keep else flags | os.O_CREAT | os.O_EXCL, 0o666)
 
-    def _begin_journal(self, text: bytes) -> None:
+    def _write_journal(self, text: bytes) -> None:
         """Write the journal in place: the lock is on its inode.
 
         It says the same as before, or it begins anew, so a crash in the middle loses at most a record, never tells a
@@ -176,12 +198,11 @@ class Staging:
         """
         if self._lock is None:
             raise RuntimeError("the staging has not been claimed")
-        with faults("write", self._journal_path), self._taking_over():
+        with faults("write", self._journal_path):
             if os.pread(self._lock, len(text), 0) != text:
                 os.ftruncate(self._lock, 0)
                 _write_all(self._lock, memoryview(text), 0)
             os.ftruncate(self._lock, len(text))
-            self._journal = os.open(self._journal_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write `data` at `offset` of the part. Raises StoreFull, StoreError."""

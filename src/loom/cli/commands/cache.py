@@ -17,7 +17,17 @@ from loom.errors import IntegrityError, NotCached, UsageError
 from loom.store.cache import Cache, cache_root
 from loom.store.checking import Finding, check, repair
 from loom.store.faults import faults
-from loom.store.inventory import Blob, Inventory, Removed, collect_garbage, is_in_use, remove_blobs, take_inventory
+from loom.store.inventory import (
+    Blob,
+    Inventory,
+    Part,
+    Removed,
+    collect_garbage,
+    is_in_use,
+    remove_blobs,
+    remove_part,
+    take_inventory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,8 +70,7 @@ def _ls(cache: Cache, _raw: Mapping[str, Any], voice: Voice) -> int:
     if voice.as_json:
         print_json({
             "cache": cache.root, "size": inventory.size, "blobs": [_to_dict(cache, blob) for blob in blobs],
-            "parts": [{"key": part.key, "size": part.size, "used_at": part.used_at, "active": part.is_active}
-                      for part in inventory.parts],
+            "parts": [_part_to_dict(part) for part in reversed(inventory.parts)],
         })  # fmt: skip
         return 0
     now = time.time()
@@ -69,6 +78,9 @@ def _ls(cache: Cache, _raw: Mapping[str, Any], voice: Voice) -> int:
         [blob.title, format_size(blob.size), format_age(now - _fetched_at(blob)), format_age(now - blob.used_at),
          str(blob.links), _STATES.get(blob.state, blob.state), (blob.digest or blob.name.rpartition("/")[2])[:12]]
         for blob in blobs
+    ] + [
+        [part.title, format_size(part.size), "-", format_age(now - part.used_at), "-", _state_of(part), part.key[:12]]
+        for part in reversed(inventory.parts)
     ]  # fmt: skip
     if rows:
         print_result(
@@ -90,6 +102,19 @@ def _summary(cache: Cache, inventory: Inventory) -> str:
         number = len(inventory.leftovers) + len(inventory.quarantined)
         parts.append(f"{count(number, 'files')} of no use (loom cache gc removes them)")
     return "  ".join([*parts, f"in {cache.root}"])
+
+
+def _state_of(part: Part) -> str:
+    """Return how far an unfinished download is, and whether anybody is at it."""
+    share = f"{part.received * 100 // part.whole} %, " if part.whole else ""
+    return share + ("under way" if part.is_active else "unfinished")
+
+
+def _part_to_dict(part: Part) -> dict[str, Any]:
+    return {
+        "name": part.name or None, "url": part.url or None, "key": part.key, "path": part.path, "size": part.size,
+        "received": part.received, "whole": part.whole or None, "used_at": part.used_at, "active": part.is_active,
+    }  # fmt: skip
 
 
 def _fetched_at(blob: Blob) -> float:
@@ -116,27 +141,57 @@ def _to_dict(cache: Cache, blob: Blob) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _pick(cache: Cache, raw: Mapping[str, Any]) -> Blob:
-    """Return the one blob that REF means: a URL, a digest or its beginning, or a model's name."""
+def _pick(cache: Cache, raw: Mapping[str, Any]) -> Blob | Part:
+    """Return what REF means: a URL, a name, or a digest or its beginning; a blob if there is one, else a part."""
     text = str(raw["ref"] or "")
     if not text:
         raise UsageError("REF is missing", "a URL, a name or a digest: `loom cache ls` shows them")
     key, digest = reference_key(text), text.lower().removeprefix("sha256:")
-    blobs = take_inventory(cache).blobs
+    inventory = take_inventory(cache)
+    blobs = inventory.blobs
     found = [blob for blob in blobs if key in blob.refs]
     found = found or [blob for blob in blobs if text in (blob.title, *(ref.name for ref in blob.refs.values()))]
     if len(digest) >= 6:
         found = found or [blob for blob in blobs if (blob.digest or blob.name.rpartition("/")[2]).startswith(digest)]
     if not found:
-        raise NotCached("there is no such blob in the cache", "`loom cache ls` shows what there is")
+        return _pick_part(inventory, text, key)
     if len(found) > 1:
         ids = ", ".join((blob.digest or blob.name)[:12] for blob in found)
         raise UsageError(f"{len(found)} blobs are called {found[0].title}", f"say which by its ID: {ids}")
     return found[0]
 
 
+def _pick_part(inventory: Inventory, text: str, key: str) -> Part:
+    found = [part for part in inventory.parts if key == part.key or text == part.name]
+    if len(text) >= 6:
+        found = found or [part for part in inventory.parts if part.key.startswith(text.lower())]
+    if not found:
+        raise NotCached("there is no such blob in the cache", "`loom cache ls` shows what there is")
+    if len(found) > 1:
+        ids = ", ".join(part.key[:12] for part in found)
+        message = f"{len(found)} unfinished downloads are called {found[0].title}"
+        raise UsageError(message, f"say which by its ID: {ids}")
+    return found[0]
+
+
+def _info_of_part(part: Part, voice: Voice) -> int:
+    if voice.as_json:
+        print_json(_part_to_dict(part))
+        return 0
+    whole = f" of {format_size(part.whole)}" if part.whole else ""
+    lines = [
+        ("name", part.title), ("state", _state_of(part)), ("received", f"{format_size(part.received)}{whole}"),
+        ("size", f"{format_size(part.size)} on the disk"), ("used", _ago(time.time() - part.used_at)),
+        ("path", part.path), ("url", part.url or "(not known)"),
+    ]  # fmt: skip
+    print_result("\n".join(f"{name:<10}{text}" for name, text in lines))
+    return 0
+
+
 def _info(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
     blob = _pick(cache, raw)
+    if isinstance(blob, Part):
+        return _info_of_part(blob, voice)
     facts = _to_dict(cache, blob)
     if voice.as_json:
         print_json(facts)
@@ -193,10 +248,14 @@ def _show_finding(finding: Finding) -> None:
 
 
 def _rm(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
-    blob = _pick(cache, raw)
-    if is_in_use(blob.path):
-        raise UsageError(f"{blob.title} is in use by another process", "stop it first")
-    return _tell_removed(cache, remove_blobs(cache, [blob]), voice)
+    one = _pick(cache, raw)
+    if isinstance(one, Part):
+        if not remove_part(one):
+            raise UsageError(f"{one.title} is being fetched by another process", "stop it first")
+        return _tell_removed(cache, Removed(freed=one.size, parts=(one,)), voice)
+    if is_in_use(one.path):
+        raise UsageError(f"{one.title} is in use by another process", "stop it first")
+    return _tell_removed(cache, remove_blobs(cache, [one]), voice)
 
 
 def _gc(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
@@ -207,11 +266,15 @@ def _tell_removed(cache: Cache, removed: Removed, voice: Voice) -> int:
     left = take_inventory(cache)
     if voice.as_json:
         names = [{"name": blob.title, "size": blob.size, "links": blob.links} for blob in removed.blobs]
-        print_json({"removed": names, "files": list(removed.files), "freed": removed.freed, "left": left.size})
+        parts = [_part_to_dict(part) for part in removed.parts]
+        print_json({"removed": names, "parts": parts, "files": list(removed.files), "freed": removed.freed,
+                    "left": left.size})  # fmt: skip
         return 0
     for blob in removed.blobs:
         kept = f"  (its bytes stay with {count(blob.links, 'links')})" if blob.links else ""
         print_result(f"removed {blob.title}  {format_size(blob.size)}{kept}")
+    for part in removed.parts:
+        print_result(f"removed {part.title}  {format_size(part.size)}  (unfinished)")
     if removed.files:
         print_result(f"removed {count(len(removed.files), 'files')} of no use")
     print_result(f"{format_size(removed.freed)} freed, {format_size(left.size)} left in {cache.root}")
@@ -228,7 +291,7 @@ ACTIONS = {
     "ls": _Action("ls", "what is cached: size, age, last use, links, how it was verified", _ls),
     "info": _Action("info REF", "all about one model; REF is a URL, a name, or a digest or its beginning", _info),
     "verify": _Action("verify", "read every byte; what is wrong goes into quarantine (exit code 7)", _verify),
-    "rm": _Action("rm REF", "remove one model", _rm),
+    "rm": _Action("rm REF", "remove one model, or what there is of an unfinished one", _rm),
     "gc": _Action("gc", "remove leftovers, and what --max-size and --older-than say; never what is in use", _gc),
     "path": _Action("path [REF]", "print the cache's folder, or a model's path in it", _path),
 }
