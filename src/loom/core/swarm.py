@@ -74,6 +74,9 @@ CALM_POLL_S = 3.0
 """How old what is known of a peer may be: of one that might have what is wanted, and of any other."""
 
 RIVALS = 4
+HEAR_S = 0.5
+"""How long one waits for those that have just been met to say what they have, before the origin is asked."""
+
 FRESH_S = 1.0
 """Before a home asks the origin it knows what so many of the next in rank have, not older than this."""
 
@@ -220,6 +223,7 @@ class Peer:
     heard_at: float = float("-inf")
     polled_at: float = float("-inf")
     asked: int = 0
+    met_at: float = 0.0
     busy_until: float = 0.0
     avoided_until: float = 0.0
     strikes: int = 0
@@ -346,7 +350,15 @@ class Swarm:
 
     def is_alone(self, now: float) -> bool:
         """Return whether nobody is there to take anything from, or to be considerate of."""
-        return self.homes == (self.me,) and not any(peer.is_live(now) for peer in self.peers.values())
+        there = (peer.is_live(now) or self._is_expected(peer, now) for peer in self.peers.values())
+        return self.homes == (self.me,) and not any(there)
+
+    def _is_expected(self, peer: Peer, now: float) -> bool:
+        """Return whether a peer has just been met and may still say that it has everything."""
+        if peer.is_banned or peer.strikes or peer.heard_at > float("-inf"):
+            return False
+        peer.met_at = peer.met_at or now
+        return now - peer.met_at < HEAR_S
 
     def choose(self, spans: Iterable[Span], now: float) -> Pull | None:
         """Return what to take from whom; `spans` are the bytes that are missing and nobody has been asked for."""
@@ -428,6 +440,8 @@ class Swarm:
         """Return what this node has to ask the origin for now; None when others see to all that is free."""
         if self._fed_at is None:
             self._fed_at = now
+        if any(self._is_expected(peer, now) for peer in self.peers.values()):
+            return None
         free = Free(spans, self.grid)
         wanted = free.units
         held = coming = 0

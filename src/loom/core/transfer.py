@@ -141,6 +141,8 @@ class Transfer:
         self.error: LoomError | None = None
         self.retries = 0
         self.paused_until = 0.0
+        self.is_fed_elsewhere = False
+        """Peers are bringing bytes: then an origin that keeps failing is asked again later, and ends nothing."""
         self._options = options
         self._jitter = jitter
         self._runs: dict[int, _Run] = {}
@@ -329,6 +331,8 @@ class Transfer:
             fault = Fault(Remedy.RETRY, fault.error, fault.wait_s)
         tries = self._count_try(run, fault, now)
         wait_s = retry_delay(fault, tries, self._options, self._jitter())
+        if wait_s is None and self.is_fed_elsewhere:
+            wait_s = self._options.timeout_s
         if wait_s is None:
             self.error = self.error or fault.error
             return

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
+from loom.core.faults import Fault, Remedy
 from loom.core.options import Options
-from loom.core.ranges import Span
+from loom.core.ranges import RangeSet, Span
 from loom.core.receipt import Receipt
 from loom.core.reference import reference_key, version_key
 from loom.core.transfer import Transfer
@@ -28,10 +29,10 @@ from loom.fetching.peers import Peers
 from loom.fetching.reporter import Reporter
 from loom.fetching.stream import Stream
 from loom.fetching.vault import BlobGone
-from loom.fetching.ways import BesideOutput, NoCache, ThroughCache
+from loom.fetching.ways import BesideOutput, Hearsay, NoCache, ThroughCache
 from loom.fetching.worker import Job
 from loom.sources.http import HttpSource
-from loom.store.hashing import Hasher
+from loom.store.hashing import Hasher, hash_span
 from loom.store.staging import TakenOver, check_out
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.receipt import Progress
+    from loom.fetching.peers import Company
     from loom.fetching.ways import Standing, Way
     from loom.sources.http import Reply
     from loom.store.journal import Record
@@ -108,6 +110,15 @@ def _attempt(one: _Fetch) -> Receipt:
         one.close()
 
 
+class _OriginAway(Exception):
+    """The origin cannot be asked; `hearsay` is what peers know."""
+
+    def __init__(self, why: str, hearsay: Hearsay) -> None:
+        super().__init__(why)
+        self.why = why
+        self.hearsay = hearsay
+
+
 class _Fetch:
     """One call of `fetch`: `run` once, then `close`."""
 
@@ -133,7 +144,11 @@ class _Fetch:
         """Look on the disk, then ask the origin, then fetch: each only when it must be."""
         way, standing = self._look()
         if standing is None:
-            reply = self._ask(way.record, way.have)
+            try:
+                reply: Reply | Hearsay = self._ask(way.record, way.have)
+            except _OriginAway as away:
+                reply = away.hearsay
+                self._warnings.append(f"the origin cannot be asked ({away.why}): peers said what is current")
             standing = way.confirm(reply) or self._transmit(way, reply)
         return self._receipt(way, standing)
 
@@ -159,12 +174,14 @@ class _Fetch:
         self._probed = crew.run(self._probe(crew, record, have))
         return self._probed
 
-    def _transmit(self, way: Way, reply: Reply) -> Standing:
+    def _transmit(self, way: Way, reply: Reply | Hearsay) -> Standing:
         if self._crew is None:
             raise RuntimeError("nobody has been asked")
+        if isinstance(reply, Hearsay):
+            return self._run_transfer(self._crew, way, reply.version, None)
         if reply.span is None:
             return self._run_stream(self._crew, way, reply)
-        return self._run_transfer(self._crew, way, reply, reply.span)
+        return self._run_transfer(self._crew, way, reply.version, (reply.span, reply))
 
     def close(self) -> None:
         """Stop whatever still runs, keep what has arrived, and let go of sockets, files and locks."""
@@ -189,6 +206,12 @@ class _Fetch:
     async def _probe(self, crew: Crew, record: Record | None, have: Version | None) -> Reply:
         """Ask for what is missing of the first unfinished chunk, with the same patience as for every other one."""
         span = self._first_span(record)
+        if self._peers is not None and self._peers.has_company:
+            try:
+                return await self._source.probe(crew.first_pool, span, have)
+            except Fault as fault:
+                if fault.remedy is not Remedy.NONE and (version := await self._peers.resolve(reference_key(self._url))):
+                    raise _OriginAway(fault.error.message, Hearsay(version)) from fault
         reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
         if span.start and reply.span == (0, 0) and reply.version.size:
             reply.response.connection.close()
@@ -210,8 +233,8 @@ class _Fetch:
 
     # With ranges, and without
 
-    def _run_transfer(self, crew: Crew, way: Way, reply: Reply, span: Span) -> Standing:
-        version, record, options = reply.version, way.record, self._options
+    def _run_transfer(self, crew: Crew, way: Way, version: Version, first: tuple[Span, Reply] | None) -> Standing:
+        record, options = way.record, self._options
         size = version.size or 0
         if record is not None and not (version.is_known and record.version.matches(version)):
             record = None
@@ -229,8 +252,8 @@ class _Fetch:
             self._hasher = Hasher(size, job.front, staging.read)
         if not transfer.is_complete:
             workers = self._fitting_workers(transfer.useful_workers())
-            is_adopted = transfer.adopt(0, span, time.monotonic())
-            crew.work(job, workers, (span, reply) if is_adopted else None)
+            is_adopted = first is not None and transfer.adopt(0, first[0], time.monotonic())
+            crew.work(job, workers, first if is_adopted else None)
             self._report.now()
         return self._finish(way, staging, version, "resumed" if transfer.resumed else "fetched")
 
@@ -284,10 +307,31 @@ class _Fetch:
         while not self._hasher.wait(TICK_S):
             self._report.now()
         digest = self._hasher.digest()
+        if digest != self._options.sha256 and self._job is not None and self._job.company is not None:
+            digest = self._fetch_again(self._job, self._job.company)
         if digest == self._options.sha256:
             return None
         message = f"{redact(self._url)} has sha256 {digest}, not {self._options.sha256}"
         return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
+
+    def _fetch_again(self, job: Job, company: Company) -> str:
+        """Ask the origin for all that came from peers, which shows who handed out wrong bytes; return the digest."""
+        staging, size = job.staging, job.transfer.size
+        taken = [(span, peer, hash_span(staging.read, span)) for span, peer in company.came_from]
+        kept = RangeSet(span for span, _, _ in taken).missing(0, size)
+        transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, kept)
+        again = self._report.job = Job(job.source, staging, transfer, job.version)
+        if not transfer.is_complete:
+            decrypts = self._source.reference.endpoint.scheme == "https"
+            self._crew = Crew(self._options, self._tick, decrypts=decrypts)
+            self._crew.work(again, self._fitting_workers(transfer.useful_workers()), None)
+            job.fetched += again.fetched
+        liars = {peer for span, peer, before in taken if hash_span(staging.read, span) != before}
+        self._warnings += [f"{peer} handed out wrong bytes: fetched again from the origin" for peer in sorted(liars)]
+        self._hasher = Hasher(size, lambda: size, staging.read)
+        while not self._hasher.wait(TICK_S):
+            self._report.now()
+        return self._hasher.digest()
 
     def _receipt(self, way: Way, standing: Standing) -> Receipt:
         version, outcome, placement = standing.version, standing.outcome, standing.placement

@@ -45,6 +45,9 @@ FIRST_PULL = 100_000
 WINDOW_S = 5.0
 """A peer that makes too little progress for so long is cut: there are others."""
 
+PATIENT_S = 30.0
+"""As long as a peer has sent something so recently, an origin that does not answer ends nothing."""
+
 IDLE_S = 0.2
 """How often one looks again when nothing happened."""
 
@@ -133,7 +136,7 @@ class Peers:
 
     # What the fetch does
 
-    async def resolve(self, reference: str) -> tuple[str, Version] | None:
+    async def resolve(self, reference: str) -> Version | None:
         """Ask peers what a reference (its key) leads to, for when the origin cannot be asked; None: nobody knows."""
         pool = self._own_pool()
         for address in self.addresses():
@@ -217,6 +220,9 @@ class Company:
         self._pool = pool
         self._taken = taken
         self._rejected = rejected
+        self.came_from: list[tuple[Span, str]] = []
+        """What was taken from which peer."""
+        self._fed_by_peers_at = float("-inf")
         self._pulls: dict[int, asyncio.Task[None]] = {}
         self._polls: set[asyncio.Task[None]] = set()
         self._cut: set[int] = set()
@@ -300,6 +306,7 @@ class Company:
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
         while not self._job.finished.is_set():
             self._wake.clear()
+            self._job.transfer.is_fed_elsewhere = now() - self._fed_by_peers_at < PATIENT_S
             while len(self._pulls) < PULLS and self._begin_pull():
                 pass
             self._poll()
@@ -354,6 +361,7 @@ class Company:
                 self._pool.put(response)
             with job.lock:
                 job.transfer.ended(number, now())
+                self.came_from.append((served, peer.name))
         except PeerFault as fault:
             self._failed(number, peer, fault)
         except OSError:
@@ -373,7 +381,8 @@ class Company:
         left = self._job.accept(number, size)
         with self._job.lock:
             self._taken[peer.name] = self._taken.get(peer.name, 0) + size
-            self._swarm.fed(peer, now())
+            self._fed_by_peers_at = now()
+            self._swarm.fed(peer, self._fed_by_peers_at)
         return left
 
     def _failed(self, number: int | None, peer: Peer, fault: PeerFault) -> None:
@@ -390,6 +399,8 @@ class Company:
                 self._swarm.lost(peer, at)
             elif fault.verdict is Verdict.FAILED:
                 self._swarm.failed(peer, at)
+            elif fault.verdict is Verdict.WRONG:
+                self._swarm.ban(peer)
                 self._rejected[peer.name] = str(fault)
 
     def _poll(self) -> None:

@@ -50,6 +50,15 @@ class Standing:
     digest: str = ""
 
 
+@dataclass(frozen=True)
+class Hearsay:
+    """What peers know of the reference, for when the origin cannot be asked."""
+
+    version: Version
+    name: str = ""
+    is_unchanged: bool = False
+
+
 class NoCache(Exception):
     """There is no cache to go through; the message says why, and what is done instead."""
 
@@ -72,7 +81,7 @@ class Way(Protocol):
         Raises NotCached when the origin may not be asked, NoCache, StoreError.
         """
 
-    def confirm(self, reply: Reply) -> Standing | None:
+    def confirm(self, reply: Reply | Hearsay) -> Standing | None:
         """Return the file if the reply says that what is here is current; else see to its name and to room for it.
 
         Raises StoreError, StoreFull, TakenOver.
@@ -131,7 +140,7 @@ class ThroughCache:
         self.record = self._staging.unfinished()
         return None
 
-    def confirm(self, reply: Reply) -> Standing | None:
+    def confirm(self, reply: Reply | Hearsay) -> Standing | None:
         if self._ref is not None and _is_current(self.have, reply):
             return self._hit(self._vault.confirm(self._ref))
         size = reply.version.size or 0
@@ -210,7 +219,7 @@ class BesideOutput:
         self.have = None if self._options.sha256 else have
         return None
 
-    def confirm(self, reply: Reply) -> Standing | None:
+    def confirm(self, reply: Reply | Hearsay) -> Standing | None:
         if _is_current(self.have, reply):
             return Standing(reply.version, "present")
         if self.out is None:
@@ -277,6 +286,6 @@ def _has_wanted_digest(out: Path, options: Options, report: Reporter) -> bool:
     return hash_file(out) == options.sha256
 
 
-def _is_current(have: Version | None, reply: Reply) -> bool:
+def _is_current(have: Version | None, reply: Reply | Hearsay) -> bool:
     """Return whether the origin says, in one way or the other, that what is here is what it has."""
     return have is not None and (reply.is_unchanged or (have.is_known and reply.version == have))

@@ -100,11 +100,10 @@ class ControlPlane:
         message = await _read(request, RegisterRequest)
         ends = None if message.ttl_s is None else self._registry.now + message.ttl_s
         node, address, zone = check_node(message.node), self._allowed.check(message.address), check_zone(message.zone)
-        known = self._registry.fleet.node(node)
-        if known is not None and known.expires_at is not None:
+        if ends is None:
+            change = Registered(node, _holding(message), address, zone)
+        else:  # a process that hands out this one, and goes again: that is not where the node is
             change = Registered(node, replace(_holding(message), address=address), None, zone, ends)
-        else:  # nothing says where the node itself is
-            change = Registered(node, replace(_holding(message), address=address), address, zone, ends)
         await self._registry.submit(change)
         return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
 

@@ -39,7 +39,9 @@ class Verdict(Enum):
     STRANGER = "stranger"
     """It knows nothing of this file, or of another size."""
     FAILED = "failed"
-    """It does not answer, breaks off, or makes no sense."""
+    """It does not answer, or breaks off."""
+    WRONG = "wrong"
+    """It makes no sense, or hands out wrong bytes: it is not asked again."""
 
 
 class PeerFault(Exception):
@@ -89,9 +91,9 @@ class PeerSource:
             available = self._judge(response, 206)
             served = parse_content_range(response.head.fields.get("content-range", ""))
             if served is None or served.start != span.start or served.end is None or served.end > span.end:
-                raise PeerFault(Verdict.FAILED, "sent another range than the one asked for")
+                raise PeerFault(Verdict.WRONG, "sent another range than the one asked for")
             if served.size != self._grid.size or response.head.length != served.end - span.start:
-                raise PeerFault(Verdict.FAILED, "sent another length than it announced")
+                raise PeerFault(Verdict.WRONG, "sent another length than it announced")
         except BaseException:
             response.connection.close()
             raise
@@ -121,7 +123,7 @@ class PeerSource:
                 raise PeerFault(Verdict.STRANGER, "has a file of another size")
             available = parse_availability(head.fields["loom-have"], self._grid)
         except (KeyError, ValueError):
-            raise PeerFault(Verdict.FAILED, f"answered {head.status} in a way that makes no sense") from None
+            raise PeerFault(Verdict.WRONG, f"answered {head.status} in a way that makes no sense") from None
         if head.status == 503:
             raise PeerFault(Verdict.BUSY, "is busy", available, _seconds(head.fields.get("retry-after", "")))
         if head.status == 504:
@@ -131,19 +133,19 @@ class PeerSource:
         return available
 
 
-async def resolve_at_peer(pool: Pool, fleet: Fleet, address: str, reference: str) -> tuple[str, Version]:
-    """Ask a peer what a reference (its key) leads to; return the version key and the version. Raises PeerFault."""
+async def resolve_at_peer(pool: Pool, fleet: Fleet, address: str, reference: str) -> Version:
+    """Ask a peer what version a reference (its key) leads to. Raises PeerFault."""
     response = await _get(pool, fleet, address, f"/refs/{reference}", {})
     try:
         if response.head.status != 200:
             raise PeerFault(Verdict.STRANGER, "does not know the reference")
         async with asyncio.timeout(TIMEOUT_S):
             facts = json.loads(await response.read(MAX_FACTS))
-        size, key = facts["size"], facts["key"]
+        size = facts["size"]
         etag, last_modified = facts["etag"], facts["last_modified"]
-        if not isinstance(size, int) or size < 0 or not all(isinstance(it, str) for it in (key, etag, last_modified)):
+        if not isinstance(size, int) or size < 0 or not all(isinstance(it, str) for it in (etag, last_modified)):
             raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense")
-        return key, Version(size, etag, last_modified)
+        return Version(size, etag, last_modified)
     except (ValueError, LookupError, TypeError, RecursionError, OSError, TimeoutError) as error:
         raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense") from error
     finally:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from loom.core.ranges import Span
+
 BLOCK = 256 * 1024
 """Bytes per read: fits the second-level cache, long beside the cost of a call."""
 
@@ -86,3 +88,15 @@ def hash_unchanged(path: Path) -> tuple[str, int]:
     if path.stat().st_mtime_ns != before:
         raise OSError(errno.ESTALE, "written to while it was read")
     return digest, before
+
+
+def hash_span(read: Callable[[int, int], bytes], span: Span) -> str:
+    """Return the SHA-256 of a span that is in place; `read(size, offset)` returns its bytes."""
+    digest, at = hashlib.sha256(), span.start
+    while at < span.end:
+        data = read(min(BLOCK, span.end - at), at)
+        if not data:
+            break
+        digest.update(data)
+        at += len(data)
+    return digest.hexdigest()
