@@ -394,3 +394,9 @@ def test_a_wrong_address_is_told_before_a_fetch(loom) -> None:
             assert done.returncode == 2
             assert "hint: " in done.stderr
         assert origin.asked("/model.bin") == []
+
+
+def test_help_helps(loom) -> None:
+    """Also with --help behind it; no command's usage is a wall of flags."""
+    assert loom("help", "--help").stdout == loom("help").stdout
+    assert loom("config", "--help").stdout.splitlines()[0] == "usage: loom config [options]"

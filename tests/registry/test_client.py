@@ -252,6 +252,15 @@ def test_a_real_control_plane_is_understood(tmp_path: Path) -> None:
         assert told(ControlClient(plane.url, denied_hint="do this")).hint == "do this"
 
 
+def test_a_path_too_many_is_told(tmp_path: Path) -> None:
+    """It is the address that is wrong: nobody shall take it for a model that nobody has."""
+    with running(tmp_path) as plane:
+        for call in ("locate", "models"):
+            error = told(ControlClient(f"{plane.url}/loom"), call)
+            assert type(error) is RegistryError
+            assert error.hint == f"write --control {plane.url}"
+
+
 @pytest.mark.parametrize("name", ["", "..", "a\n", "\udcff", "x" * 2000])
 def test_names_that_are_none_are_not_asked_for(name: str) -> None:
     """They are refused here, whatever their bytes."""

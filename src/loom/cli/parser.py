@@ -111,7 +111,7 @@ def fetch_parser() -> Parser:
 
 def config_parser() -> Parser:
     """Return the parser of `loom config`."""
-    parser = new_parser("loom config", "Show every setting, its value and where it came from.")
+    parser = new_parser("loom config", "Show every setting, its value and where it came from.", "loom config [options]")
     _add_all(parser)
     return parser
 

@@ -162,6 +162,9 @@ class ControlClient:
         hint = hint[:300] if isinstance(hint, str) else ""
         if reply.status == 401:
             hint = self._denied_hint or hint
+        if reply.status == 404 and self._prefix and "/openapi.json" in hint:  # the path is unknown, not the model
+            base = f"{self._url.endpoint.scheme}://{self._url.endpoint.authority}"
+            return RegistryError(f"{self}: there is no control plane under that path", f"write --control {base}")
         return kind(f"{self}: {error['message'][:300]}", hint)
 
     def _strange(self, reply: Reply, path: str) -> LoomError:

@@ -18,7 +18,7 @@ __all__ = ["parser", "run"]
 
 def run(arguments: list[str], _voice: Voice) -> int:
     """Print the first page of help, or a command's."""
-    word = arguments[0] if arguments else "help"
+    word = arguments[0] if arguments and arguments[0] not in ("-h", "--help") else "help"
     if word not in COMMANDS:
         raise no_such_command(word)
     chosen: Parser = import_module(f"loom.cli.commands.{word}").parser()
