@@ -138,8 +138,16 @@ class RegistryFull(RegistryError):
     kind = "registry-full"
 
 
-class Interrupted(LoomError):
-    """The fetch was asked to stop; what has arrived is kept and the next fetch goes on from there."""
+class Interrupted(KeyboardInterrupt):
+    """The fetch was asked to stop; the message says what is kept, from which the next fetch goes on.
+
+    It is a KeyboardInterrupt, and no LoomError, so that a program's `except Exception` does not swallow Ctrl-C.
+    """
 
     exit_code = 130
     kind = "interrupted"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint

@@ -24,7 +24,11 @@ def test_page_is_current(name: str) -> None:
 def test_every_error_is_documented() -> None:
     """Every class of the tree has its line, and its exit code is one that the page knows."""
     page = PAGES["errors.md"]()
-    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.LoomError)]
+    classes = [
+        c
+        for c in vars(errors).values()
+        if isinstance(c, type) and issubclass(c, (errors.LoomError, errors.Interrupted))
+    ]
     assert all(f"| {c.exit_code} | {c.kind} | `loom.errors.{c.__name__}`" in page for c in classes)
     assert {c.__name__ for c in classes} == set(errors.__all__)
 

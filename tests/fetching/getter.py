@@ -36,7 +36,7 @@ EXIT_CODES = {
     errors.StoreError: 8,
     errors.StoreFull: 8,
 }
-"""DESIGN section 8, written down a second time on purpose."""
+"""The exit codes of docs/errors.md, written down a second time on purpose."""
 
 
 class Getter:

@@ -137,12 +137,31 @@ def test_another_device(origin, cached, elsewhere, mode, how):
 
 @pytest.mark.parametrize("mode", ["hard", "reflink"])
 def test_a_way_that_cannot_be_gone(origin, cached, elsewhere, mode):
-    """One way and no other is an error where it does not work; what was fetched is in the cache."""
+    """One way and no other is an error where it does not work, on a miss before anybody is asked."""
     url = origin.put("/m.bin", Thing(DATA))
+    with pytest.raises(StoreError, match=r"another device|the file system cannot") as caught:
+        cached.fetch(url, elsewhere / "m.bin", link=mode)
+    assert "--link auto" in caught.value.hint
+    assert (origin.requests, list(elsewhere.iterdir()), cached.staged()) == ([], [], [])
+    cached.fetch(url, "here.bin")
     with pytest.raises(StoreError):
         cached.fetch(url, elsewhere / "m.bin", link=mode)
     assert list(elsewhere.iterdir()) == []
-    assert cached.right(url, DATA).outcome == "cached"
+
+
+@needs_root
+@pytest.mark.parametrize("mode", ["auto", "hard", "symlink", "copy"])
+def test_an_output_folder_that_is_read_only(origin, cached, tmp_path, mode):
+    """An output that cannot be written is refused before anybody is asked, though the cache could take the file."""
+    url, folder = origin.put("/m.bin", Thing(DATA)), tmp_path / "frozen"
+    mount(folder, "-t", "tmpfs", "-o", "ro,size=1m", "loom-test")
+    try:
+        with pytest.raises(StoreError, match="read-only") as caught:
+            cached.fetch(url, folder / "m.bin", link=mode)
+    finally:
+        unmount(folder)
+    assert (caught.value.exit_code, bool(caught.value.hint)) == (8, True)
+    assert (origin.requests, cached.staged()) == ([], [])
 
 
 def test_an_output_that_is_a_folder(origin, cached):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import sys
 import pytest
 
 import loom
-from loom.errors import StoreError, StoreFull
+from loom.errors import StoreError, StoreFull, UsageError
 from tests.fetching.kit import CHUNK, QUICK, leftovers
+from tests.origins.replies import ignores_ranges, sends_chunked
+from tests.origins.things import Thing, seeded
 
 DISK = 8_000_000
 SIZE = 48 * CHUNK
@@ -115,6 +118,48 @@ def test_a_folder_that_is_not_there(serve, tmp_path):
     with pytest.raises(StoreError, match="does not exist") as caught:
         loom.fetch(file.url, tmp_path / "missing" / "model.bin", **QUICK)
     assert (caught.value.exit_code, "mkdir" in caught.value.hint, file.requests) == (8, True, 0)
+
+
+def test_a_folder_that_is_a_file(serve, tmp_path):
+    """A file where a folder should be is named, however deep below it the output should go."""
+    file = serve(1)
+    (tmp_path / "model").write_bytes(b"")
+    for name in ("model/x", "model/x/y"):
+        with pytest.raises(StoreError, match="model is a file, not a folder") as caught:
+            loom.fetch(file.url, tmp_path / name, **QUICK)
+        assert "mkdir" not in caught.value.hint
+    assert file.requests == 0
+
+
+def test_a_name_that_ends_like_a_folder(serve, tmp_path):
+    """`-o models/` means a folder: no file called models is made, nor is a folder guessed at."""
+    file = serve(1)
+    with pytest.raises(UsageError, match="names a folder") as caught:
+        loom.fetch(file.url, f"{tmp_path}/models/", **QUICK)
+    assert (caught.value.hint, file.requests, list(tmp_path.iterdir())) == ("name the file: --out FOLDER/NAME", 0, [])
+
+
+@needs_root
+def test_a_stream_does_not_promise_to_go_on(origin, small_disk):
+    """When one stream meets a full disk, the hint does not say that the next fetch goes on."""
+    url = origin.put("/m.bin", Thing(seeded(SIZE)), ignores_ranges, sends_chunked)
+    fill(small_disk, SIZE // 2)
+    with pytest.raises(StoreFull) as caught:
+        loom.fetch(url, small_disk / "model.bin", **QUICK)
+    assert "begins anew" in caught.value.hint
+
+
+def test_hashing_what_stands_there_is_shown(serve, tmp_path):
+    """How far the digest of an existing output is can be seen; a miss without one is not called verifying."""
+    file, out, seen = serve(100 * CHUNK), tmp_path / "model.bin", []
+    choices = {**QUICK, "no_cache": False, "cache": str(tmp_path / "cache")}
+    loom.fetch(file.url, out, on_progress=seen.append, **choices)
+    assert {progress.phase for progress in seen} <= {"connecting", "fetching"}
+    digest, size = hashlib.sha256(file.content).hexdigest(), out.stat().st_size
+    seen.clear()
+    assert loom.fetch(file.url, out, on_progress=seen.append, sha256=digest, **QUICK).outcome == "present"
+    assert [(progress.phase, progress.size) for progress in seen] == [("verifying", size)] * len(seen)
+    assert seen[-1].received == size
 
 
 @needs_root

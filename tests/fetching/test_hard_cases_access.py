@@ -1,6 +1,8 @@
-"""The cases of HARD_CASES.md about who may see what, by their numbers: 18 to 21 and 24.
+"""What users of such tools have really hit, numbered: who may see what.
 
-The `getter` sees to it that no secret is told or left behind, whatever the end. More of 24 is in test_proxy.py.
+18 a signed URL expires mid-download; 19 a presigned URL answers 403 to HEAD; 20 credentials follow a redirect to
+another host; 21 presigned URLs in logs; 24 corporate authorities and proxies ignored. The `getter` sees to it that no
+secret is told or left behind, whatever the end. More of 24 is in test_proxy.py.
 """
 
 from __future__ import annotations

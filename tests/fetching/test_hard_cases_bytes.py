@@ -1,4 +1,8 @@
-"""The cases of HARD_CASES.md in which the wrong bytes come, by their numbers: 1 to 5, 10, 11, 14, 25 and 29.
+"""What users of such tools have really hit, numbered: the wrong bytes come.
+
+1 a 200 to a range request; 2 a 200 with a right part; 3 the object is replaced mid-download; 4 a full-length file of
+zeros; 5 the right size, wrong bytes; 10 a partial that is complete asks for an empty range; 11 a journal left by
+another URL; 14 a full disk; 25 a login page saved as weights; 29 posix_fallocate slow or unsupported.
 
 Each ends in the right bytes or in the right error, with nothing half-done under the final name; the `getter` sees to it
 that no secret is told. More of 11 is in test_crash.py, more of 14 in test_full_disk.py.

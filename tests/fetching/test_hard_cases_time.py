@@ -1,7 +1,11 @@
-"""The cases of HARD_CASES.md in which the bytes come late or never, by their numbers: 6 to 9, 16, 22, 23 and 28.
+"""What users of such tools have really hit, numbered: the bytes come late or never.
 
-None asserts a time: what does not end is ended by the hang guard. More of 9 is in test_crash.py, more of 23 in
-test_addresses.py.
+6 a dribble defeats an idle timeout; 7 a hang without an error; 8 one straggler holds up the file; 9 `kill -9` restarts
+from zero; 16 throttled by RateLimit alone; 22 a whole-request timeout kills a healthy stream; 23 a dead address stalls
+for minutes; 28 too few file descriptors.
+
+None asserts that something is quick: what does not end is ended by the hang guard. More of 9 is in test_crash.py, more
+of 23 in test_addresses.py.
 """
 
 from __future__ import annotations

@@ -56,3 +56,9 @@ def test_while_it_is_copied_from_the_cache(origin, tmp_path):
     message, _ = interrupt(url, tmp_path / "m.bin", lambda progress: progress.phase == "copying", link="copy", **cache)
     assert "in the cache" in message
     assert loom.fetch(url, tmp_path / "m.bin", **{**QUICK, **cache}).outcome == "cached"
+
+
+def test_ctrl_c_is_not_swallowed(origin, tmp_path):
+    """A program that catches every Exception is still ended by Ctrl-C."""
+    assert issubclass(loom.Interrupted, KeyboardInterrupt)
+    assert not issubclass(loom.Interrupted, Exception)

@@ -163,3 +163,20 @@ def test_what_a_proxy_wants() -> None:
     assert proxy_headers(Proxy("p", 1)) == {}
     assert proxy_headers(Proxy("p", 1, "ü", "a:b")) == {"Proxy-Authorization": "Basic w7w6YTpi"}
     assert proxy_headers(Proxy("p", 1, "u")) == {"Proxy-Authorization": "Basic dTo="}
+
+
+def test_a_tunnel_is_asked_for_in_full(ends) -> None:
+    """A request for a tunnel that the socket does not take at once is sent on as it does."""
+    near, far = ends
+    proxy = Proxy("proxy", 3128, "user", "p" * 8_000_000)
+
+    async def both() -> int:
+        asking = asyncio.ensure_future(connect._open_tunnel(near, Endpoint("https", "host", 443), proxy))
+        loop, heard = asyncio.get_running_loop(), b""
+        while not heard.endswith(b"\r\n\r\n"):
+            heard += await loop.sock_recv(far, 1_000_000)
+        await loop.sock_sendall(far, b"HTTP/1.1 200 OK\r\n\r\n")
+        await asking
+        return len(heard)
+
+    assert run(both()) > 8_000_000

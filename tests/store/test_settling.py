@@ -16,7 +16,7 @@ from loom.store import settling
 from loom.store.cache import Cache, names_in, settled_blob
 from loom.store.hashing import hash_file
 from loom.store.inventory import collect_garbage, take_inventory
-from loom.store.settling import quarantine, settle, settle_all
+from loom.store.settling import QUARANTINED, quarantine, settle, settle_all
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot
 from tests.store.test_placing import failing, refuse
 
@@ -282,3 +282,9 @@ def test_quarantine(cache) -> None:
         quarantine(cache, path := cache.blob_path(put(cache, KEY).blob))
         assert not Path(path).exists()
     assert len(names_in(f"{cache.root}/quarantine")) == 2
+
+
+def test_quarantine_does_not_grow(cache) -> None:
+    """Of blobs that turn out wrong again and again only the last few are kept to be looked at."""
+    put_away = [quarantine(cache, cache.blob_path(put(cache, KEY).blob)) for _ in range(QUARANTINED + 3)]
+    assert [Path(path).exists() for path in put_away] == [False] * 3 + [True] * QUARANTINED

@@ -29,6 +29,8 @@ def run(arguments: Sequence[str]) -> int:
         return int(end.code or 0)
     except LoomError as error:
         return _tell(error, voice)
+    except Interrupted as stop:
+        return _tell(stop, voice)
     except KeyboardInterrupt:
         return _tell(Interrupted("interrupted", "run the same command again"), voice)
     except Exception as error:  # noqa: BLE001 - the last resort: a user gets a line, never a traceback
@@ -54,7 +56,7 @@ def _dispatch(arguments: list[str], voice: Voice) -> int:
     return code
 
 
-def _tell(error: LoomError, voice: Voice) -> int:
+def _tell(error: LoomError | Interrupted, voice: Voice) -> int:
     """Tell an error once: on stderr for people; with --json as the one object on stdout."""
     Talk("", {}, quiet=False).complain(format_error(error))
     if voice.as_json:

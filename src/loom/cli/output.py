@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from loom.core.receipt import Progress, Receipt
-    from loom.errors import LoomError
+    from loom.errors import Interrupted, LoomError
 
 HEARTBEAT_S = 5.0
 """Seconds between lines where there is no terminal: a pod's log shows that it lives, and stays short."""
@@ -131,7 +131,7 @@ def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
     return "\n".join(line.rstrip() for line in lines)
 
 
-def format_error(error: LoomError) -> str:
+def format_error(error: LoomError | Interrupted) -> str:
     """Return an error for people: what and where, then what to do."""
     lines = [f"loom: {printable(error.message)}"]
     if error.hint:
@@ -139,7 +139,7 @@ def format_error(error: LoomError) -> str:
     return "\n".join(lines)
 
 
-def error_to_dict(error: LoomError) -> dict[str, Any]:
+def error_to_dict(error: LoomError | Interrupted) -> dict[str, Any]:
     """Return an error as JSON values."""
     facts = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
     return {"error": facts}

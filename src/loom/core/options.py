@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CHUNK_SIZE = 10_000_000
-"""Bytes in a chunk, the fixed unit of journaling and retrying (DESIGN section 2)."""
+"""Bytes in a chunk, the fixed unit of journaling and retrying: short to lose, long beside a round trip."""
 
 MAX_WORKERS = 1024
 """More concurrent requests than this only gets a client throttled; S3's guides speak of dozens."""

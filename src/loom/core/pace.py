@@ -50,8 +50,8 @@ class Meter:
 class ProgressWindow:
     """Tells a starved connection from a slow one by what arrives per window, not by the last byte's age.
 
-    An idle timeout is defeated by a server that dribbles (HARD_CASES 6); a limit on the whole request kills healthy
-    slow streams (22). What counts is progress per window. The window slides, in steps of a quarter.
+    An idle timeout is defeated by a server that dribbles; a limit on the whole request kills healthy slow streams. What
+    counts is progress per window. The window slides, in steps of a quarter.
     """
 
     def __init__(self, window_s: float, now: float) -> None:

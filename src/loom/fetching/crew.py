@@ -85,9 +85,10 @@ class Crew:
         while not job.finished.wait(TICK_S):
             with job.lock:
                 starved = job.transfer.starved(time.monotonic())
+                requests = {number: crew[number].request for number in starved if number < len(crew)}
             for number in starved:
-                if number < len(crew):
-                    self._loops.call(number, crew[number].cut)
+                if number in requests:
+                    self._loops.call(number, crew[number].cut, requests[number])
                 elif job.company is not None:
                     self._loops.call(0, job.company.cut, number)
             for run in runs:
@@ -130,10 +131,11 @@ class _Syncer:
 
 
 def fit_descriptors(workers: int) -> int:
-    """Make room for the sockets of so many workers (HARD_CASES 28); return how many there is room for, at least 1.
+    """Make room for the sockets of so many workers; return how many there is room for, at least 1.
 
-    A worker has one connection, two for the moment of a race between addresses. The process's own soft limit is
-    raised as far as it must be and the hard one allows.
+    Without it many workers meet "too many open files" at a soft limit of 256 or 1024. A worker has one connection, two
+    for the moment of a race between addresses. The process's own soft limit is raised as far as it must be and the hard
+    one allows, for good: to lower it again could cut off whatever the embedding program has opened meanwhile.
     """
     needed = 2 * workers + _OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

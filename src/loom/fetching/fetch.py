@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import random
 import socket
 import time
@@ -21,7 +22,7 @@ from loom.core.receipt import Receipt
 from loom.core.reference import reference_key, version_key
 from loom.core.transfer import Transfer
 from loom.core.urls import file_name, redact
-from loom.errors import IntegrityError, Interrupted, StoreError
+from loom.errors import IntegrityError, Interrupted, StoreError, StoreFull, UsageError
 from loom.fetching.announcing import Announcer
 from loom.fetching.crew import TICK_S, Crew, fit_descriptors
 from loom.fetching.patience import Patience
@@ -36,7 +37,6 @@ from loom.store.hashing import Hasher, hash_span
 from loom.store.staging import TakenOver, check_out
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from loom.core.headers import Version
@@ -68,13 +68,15 @@ def fetch(
         ca_file, no_cache, cache, link, revalidate, max_age_s, offline, max_cache_size, control, control_token,
         control_ca_file, model, node, zone, listen, allow_anonymous, private, no_peers.
 
-    Raises the LoomErrors of docs/errors.md; KeyboardInterrupt becomes Interrupted. What had arrived is kept in the
-    cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).
+    Raises the LoomErrors of docs/errors.md; a KeyboardInterrupt becomes Interrupted, which is one, too. What had
+    arrived is kept in the cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).
     """
     unknown = set(choices) - {field.name for field in dataclasses.fields(Options)}
     if unknown:
         raise TypeError(f"fetch() got an unexpected keyword argument {min(unknown)!r}")
     options = Options(**choices)
+    if out is not None and str(out).endswith(os.sep):
+        raise UsageError(f"{out} names a folder, and a model goes to a file", "name the file: --out FOLDER/NAME")
     if options.control is None:
         return _run(url, out, options, on_progress)
     with contextlib.ExitStack() as stack:
@@ -263,6 +265,9 @@ class _Fetch:
         self._warnings.append("the origin ignores ranges: fetched as one stream, which cannot be resumed")
         try:
             crew.run(stream.run(crew.first_pool, reply))
+        except StoreFull as error:
+            staging.discard()
+            raise StoreFull(error.message, "make room and run the same command again: it begins anew") from error
         except BaseException:
             staging.discard()
             raise

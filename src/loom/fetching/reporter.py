@@ -39,6 +39,11 @@ class Reporter:
         self.phase = "verifying"
         self.now()
 
+    def hashing(self, hashed: int, size: int) -> None:
+        """Report how much of a file that stands there already is hashed."""
+        if self._on_progress is not None:
+            self._on_progress(Progress("verifying", size, hashed))
+
     def connecting(self) -> None:
         """Report that the origin is being asked."""
         self.phase = "connecting"

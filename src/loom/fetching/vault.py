@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from loom.core.reference import is_immutable, reference_key
 from loom.core.urls import file_name, redact
-from loom.errors import StoreFull
+from loom.errors import StoreError, StoreFull
 from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, remove, settled_blob
 from loom.store.checking import rebuild
-from loom.store.faults import faults, require_room
+from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.inventory import evictable, make_room, take_inventory
-from loom.store.placing import Placement, place, place_descriptor
+from loom.store.placing import Placement, place, place_descriptor, reason_of, require_writable
 from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging, TakenOver
 
@@ -40,14 +40,18 @@ _FOLDERS = ("staging", "refs", f"blobs/{NEW}")
 
 
 class Vault:
-    """The cache in `root`, for one reference. Raises StoreError where the disk refuses."""
+    """The cache in `root`, for one reference. Raises StoreError where the disk refuses.
 
-    def __init__(self, root: str, url: str, options: Options) -> None:
+    on_hash: called before a whole blob is read, which can take its time.
+    """
+
+    def __init__(self, root: str, url: str, options: Options, on_hash: Callable[[], None] = lambda: None) -> None:
         self.key = reference_key(url)
         self._cache = Cache(root)
         self._url = url
         self._options = options
         self._audience = options.audience(url)
+        self._on_hash = on_hash
         self._blob = ""
 
     @property
@@ -99,6 +103,9 @@ class Vault:
         if other is not None:
             return self._adopt(other, digest)
         path = Path(self._cache.blob_path(settled_blob(digest)))
+        if not path.exists():
+            return None
+        self._on_hash()
         try:
             found, mtime_ns = hash_unchanged(path)
             size = path.stat().st_size
@@ -141,6 +148,7 @@ class Vault:
         path = self._cache.blob_path(ref.blob)
         with contextlib.suppress(OSError):
             seen = os.stat(path)
+            self._on_hash()
             if seen.st_size == ref.size and ref.digest and hash_file(Path(path)) == ref.digest:
                 ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()  # a write since then is not believed
                 self._record(ref)
@@ -178,6 +186,7 @@ class Vault:
         return self._options.link != "symlink" or ref.is_settled or os.access(f"{self.root}/blobs", os.W_OK)
 
     def _hash(self, ref: Ref) -> str:
+        self._on_hash()
         try:
             return hash_file(Path(self._cache.blob_path(ref.blob)))
         except OSError:
@@ -211,6 +220,38 @@ class Vault:
             raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
         gone = [*(blob.title for blob in removed.blobs), *(f"{part.title} (unfinished)" for part in removed.parts)]
         return f"evicted from the cache: {', '.join(gone)}" if gone else ""
+
+    def require_output(self, out: Path) -> None:
+        """Refuse an output that can never be placed, before anything is fetched; links are tried on an empty file.
+
+        Raises StoreError, and TakenOver when somebody has removed the cache.
+        """
+        link, folder = self._options.link, str(out.parent)
+        if link not in ("hard", "reflink"):
+            with faults("write to", folder):
+                require_writable(folder)
+            return
+        trial, target = f"{self.root}/staging/{os.urandom(6).hex()}.tmp", f"{folder}/.{os.urandom(6).hex()}.loom.trial"
+        try:
+            self._make_trial(trial)
+            place(trial, target, link)
+        except OSError as error:
+            what = "a hard link" if link == "hard" else "a reflink"
+            reason = reason_of(error)
+            if reason is None:
+                raise translate(error, "write to", folder) from error
+            message = f"cannot make {what} from {self.root} in {folder}: {reason}"
+            raise StoreError(message, "--link auto takes another way; or choose another --cache or --out") from error
+        finally:
+            for path in (trial, target):
+                with contextlib.suppress(OSError):
+                    remove(path)
+
+    def _make_trial(self, trial: str) -> None:
+        try:
+            os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileNotFoundError as error:
+            raise TakenOver(f"the cache {self.root} was removed", "run the same command again") from error
 
     def require_room_for_copy(self, out: Path, size: int) -> None:
         """Refuse at once what would fit into the cache but not beside the output, where that is another device.

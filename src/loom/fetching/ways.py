@@ -117,7 +117,7 @@ class ThroughCache:
         root = cache_root(options.cache, os.environ)
         if not root:
             raise NoCache("there is no home folder for a cache (set LOOM_CACHE): fetched without one")
-        self._vault = Vault(root, url, options)
+        self._vault = Vault(root, url, options, report.verifying)
         self._staging = self._vault.stage()
         self._ref: Ref | None = None
 
@@ -129,13 +129,14 @@ class ThroughCache:
         if not vault.open():
             raise NoCache(f"the cache {vault.root} cannot be written to: fetched without it")
         self._staging = _claim(self._staging, self._report, self._options.timeout_s, self._warn)
-        self._report.verifying()
         ref = self._ref = vault.find() or vault.rescue() or vault.find_digest()
         if ref is not None and vault.is_fresh(ref, self._since):
             return self._hit(ref)
         _refuse_network(self._url, self._options)
         if self.out and _has_wanted_digest(self.out, self._options, self._report):
             return Standing(Version(self.out.stat().st_size), "present")
+        if ref is None and self.out:
+            self._vault.require_output(self.out)
         self.have = Version(ref.size, ref.etag, ref.last_modified) if ref else None
         self.record = self._staging.unfinished()
         return None
@@ -144,6 +145,7 @@ class ThroughCache:
         if self._ref is not None and _is_current(self.have, reply):
             return self._hit(self._vault.confirm(self._ref))
         size = reply.version.size or 0
+        self._vault.require_output(self._named(reply.name))
         self._vault.require_room_for_copy(self._named(reply.name), size)
         self._make_room(size)
         return None
@@ -282,8 +284,8 @@ def _has_wanted_digest(out: Path, options: Options, report: Reporter) -> bool:
     """Return whether the file that stands there has the digest asked for: then nobody need be asked."""
     if options.sha256 is None or not out.is_file():
         return False
-    report.verifying()
-    return hash_file(out) == options.sha256
+    size = out.stat().st_size
+    return hash_file(out, lambda hashed: report.hashing(hashed, size)) == options.sha256
 
 
 def _is_current(have: Version | None, reply: Reply | Hearsay) -> bool:

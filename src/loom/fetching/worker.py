@@ -79,7 +79,7 @@ class Worker:
         self.number = number
         self._job = job
         self._pool = pool
-        self._request: asyncio.Task[None] | None = None
+        self.request: asyncio.Task[None] | None = None
         self._is_cut = False
 
     async def run(self, span: Span | None = None, reply: Reply | None = None) -> None:
@@ -96,11 +96,14 @@ class Worker:
             await self._attend(span, reply)
             span = reply = None
 
-    def cut(self) -> None:
-        """End the request under way: its connection makes too little progress. Call it on the worker's loop."""
-        if self._request is not None and not self._request.done():
+    def cut(self, request: asyncio.Task[None] | None) -> None:
+        """End a request whose connection makes too little progress, if it is still under way and not the next one.
+
+        Call it on the worker's loop.
+        """
+        if request is not None and request is self.request and not request.done():
             self._is_cut = True
-            self._request.cancel()
+            request.cancel()
 
     def _next(self) -> Span | Wait | None:
         job = self._job
@@ -112,9 +115,9 @@ class Worker:
     async def _attend(self, span: Span, reply: Reply | None) -> None:
         """Carry out one request and tell the transfer how it ended."""
         self._is_cut = False
-        self._request = asyncio.ensure_future(self._fetch(span, reply))
+        self.request = asyncio.ensure_future(self._fetch(span, reply))
         try:
-            await self._request
+            await self.request
         except Fault as fault:
             self._failed(fault)
         except asyncio.CancelledError:

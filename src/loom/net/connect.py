@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from loom.core.proxies import Proxy, choose_proxy
 from loom.errors import UsageError
 from loom.net.head import read_head
-from loom.net.ready import attempt, writable
+from loom.net.ready import attempt, send_all, writable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -202,7 +202,7 @@ async def _open_tunnel(sock: socket.socket, endpoint: Endpoint, proxy: Proxy) ->
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     lines = [f"CONNECT {host}:{endpoint.port} HTTP/1.1", f"Host: {host}:{endpoint.port}"]
     lines += [f"{name}: {value}" for name, value in proxy_headers(proxy).items()]
-    sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    await send_all(sock, "\r\n".join([*lines, "", ""]).encode("latin-1"))
     head, _ = await read_head(sock)
     if not 200 <= head.status < 300:
         raise ProxyRefused(proxy, head.status)

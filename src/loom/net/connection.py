@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from loom.net.connect import Connector, proxy_headers
 from loom.net.head import BadHead, ConnectionLost, Head, read_head
 from loom.net.pour import BUFFER_SIZE, Pour, Pourer, Sink
-from loom.net.ready import attempt, receive
+from loom.net.ready import receive, send_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,19 +55,13 @@ class Connection:
         """Send a request without a body and read the reply's head. Raises Stale, BadHead, ConnectionLost, OSError."""
         asked_at = time.monotonic()
         try:
-            await self._send(head)
+            await send_all(self.sock, head)
             reply, early = await read_head(self.sock)
         except (ConnectionLost, ConnectionError, BrokenPipeError) as error:
             if self.is_reused:
                 raise Stale(str(error)) from error
             raise
         return Response(self, reply, early, time.monotonic() - asked_at)
-
-    async def _send(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            sent = await attempt(self.sock, lambda rest=view: self.sock.send(rest))  # type: ignore[misc]
-            view = view[sent:]
 
 
 class Response:

@@ -26,6 +26,18 @@ async def attempt(sock: socket.socket, call: Callable[[], T]) -> T:
             await readable(sock)
 
 
+async def send_all(sock: socket.socket, data: bytes) -> None:
+    """Send all of it, waiting whenever the socket takes no more."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[sock.send(view) :]
+        except ssl.SSLWantReadError:
+            await readable(sock)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            await writable(sock)
+
+
 async def receive(sock: socket.socket, most: int) -> bytes:
     """Return 1 to `most` bytes, or b"" at the stream's end.
 

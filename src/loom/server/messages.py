@@ -158,6 +158,7 @@ class HoldingReply(Struct, omit_defaults=True):
     from_origin: int = 0
     from_peers: int = 0
     expires_in_s: float | None = None
+    address: str | None = None
 
 
 class NodeDetailReply(Struct):

@@ -19,7 +19,8 @@ def replica_reply(one: Replica, now: float) -> ReplicaReply:
 def holding_reply(one: Replica, now: float) -> HoldingReply:
     """Return one model of a node."""
     it, left = one.holding, _left(one.expires_at, now)
-    return HoldingReply(it.model, it.state, it.digest, it.size, it.received, it.from_origin, it.from_peers, left)
+    moved = it.received, it.from_origin, it.from_peers
+    return HoldingReply(it.model, it.state, it.digest, it.size, *moved, left, it.address)
 
 
 def node_reply(one: NodeSummary, now: float | None = None) -> NodeReply:

@@ -1,7 +1,7 @@
 """What requests carry, and who may see it: the caller's headers go to the host of the reference alone.
 
-requests, httpx, aria2 and others have forwarded cookies, tokens or custom headers to wherever a redirect led
-(HARD_CASES 20); here nothing of the caller's leaves its host.
+requests, httpx, aria2 and others have forwarded cookies, tokens or custom headers to wherever a redirect led; here
+nothing of the caller's leaves its host.
 """
 
 from __future__ import annotations

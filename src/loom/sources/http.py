@@ -6,7 +6,7 @@ A reference is resolved once: the redirects of the first request are followed by
 target, often signed and short-lived) serves all later requests. When a target that has worked answers 401 or 403, it
 has expired: it is forgotten, and one worker resolves the reference again while the others wait.
 
-The caller's headers go to the host of the reference and to no other (HARD_CASES 20).
+The caller's headers go to the host of the reference and to no other: many clients carry them along a redirect.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ class HttpSource:
     def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
         """Return the span that the body brings, as far as it was asked for; some servers send all from its start.
 
-        Content-Range decides, whatever the status (HARD_CASES 2).
+        Content-Range decides, whatever the status: some servers send a right part under a 200.
         """
         start, end = content_range.start, content_range.end
         if start is None or end is None or start != asked.start:

@@ -36,7 +36,7 @@ def translate(error: OSError, verb: str, path: Path | str) -> StoreError:
 
 
 def require_room(needed: int, room: os.statvfs_result, folder: Path, hint: str) -> None:
-    """Refuse at once what cannot fit, rather than after an hour (HARD_CASES 14). Raises StoreFull.
+    """Refuse at once what cannot fit, rather than after an hour of fetching it. Raises StoreFull.
 
     needed: bytes that are still to come; room: what the system says of the file system that `folder` is on.
     """

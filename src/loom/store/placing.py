@@ -65,6 +65,21 @@ def is_among_devices(folder: str) -> bool:
     return folder in ("/dev", "/proc") or folder.startswith("/proc/")
 
 
+def reason_of(error: OSError) -> str | None:
+    """Return why one way of placing does not work although another may; None for what would meet all of them."""
+    return None if error.errno in (errno.EACCES, errno.EROFS) else _REASONS.get(error.errno or 0)
+
+
+def require_writable(folder: str) -> None:
+    """Make a file in a folder, without a name where the system has such, and let it go. Raises OSError as it comes."""
+    target = _open_nameless(folder)
+    if target is None:
+        path = f"{folder}/.{os.urandom(6).hex()}.loom.trial"
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(path)
+    os.close(target)
+
+
 def place(blob: str, out: str, mode: str = "auto", on_copied: Callable[[int], None] | None = None) -> Placement:
     """Make `out` lead to the content of `blob`, as `mode` (a key of WAYS) has it. Raises OSError as it comes.
 

@@ -24,6 +24,9 @@ from loom.store.hashing import hash_file, hash_unchanged
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+QUARANTINED = 4
+"""So many wrong blobs are kept to be looked at: a disk that spoils them again and again must not fill up with them."""
+
 _NICE = 19
 
 
@@ -151,11 +154,13 @@ def _give_name(cache: Cache, path: str, digest: str, trusted: Ref) -> int:
 
 
 def quarantine(cache: Cache, path: str) -> str:
-    """Put a wrong blob where nothing finds it any more; return its new path. Raises OSError."""
+    """Put a wrong blob where nothing finds it any more; return its new path. Only the last few stay. Raises OSError."""
     folder = f"{cache.root}/quarantine"
     os.makedirs(folder, exist_ok=True)
-    target = f"{folder}/{os.path.basename(path)}-{time.time_ns():x}"
+    target = f"{folder}/{os.path.basename(path)}-{time.time_ns():016x}"
     os.replace(path, target)
+    for name in sorted(names_in(folder), key=lambda name: name.rpartition("-")[2])[:-QUARANTINED]:
+        remove(f"{folder}/{name}")
     return target
 
 

@@ -380,6 +380,9 @@ def check_out(path: Path) -> Path:
         raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
     if (mode and not stat.S_ISREG(mode)) or is_among_devices(str(path.parent.resolve())):
         raise UsageError(f"{path} is a device or a pipe", "a model goes to a file: --out FILE")
+    not_folder = next((one for one in path.parents if (mode := _mode_of(one)) and not stat.S_ISDIR(mode)), None)
+    if not_folder is not None:
+        raise StoreError(f"{not_folder} is a file, not a folder", "choose another --out")
     if not stat.S_ISDIR(folder_mode):
         raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
     return path.parent.resolve() / path.name
