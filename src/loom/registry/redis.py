@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import os
 import time
 import uuid
 from importlib.resources import files
@@ -22,7 +23,7 @@ from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SlaveNotFoundError
 from redis.backoff import NoBackoff
 
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
@@ -171,7 +172,7 @@ class RedisLedger:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> RegistryError:
-        reason = str(error).partition(" script: ")[0] or type(error).__name__  # whatever line of ours it was
+        reason = _reason(error)
         if _is_refusal(error):
             return RegistryError(f"Redis at {self._shown} refuses us: {reason}", "check user and password")
         if isinstance(error, exceptions.ResponseError):
@@ -198,6 +199,20 @@ class RedisLedger:
         least, most = said - time.monotonic(), said - asked_at
         known = (least + most) / 2 if self._offset_s is None else self._offset_s
         self._offset_s = min(max(known, least), most)
+
+
+def _reason(error: Exception) -> str:
+    """Return why, in the system's words or Redis's own: the library's hold its objects and our lines."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and not isinstance(cause, exceptions.RedisError) and cause.strerror:
+            return os.strerror(cause.errno) if cause.errno and cause.errno > 0 else cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, SlaveNotFoundError | MasterNotFoundError):
+        return "no sentinel knows such a master"
+    if isinstance(error, exceptions.ResponseError):
+        return str(error).partition(" script: ")[0]
+    return str(error).partition(" <")[0].partition(". Connect call")[0] or type(error).__name__
 
 
 def _connect(location: RedisLocation, timeout_s: float) -> list[Any]:

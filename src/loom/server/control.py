@@ -14,7 +14,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
-from loom.core.names import MAX_NODE, MAX_ZONE, check_digest, check_model, check_node, check_zone
+from loom.core.names import MAX_NODE, MAX_REPLICAS, MAX_ZONE, check_digest, check_model, check_node, check_zone
 from loom.core.swarm import MAX_HOMES
 from loom.errors import NotFound, RegistryUnavailable, UsageError
 from loom.server.guard import MAX_BODY, NEW_CONNECTIONS, guard, read_body, text_of
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_REPLICAS = 16
-MAX_REPLICAS = 100
-"""In one answer: a client that has tried so many goes to the origin."""
-
 PAGE_SIZE = 1000
 """Nodes or models in one answer."""
 

@@ -135,7 +135,7 @@ def _require_token(request: web.Request, wanted: bytes) -> None:
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     is_right = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted)
     if not is_right or scheme.lower() != "bearer":
-        hint = "send the fleet's token: --token-file, or Authorization: Bearer TOKEN"
+        hint = "send the fleet's token: --token-file or LOOM_FLEET_TOKEN, or Authorization: Bearer TOKEN"
         raise AccessDenied("wrong token" if given else "no token", hint)
 
 

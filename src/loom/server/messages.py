@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from loom.core.names import MAX_MODEL, MAX_NODE, MAX_SIZE, MAX_TTL_S, MAX_ZONE
+from loom.core.names import MAX_MODEL, MAX_NODE, MAX_SIZE, MAX_TTL_S, MAX_ZONE, MIN_TTL_S
 
 NodeName = Annotated[str, Meta(min_length=1, max_length=MAX_NODE, description="the node's name")]
 ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL, description="the model's name; may hold slashes")]
@@ -18,7 +18,7 @@ Zone = Annotated[str, Meta(min_length=1, max_length=MAX_ZONE, description="where
 Address = Annotated[str, Meta(max_length=64, description="http://IP:port, where peers find the node")]
 Digest = Annotated[str, Meta(max_length=71, description="sha256: and 64 hexadecimal digits")]
 Size = Annotated[int, Meta(ge=0, le=MAX_SIZE, description="bytes")]
-Ttl = Annotated[float, Meta(ge=1, le=MAX_TTL_S, description="seconds until it ends unless it is said again")]
+Ttl = Annotated[float, Meta(ge=MIN_TTL_S, le=MAX_TTL_S, description="seconds until it ends unless it is said again")]
 State = Literal["complete", "partial"]
 
 

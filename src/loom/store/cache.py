@@ -121,10 +121,9 @@ def parse_ref(data: bytes) -> Ref | None:
     fields = {name: value for name, _, value in (line.partition(" ") for line in lines[1:-2])}
     try:
         size, mtime_ns, checked_at = int(fields["size"]), int(fields["mtime_ns"]), float(fields["checked_at"])
-        texts = {name: fields[name] for name in ("etag", "last_modified", "digest", "verified", "boot_id")}
+        texts = {name: fields[name] for name in ("etag", "last_modified", "digest", "verified", "boot_id", "audience")}
         if size < 0 or not is_blob_name(fields["blob"]):
             return None
-        texts["audience"] = fields.get("audience", "fleet")
         return Ref(fields["url"], fields["name"], fields["blob"], size, mtime_ns, checked_at=checked_at, **texts)
     except (KeyError, ValueError):
         return None
