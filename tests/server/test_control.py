@@ -88,13 +88,13 @@ def test_all_that_is_registered_is_told(plane) -> None:
     told = {"digest": DIGEST, "size": 2**53, "received": 5, "state": "partial"}
     assert found == {"node": "n", "address": "http://127.0.0.1:9", "zone": "z", **told}
     (node,) = plane.get("/nodes")["nodes"]
-    assert "address" not in node  # what goes again does not tell where the node is
+    assert node["address"] == "http://127.0.0.1:9"
     assert (node["node"], node["models"], node["fetching"], node["zone"]) == ("n", 1, 1, "z")
     detail = plane.get("/nodes/n")
     assert detail["node"] == node
     (held,) = detail["inventory"]
     assert 0 < held.pop("expires_in_s") <= 60
-    assert held == {"model": "m", **told, "from_origin": 1, "from_peers": 2, "address": "http://127.0.0.1:9"}
+    assert held == {"model": "m", **told, "from_origin": 1, "from_peers": 2}
     models = plane.get("/models")
     assert models == {
         "total": 1,
@@ -479,3 +479,16 @@ def test_what_is_complete_does_not_tell_how_far_it_is(plane) -> None:
     """`received` is of a partial one alone."""
     plane.post("/register", node="a", model="m", size=5, received=3)
     assert "received" not in plane.get("/locate/m")["replicas"][0]
+
+
+def test_a_process_hands_out_one_model_elsewhere(plane) -> None:
+    """Several fetches on one machine have an address each, beside that of the node."""
+    plane.post("/heartbeat", node="n", address="127.0.0.1:1", inventory=[{"model": "old"}])
+    for port, model in ((2, "m"), (3, "m2")):
+        plane.post("/register", node="n", model=model, address=f"127.0.0.1:{port}", own_address=True, state="partial")
+    for model, port in (("old", 1), ("m", 2), ("m2", 3)):
+        found = plane.get(f"/locate/{model}?homes=5")
+        assert found["replicas"][0]["address"] == f"http://127.0.0.1:{port}"
+        assert found["homes"] == ([] if model == "old" else [{"node": "n", "address": f"http://127.0.0.1:{port}"}])
+    assert plane.get("/nodes/n")["node"]["address"] == "http://127.0.0.1:1"
+    assert "homes" not in plane.get("/locate/m")

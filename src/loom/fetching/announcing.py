@@ -174,7 +174,7 @@ class Announcer:
 
     def _register(self, client: ControlClient, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
         address = self._peers.fleet.address if self._peers and state == "partial" else ""
-        facts |= {"address": address} if address else {}
+        facts |= {"address": address, "own_address": True} if address else {}
         client.register(self._node, self._model, zone=self._zone, state=state, size=size, ttl_s=ttl_s, **facts)
 
 

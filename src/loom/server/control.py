@@ -97,11 +97,10 @@ class ControlPlane:
         message = await _read(request, RegisterRequest)
         ends = None if message.ttl_s is None else self._registry.now + message.ttl_s
         node, address, zone = check_node(message.node), self._allowed.check(message.address), check_zone(message.zone)
-        if ends is None:
-            change = Registered(node, _holding(message), address, zone)
-        else:  # a process that hands out this one, and goes again: that is not where the node is
-            change = Registered(node, replace(_holding(message), address=address), None, zone, ends)
-        await self._registry.submit(change)
+        holding = _holding(message)
+        if message.own_address:
+            holding, address = replace(holding, address=address), None
+        await self._registry.submit(Registered(node, holding, address, zone, ends))
         return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
 
     async def withdraw(self, request: web.Request) -> web.Response:

@@ -35,10 +35,14 @@ class Held(Struct, omit_defaults=True):
 
 
 class RegisterRequest(Held, omit_defaults=True, kw_only=True):
-    """A node has a model. Without ttl_s that stays until it is withdrawn."""
+    """A node has a model. Without ttl_s that stays until it is withdrawn.
+
+    own_address: the address is that of a process which hands out this model alone, not the node's.
+    """
 
     node: NodeName
     address: Address | None = None
+    own_address: bool = False
     zone: Zone | None = None
     ttl_s: Ttl | None = None
 
