@@ -291,9 +291,9 @@ def test_tls_to_an_http_port(origin, getter):
     assert getter.left_behind() == ""
 
 
-def test_https_to_a_port_that_speaks_http(origin, getter):
+def test_https_to_a_port_that_speaks_http(serve, getter):
     """What does not speak TLS will not speak it a moment later: told at once, with what helps."""
-    url = origin.put("/m", THING).replace("http://", "https://")
+    url = serve(1).url.replace("http://", "https://")
     error = getter.wrong(url, OriginError, backoff_s=60)
     assert ("does not speak https" in error.message, "http://" in error.hint) == (True, True)
 
