@@ -218,10 +218,11 @@ class Cache:
         The note is a symbolic link itself, to `out`: it holds as long as `out` leads here (Nix does so, gcroots/auto).
         In a cache of somebody else's that may not be possible.
         """
-        note = f"{self.root}/links/{text_key(out)}"
+        folder = f"{self.root}/links"
         try:
-            os.makedirs(f"{self.root}/links", exist_ok=True)
-            os.symlink(out, note)
+            if not os.path.isdir(folder):
+                os.mkdir(folder)  # a cache that was removed meanwhile is not to come back
+            os.symlink(out, f"{folder}/{text_key(out)}")
         except OSError:
             return
 
