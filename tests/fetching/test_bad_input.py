@@ -289,3 +289,17 @@ def test_tls_to_an_http_port(origin, getter):
     with pytest.raises(OriginError):
         loom.fetch(url, getter.out, **{**IMPATIENT, "retries": 1, "timeout_s": 0.2})
     assert getter.left_behind() == ""
+
+
+def test_https_to_a_port_that_speaks_http(serve, getter):
+    """What does not speak TLS will not speak it a moment later: told at once, with what helps."""
+    url = serve(1).url.replace("http://", "https://")
+    error = getter.wrong(url, OriginError, backoff_s=60)
+    assert ("does not speak https" in error.message, "http://" in error.hint) == (True, True)
+
+
+def test_nobody_listens(getter):
+    """A refused connection comes with a hint."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert "check host and port" in getter.wrong(f"http://127.0.0.1:{port}/x", OriginUnreachable, retries=0).hint

@@ -65,7 +65,7 @@ def test_an_abandoned_part_gives_way(origin, cached):
     url = origin.put("/m.bin", Thing(DATA))
     with (Path(cached.root, "staging") / cached.staged()[0]).open("rb") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
-        with pytest.raises(StoreFull, match="what other processes use"):
+        with pytest.raises(StoreFull, match="is in use"):
             cached.fetch(url, max_cache_size=SIZE + CHUNK)
     receipt = cached.right(url, DATA, max_cache_size=SIZE + CHUNK)
     assert [warning for warning in receipt.warnings if "half.bin (unfinished)" in warning]

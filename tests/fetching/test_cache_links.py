@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import loom.fetching.vault
-from loom.errors import NotCached, StoreError, UsageError
+from loom.cli import quick
+from loom.errors import NotCached, StoreError, StoreFull, UsageError
 from loom.store.inventory import collect_garbage
 from tests.fetching.cached import Cached, is_same
 from tests.fetching.kit import CHUNK, leftovers
@@ -251,3 +252,38 @@ def test_a_cache_that_is_a_file(origin, cached):
     cached.root.write_bytes(b"")
     receipt = cached.right(origin.put("/m.bin", Thing(DATA)), DATA)
     assert (receipt.link, len(receipt.warnings)) == ("none", 1)
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_what_a_symbolic_link_leads_to_is_not_evicted(origin, cached, is_quick):
+    """As long as an output is a symbolic link to a blob, no limit and no age removes that; afterwards they do."""
+    url, out = origin.put("/m.bin", Thing(DATA)), cached.out("model.bin")
+    if is_quick:
+        cached.fetch(url, "other.bin", link="copy")
+        cached.settle()
+        assert quick.answer(["fetch", url, "-o", str(out), "--link", "symlink", "--cache", str(cached.root), "-q"]) == 0
+    else:
+        cached.fetch(url, link="symlink")
+    other = origin.put("/other.bin", Thing(OTHER))
+    with pytest.raises(StoreFull, match="symbolic links lead to"):
+        cached.fetch(other, "o.bin", max_cache_size=SIZE + CHUNK)
+    assert collect_garbage(cached.cache, 0, 0.0).blobs == ()
+    assert out.read_bytes() == DATA
+    out.unlink()
+    assert len(collect_garbage(cached.cache, 0).blobs) == 1
+
+
+def test_a_note_of_a_link_that_is_gone_is_removed(origin, cached):
+    """Notes do not pile up, and one whose output's folder is not here stays: another container may have it."""
+    url, folder = origin.put("/m.bin", Thing(DATA)), cached.folder / "far"
+    folder.mkdir()
+    for name in ("near.bin", "far/far.bin"):
+        cached.fetch(url, name, link="symlink")
+    notes = list((cached.root / "links").iterdir())
+    for note in notes:
+        os.utime(note, (1, 1), follow_symlinks=False)
+    cached.out("near.bin").unlink()
+    (folder / "far.bin").unlink()
+    folder.rmdir()
+    collect_garbage(cached.cache)
+    assert [note.readlink() for note in (cached.root / "links").iterdir()] == [folder / "far.bin"]

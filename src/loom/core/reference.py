@@ -65,7 +65,12 @@ def _unsigned(pairs: list[str]) -> list[str]:
 
 def reference_key(url: str) -> str:
     """Return the key of a reference: the SHA-256 of its stable URL, 64 hex digits."""
-    digest: str = sha256(stable_url(url).encode("utf-8", "surrogateescape")).hexdigest()
+    return text_key(stable_url(url))
+
+
+def text_key(text: str) -> str:
+    """Return the SHA-256 of any text, a path for one: 64 hex digits."""
+    digest: str = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return digest
 
 

@@ -216,7 +216,8 @@ class Vault:
         with faults("make room in", self.root):
             removed = make_room(self._cache, size, limit, self.key)
         if removed.missing:
-            message = f"the cache may hold {limit / 1e6:,.0f} MB, and what other processes use in it leaves no room"
+            message = f"the cache may hold {limit / 1e6:,.0f} MB, and "
+            message += "what is in use, or what symbolic links lead to, leaves no room"
             raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
         gone = [*(blob.title for blob in removed.blobs), *(f"{part.title} (unfinished)" for part in removed.parts)]
         return f"evicted from the cache: {', '.join(gone)}" if gone else ""
@@ -315,6 +316,8 @@ class Vault:
         if self._options.link == "symlink" and not ref.is_settled:
             ref = self._settled(ref)  # what a symbolic link points to must not move
         blob = self._cache.blob_path(ref.blob)
+        if self._options.link == "symlink":
+            self._cache.pin(out)
         with faults("write", out):
             try:
                 placement = place(blob, out, self._options.link, on_copied)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loom.core.urls import Url
 
 _PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+_NOT_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
 
 
 def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> Fault:
@@ -30,6 +31,9 @@ def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> F
         hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
         reason = error.verify_message or error.reason
         return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
+    if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
+        hint = "check the port, or use http:// if you trust that network"
+        return Fault(Remedy.NONE, OriginError(f"{where} does not speak https", hint))
     if isinstance(error, ProxyUnreachable):
         message = f"{error}: {_describe(error.cause)}"
         return Fault(_connect_remedy(error.cause), OriginUnreachable(message, _PROXY_HINT))
@@ -47,7 +51,8 @@ def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> F
         return Fault(Remedy.RETRY, OriginUnreachable(what, "--timeout waits longer"))
     if isinstance(error, BadHead):
         return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}"))
-    return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {_describe(error)}"))
+    hint = "check host and port: nothing listens there" if isinstance(error, ConnectionRefusedError) else ""
+    return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {_describe(error)}", hint))
 
 
 def _connect_remedy(error: OSError) -> Remedy:

@@ -3,6 +3,7 @@
     blobs/sha256/ab/<digest>   settled: complete, hashed, on the disk for good; read-only
     blobs/new/<name>           complete, but not hashed or not synced yet: believed only until the next reboot
     refs/<key>                 reference -> blob, one small text file each; its own time is when it was last used
+    links/<key>                notes of outputs that are symbolic links to a blob
     staging/                   parts, journals, temporary names
     quarantine/                blobs that turned out wrong
 
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import os
 import time
+
+from loom.core.reference import text_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,6 +215,20 @@ class Cache:
         used = os.stat(self.ref_path(key))
         self.write(key, ref)
         os.utime(self.ref_path(key), ns=(used.st_atime_ns, used.st_mtime_ns))
+
+    def pin(self, out: str) -> None:
+        """Note that `out` is to be a symbolic link into this cache, so that what it leads to is not evicted.
+
+        The note is a symbolic link itself, to `out`: it holds as long as `out` leads here (Nix does so, gcroots/auto).
+        In a cache of somebody else's that may not be possible.
+        """
+        folder = f"{self.root}/links"
+        try:
+            if not os.path.isdir(folder):
+                os.mkdir(folder)  # a cache that was removed meanwhile is not to come back
+            os.symlink(out, f"{folder}/{text_key(out)}")
+        except OSError:
+            return
 
     def forget(self, key: str) -> None:
         """Remove a reference's record."""

@@ -1,7 +1,8 @@
 """What a cache holds, and what may go: listing, eviction, the removal of what nobody will come back for.
 
 A blob is in use while any process has it open or mapped (Linux tells by refusing a write lease on it) or holds a lock
-on it; such a blob is never evicted, nor is a part that somebody is at. A blob that is linked to outputs may be: the
+on it; such a blob is never evicted, nor is one that an output leads to as a symbolic link, nor a part that somebody is
+at. A blob that is linked to outputs may be: the
 outputs keep their bytes, and so its removal frees no room until the last of them is gone.
 """
 
@@ -21,7 +22,7 @@ from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, names_in, r
 from loom.store.journal import read_journal, read_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 PART_AGE_S = 7 * 24 * 3600.0
 """An unfinished download that nobody has gone on with for so long is given up."""
@@ -35,7 +36,10 @@ _JOURNAL = ".loom.journal"
 
 @dataclass(frozen=True)
 class Blob:
-    """One blob. size: bytes; links: outputs that share its bytes; used_at: seconds since 1970; refs: by key."""
+    """One blob. size: bytes; links: outputs that share its bytes; used_at: seconds since 1970; refs: by key.
+
+    symlinks: outputs that are symbolic links to it; as long as there is one it is never evicted.
+    """
 
     name: str
     path: str
@@ -43,6 +47,7 @@ class Blob:
     links: int
     used_at: float
     refs: dict[str, Ref]
+    symlinks: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -112,7 +117,9 @@ def take_inventory(cache: Cache) -> Inventory:
             dead.append(cache.ref_path(key))
         else:
             refs.setdefault(ref.blob, {})[key] = ref
-    blobs = [blob for name in _blob_names(cache) if (blob := _look_at(cache, name, refs.get(name, {})))]
+    pins, stale = _look_at_links(cache)
+    dead += stale
+    blobs = [blob for name in _blob_names(cache) if (blob := _look_at(cache, name, refs.get(name, {}), pins))]
     parts, leftovers = _look_at_staging(cache)
     orphans = [blob.path for blob in blobs if blob.name.startswith(NEW) and not blob.refs and _is_old(blob.path)]
     return Inventory(
@@ -132,7 +139,32 @@ def _blob_names(cache: Cache) -> Iterator[str]:
             yield f"{SETTLED}/{pair}/{name}"
 
 
-def _look_at(cache: Cache, name: str, refs: dict[str, Ref]) -> Blob | None:
+def _look_at_links(cache: Cache) -> tuple[dict[tuple[int, int], list[str]], list[str]]:
+    """Return the outputs that are symbolic links, by device and inode of what they lead to; and notes of no use.
+
+    A note is of no use when its output's folder is here and the link in it is not: from within another container, say,
+    nobody can tell.
+    """
+    pins: dict[tuple[int, int], list[str]] = {}
+    stale: list[str] = []
+    for name in names_in(f"{cache.root}/links"):
+        note = f"{cache.root}/links/{name}"
+        try:
+            out = os.readlink(note)
+        except OSError:
+            continue
+        try:
+            if not os.path.islink(out):
+                raise FileNotFoundError
+            seen = os.stat(out)
+            pins.setdefault((seen.st_dev, seen.st_ino), []).append(out)
+        except OSError:
+            if os.path.isdir(os.path.dirname(out)) and _is_old(note):
+                stale.append(note)
+    return pins, stale
+
+
+def _look_at(cache: Cache, name: str, refs: dict[str, Ref], pins: Mapping[tuple[int, int], list[str]]) -> Blob | None:
     if not is_blob_name(name):
         return None
     path = cache.blob_path(name)
@@ -141,7 +173,8 @@ def _look_at(cache: Cache, name: str, refs: dict[str, Ref]) -> Blob | None:
         used = [os.stat(cache.ref_path(key)).st_mtime for key in refs]
     except OSError:
         return None
-    return Blob(name, path, seen.st_size, seen.st_nlink - 1, max(used, default=seen.st_mtime), refs)
+    symlinks = tuple(pins.get((seen.st_dev, seen.st_ino), ()))
+    return Blob(name, path, seen.st_size, seen.st_nlink - 1, max(used, default=seen.st_mtime), refs, symlinks)
 
 
 def _look_at_staging(cache: Cache) -> tuple[list[Part], list[str]]:
@@ -174,7 +207,7 @@ def _look_at_part(path: str, seen: os.stat_result) -> Part:
 
 def _is_old(path: str) -> bool:
     try:
-        return time.time() - os.stat(path).st_mtime > LEFTOVER_AGE_S
+        return time.time() - os.lstat(path).st_mtime > LEFTOVER_AGE_S
     except OSError:
         return False
 
@@ -244,7 +277,7 @@ class Removed:
 
 def evictable(blobs: Iterable[Blob]) -> Iterator[Blob]:
     """Yield the blobs that nobody uses. Each is looked at when it is its turn: what was idle before may be open now."""
-    return (blob for blob in blobs if not is_in_use(blob.path))
+    return (blob for blob in blobs if not blob.symlinks and not is_in_use(blob.path))
 
 
 def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Removed:
@@ -267,7 +300,7 @@ def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Remov
                 continue
             parts.append(one)
             freed += one.size
-        elif keep not in one.refs and not is_in_use(one.path):  # removed at once: a moment later it may be in use
+        elif keep not in one.refs and any(evictable([one])):  # removed at once: a moment later it may be in use
             removed = remove_blobs(cache, [one])
             blobs += removed.blobs
             freed += removed.freed
@@ -341,7 +374,7 @@ def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: flo
 def _remove_counted(path: str, files: list[str]) -> int:
     """Remove a file, note it in `files`, and return the bytes that are free again."""
     try:
-        seen = os.stat(path)
+        seen = os.lstat(path)
     except OSError:
         return 0
     if remove(path):

@@ -76,7 +76,8 @@ def _ls(cache: Cache, _raw: Mapping[str, Any], voice: Voice) -> int:
     now = time.time()
     rows = [
         [blob.title, format_size(blob.size), format_age(now - _fetched_at(blob)), format_age(now - blob.used_at),
-         str(blob.links), _STATES.get(blob.state, blob.state), (blob.digest or blob.name.rpartition("/")[2])[:12]]
+         str(blob.links + len(blob.symlinks)), _STATES.get(blob.state, blob.state),
+         (blob.digest or blob.name.rpartition("/")[2])[:12]]
         for blob in blobs
     ] + [
         [part.title, format_size(part.size), "-", format_age(now - part.used_at), "-", _state_of(part), part.key[:12]]
@@ -129,6 +130,7 @@ def _to_dict(cache: Cache, blob: Blob) -> dict[str, Any]:
         "size": blob.size,
         "path": blob.path,
         "links": blob.links,
+        "symlinks": list(blob.symlinks),
         "in_use": is_in_use(blob.path),
         "verified": blob.state,
         "fetched_at": _fetched_at(blob),
@@ -201,6 +203,7 @@ def _info(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
         ("name", blob.title), ("size", f"{format_size(blob.size)} ({blob.size:,} bytes)"),
         ("digest", facts["digest"] or "not yet computed"), ("verified", _STATES.get(blob.state, blob.state)),
         ("fetched", _ago(now - _fetched_at(blob))), ("used", _ago(now - blob.used_at)),
+        *(("symlink", path) for path in blob.symlinks),
         ("links", f"{blob.links} ({'in use' if facts['in_use'] else 'not open in any process'})"), ("path", blob.path),
         *(("url", ref["url"] or "(not known)") for ref in facts["references"]),
     ]  # fmt: skip
@@ -273,6 +276,8 @@ def _tell_removed(cache: Cache, removed: Removed, voice: Voice) -> int:
     for blob in removed.blobs:
         kept = f"  (its bytes stay with {count(blob.links, 'links')})" if blob.links else ""
         print_result(f"removed {blob.title}  {format_size(blob.size)}{kept}")
+    for path in (path for blob in removed.blobs for path in blob.symlinks):
+        print_result(f"now {path} leads nowhere: it was a symbolic link to it")
     for part in removed.parts:
         print_result(f"removed {part.title}  {format_size(part.size)}  (unfinished)")
     if removed.files:
