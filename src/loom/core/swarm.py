@@ -337,6 +337,11 @@ class Swarm:
         self._forget(peer)
         peer.polled_at = now + CALM_POLL_S * self._random()
 
+    def gone(self, peer: Peer) -> None:
+        """A peer broke off what it had begun: ask at once what is there now."""
+        self._forget(peer)
+        peer.polled_at = float("-inf")
+
     def _forget(self, peer: Peer) -> None:
         peer.units, peer.prefixes, peer.coming, peer.heard_at = 0, {}, 0, float("-inf")
 

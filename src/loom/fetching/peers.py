@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from loom.core.faults import Fault, Remedy
 from loom.core.options import parse_listen
+from loom.core.ranges import Span
 from loom.core.swarm import PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Wait
 from loom.core.urls import parse_url
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.options import Options
-    from loom.core.ranges import Span
     from loom.fetching.worker import Job
 
 FIRST_PULL = 100_000
@@ -348,24 +348,30 @@ class Company:
 
     async def _pull(self, number: int, peer: Peer, span: Span) -> None:
         """Take one span from one peer, and tell the transfer and the swarm how that went."""
-        job, source = self._job, self._source
+        job, start = self._job, span.start
+        brought = 0
+
+        def accept(size: int) -> int:
+            nonlocal brought
+            brought += size
+            return self._accept(number, peer, size)
+
         try:
-            response, served, available = await source.open(self._pool, peer.address, span)
+            response, served, available = await self._source.open(self._pool, peer.address, span)
             with job.lock:
                 self._swarm.saw(peer, available, now())
                 job.transfer.opened(number, now())
             try:
-                accept = lambda size: self._accept(number, peer, size)  # noqa: E731
-                await response.pour_into(self._pool.pourer, job.staging, served.start, served.size, accept)
+                await response.pour_into(self._pool.pourer, job.staging, start, served.size, accept)
             finally:
                 self._pool.put(response)
             with job.lock:
                 job.transfer.ended(number, now())
-                self.came_from.append((served, peer.name))
         except PeerFault as fault:
             self._failed(number, peer, fault)
         except OSError:
-            self._failed(number, peer, PeerFault(Verdict.FAILED, "broke off"))
+            verdict = Verdict.GONE if brought else Verdict.FAILED
+            self._failed(number, peer, PeerFault(verdict, "broke off"))
         except LoomError as error:
             job.fail(error)
         except asyncio.CancelledError:
@@ -374,6 +380,8 @@ class Company:
             self._cut.discard(number)
             self._failed(number, peer, PeerFault(Verdict.FAILED, "sent too little"))
         finally:
+            if brought:
+                self.came_from.append((Span(start, start + brought), peer.name))
             peer.asked -= 1
             self._look_again()
 
@@ -397,6 +405,8 @@ class Company:
                 self._swarm.busy(peer, fault.wait_s, at)
             elif fault.verdict is Verdict.STRANGER:
                 self._swarm.lost(peer, at)
+            elif fault.verdict is Verdict.GONE:
+                self._swarm.gone(peer)
             elif fault.verdict is Verdict.FAILED:
                 self._swarm.failed(peer, at)
             elif fault.verdict is Verdict.WRONG:

@@ -19,6 +19,7 @@ from loom.core.ranges import Span, format_range
 from loom.core.swarm import Availability, Grid, parse_availability
 from loom.core.urls import parse_url
 from loom.errors import LoomError
+from loom.net.connection import Stale
 
 if TYPE_CHECKING:
     from loom.net.connection import Pool, Response
@@ -38,6 +39,8 @@ class Verdict(Enum):
     """It does not have those bytes; it says what it has."""
     STRANGER = "stranger"
     """It knows nothing of this file, or of another size."""
+    GONE = "gone"
+    """It broke off what it had begun: its fetch is done, perhaps, and another process has its port."""
     FAILED = "failed"
     """It does not answer, or breaks off."""
     WRONG = "wrong"
@@ -157,7 +160,11 @@ async def _get(pool: Pool, fleet: Fleet, address: str, target: str, more: dict[s
         url = parse_url(address + target)
         headers = {**fleet.headers(url.endpoint.authority, target), **more}
         async with asyncio.timeout(TIMEOUT_S):
-            return await pool.get(url, headers)
+            while True:
+                try:
+                    return await pool.get(url, headers)
+                except Stale:  # the fetch there is done, and another process has its port now
+                    continue
     except (OSError, TimeoutError, LoomError) as error:
         raise PeerFault(Verdict.FAILED, f"does not answer ({type(error).__name__})") from error
 
