@@ -223,7 +223,7 @@ class Peer:
     heard_at: float = float("-inf")
     polled_at: float = float("-inf")
     asked: int = 0
-    met_at: float = 0.0
+    met_at: float | None = None
     busy_until: float = 0.0
     avoided_until: float = 0.0
     strikes: int = 0
@@ -362,7 +362,8 @@ class Swarm:
         """Return whether a peer has just been met and may still say that it has everything."""
         if peer.is_banned or peer.strikes or peer.heard_at > float("-inf"):
             return False
-        peer.met_at = peer.met_at or now
+        if peer.met_at is None:
+            peer.met_at = now
         return now - peer.met_at < HEAR_S
 
     def choose(self, spans: Iterable[Span], now: float) -> Pull | None:
@@ -370,9 +371,11 @@ class Swarm:
         free = Free(spans, self.grid)
         live = [peer for peer in self.peers.values() if peer.is_neighbour and peer.is_live(now)]
         ready = [peer for peer in live if peer.asked < PULLS_PER_PEER and peer.busy_until <= now]
-        ready.sort(key=lambda peer: (peer.asked + (not peer.is_near), self._random()))
+        ready.sort(key=lambda peer: (not peer.is_near, peer.asked, self._random()))
         best, least, asked = None, 0.0, 0
         for peer in ready:
+            if best and (best.peer.is_near, best.peer.asked) != (peer.is_near, peer.asked):
+                break
             spans_of_peer = [*self._begun(peer, free), *self._whole(peer, free)]
             for span in spans_of_peer:
                 holders = self._count_holders(live, span) + self._random()
