@@ -1,0 +1,28 @@
+"""Cold starts in virtual time, over the code that decides in a real one. Figures of thousands: bench/simulated.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.simulated import Setting, Simulation
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("setting", "most_copies", "most_of_bound"),
+    [
+        (Setting(8, 400 * MB), 1.1, 1.7),
+        (Setting(6, 300 * MB, origin=100e6), 1.1, 2.2),
+        (Setting(8, 400 * MB, killed=2), 1.5, 2.0),
+        (Setting(8, 400 * MB, seeds=1), 0.01, 2.0),
+        (Setting(1, 400 * MB), 1.01, 1.6),
+        (Setting(8, 400 * MB, begin_within_s=6.0), 1.3, 3.0),
+    ],
+    ids=["cold", "slow origin", "two die", "one has it", "alone", "late comers"],
+)
+def test_a_cold_start(setting: Setting, most_copies: float, most_of_bound: float) -> None:
+    """About one copy from the origin, and not far from the fluid bound; the start of the nodes is part of it."""
+    outcome = Simulation(setting).run()
+    assert outcome.copies <= most_copies
+    assert outcome.ratio <= most_of_bound

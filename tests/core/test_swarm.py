@@ -1,0 +1,236 @@
+"""What a node takes from whom, and what it asks the origin for."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loom.core.ranges import RangeSet, Span
+from loom.core.swarm import (
+    HEAR_S,
+    MAX_PATIENCE_S,
+    MAX_UNITS,
+    PATIENCE_S,
+    STALL_S,
+    Availability,
+    Grid,
+    Swarm,
+    choose_homes,
+    format_availability,
+    home_units,
+    parse_availability,
+)
+
+SIZE = 320_000_000
+GRID = Grid(SIZE)
+ALL = [Span(0, SIZE)]
+NOTHING = Availability(0, {})
+
+
+def swarm_of(*names: str, homes: tuple[str, ...] = ()) -> Swarm:
+    """Return the swarm as "me" sees it, with neighbours that have nothing yet."""
+    it = Swarm("key", "me", GRID, random.Random(1).random)
+    for name in names:
+        it.meet(name, f"http://{name}:1")
+        it.saw(it.peers[name], NOTHING, 0.0)
+    it.set_homes((name, f"http://{name}:1") for name in homes)
+    return it
+
+
+# Grids, and what is said of them
+
+
+@given(st.integers(1, 10**13))
+def test_units_cover_the_file_and_are_not_too_many(size: int) -> None:
+    """Every byte is in just one unit; there are never more than a short bitmap holds."""
+    grid = Grid(size)
+    assert 1 <= grid.count <= MAX_UNITS
+    assert grid.span(0).start == 0
+    assert grid.span(grid.count - 1).end == size
+    assert grid.touched([Span(0, size)]) == grid.everything
+
+
+ranges = st.lists(st.tuples(st.integers(0, SIZE), st.integers(1, 40_000_000)), max_size=12)
+
+
+@given(ranges)
+def test_what_is_told_is_what_is_there(pairs: list[tuple[int, int]]) -> None:
+    """A unit that is told to be there is, whole; a beginning that is told is; and nothing whole is left out."""
+    have = RangeSet((start, min(SIZE, start + size)) for start, size in pairs)
+    told = GRID.available(have)
+    for unit in range(GRID.count):
+        span = GRID.span(unit)
+        assert bool(told.units >> unit & 1) == have.covers(*span)
+        if unit in told.prefixes:
+            assert 0 < told.prefixes[unit] < span.size
+            assert have.covers(span.start, span.start + told.prefixes[unit])
+    assert parse_availability(format_availability(told), GRID) == told
+
+
+def test_what_the_origin_is_asked_for_is_told() -> None:
+    """Units that are on their way are named, unless they are here already."""
+    start, end = GRID.span(3)
+    told = GRID.available(RangeSet([(start, end)]), [Span(start, end + 1)])
+    assert (told.units, told.coming) == (1 << 3, 1 << 4)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", ";", "zz;0;", "0;zz;", "0;0", "-1;0;", f"{1 << GRID.count:x};0;", f"0;{1 << GRID.count:x};", "0;0;1:",
+     "0;0;x:1", "0;0;99:1", "0;0;-1:1", "0;0;1:-1", f"0;0;1:{GRID.unit_size + 1}", "f" * 2000 + ";0;", "0;0;" + "1:1," * 2000],
+)  # fmt: skip
+def test_nonsense_is_refused(said: str) -> None:
+    """What a peer says must make sense for this file."""
+    with pytest.raises(ValueError):  # noqa: PT011 - whatever int() says
+        parse_availability(said, GRID)
+
+
+# Homes
+
+
+def test_every_unit_has_one_home_and_all_agree() -> None:
+    """Each node works out for itself which rank it has; together that is each rank just once."""
+    homes = [f"n{number}" for number in range(7)]
+    of_rank = [[home_units("key", homes, name, 100)[rank] for name in homes] for rank in range(7)]
+    for bitmaps in of_rank:
+        assert sum(bits.bit_count() for bits in bitmaps) == 100
+        assert not [1 for a in range(7) for b in range(a) if bitmaps[a] & bitmaps[b]]
+
+
+def test_a_home_that_leaves_hands_its_units_to_the_second_ones() -> None:
+    """Everybody else keeps theirs, so nothing is asked for twice."""
+    homes = ["a", "b", "c", "d"]
+    for name in "abc":
+        before, after = home_units("key", homes, name, 500), home_units("key", ["a", "b", "c"], name, 500)
+        assert before[0] & ~after[0] == 0
+        assert after[0] & ~before[0] & ~before[1] == 0
+
+
+def test_homes_are_the_same_for_whoever_chooses() -> None:
+    """From the same names in whatever order; one more changes at most one."""
+    names = [f"n{number}" for number in range(200)]
+    chosen = choose_homes(names)
+    assert chosen == choose_homes(reversed(names))
+    assert len(set(choose_homes([*names, "new"])) - set(chosen)) <= 1
+
+
+# Deciding
+
+
+def test_alone_it_is_as_ever() -> None:
+    """Nobody there: no swarm. Somebody who has just been met may still speak up; who says nothing does not count."""
+    it = swarm_of()
+    assert it.is_alone(0.0)
+    it.meet("a", "http://a:1")
+    assert not it.is_alone(0.0)
+    assert it.is_alone(HEAR_S + 0.1)
+    it.saw(it.peers["a"], NOTHING, 1.0)
+    assert not it.is_alone(1.0)
+
+
+def test_the_rarest_unit_is_taken_first() -> None:
+    """What only one of the neighbours has spreads before what all have."""
+    it = swarm_of("a", "b", "c")
+    for name in "abc":
+        it.saw(it.peers[name], Availability(0b110 if name == "a" else 0b010, {}), 0.0)
+    pull = it.choose(ALL, 0.0)
+    assert pull is not None
+    assert (pull.peer.name, pull.span.start) == ("a", GRID.span(2).start)
+
+
+def test_near_peers_and_idle_ones_come_first() -> None:
+    """One of the same zone before one from far away, one that is asked nothing before one that is."""
+    it = swarm_of("a", "b")
+    for peer in it.peers.values():
+        it.saw(peer, Availability(GRID.everything, {}), 0.0)
+    it.peers["a"].is_near = False
+    assert {it.choose(ALL, 0.0).peer.name for _ in range(20)} == {"b"}  # type: ignore[union-attr]
+    it.peers["a"].is_near, it.peers["b"].asked = True, 1
+    assert {it.choose(ALL, 0.0).peer.name for _ in range(20)} == {"a"}  # type: ignore[union-attr]
+
+
+def test_the_beginning_of_a_unit_is_taken_while_it_arrives() -> None:
+    """As far as it is there, and not for a few bytes."""
+    it = swarm_of("a")
+    it.saw(it.peers["a"], Availability(0, {5: 1_000_000}), 0.0)
+    start = GRID.span(5).start
+    assert it.choose(ALL, 0.0).span == (start, start + 1_000_000)  # type: ignore[union-attr]
+    assert it.choose([Span(start + 990_000, SIZE)], 0.0) is None
+
+
+def test_a_home_asks_the_origin_for_its_own_alone() -> None:
+    """And not for what others have, or are getting."""
+    it = swarm_of("a", homes=("a", "me"))
+    mine = home_units("key", ("a", "me"), "me", GRID.count)[0]
+    for _ in range(30):
+        span = it.ask_origin(ALL, 0.0)
+        assert span is not None
+        assert GRID.touched([span]) & ~mine == 0
+    it.saw(it.peers["a"], Availability(0, {}, mine), 0.0)
+    assert it.ask_origin(ALL, 0.0) is None
+    it.saw(it.peers["a"], Availability(mine, {}), 0.0)
+    assert it.ask_origin(ALL, 0.0) is None
+
+
+def test_a_home_looks_at_those_next_in_rank_first() -> None:
+    """They may have begun before it came; it asks them, and then the origin."""
+    it = swarm_of(homes=("a", "me"))
+    it.peers["a"].met_at = 0.0
+    assert it.ask_origin(ALL, 1.0) is None
+    assert [peer.name for peer in it.to_poll(1.0, is_idle=True)] == ["a"]
+    it.saw(it.peers["a"], NOTHING, 1.0)
+    assert it.ask_origin(ALL, 1.0) is not None
+
+
+def test_patience_ends_by_rank() -> None:
+    """With nothing to take from anybody the second in rank asks the origin, then the third, in the end everybody."""
+    homes = ("a", "b", "me")
+    it = swarm_of("a", "b", homes=homes)
+    ranks = home_units("key", sorted(homes), "me", GRID.count)
+    second = [GRID.span(unit) for unit in range(GRID.count) if ranks[1] >> unit & 1]
+    third = [GRID.span(unit) for unit in range(GRID.count) if ranks[2] >> unit & 1]
+    now = 0.0
+    for waited_s, spans, is_asked in (
+        (0.0, second, False), (PATIENCE_S + 0.1, second, True), (PATIENCE_S + 0.1, third, False),
+        (2 * PATIENCE_S + 0.1, third, True),
+    ):  # fmt: skip
+        now = 100.0 if not waited_s else now
+        for name in ("a", "b"):
+            it.saw(it.peers[name], NOTHING, 100.0 + waited_s)
+        it.choose(spans, 100.0) if not waited_s else None
+        assert (it.ask_origin(spans, 100.0 + waited_s) is not None) == is_asked
+
+
+def test_peers_that_claim_all_and_bring_nothing_hold_nobody_up() -> None:
+    """However many say that they have it: when nothing comes, patience runs out all the same."""
+    it = swarm_of("a", "b", homes=("a", "b", "me"))
+    for now in (0.0, STALL_S + MAX_PATIENCE_S + 1):
+        for peer in it.peers.values():
+            it.saw(peer, Availability(GRID.everything, {}), now)
+        it.choose(ALL, now)
+        asked = it.ask_origin(ALL, now)
+    assert asked is not None
+
+
+def test_who_failed_is_left_alone_longer_each_time_and_forgiven() -> None:
+    """What it had does not count meanwhile; a byte from it makes good for all."""
+    it = swarm_of("a")
+    peer = it.peers["a"]
+    waits = []
+    for _ in range(3):
+        it.saw(peer, Availability(GRID.everything, {}), 0.0)
+        assert it.choose(ALL, 0.0)
+        it.failed(peer, 0.0)
+        assert it.choose(ALL, 0.0) is None
+        waits.append(peer.avoided_until)
+    assert waits == sorted(set(waits))
+    it.saw(peer, Availability(GRID.everything, {}), 99.0)
+    it.fed(peer, 99.0)
+    assert not peer.strikes
+    it.ban(peer)
+    it.saw(peer, Availability(GRID.everything, {}), 100.0)
+    assert it.choose(ALL, 100.0) is None
+    assert it.to_poll(1000.0, is_idle=True) == []
