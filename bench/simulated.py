@@ -330,9 +330,10 @@ class Simulation:
         left = node.transfer.received(flow.worker, size, self.now)
         flow.pos += size
         self.moved += size
-        node.swarm.fed(flow.peer, self.now)
-        if flow.source is None:
+        if flow.peer is None:
             self.from_origin += size
+        else:
+            node.swarm.fed(flow.peer, self.now)
         if left and flow.pos < flow.end:
             return True
         node.transfer.ended(flow.worker, self.now)

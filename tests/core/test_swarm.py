@@ -80,11 +80,12 @@ def test_what_the_origin_is_asked_for_is_told() -> None:
 @pytest.mark.parametrize(
     "said",
     ["", ";", "zz;0;", "0;zz;", "0;0", "-1;0;", f"{1 << GRID.count:x};0;", f"0;{1 << GRID.count:x};", "0;0;1:",
-     "0;0;x:1", "0;0;99:1", "0;0;-1:1", "0;0;1:-1", f"0;0;1:{GRID.unit_size + 1}", "f" * 2000 + ";0;", "0;0;" + "1:1," * 2000],
+     "0;0;x:1", "0;0;99:1", "0;0;-1:1", "0;0;1:-1", f"0;0;1:{GRID.unit_size + 1}", "f" * 2000 + ";0;",
+     "0;0;" + "1:1," * 2000],
 )  # fmt: skip
 def test_nonsense_is_refused(said: str) -> None:
     """What a peer says must make sense for this file."""
-    with pytest.raises(ValueError):  # noqa: PT011 - whatever int() says
+    with pytest.raises(ValueError):
         parse_availability(said, GRID)
 
 

@@ -25,11 +25,14 @@ class Stranger:
         self.asked: list[str] = []
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._acceptor = threading.Thread(target=self._serve, daemon=True)
+        self._acceptor.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
+        self._listening.shutdown(socket.SHUT_RDWR)  # ends accept(), which else goes on with what gets its number
+        self._acceptor.join()
         self._listening.close()
 
     def dribble(self, one: socket.socket, said: bytes) -> None:

@@ -63,7 +63,7 @@ whole, so shorter ones spread sooner, and longer ones cost less."""
 PATIENCE_S = 2.0
 MAX_PATIENCE_S = 20.0
 STALL_S = 5.0
-"""With nothing coming from anybody for so long, what peers claim to have no longer counts."""
+"""With nothing coming from any peer for so long, what peers claim to have no longer counts."""
 
 AVOID_S = 2.0
 MAX_AVOID_S = 60.0
@@ -314,10 +314,10 @@ class Swarm:
         peer.units, peer.prefixes, peer.coming, peer.heard_at = it.units, it.prefixes, it.coming, now
         peer.avoided_until = 0.0
 
-    def fed(self, peer: Peer | None, now: float) -> None:
-        """Bytes have come, from a peer or (None) from the origin."""
+    def fed(self, peer: Peer, now: float) -> None:
+        """Bytes have come from a peer."""
         self._fed_at = now
-        if peer is not None and peer.strikes:
+        if peer.strikes:
             peer.strikes = 0
             self._reckon_homes()
 
@@ -452,17 +452,18 @@ class Swarm:
             return None
         free = Free(spans, self.grid)
         wanted = free.units
+        stalled_s = max(0.0, now - self._fed_at - STALL_S)
         held = coming = 0
         for peer in self.peers.values():
             if peer.is_live(now):
                 held, coming = held | peer.units, coming | peer.coming
+        if stalled_s:
+            held = 0
         mine = self._checked(wanted & ~held & ~coming & self._mine[0], now)
         hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
-        stalled_s = max(0.0, now - self._fed_at - STALL_S)
-        if not mine and hungry_s >= PATIENCE_S:
-            mine = wanted & ~held & self._may_ask(hungry_s)
-        if not mine and stalled_s > 0:
-            mine = wanted & self._may_ask(stalled_s)
+        waited_s = max(hungry_s, stalled_s)
+        if not mine and waited_s >= PATIENCE_S:
+            mine = wanted & ~held & self._may_ask(waited_s)
         return free.first(*self.grid.span(self._pick(mine))) if mine else None
 
     def _checked(self, units: int, now: float) -> int:

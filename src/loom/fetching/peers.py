@@ -290,10 +290,6 @@ class Company:
             self._is_alone = False
             self._job.transfer.shorten(self.grid.unit_size, KEPT_FROM_ORIGIN)
 
-    def fed_by_origin(self, at: float) -> None:
-        """Bytes have come from the origin."""
-        self._swarm.fed(None, at)
-
     def available(self) -> Availability:
         """Return what can be handed out."""
         transfer = self._job.transfer

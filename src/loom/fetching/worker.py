@@ -148,8 +148,6 @@ class Worker:
         left = job.accept(self.number, size)
         with job.lock:
             job.fetched += size
-            if job.company is not None:
-                job.company.fed_by_origin(now())
         return left
 
     def _failed(self, fault: Fault) -> None:

@@ -129,6 +129,8 @@ class PeerSource:
             raise PeerFault(Verdict.WRONG, f"answered {head.status} in a way that makes no sense") from None
         if head.status == 503:
             raise PeerFault(Verdict.BUSY, "is busy", available, _seconds(head.fields.get("retry-after", "")))
+        if head.status == 504 and available.units == self._grid.everything:
+            raise PeerFault(Verdict.WRONG, "says that it has everything, and does not have what it is asked for")
         if head.status == 504:
             raise PeerFault(Verdict.ABSENT, "does not have those bytes", available)
         if head.status != wanted:

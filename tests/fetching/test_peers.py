@@ -1,0 +1,321 @@
+"""Fetches that take from each other: real ones, on one machine, each with its own cache and name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import loom
+from loom.core.reference import reference_key, version_key
+from loom.core.swarm import Availability, Grid, format_availability
+from loom.errors import NotFound
+from loom.registry.client import ControlClient
+from loom.server.node import Node, NodeOptions
+from loom.server.serving import Beside, ControlOptions
+from tests.fetching.getter import SECRET
+from tests.origins.deliveries import paced
+from tests.origins.replies import answers
+from tests.origins.things import Thing, seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.origins.fault import Origin
+
+SIZE = 12_000_000
+DATA = seeded(SIZE)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+TOKEN = f"fleet{SECRET}"
+
+
+@pytest.fixture
+def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
+    """A control plane that wants a token."""
+    monkeypatch.setattr("loom.registry.sqlite._IDLE_S", 0.02)
+    with Beside(ControlOptions(f"sqlite://{tmp_path}/r.db", port=0, token=TOKEN), print) as one:
+        yield one
+
+
+class Cold:
+    """Nodes that fetch one file."""
+
+    def __init__(self, folder: Path, url: str, control: str) -> None:
+        self.folder = folder
+        self.url = url
+        self.control = control
+
+    def fetch(self, name: str, **choices: Any) -> loom.Receipt:
+        """Fetch as the node `name`, and insist on the right bytes."""
+        wanted = {
+            "control": self.control, "control_token": TOKEN, "node": name, "cache": str(self.folder / f"cache-{name}"),
+            "backoff_s": 0.05, "timeout_s": 2, "linger_s": 0, **choices,
+        }  # fmt: skip
+        out = self.folder / f"{name}.bin"
+        receipt = loom.fetch(self.url, out, **wanted)
+        assert out.read_bytes() == DATA
+        return receipt
+
+    @contextlib.contextmanager
+    def node(self, name: str, token: str | None = TOKEN) -> Iterator[Node]:
+        """Run a node over the cache that `fetch(name)` has filled; it is known when this begins."""
+        options = NodeOptions(str(self.folder / f"cache-{name}"), self.control, name, "127.0.0.1:0", token=token)
+        told = []
+        with Node(options, told.append) as node:
+            wait_until(lambda: any(one["node"] == name and one.get("address") for one in self.replicas()))
+            yield node
+        assert not told
+
+    def replicas(self) -> list[dict[str, Any]]:
+        client = ControlClient(self.control, token=TOKEN)
+        with contextlib.suppress(NotFound):
+            return list(client.locate(loom_model(self.url))["replicas"])
+        return []
+
+
+def loom_model(url: str) -> str:
+    from loom.core.names import model_of
+
+    return model_of(url)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def cold(tmp_path: Path, plane: Beside, origin: Origin) -> Cold:
+    """Nodes, none of which has anything; the origin is fast."""
+    return Cold(tmp_path, origin.put("/model.bin", Thing(DATA)), plane.inner_url)
+
+
+def test_a_newcomer_takes_all_from_a_node(cold: Cold) -> None:
+    """The origin is asked for one byte: the version, and whether the caller may have it."""
+    cold.fetch("a")
+    with cold.node("a"):
+        receipt = cold.fetch("b")
+    assert receipt.sources == {"origin": 1, "peers": SIZE - 1}
+    assert receipt.peers == {"a": SIZE - 1}
+    assert receipt.warnings == ()
+
+
+def test_fetches_that_begin_together_share(cold: Cold, origin: Origin) -> None:
+    """Six at once, from an origin that takes its time: far fewer than six copies, and everybody has it right."""
+    cold.url = origin.put("/slow.bin", Thing(DATA), paced(150_000, 0.05))
+    with ThreadPoolExecutor(6) as pool:
+        receipts = list(pool.map(lambda number: cold.fetch(f"n{number}", workers=2, timeout_s=20), range(6)))
+    assert sum(receipt.sources["origin"] for receipt in receipts) < 4 * SIZE
+    assert any(receipt.peers for receipt in receipts)
+
+
+def test_a_peer_that_is_killed_or_stopped_costs_nothing_but_time(cold: Cold, origin: Origin) -> None:
+    """A process in the middle of its fetch is stopped, another one killed: whoever took from them goes on."""
+    cold.url = origin.put("/slow.bin", Thing(DATA), paced(100_000, 0.05))
+    children = [_fetch_beside(cold, name) for name in ("dead", "stopped")]
+    try:
+        wait_until(lambda: sum(one["received"] > 0 for one in cold.replicas() if "received" in one) == 2)
+        children[1].send_signal(signal.SIGSTOP)
+        threading.Timer(0.5, children[0].kill).start()
+        cold.fetch("survivor", workers=4, timeout_s=20)
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def _fetch_beside(cold: Cold, name: str) -> subprocess.Popen[bytes]:
+    environ = os.environ | {"LOOM_FLEET_TOKEN": TOKEN, "LOOM_CACHE": str(cold.folder / f"cache-{name}")}
+    command = [sys.executable, "-m", "loom", "fetch", cold.url, "-o", str(cold.folder / f"{name}.bin"),
+               "--workers", "1", "--control", cold.control, "--node", name, "--linger", "0"]  # fmt: skip
+    return subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
+
+
+def test_the_origin_may_be_away_when_peers_have_it(cold: Cold, origin: Origin) -> None:
+    """What they call current is fetched from them, and the receipt says so."""
+    cold.fetch("a")
+    origin.close()
+    with cold.node("a"):
+        receipt = cold.fetch("b", retries=0)
+    assert receipt.sources == {"origin": 0, "peers": SIZE}
+    assert "the origin cannot be asked" in receipt.warnings[0]
+    with pytest.raises(loom.OriginUnreachable):
+        cold.fetch("c", retries=0, no_peers=True)
+
+
+def test_an_origin_that_denies_access_is_final(cold: Cold, origin: Origin) -> None:
+    """Whoever may not have it from the origin has it from nobody."""
+    cold.fetch("a")
+    with cold.node("a"):
+        origin.put("/model.bin", Thing(DATA), answers(403))
+        with pytest.raises(loom.AccessDenied):
+            cold.fetch("b")
+
+
+def test_wrong_bytes_are_found_out_and_named(cold: Cold) -> None:
+    """With a digest the result is right: what came from peers is fetched again, and who lied is told."""
+    cold.fetch("a")
+    _poison(cold.folder / "cache-a")
+    with cold.node("a"):
+        receipt = cold.fetch("b", sha256=SHA256)
+    assert receipt.warnings == ("a handed out wrong bytes: fetched again from the origin",)
+    assert receipt.digest == f"sha256:{SHA256}"
+
+
+def _poison(cache: Path) -> None:
+    """Change bytes of the blob behind the cache's back."""
+    wait_until(lambda: bool(list((cache / "blobs" / "sha256").glob("*/*"))))
+    wait_until(lambda: not list((cache / "blobs" / "new").iterdir()))
+    (blob,) = (cache / "blobs" / "sha256").glob("*/*")
+    seen = blob.stat()
+    blob.chmod(0o644)
+    with blob.open("r+b") as file:
+        file.seek(SIZE // 2)
+        file.write(b"poison")
+    os.utime(blob, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def test_who_is_done_first_stays_for_the_others(cold: Cold) -> None:
+    """A process of its own goes on handing the file out, at the same address, until nobody has asked for a while."""
+    liar = Liar(_all_is_here().replace(b"Loom-Have: " + f"{Grid(SIZE).everything:x}".encode(), b"Loom-Have: 0"))
+    try:
+        client = ControlClient(cold.control, token=TOKEN)
+        client.register("b", loom_model(cold.url), address=liar.url, own_address=True, state="partial", ttl_s=60)
+        cold.fetch("a", linger_s=1.5)
+    finally:
+        liar.close()
+    client.withdraw("b")
+    wait_until(lambda: [one["node"] for one in cold.replicas() if one.get("address")] == ["a"])
+    assert cold.fetch("c", linger_s=0).peers == {"a": SIZE - 1}
+    wait_until(lambda: "a" not in [one["node"] for one in cold.replicas()])
+
+
+def test_another_version_is_nobodys_business(cold: Cold, origin: Origin) -> None:
+    """A node that has an older version does not take part."""
+    old = seeded(SIZE + 7)
+    origin.put("/model.bin", Thing(old, etag='"old"'))
+    with contextlib.suppress(AssertionError):
+        cold.fetch("a")
+    with cold.node("a"):
+        origin.put("/model.bin", Thing(DATA, etag='"new"'))
+        receipt = cold.fetch("b")
+    assert receipt.peers == {}
+    assert receipt.sources["origin"] >= SIZE
+
+
+@pytest.mark.parametrize("choices", [{"private": True}, {"no_peers": True}])
+def test_what_is_private_is_handed_to_nobody(cold: Cold, choices: dict[str, Any]) -> None:
+    """Neither by the fetch nor by a node over its cache; nor does anybody hear where it would be."""
+    cold.fetch("a", **choices)
+    if "private" in choices:
+        options = NodeOptions(str(cold.folder / "cache-a"), cold.control, "a", "127.0.0.1:0", token=TOKEN)
+        with Node(options, print):
+            receipt = cold.fetch("b")
+        assert receipt.peers == {}
+    assert not [one for one in cold.replicas() if one["node"] == "a" and one.get("address")]
+
+
+def test_what_a_credential_opened_is_for_the_fleet_alone(cold: Cold) -> None:
+    """A node without a token does not hand it out, one with it does."""
+    cold.fetch("a", token=f"origin{SECRET}")
+    shutil.copytree(cold.folder / "cache-a", cold.folder / "cache-open", symlinks=True)
+    from loom.sharing.cached import CacheShelf
+
+    shown = [list(CacheShelf(str(cold.folder / "cache-a"), who).holdings()) for who in ("anyone", "fleet")]
+    assert [len(one) for one in shown] == [0, 1]
+
+
+class Liar:
+    """A peer that says what it is told to say to every request, whoever asks."""
+
+    def __init__(self, *says: bytes) -> None:
+        self._says = says
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.asked = 0
+        self._acceptor = threading.Thread(target=self._serve, daemon=True)
+        self._acceptor.start()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self._listening.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                one, _ = self._listening.accept()
+                threading.Thread(target=self._answer, args=(one,), daemon=True).start()
+
+    def _answer(self, one: socket.socket) -> None:
+        with one, contextlib.suppress(OSError):
+            while b"\r\n\r\n" in (head := one.recv(65536)):
+                self.asked += 1
+                is_have = b"/have " in head.partition(b"\r\n")[0]
+                one.sendall(self._says[0] if is_have else self._says[-1])
+
+
+def _all_is_here(*lines: str, status: str = "200 OK", body: bytes = b"") -> bytes:
+    grid = Grid(SIZE)
+    have = format_availability(Availability(grid.everything, {}))
+    head = (f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", f"Loom-Have: {have}", f"Loom-Size: {SIZE}", *lines)
+    return "\r\n".join((*head, "", "")).encode() + body
+
+
+PART = "206 Partial Content"
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        (b"garbage",),
+        (b"HTTP/1.1 200 OK\r\n\r\n",),
+        (_all_is_here(), b"garbage\r\n\r\n"),
+        (_all_is_here(), _all_is_here("Retry-After: 0", status="503 Busy")),
+        (_all_is_here(), _all_is_here(status="504 Absent")),
+        (_all_is_here(), _all_is_here(f"Content-Range: bytes 0-99/{SIZE}", status=PART, body=bytes(50))),
+        (_all_is_here(), _all_is_here(f"Content-Range: bytes 5-104/{SIZE}", status=PART, body=bytes(100))),
+        (_all_is_here(), _all_is_here("Content-Range: bytes 0-99/100", status=PART, body=bytes(100))),
+        (_all_is_here(), _all_is_here(f"Content-Range: bytes 0-{SIZE - 1}/{SIZE}", status=PART, body=b"")),
+        (_all_is_here(), _all_is_here(status="200 OK", body=bytes(100))),
+        (_all_is_here(), b""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nLoom-Have: zz\r\nLoom-Size: 1\r\n\r\n",),
+    ],
+    ids=range(12),
+)
+def test_a_liar_does_no_harm(cold: Cold, says: tuple[bytes, ...]) -> None:
+    """Whatever a peer answers: the bytes are right in the end, at last from the origin."""
+    liar = Liar(*says)
+    try:
+        client = ControlClient(cold.control, token=TOKEN)
+        client.heartbeat("liar", address=liar.url, inventory=[{"model": loom_model(cold.url), "size": SIZE}])
+        receipt = cold.fetch("b")
+        assert liar.asked
+    finally:
+        liar.close()
+    assert receipt.peers.get("liar", 0) == 0
+    assert receipt.sources["origin"] >= SIZE - 1
+
+
+def test_keys_are_the_same_on_every_node() -> None:
+    """From the reference and what its origin says of the version; however the URL is signed."""
+    url = "https://host/m?x-amz-signature=1&x-amz-date=2"
+    assert reference_key(url) == reference_key("https://HOST/m?x-amz-signature=9&x-amz-date=8")
+    key = version_key(reference_key(url), '"e"', "", 5)
+    assert key == version_key(reference_key(url), '"e"', "Mon", 5)
+    others = (("x", '"e"', "", 5), (reference_key(url), '"f"', "", 5), (reference_key(url), '"e"', "", 6))
+    assert key not in [version_key(*other) for other in others]

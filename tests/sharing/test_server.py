@@ -1,0 +1,239 @@
+"""The server for peers, spoken to over raw sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+from loom.core.headers import Version
+from loom.core.proof import prove
+from loom.core.swarm import Availability, Grid
+from loom.sharing import server as server_module
+from loom.sharing.server import PeerServer, Visitor, listen
+from loom.sharing.shelf import OwnShelf, WholeFile
+from tests.fetching.getter import SECRET
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SIZE = 3_000_000
+DATA = bytes(range(256)) * (SIZE // 256)
+KEY = "a" * 64
+TOKEN = f"fleet{SECRET}"
+
+
+class Half:
+    """An item of which the first half is here."""
+
+    size = len(DATA)
+    version = Version(len(DATA), '"v"', "")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def available(self) -> Availability:
+        return Availability(0, {0: self.size // 2})
+
+    def end_from(self, start: int, end: int) -> int:
+        return max(start, min(end, self.size // 2))
+
+    def open(self) -> IO[bytes]:
+        return self._path.open("rb", buffering=0)
+
+
+class Door:
+    """A server, and where it is."""
+
+    def __init__(self, shelf: OwnShelf, token: str | None) -> None:
+        listening = listen("127.0.0.1", 0)
+        self.authority = f"127.0.0.1:{listening.getsockname()[1]}"
+        self.visits: list[Visitor] = []
+        self.server = PeerServer(shelf, listening, token, self.visits.append)
+        self.server.authority = self.authority
+        self.server.start()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", int(self.authority.rpartition(":")[2])), 10)
+
+    def say(self, *said: bytes) -> bytes:
+        """Say something on a connection of its own; return all that comes until a second of silence, or the end."""
+        with self.connect() as one:
+            one.sendall(b"".join(said))
+            one.settimeout(1)
+            heard = b""
+            try:
+                while data := one.recv(1 << 20):
+                    heard += data
+                    if b"\r\n\r\n" in heard and len(heard) >= _end_of(heard):
+                        break
+            except (TimeoutError, ConnectionResetError):
+                pass
+            return heard
+
+    def get(self, target: str, *lines: str, host: str = "") -> tuple[int, dict[str, str], bytes]:
+        head, _, body = self.say(request(target, host or self.authority, *lines)).partition(b"\r\n\r\n")
+        status, *fields = head.decode().split("\r\n")
+        return int(status.split()[1]), dict(field.split(": ", 1) for field in fields), body
+
+
+def _end_of(heard: bytes) -> int:
+    head, _, _ = heard.partition(b"\r\n\r\n")
+    length = next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+    return len(head) + 4 + int(length.split(b":")[1])
+
+
+def request(target: str, host: str, *lines: str) -> bytes:
+    return "\r\n".join((f"GET {target} HTTP/1.1", f"Host: {host}", *lines, "", "")).encode()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file that is handed out."""
+    it = tmp_path / "blob"
+    it.write_bytes(DATA)
+    return it
+
+
+def doors(path: Path, token: str | None) -> Iterator[Door]:
+    shelf = OwnShelf()
+    shelf.put(KEY, WholeFile(Version(len(DATA), '"v"', ""), len(DATA), path=str(path)), "ref", "d" * 64)
+    shelf.put("half", Half(path))
+    door = Door(shelf, token)
+    yield door
+    door.server.stop()
+
+
+@pytest.fixture
+def door(path: Path) -> Iterator[Door]:
+    """A server that wants no token."""
+    yield from doors(path, None)
+
+
+@pytest.fixture
+def guarded(path: Path) -> Iterator[Door]:
+    """A server that wants the fleet's token."""
+    yield from doors(path, TOKEN)
+
+
+def test_a_range_comes_as_it_is(door: Door) -> None:
+    """By version key and by digest; the reply tells what is there."""
+    for key in (KEY, "sha256:" + "d" * 64):
+        status, fields, body = door.get(f"/blobs/{key}", "Range: bytes=1000-1999999")
+        assert (status, body) == (206, DATA[1000:2_000_000])
+        assert fields["Content-Range"] == f"bytes 1000-1999999/{len(DATA)}"
+        assert fields["Loom-Have"].startswith(f"{Grid(len(DATA)).everything:x};")
+    assert door.server.served == 2 * (2_000_000 - 1000)
+
+
+def test_what_is_there_in_part_is_answered_in_part(door: Door) -> None:
+    """A range that is begun brings its beginning, one that is not there a 504; nothing is waited for."""
+    half = len(DATA) // 2
+    status, fields, body = door.get("/blobs/half", f"Range: bytes={half - 10}-{half + 10}")
+    assert (status, fields["Content-Range"], body) == (
+        206,
+        f"bytes {half - 10}-{half - 1}/{len(DATA)}",
+        DATA[half - 10 : half],
+    )
+    status, fields, _ = door.get("/blobs/half", f"Range: bytes={half}-{half + 10}")
+    assert (status, fields["Loom-Have"]) == (504, f"0;0;0:{half}")
+    assert door.get("/blobs/half/have")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "lines", "status"),
+    [
+        ("/blobs/" + "b" * 64, (), 404), ("/blobs/../../etc/passwd", (), 404), ("/blobs/%2e%2e%2fetc", (), 404),
+        ("/blobs/", (), 404), ("/blobs", (), 404), ("/", (), 404), ("/refs/none", (), 404), ("/refs/ref/x", (), 404),
+        (f"/blobs/{KEY}", ("Range: bytes=9999999-",), 416), (f"/blobs/{KEY}", ("Range: bytes=5-4",), 416),
+        (f"/blobs/{KEY}", ("Range: bytes=-5",), 416), (f"/blobs/{KEY}", ("Range: bytes=0-1,3-4",), 416),
+        (f"/blobs/{KEY}", ("Range: pages=0-1",), 416), ("/healthz", (), 200),
+        ("/healthz", ("Transfer-Encoding: chunked",), 400), ("/healthz", ("Content-Length: 5",), 400),
+        ("/healthz", ("Host: twice",), 400), ("/healthz", ("no colon",), 400), ("/healthz", (" folded: x",), 400),
+    ],
+)  # fmt: skip
+def test_odd_requests_get_their_answer(door: Door, target: str, lines: tuple[str, ...], status: int) -> None:
+    """Keys and digests are all that it knows; it reads no paths."""
+    assert door.get(target, *lines)[0] == status
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"garbage\r\n\r\n", b"POST /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /healthz HTTP/1.0\r\n\r\n",
+     b"GET healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /h\xff HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n\r\n"],
+)  # fmt: skip
+def test_what_is_no_request_ends_the_connection(door: Door, said: bytes) -> None:
+    """With an error where there is somebody to tell."""
+    heard = door.say(said)
+    assert heard.split()[1] in (b"400", b"405")
+
+
+def test_a_head_without_an_end_is_cut(door: Door) -> None:
+    """However much comes: no more than 8 KiB is kept of it."""
+    with door.connect() as one:
+        one.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000)
+        one.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert one.recv(100) == b""
+
+
+def test_without_the_proof_nothing_is_told(guarded: Door) -> None:
+    """Not with a wrong one, not with one for another peer or another file; but that it lives."""
+    target = f"/blobs/{KEY}"
+    here, now = guarded.authority, time.time()
+    for said in ("", f"Bearer {TOKEN}", prove("wrong", here, target, now), prove(TOKEN, here, "/blobs/x", now),
+                 prove(TOKEN, here, target, now - 10_000)):  # fmt: skip
+        status, _, body = guarded.get(target, f"Authorization: {said}")
+        assert (status, TOKEN.encode() in body) == (401, False)
+    relayed = prove(TOKEN, "10.0.0.9:3001", target, now)
+    assert guarded.get(target, f"Authorization: {relayed}", host="10.0.0.9:3001")[0] == 401
+    assert guarded.get("/healthz")[0] == 200
+    assert guarded.get(target, f"Authorization: {prove(TOKEN, here, target, now)}", "Range: bytes=0-9")[2] == DATA[:10]
+
+
+def test_a_visitor_is_believed_where_it_comes_from(door: Door) -> None:
+    """Nobody can send us to another machine."""
+    door.get("/healthz")
+    have = f"/blobs/{KEY}/have"
+    door.get(have, "Loom-Node: near", "Loom-Address: http://127.0.0.1:3001")
+    door.get(have, "Loom-Node: far", "Loom-Address: http://169.254.169.254:80")
+    door.get(have, "Loom-Node: odd", "Loom-Address: http://127.0.0.1.evil:80")
+    assert door.visits == [Visitor("near", "http://127.0.0.1:3001")]
+
+
+def test_beyond_its_slots_it_is_busy(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so at once, with what it has; when a slot is free it serves again. A slow reader holds one."""
+    monkeypatch.setattr(server_module, "SLOTS", 1)
+    with door.connect() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.sendall(request(f"/blobs/{KEY}", door.authority, "Range: bytes=0-"))
+        while not door.server.load:
+            time.sleep(0.01)
+        status, fields, _ = door.get(f"/blobs/{KEY}", "Range: bytes=0-9")
+        assert status == 503
+        assert float(fields["Retry-After"]) > 0
+    while door.server.load:
+        time.sleep(0.01)
+    assert door.get(f"/blobs/{KEY}", "Range: bytes=0-9")[2] == DATA[:10]
+
+
+def test_requests_follow_each_other_on_one_connection(door: Door) -> None:
+    """A connection is kept for the next request, as ours are."""
+    with door.connect() as one, one.makefile("rb") as file:
+        for start in (0, 500, 7):
+            one.sendall(request(f"/blobs/{KEY}", door.authority, f"Range: bytes={start}-{start + 99}"))
+            assert file.readline().split()[1] == b"206"
+            while file.readline().strip():
+                pass
+            assert file.read(100) == DATA[start : start + 100]
+
+
+def test_what_a_reference_leads_to(door: Door) -> None:
+    """Its version and size, for who cannot ask the origin."""
+    status, _, body = door.get("/refs/ref")
+    assert status == 200
+    assert b'"etag": "\\"v\\""' in body
