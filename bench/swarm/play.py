@@ -66,6 +66,7 @@ class Run:
     python_s: float
     first_bytes_s: float
     cpu_share: float
+    load_before: float
     nodes: list[Node]
     origin_bytes: int
     origin_requests: int
@@ -197,6 +198,7 @@ def play(plan: Plan, scenario: Scenario, measured: Rates, model: Path, work: Pat
     with Stage(plan, scenario, model, work) as stage:
         prepare(stage)
         python_s = start_python(stage)
+        load = os.getloadavg()[0]
         before, log = _cpu_times(), stage.origin.sent()
         trace, ended, killed = run_nodes(stage)
         busy, total = (now - then for now, then in zip(_cpu_times(), before, strict=True))
@@ -213,6 +215,7 @@ def play(plan: Plan, scenario: Scenario, measured: Rates, model: Path, work: Pat
         python_s=python_s,
         first_bytes_s=max(_first_bytes(trace, node.name) for node in nodes),
         cpu_share=busy / total if total else 0.0,
+        load_before=load,
         nodes=nodes,
         origin_bytes=body_bytes,
         origin_requests=sent.requests - log.requests,

@@ -10,6 +10,7 @@ from statistics import median
 
 from bench.machine import Machine
 from bench.report import format_machine
+from bench.swarm.network import MTU, congestion_control
 from bench.swarm.plan import Plan, Rates, Scenario
 from bench.swarm.play import Run, Trace
 
@@ -97,13 +98,22 @@ def _head(report: Report) -> str:
         f"# Swarm, {report.when}, {report.machine.cores} cores\n\n"
         f"One file of {plan.size / 1e6:g} MB; real `loom fetch` processes, each in a network namespace with a link\n"
         f"of its own; {rounds} {'round' if rounds == 1 else 'rounds, medians'}."
-        f"{' A `loom node` stays beside each fetch.' if plan.stay else ''}\n\n" + "\n".join(lines)
+        f"{' A `loom node` stays beside each fetch.' if plan.stay else ''}\n\n"
+        + "\n".join(lines)
+        + f"\n\nFrames of {MTU} bytes, TCP with {congestion_control()}."
     )
 
 
 def _table(report: Report) -> str:
     head = ["scenario", "bound s", "slowest s", "slowest / bound", "median / bound", "copies from the origin"]
-    head += ["last node's first bytes s", "Pythons' start s", "cores busy", "CPU s per node", "failed nodes"]
+    head += [
+        "last node's first bytes s",
+        "Pythons' start s",
+        "cores busy",
+        "load before",
+        "CPU s per node",
+        "failed nodes",
+    ]
     lines = [_line(head), _line(["---", *["--:"] * (len(head) - 1)])]
     measured = [scenario for scenario in report.scenarios if report.of(scenario)]
     lines += [_line([scenario.name, *_cells(report.of(scenario))]) for scenario in measured]
@@ -123,6 +133,7 @@ def _cells(runs: list[Run]) -> list[str]:
         middle(lambda run: run.first_bytes_s, 1),
         middle(lambda run: run.python_s, 2),
         f"{100 * median(run.cpu_share for run in runs):.0f} %",
+        middle(lambda run: run.load_before, 1),
         middle(lambda run: median(node.cpu_s for node in run.survivors), 1),
         str(sum(len(run.failures) for run in runs)),
     ]
@@ -162,7 +173,8 @@ METHOD = """## How to read it
   by SHA-256 afterwards. Of a node that was killed only its bytes count: right, or none.
 - Copies are the bytes of bodies in the origin's access log / F. Progress is what the bridge counts on each link.
 - "Pythons' start": as many `python -c pass` as there are nodes, started together in the same namespaces, until the last
-  one ends. "Cores busy" is the whole machine's: near 100 % the figures tell of the machine, not of the network."""
+  one ends. "Cores busy" is the whole machine's: near 100 % the figures tell of the machine, not of the network. "Load
+  before" is its load average right before: what others had it do."""
 
 
 def _line(cells: list[str]) -> str:
