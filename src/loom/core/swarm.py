@@ -80,6 +80,9 @@ HEAR_S = 0.5
 FRESH_S = 1.0
 """Before a home asks the origin it knows what so many of the next in rank have, not older than this."""
 
+POLLS_PER_S = 10.0
+"""Questions what peers have, so that the number of nodes does not multiply them: replies that bring bytes tell it, too."""
+
 MAX_PREFIXES = 64
 
 CANDIDATES = 4
@@ -260,6 +263,8 @@ class Swarm:
         self._mine = [grid.everything]
         self._seeds = {me: _seed(key, me)}
         self._to_check: set[str] = set()
+        self._polls_left = 0.0
+        self._polled_at = 0.0
         self._hungry_since: float | None = None
         self._fed_at: float | None = None
 
@@ -500,6 +505,12 @@ class Swarm:
             bits |= mine
         return bits
 
+    def _afford_polls(self, now: float) -> int:
+        """Return how many polls there may be now."""
+        self._polls_left = min(self._polls_left + (now - self._polled_at) * POLLS_PER_S, POLLS_PER_S)
+        self._polled_at = now
+        return int(self._polls_left)
+
     def to_poll(self, now: float, *, is_idle: bool) -> list[Peer]:
         """Return the peers that should be asked what they have, and note that they are."""
         age_s = POLL_S if is_idle else CALM_POLL_S
@@ -513,6 +524,9 @@ class Swarm:
             and now - peer.polled_at >= POLL_S
             and peer.units != self.grid.everything
         ]
+        unheard = [peer for peer in due if peer.heard_at == float("-inf")]
+        due = sorted(due, key=lambda peer: peer.heard_at)[: max(len(unheard), self._afford_polls(now))]
+        self._polls_left -= len(due) - len(unheard)
         due += [self.peers[name] for name in self._to_check if name in self.peers and self.peers[name] not in due]
         self._to_check.clear()
         for peer in due:
