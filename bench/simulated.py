@@ -195,12 +195,19 @@ class Simulation:
             node.transfer.shorten(node.grid.unit_size, 2)
             for flow in node.flows.values():
                 flow.end = min(flow.end, flow.pos + node.transfer._runs[flow.worker].left)  # noqa: SLF001
+        self._yield(node)
         while busy < PULLS and self._pull(node):
             busy += 1
         for worker in range(self.setting.workers):
             if worker not in node.flows and not self._ask_origin(node, worker):
                 break
         node.looks_at = self.now + (0.0 if busy < PULLS else 0.2)
+
+    def _yield(self, node: _Node) -> None:
+        node.transfer.yield_origin(lambda span: node.swarm.should_yield(span, self.now))
+        for flow in node.flows.values():
+            if flow.peer is None:
+                flow.end = min(flow.end, flow.pos + node.transfer._runs[flow.worker].left)  # noqa: SLF001
 
     def _tell_news(self, node: _Node) -> None:
         there = [n for n in self.nodes if n.begins_at <= self.now and not n.is_dead and n is not node]

@@ -179,7 +179,7 @@ def test_a_home_asks_the_origin_for_its_own_alone() -> None:
 def test_a_home_looks_at_those_next_in_rank_first() -> None:
     """They may have begun before it came; it asks them, and then the origin."""
     it = swarm_of(homes=("a", "me"))
-    it.peers["a"].met_at = 0.0
+    it.peers["a"].is_neighbour = False
     assert it.ask_origin(ALL, 1.0) is None
     assert [peer.name for peer in it.to_poll(1.0, is_idle=True)] == ["a"]
     it.saw(it.peers["a"], NOTHING, 1.0)
@@ -235,3 +235,19 @@ def test_who_failed_is_left_alone_longer_each_time_and_forgiven() -> None:
     it.saw(peer, Availability(GRID.everything, {}), 100.0)
     assert it.choose(ALL, 100.0) is None
     assert it.to_poll(1000.0, is_idle=True) == []
+
+
+def test_who_ranks_lower_lets_go() -> None:
+    """Two ask the origin for the same unit: one of them leaves it to the other; and both do to who has it."""
+    it, other = swarm_of("a", homes=("a", "me")), Swarm("key", "a", GRID, random.Random(1).random)
+    other.meet("me", "http://me:1")
+    other.set_homes([("me", "http://me:1")])
+    for unit in range(GRID.count):
+        span = GRID.span(unit)
+        it.saw(it.peers["a"], Availability(0, {}, 1 << unit), 0.0)
+        other.saw(other.peers["me"], Availability(0, {}, 1 << unit), 0.0)
+        assert it.should_yield(span, 0.0) != other.should_yield(span, 0.0)
+        it.saw(it.peers["a"], Availability(1 << unit, {}), 0.0)
+        assert it.should_yield(span, 0.0)
+        it.saw(it.peers["a"], NOTHING, 0.0)
+        assert not it.should_yield(span, 0.0)

@@ -74,14 +74,14 @@ CALM_POLL_S = 3.0
 """How old what is known of a peer may be: of one that might have what is wanted, and of any other."""
 
 RIVALS = 4
-HEAR_S = 0.5
+HEAR_S = 2.0
 """How long one waits for those that have just been met to say what they have, before the origin is asked."""
 
 FRESH_S = 1.0
 """Before a home asks the origin it knows what so many of the next in rank have, not older than this."""
 
 POLLS_PER_S = 10.0
-"""Questions what peers have, so that the number of nodes does not multiply them: replies that bring bytes tell it, too."""
+"""Questions what peers have; they do not multiply with the nodes, for replies that bring bytes tell it, too."""
 
 MAX_PREFIXES = 64
 
@@ -263,6 +263,7 @@ class Swarm:
         self._mine = [grid.everything]
         self._seeds = {me: _seed(key, me)}
         self._to_check: set[str] = set()
+        self._impatient = 0
         self._polls_left = 0.0
         self._polled_at = 0.0
         self._hungry_since: float | None = None
@@ -311,7 +312,7 @@ class Swarm:
         names = tuple(name for name in self._listed_homes if name not in gone) or (self.me,)
         if names != self.homes:
             self.homes = names
-            self._seeds = {name: _seed(self.key, name) for name in names}
+            self._seeds = {name: _seed(self.key, name) for name in (*names, self.me)}
             self._mine = home_units(self.key, names, self.me, self.grid.count)
 
     def saw(self, peer: Peer, it: Availability, now: float) -> None:
@@ -365,7 +366,7 @@ class Swarm:
 
     def _is_expected(self, peer: Peer, now: float) -> bool:
         """Return whether a peer has just been met and may still say that it has everything."""
-        if peer.is_banned or peer.strikes or peer.heard_at > float("-inf"):
+        if not peer.is_neighbour or peer.is_banned or peer.strikes or peer.heard_at > float("-inf"):
             return False
         if peer.met_at is None:
             peer.met_at = now
@@ -469,7 +470,33 @@ class Swarm:
         waited_s = max(hungry_s, stalled_s)
         if not mine and waited_s >= PATIENCE_S:
             mine = wanted & ~held & self._may_ask(waited_s)
+            self._impatient |= mine
         return free.first(*self.grid.span(self._pick(mine))) if mine else None
+
+    def should_yield(self, span: Span, now: float) -> bool:
+        """Return whether what the origin is being asked for had better be left to others: they have it by now, or one
+        that ranks higher asks for it, too. Not when patience with them had ended.
+        """
+        units = self.grid.touched([span])
+        if units & self._impatient:
+            return False
+        held = ahead = 0
+        for peer in self.peers.values():
+            if peer.is_live(now):
+                held |= peer.units
+                for unit in self._units_of(peer.coming & units):
+                    ahead |= self._outranks(peer.name, unit) << unit
+        return not units & ~(held | ahead)
+
+    def _outranks(self, name: str, unit: int) -> int:
+        seed = self._seeds.get(name)
+        return int(seed is not None and (_weigh(seed, unit), name) > (_weigh(self._seeds[self.me], unit), self.me))
+
+    def _units_of(self, bitmap: int) -> Iterator[int]:
+        while bitmap:
+            unit = bitmap.bit_length() - 1
+            bitmap ^= 1 << unit
+            yield unit
 
     def _checked(self, units: int, now: float) -> int:
         """Return those of the units about whose other homes we know enough: what is unknown is asked about first."""

@@ -271,6 +271,14 @@ class Transfer:
                 self._pieces.append(replace(run.piece, start=end, end=run.end))
                 run.end = end
 
+    def yield_origin(self, should_yield: Callable[[Span], bool]) -> None:
+        """Make free what the origin is being asked for where `should_yield` says so; a little may still come."""
+        for run in self._runs.values():
+            end = -(-(run.pos + 1) // SPLIT_ALIGN) * SPLIT_ALIGN
+            if not run.is_peer and end < run.end and should_yield(Span(run.pos, run.end)):
+                self._pieces.append(replace(run.piece, start=end, end=run.end))
+                run.end = end
+
     @property
     def _asked_of_origin(self) -> int:
         return sum(not run.is_peer for run in self._runs.values())

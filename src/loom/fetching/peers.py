@@ -229,7 +229,7 @@ class Company:
         self._next_number = FIRST_PULL
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._quiet_until = 0.0
+        self._quiet_until = self._yield_at = 0.0
         self._is_alone = True
 
     @property
@@ -306,8 +306,18 @@ class Company:
             while len(self._pulls) < PULLS and self._begin_pull():
                 pass
             self._poll()
+            self._yield()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), IDLE_S)
+
+    def _yield(self) -> None:
+        """Let go of what others have got from the origin by now, or are about to."""
+        at = now()
+        if at < self._yield_at:
+            return
+        self._yield_at = at + IDLE_S
+        with self._job.lock:
+            self._job.transfer.yield_origin(lambda span: self._swarm.should_yield(span, at))
 
     def cut(self, number: int) -> None:
         """End a request that makes too little progress. Call it on the first loop."""
