@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import fcntl
 import shutil
 import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from bench.machine import core_count, read_machine
 from bench.model import write_model
@@ -22,6 +24,7 @@ from tests.origins.nginx import OriginUnavailable
 
 MODEL = "model.bin"
 MEMORY = Path("/dev/shm")
+LOCK = Path("/run/loomswarm.lock")
 
 
 def main() -> int:
@@ -29,12 +32,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     try:
         ensure_permitted()
+        alone = _ensure_alone()
         remove_leftovers()
         scenarios = [scenario for scenario in SCENARIOS if scenario.name in args.scenario]
         plan = _plan(args)
         folder = args.dir or _roomy_folder(plan, scenarios)
         with tempfile.TemporaryDirectory(prefix="loom-swarm-", dir=folder, ignore_cleanup_errors=True) as name:
             report = _measure(plan, scenarios, args.rounds, Path(name))
+        alone.close()
     except (SwarmUnavailable, OriginUnavailable) as reason:
         print(f"swarm: {reason}", file=sys.stderr)
         return 2
@@ -45,6 +50,16 @@ def main() -> int:
     if args.report:
         _write(report, args.report, args.name)
     return 1 if any(run.failures for run in report.runs) else 0
+
+
+def _ensure_alone() -> IO[str]:
+    """Return a file whose lock says that a swarm is measured here: two at once would measure each other."""
+    lock = LOCK.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SwarmUnavailable("another swarm is being measured on this machine; wait for its end") from None
+    return lock
 
 
 def _measure(plan: Plan, scenarios: list[Scenario], rounds: int, work: Path) -> Report:

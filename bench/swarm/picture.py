@@ -54,13 +54,14 @@ def draw(run: Run, size: int) -> str:
     """Return the picture of one run of a file of `size` bytes."""
     trace = thin(run.trace)
     end = max(run.slowest_s, run.bound_s, trace.times[-1]) * 1.04
-    progress = Panel(LEFT, "what each node has received", end, 110, " %")
+    most = max((100 * series[-1] / size for series in trace.received.values()), default=100)
+    progress = Panel(LEFT, "what each node has received", end, max(108, most * 1.04), " %")
     origin = [sent / size for sent in trace.origin]
     copies = Panel(LEFT + PANEL + GAP, "what the origin has sent, in copies", end, max(1.0, *origin) * 1.15)
     killed = {node.name for node in run.nodes if node.killed}
     parts = [*_axes(progress), *_axes(copies), *_bound(progress, run.bound_s), *_bound(copies, run.bound_s)]
     for name, series in trace.received.items():
-        points = [(at, min(100 * got / size, 109)) for at, got in zip(trace.times, series, strict=True)]
+        points = [(at, 100 * got / size) for at, got in zip(trace.times, series, strict=True)]
         parts.append(_curve(progress, points, "dead" if name in killed else "node"))
     parts.append(_curve(copies, list(zip(trace.times, origin, strict=True)), "origin"))
     text = (
