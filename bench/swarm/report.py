@@ -59,7 +59,7 @@ def thin(trace: Trace) -> Trace:
 
 def format_json(report: Report) -> str:
     """Return every run with its (thinned) samples; a run's and a node's facts are a line each."""
-    facts = {"when": report.when, "machine": asdict(report.machine), "plan": asdict(report.plan)}
+    facts = {"when": report.when, "machine": asdict(report.machine), "plan": asdict(report.plan) | {"loom": report.plan.loom.name}}
     facts |= {"measured": asdict(report.measured), "skipped": report.skipped}
     lines = ["{", *(f"{json.dumps(key)}: {json.dumps(value)}," for key, value in facts.items()), '"runs": [']
     lines.append(",\n".join(_format_run(run) for run in report.runs))
