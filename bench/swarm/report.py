@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 
 from bench.machine import Machine
@@ -59,7 +60,8 @@ def thin(trace: Trace) -> Trace:
 
 def format_json(report: Report) -> str:
     """Return every run with its (thinned) samples; a run's and a node's facts are a line each."""
-    facts = {"when": report.when, "machine": asdict(report.machine), "plan": asdict(report.plan) | {"loom": report.plan.loom.name}}
+    plan = asdict(report.plan) | {"loom": Path(report.plan.loom).name}
+    facts = {"when": report.when, "machine": asdict(report.machine), "plan": plan}
     facts |= {"measured": asdict(report.measured), "skipped": report.skipped}
     lines = ["{", *(f"{json.dumps(key)}: {json.dumps(value)}," for key, value in facts.items()), '"runs": [']
     lines.append(",\n".join(_format_run(run) for run in report.runs))
