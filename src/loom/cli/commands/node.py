@@ -34,7 +34,11 @@ def parser() -> Parser:
     listen = next(flag for flag in PEER_FLAGS if flag.name == "listen")
     anonymous = next(flag for flag in LISTEN_FLAGS if flag.name == "allow_anonymous")
     flags = (*CONTROL_FLAGS, listen, NODE, ZONE, anonymous, CACHE, JSON, CONFIG)
-    add_flags(parser, flags, {"json": "print one JSON object when it listens"})
+    helps = {
+        "json": "print one JSON object when it listens",
+        "listen": "where peers find it (default: port 3001 of the address that faces the control plane)",
+    }
+    add_flags(parser, flags, helps)
     return parser
 
 
