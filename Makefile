@@ -11,6 +11,7 @@ SERVERS := nginx libnginx-mod-http-lua openssl iproute2
 TESTED := redis-server chromium
 TOOLS := curl aria2 axel lftp
 PYTEST :=
+AT_ONCE := 3
 BENCH :=
 SWARM :=
 
@@ -21,7 +22,7 @@ help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 test: tested lint ## Lint and run all tests
-	$(BIN)/pytest --verbosity=0 -rs $(PYTEST)
+	$(BIN)/pytest --verbosity=0 -rs -n $(AT_ONCE) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.ready ## Check style, types and which way imports point
 	$(BIN)/ruff check

@@ -17,7 +17,7 @@ from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.core.names import MAX_NODE, MAX_REPLICAS, MAX_ZONE, check_digest, check_model, check_node, check_zone
 from loom.core.swarm import MAX_HOMES
 from loom.errors import NotFound, RegistryUnavailable, UsageError
-from loom.server.guard import MAX_BODY, NEW_CONNECTIONS, guard, read_body, text_of
+from loom.server.guard import MAX_BODY, guard, read_body, text_of
 from loom.server.live import Live
 from loom.server.messages import (
     HealthReply,
@@ -66,7 +66,6 @@ def control_app(
     """
     plane, metrics = ControlPlane(registry, allowed), Metrics(registry)
     app = web.Application(middlewares=[metrics.middleware(), guard(token, is_local=is_local)], client_max_size=MAX_BODY)
-    app[NEW_CONNECTIONS] = set()
     app.router.add_post("/register", plane.register)
     app.router.add_delete("/register", plane.withdraw)
     app.router.add_post("/heartbeat", plane.heartbeat)

@@ -39,8 +39,6 @@ LINGER_S = 1.0
 BACKLOG = 1024
 MAX_BODY = 1024 * 1024
 
-NEW_CONNECTIONS: web.AppKey[set[object]] = web.AppKey("new_connections", set)
-
 OPEN_PATHS = frozenset(("/", "/page.js", "/table.js", "/page.css", "/healthz", "/readyz", "/openapi.json"))
 """What needs no token: nothing of this says anything about the fleet."""
 
@@ -79,7 +77,6 @@ def guard(token: str | None, *, is_local: bool) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request.app[NEW_CONNECTIONS].discard(request.protocol)
         try:
             if not wanted:
                 _refuse_foreign_pages(request, is_local=is_local)
@@ -183,23 +180,26 @@ class Protocol(RequestHandler):
     A head that cannot be read may hold the token.
     """
 
-    def __init__(self, server: web.Server, new: set[object], **choices: Any) -> None:
+    def __init__(self, server: web.Server, **choices: Any) -> None:
         super().__init__(server, **choices)
-        self._new = new
+        self._has_asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, and wait so long for a request; over TLS that is after the handshake."""
         super().connection_made(transport)
-        self._new.add(self)
+        asyncio.get_running_loop().call_soon(self._await_head)
+
+    def _await_head(self) -> None:
+        """Begin the deadline when the loop has begun to read: our being slow is not the client's."""
         asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self._cut_if_new)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """End."""
-        self._new.discard(self)
-        super().connection_lost(exc)
+    def data_received(self, data: bytes) -> None:
+        """Take in what the client says. With a whole head it has done its part."""
+        super().data_received(data)
+        self._has_asked = self._has_asked or bool(self._messages)
 
     def _cut_if_new(self) -> None:
-        if self in self._new and self.transport is not None:
+        if not self._has_asked and self.transport is not None:
             self.transport.abort()
 
     def handle_error(
@@ -230,15 +230,13 @@ class Protocol(RequestHandler):
 class Doorman:
     """Makes the protocols of a server's connections."""
 
-    def __init__(self, server: web.Server, new: set[object]) -> None:
+    def __init__(self, server: web.Server) -> None:
         self._server = server
-        self._new = new
 
     def __call__(self) -> Protocol:
         """Return the protocol of a new connection. Bodies are not decompressed: a small one could become large."""
         return Protocol(
             self._server,
-            self._new,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=IDLE_TIMEOUT_S,
             lingering_time=LINGER_S,

@@ -19,7 +19,7 @@ from loom.registry.locations import open_ledger
 from loom.registry.registry import Registry
 from loom.server import guard
 from loom.server.control import control_app
-from loom.server.guard import BACKLOG, NEW_CONNECTIONS, Doorman, listen
+from loom.server.guard import BACKLOG, Doorman, listen
 
 if TYPE_CHECKING:
     import socket
@@ -148,7 +148,7 @@ async def _answering(
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("aiohttp made no server")
-    factory, loop = Doorman(runner.server, app[NEW_CONNECTIONS]), asyncio.get_running_loop()
+    factory, loop = Doorman(runner.server), asyncio.get_running_loop()
     servers = [await loop.create_server(factory, sock=one, backlog=BACKLOG, **_tls(context)) for one, context in doors]
     try:
         yield
