@@ -198,14 +198,15 @@ class Free:
 
     def __init__(self, spans: Iterable[Span], grid: Grid) -> None:
         self._spans = sorted(spans)
+        self._starts = [start for start, _ in self._spans]
         self.units = grid.touched(self._spans)
 
     def first(self, start: int, end: int) -> Span | None:
         """Return the first of them that lie in [start, end)."""
-        at = max(0, bisect_right(self._spans, start, key=lambda span: span.start) - 1)
-        for free in self._spans[at : at + 2]:
-            if free.start < end and start < free.end:
-                return Span(max(start, free.start), min(end, free.end))
+        at = max(0, bisect_right(self._starts, start) - 1)
+        for free_start, free_end in self._spans[at : at + 2]:
+            if free_start < end and start < free_end:
+                return Span(max(start, free_start), min(end, free_end))
         return None
 
 
