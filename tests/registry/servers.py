@@ -56,19 +56,20 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
+        """Start it, and wait until it answers: it listens before it has looked for what to load."""
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(self._command, stdout=quiet, stderr=quiet, cwd=self.folder)
         deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-            else:
-                return
+        while not self._answers():
+            if time.monotonic() > deadline:
+                raise TimeoutError("redis-server does not answer")
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        try:
+            return self.ask("PING").startswith(("+PONG", "-NOAUTH"))
+        except OSError:
+            return False
 
     def kill(self) -> None:
         """Kill it with SIGKILL."""
