@@ -120,9 +120,10 @@ class _Node:
 
     def available(self, now: float) -> Availability:
         if self.has_all:
-            return Availability(self.grid.everything, {})
+            return Availability(self.grid.everything, {}, vouched=self.grid.everything)
         if self._said[0] != now:
-            self._said = (now, self.grid.available(self.transfer.have, self.transfer.asked_of_origin()))
+            available = self.grid.available(self.transfer.have, self.transfer.asked_of_origin())
+            self._said = (now, available._replace(vouched=available.units))
         return self._said[1]
 
     def end_from(self, start: int, end: int) -> int:

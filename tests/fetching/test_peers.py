@@ -175,6 +175,88 @@ def test_wrong_bytes_are_found_out_and_named(cold: Cold) -> None:
     assert receipt.digest == f"sha256:{SHA256}"
 
 
+def test_a_spoiled_disk_is_found_out_without_a_digest(cold: Cold) -> None:
+    """What one node hands out another one does not vouch for: the origin decides, about that unit alone."""
+    for name in ("a", "b"):
+        cold.fetch(name, no_peers=True)
+    _poison(cold.folder / "cache-a")
+    with cold.node("a"), cold.node("b"):
+        receipts = [cold.fetch(f"n{number}") for number in range(6)]
+    remarks = {remark for receipt in receipts for remark in receipt.warnings}
+    assert remarks, "in six tries nobody asked for the spoiled bytes"
+    assert remarks <= {f"a {why} wrong bytes: it was not asked again" for why in ("handed out", "vouched for")}
+    assert all(receipt.sources["origin"] <= 1 + Grid(SIZE).unit_size for receipt in receipts)
+
+
+def test_who_vouches_for_wrong_bytes_is_not_believed(cold: Cold) -> None:
+    """It costs the unit that it lied about first, once more from the origin."""
+    cold.fetch("a")
+    lies = "".join(f"{unit} {'5' * 64}\n" for unit in range(Grid(SIZE).count)).encode()
+    liar = Liar(_vouches(), _vouches(body=lies))
+    try:
+        client = ControlClient(cold.control, token=TOKEN)
+        client.heartbeat("liar", address=liar.url, inventory=[{"model": loom_model(cold.url), "size": SIZE}])
+        with cold.node("a"):
+            receipt = cold.fetch("b")
+    finally:
+        liar.close()
+    assert receipt.warnings == ("liar vouched for wrong bytes: it was not asked again",)
+    assert receipt.sources["origin"] <= 1 + Grid(SIZE).unit_size
+
+
+def test_what_nobody_has_vouched_for_is_not_on_record(cold: Cold, origin: Origin) -> None:
+    """A fetch that is stopped half-way keeps no bytes of a peer that only this peer says are right."""
+    cold.url = origin.put("/slow.bin", Thing(DATA), paced(50_000, 0.05))
+    body = bytes(1_000_000)
+    have = format_availability(Availability(2, {}, vouched=2))
+    lines = (f"Loom-Have: {have}", f"Loom-Size: {SIZE}", f"Content-Length: {len(body)}")
+    part = ("HTTP/1.1 206 Partial Content", f"Content-Range: bytes 1000000-1999999/{SIZE}", *lines, "", "")
+    liar = Liar(b"HTTP/1.1 200 OK\r\n" + "\r\n".join((*lines[:2], "Content-Length: 0", "", "")).encode(),
+                "\r\n".join(part).encode() + body)  # fmt: skip
+    client = ControlClient(cold.control, token=TOKEN)
+    client.heartbeat("liar", address=liar.url, inventory=[{"model": loom_model(cold.url), "size": SIZE}])
+    seen = []
+
+    def stop(progress: loom.Progress) -> None:
+        seen.append(progress.received)
+        if progress.received > 2_500_000:
+            raise KeyboardInterrupt
+
+    try:
+        with pytest.raises(loom.Interrupted, match="are kept") as caught:
+            loom.fetch(
+                cold.url, cold.folder / "b.bin", control=cold.control, control_token=TOKEN, node="b", workers=1,
+                cache=str(cold.folder / "cache-b"), on_progress=stop, linger_s=0,
+            )  # fmt: skip
+    finally:
+        liar.close()
+    kept = float(caught.value.message.split("; ")[1].split(" of ")[0].replace(",", ""))
+    assert kept <= max(seen) / 1e6 - 0.9
+
+
+def test_where_peers_disagree_and_the_origin_is_away_the_fetch_fails(cold: Cold, origin: Origin) -> None:
+    """Right or not at all; and nothing is kept that a later run would take for right."""
+    cold.fetch("a")
+    lies = "".join(f"{unit} {'5' * 64}\n" for unit in range(Grid(SIZE).count)).encode()
+    liar = Liar(_vouches(), _vouches(body=lies))
+    origin.close()
+    try:
+        client = ControlClient(cold.control, token=TOKEN)
+        client.heartbeat("liar", address=liar.url, inventory=[{"model": loom_model(cold.url), "size": SIZE}])
+        with cold.node("a"), pytest.raises(loom.IntegrityError, match=r"liar vouches for other bytes .* from a,"):
+            cold.fetch("b", retries=0)
+    finally:
+        liar.close()
+    assert not list((cold.folder / "cache-b").glob("staging/*.part"))
+
+
+def _vouches(body: bytes = b"") -> bytes:
+    """Return what somebody says who has nothing and vouches for everything."""
+    have = format_availability(Availability(0, {}, vouched=Grid(SIZE).everything))
+    head = ("HTTP/1.1 200 OK", f"Content-Length: {len(body)}", f"Loom-Have: {have}", f"Loom-Size: {SIZE}", "", "")
+    return "\r\n".join(head).encode() + body
+
+
 def _poison(cache: Path) -> None:
     """Change bytes of the blob behind the cache's back."""
     wait_until(lambda: bool(list((cache / "blobs" / "sha256").glob("*/*"))))

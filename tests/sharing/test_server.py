@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import time
 from typing import IO, TYPE_CHECKING
@@ -45,6 +46,9 @@ class Half:
 
     def open(self) -> IO[bytes]:
         return self._path.open("rb", buffering=0)
+
+    def digest(self, unit: int) -> str | None:
+        return hashlib.sha256(DATA[:1_000_000]).hexdigest() if unit == 0 else None
 
 
 class Door:
@@ -141,7 +145,7 @@ def test_what_is_there_in_part_is_answered_in_part(door: Door) -> None:
         DATA[half - 10 : half],
     )
     status, fields, _ = door.get("/blobs/half", f"Range: bytes={half}-{half + 10}")
-    assert (status, fields["Loom-Have"]) == (504, f"0;0;0:{half}")
+    assert (status, fields["Loom-Have"]) == (504, f"0;0;0;0:{half}")
     assert door.get("/blobs/half/have")[0] == 200
 
 
@@ -238,3 +242,25 @@ def test_what_a_reference_leads_to(door: Door) -> None:
     status, _, body = door.get("/refs/ref")
     assert status == 200
     assert b'"etag": "\\"v\\""' in body
+
+
+def test_digests_of_units_are_told_as_far_as_they_are_vouched_for(door: Door) -> None:
+    """A line each; whoever has the whole file vouches for all of it."""
+    units = [DATA[start : start + 1_000_000] for start in range(0, len(DATA), 1_000_000)]
+    lines = [f"{unit} {hashlib.sha256(data).hexdigest()}" for unit, data in enumerate(units)]
+    assert door.get(f"/blobs/{KEY}/digests/5")[2].decode().splitlines() == [lines[0], lines[2]]
+    status, fields, body = door.get("/blobs/half/digests/7")
+    assert (status, body.decode().splitlines()) == (200, lines[:1])
+    assert fields["Loom-Size"] == str(len(DATA))
+
+
+@pytest.mark.parametrize("units", ["", "zz", "8", "-1", "f" * 2000])
+def test_digests_of_what_the_file_does_not_have_are_not_told(door: Door, units: str) -> None:
+    """Whatever is asked for."""
+    assert door.get(f"/blobs/{KEY}/digests/{units}")[0] == 404
+
+
+def test_digests_that_take_long_are_told_bit_by_bit(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least one, so that whoever asks gets on."""
+    monkeypatch.setattr(server_module, "TELL_S", 0.0)
+    assert [len(door.get(f"/blobs/{KEY}/digests/7")[2].splitlines()) for _ in range(3)] == [1, 1, 1]

@@ -93,12 +93,14 @@ _MASK = 2**64 - 1
 
 class Availability(NamedTuple):
     """What a node can hand out: `units` is a bitmap of those it has whole; `prefixes` tells how many bytes of others,
-    from their beginning, are there; `coming` is a bitmap of those that it is asking the origin for.
+    from their beginning, are there; `coming` is a bitmap of those that it is asking the origin for, and `vouched` of
+    those whose digest it vouches for (loom.core.vouching).
     """
 
     units: int
     prefixes: dict[int, int]
     coming: int = 0
+    vouched: int = 0
 
 
 class Grid:
@@ -142,25 +144,44 @@ class Grid:
 
 
 def format_availability(it: Availability) -> str:
-    """Return it as a header's value: two bitmaps in hexadecimal, units and coming, and the prefixes as unit:bytes."""
-    return f"{it.units:x};{it.coming:x};" + ",".join(f"{unit}:{size}" for unit, size in it.prefixes.items())
+    """Return it as a header's value: three bitmaps in hexadecimal, units, coming and vouched, and the prefixes as
+    unit:bytes.
+    """
+    prefixes = ",".join(f"{unit}:{size}" for unit, size in it.prefixes.items())
+    return f"{it.units:x};{it.coming:x};{it.vouched:x};{prefixes}"
 
 
 def parse_availability(text: str, grid: Grid) -> Availability:
     """Parse what a peer says that it has. Raises ValueError when it makes no sense for this file."""
-    units, coming, rest = text.split(";")
-    if max(len(units), len(coming)) > MAX_UNITS // 4 or len(rest) > MAX_PREFIXES * 32:
+    *bitmaps, rest = text.split(";")
+    if len(rest) > MAX_PREFIXES * 32:
         raise ValueError("too long")
-    bitmaps = int(units, 16), int(coming, 16)
-    if not all(0 <= bits <= grid.everything for bits in bitmaps):
-        raise ValueError("units that the file does not have")
+    units, coming, vouched = (parse_bitmap(bits, grid) for bits in bitmaps)
     prefixes = {}
     for pair in filter(None, rest.split(",")):
         unit, _, size = pair.partition(":")
         if not 0 <= int(unit) < grid.count or not 0 <= int(size) <= grid.unit_size:
             raise ValueError("a unit that the file does not have")
         prefixes[int(unit)] = int(size)
-    return Availability(bitmaps[0], prefixes, bitmaps[1])
+    return Availability(units, prefixes, coming, vouched)
+
+
+def parse_bitmap(text: str, grid: Grid) -> int:
+    """Parse a bitmap of units in hexadecimal. Raises ValueError when it makes no sense for this file."""
+    if len(text) > MAX_UNITS // 4:
+        raise ValueError("too long")
+    bits = int(text, 16)
+    if not 0 <= bits <= grid.everything:
+        raise ValueError("units that the file does not have")
+    return bits
+
+
+def units_of(bitmap: int) -> Iterator[int]:
+    """Yield the units of a bitmap, from the lowest."""
+    while bitmap:
+        bit = bitmap & -bitmap
+        bitmap ^= bit
+        yield bit.bit_length() - 1
 
 
 def choose_homes(names: Iterable[str], limit: int = MAX_HOMES) -> list[str]:
@@ -224,6 +245,7 @@ class Peer:
     units: int = 0
     prefixes: dict[int, int] = field(default_factory=dict)
     coming: int = 0
+    vouched: int = 0
     heard_at: float = float("-inf")
     polled_at: float = float("-inf")
     asked: int = 0
@@ -318,8 +340,8 @@ class Swarm:
 
     def saw(self, peer: Peer, it: Availability, now: float) -> None:
         """A peer has said what it has."""
-        peer.units, peer.prefixes, peer.coming, peer.heard_at = it.units, it.prefixes, it.coming, now
-        peer.avoided_until = 0.0
+        peer.units, peer.prefixes, peer.coming, peer.vouched = it.units, it.prefixes, it.coming, it.vouched
+        peer.heard_at, peer.avoided_until = now, 0.0
 
     def fed(self, peer: Peer, now: float) -> None:
         """Bytes have come from a peer."""
@@ -350,7 +372,7 @@ class Swarm:
         peer.polled_at = float("-inf")
 
     def _forget(self, peer: Peer) -> None:
-        peer.units, peer.prefixes, peer.coming, peer.heard_at = 0, {}, 0, float("-inf")
+        peer.units, peer.prefixes, peer.coming, peer.vouched, peer.heard_at = 0, {}, 0, 0, float("-inf")
 
     def ban(self, peer: Peer) -> None:
         """A peer handed out wrong bytes: never again."""
@@ -444,6 +466,14 @@ class Swarm:
         above = bitmap >> place << place
         return ((above & -above) if above else (bitmap & -bitmap)).bit_length() - 1
 
+    def home_of(self, unit: int) -> str:
+        """Return the name of the home of a unit: it, most likely, has asked the origin for it."""
+        return max(self.homes, key=lambda name: (_weigh(self._seeds[name], unit), name))
+
+    def check(self, names: Iterable[str]) -> None:
+        """Have nodes asked what they have, neighbours or not."""
+        self._to_check.update(names)
+
     def most_at_origin(self, workers: int) -> int:
         """Return how many requests this node may have under way at the origin: all homes together as many as two alone.
 
@@ -485,19 +515,13 @@ class Swarm:
         for peer in self.peers.values():
             if peer.is_live(now):
                 held |= peer.units
-                for unit in self._units_of(peer.coming & units):
+                for unit in units_of(peer.coming & units):
                     ahead |= self._outranks(peer.name, unit) << unit
         return not units & ~(held | ahead)
 
     def _outranks(self, name: str, unit: int) -> int:
         seed = self._seeds.get(name)
         return int(seed is not None and (_weigh(seed, unit), name) > (_weigh(self._seeds[self.me], unit), self.me))
-
-    def _units_of(self, bitmap: int) -> Iterator[int]:
-        while bitmap:
-            unit = bitmap.bit_length() - 1
-            bitmap ^= 1 << unit
-            yield unit
 
     def _checked(self, units: int, now: float) -> int:
         """Return those of the units about whose other homes we know enough: what is unknown is asked about first."""
@@ -550,7 +574,7 @@ class Swarm:
             and peer.avoided_until <= now
             and now - peer.heard_at >= age_s
             and now - peer.polled_at >= POLL_S
-            and peer.units != self.grid.everything
+            and peer.vouched != self.grid.everything
         ]
         unheard = [peer for peer in due if peer.heard_at == float("-inf")]
         due = sorted(due, key=lambda peer: peer.heard_at)[: max(len(unheard), self._afford_polls(now))]

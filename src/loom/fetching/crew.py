@@ -73,7 +73,7 @@ class Crew:
         runs = [self._loops.submit(0, crew[0].run(*(first or ())))]
         runs += [self._loops.submit(worker.number, worker.run()) for worker in crew[1:]]
         if job.company is not None:
-            runs.append(self._loops.submit(0, job.company.run()))
+            runs.append(self._loops.submit(0, job.company.run(self._pools[0])))
         self._conduct(job, crew, runs)
         self.close()
         if job.transfer.error is not None:

@@ -252,10 +252,15 @@ class _Fetch:
             self._peers.join(job, key, reference, options.sha256 or "")
         if options.sha256:
             self._hasher = Hasher(size, job.front, staging.read)
-        if not transfer.is_complete:
+        if not transfer.is_complete or job.company is not None:
             workers = self._fitting_workers(transfer.useful_workers())
             is_adopted = first is not None and transfer.adopt(0, first[0], time.monotonic())
-            crew.work(job, workers, first if is_adopted else None)
+            try:
+                crew.work(job, workers, first if is_adopted else None)
+            except IntegrityError:
+                staging.discard()
+                raise
+            self._warnings += job.company.remarks() if job.company is not None else ()
             self._report.now()
         return self._finish(way, staging, version, "resumed" if transfer.resumed else "fetched")
 
@@ -322,7 +327,7 @@ class _Fetch:
     def _fetch_again(self, job: Job, company: Company) -> str:
         """Ask the origin for all that came from peers, which shows who handed out wrong bytes; return the digest."""
         staging, size = job.staging, job.transfer.size
-        taken = [(span, peer, hash_span(staging.read, span)) for span, peer in company.came_from]
+        taken = [(span, peer, hash_span(staging.read, span)) for span, peer in company.confirmer.came_from]
         kept = RangeSet(span for span, _, _ in taken).missing(0, size)
         transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, kept)
         again = self._report.job = Job(job.source, staging, transfer, job.version)

@@ -53,7 +53,9 @@ def _run(facts: dict[str, Any]) -> None:
     listening.setblocking(False)
     version = Version(facts["size"], facts["etag"], facts["last_modified"])
     shelf = OwnShelf()
-    shelf.put(facts["key"], WholeFile(version, facts["size"], fd=facts["file"]), facts["reference"], facts["digest"])
+    digests = {int(unit): digest for unit, digest in facts["digests"].items()}
+    item = WholeFile(version, facts["size"], fd=facts["file"], digests=digests)
+    shelf.put(facts["key"], item, facts["reference"], facts["digest"])
     server = PeerServer(shelf, listening, facts["token"])
     server.authority = facts["authority"]
     server.start()

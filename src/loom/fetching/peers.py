@@ -20,11 +20,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from loom.core.faults import Fault, Remedy
 from loom.core.options import parse_listen
-from loom.core.ranges import Span
 from loom.core.swarm import PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Wait
 from loom.core.urls import parse_url
 from loom.errors import LoomError, OriginUnreachable
+from loom.fetching.confirming import Confirmer
 from loom.fetching.lingering import linger
 from loom.net.connect import Connector
 from loom.net.connection import Pool
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.options import Options
+    from loom.core.ranges import Span
     from loom.fetching.worker import Job
 
 FIRST_PULL = 100_000
@@ -146,7 +147,7 @@ class Peers:
 
     def join(self, job: Job, key: str, reference: str, digest: str = "") -> None:
         """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them."""
-        company = Company(job, key, self.fleet, self._own_pool(), self.taken, self.rejected)
+        company = Company(job, key, self.fleet, self._own_pool(), self._options, self.taken, self.rejected)
         version = job.version
         self._facts = {
             "key": key, "reference": reference, "digest": digest, "size": version.size, "etag": version.etag,
@@ -182,9 +183,9 @@ class Peers:
         if not os.path.basename(sys.executable).startswith(("python", "pypy")):
             return  # Python is embedded in another program: nobody knows what starting that would do
         facts = {
-            **self._facts, "authority": server.authority, "token": options.control_token, "control": options.control,
-            "control_ca_file": options.control_ca_file, "node": self.fleet.node, "zone": options.zone, "model": model,
-            "linger_s": options.linger_s,
+            **self._facts, "digests": company.digests(), "authority": server.authority,
+            "token": options.control_token, "control": options.control, "control_ca_file": options.control_ca_file,
+            "node": self.fleet.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
         }  # fmt: skip
         with contextlib.suppress(OSError), open(out, "rb") as file:
             linger(facts, self._listening.fileno(), file.fileno())
@@ -210,7 +211,14 @@ class Company:
     """The swarm about one file, and the requests to peers that are under way. `job.lock` guards the swarm."""
 
     def __init__(
-        self, job: Job, key: str, fleet: Fleet, pool: Pool, taken: dict[str, int], rejected: dict[str, str]
+        self,
+        job: Job,
+        key: str,
+        fleet: Fleet,
+        pool: Pool,
+        options: Options,
+        taken: dict[str, int],
+        rejected: dict[str, str],
     ) -> None:
         transfer = job.transfer
         self.grid = Grid(transfer.size)
@@ -220,8 +228,11 @@ class Company:
         self._pool = pool
         self._taken = taken
         self._rejected = rejected
-        self.came_from: list[tuple[Span, str]] = []
-        """What was taken from which peer."""
+        self.confirmer = Confirmer(
+            job, self.grid, self._swarm, options,
+            ask=lambda peer, units: self._source.digests(self._pool, peer.address, units),
+            failed=lambda peer, fault: self._failed(None, peer, fault), wrong=self._reject,
+        )  # fmt: skip
         self._fed_by_peers_at = float("-inf")
         self._pulls: dict[int, asyncio.Task[None]] = {}
         self._polls: set[asyncio.Task[None]] = set()
@@ -242,6 +253,13 @@ class Company:
         with self._job.lock:
             self._swarm.visited(visitor.node, visitor.address)
 
+    def remarks(self) -> list[str]:
+        """Return what a human should know of the peers, a sentence each."""
+        remarks = [f"{name} {why}: it was not asked again" for name, why in sorted(self._rejected.items())]
+        if unconfirmed := self.confirmer.unconfirmed:
+            remarks.append(f"{unconfirmed / 1e6:,.1f} MB came from peers, and no other node could vouch for them")
+        return remarks
+
     def is_wanted(self) -> bool:
         """Return whether somebody there does not have all of it yet."""
         with self._job.lock:
@@ -259,9 +277,15 @@ class Company:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the fetch is done
                 self._loop.call_soon_threadsafe(self._look_again)
 
+    def completed(self) -> None:
+        """Every byte is in place. From any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._look_again)
+
     def _look_again(self) -> None:
         if self._wake is not None:
             self._wake.set()
+        self.confirmer.look_again()
 
     # For the workers that ask the origin; the job's lock is held
 
@@ -293,13 +317,30 @@ class Company:
     def available(self) -> Availability:
         """Return what can be handed out."""
         transfer = self._job.transfer
-        return self.grid.available(transfer.have, transfer.asked_of_origin())
+        available = self.grid.available(transfer.have, transfer.asked_of_origin())
+        return available._replace(vouched=self.confirmer.vouching.vouched)
+
+    def digest(self, unit: int) -> str | None:
+        """Return the digest of a unit that we vouch for. From any thread."""
+        with self._job.lock:
+            return self.confirmer.vouching.digest(unit)
+
+    def digests(self) -> dict[int, str]:
+        """Return all digests that we vouch for. From any thread."""
+        with self._job.lock:
+            return dict(self.confirmer.vouching.digests())
 
     # Taking from peers, on the crew's first loop
 
-    async def run(self) -> None:
-        """Take from peers what they have, until the job is finished."""
-        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+    async def run(self, origin: Pool) -> None:
+        """Take from peers what they have, and have it confirmed, until the job is finished. origin: for requests there,
+        from this loop.
+        """
+        self._loop = asyncio.get_running_loop()
+        await asyncio.gather(self._take(), self.confirmer.run(origin))
+
+    async def _take(self) -> None:
+        self._wake = asyncio.Event()
         while not self._job.finished.is_set():
             self._wake.clear()
             self._job.transfer.is_fed_elsewhere = now() - self._fed_by_peers_at < PATIENT_S
@@ -337,6 +378,7 @@ class Company:
                 return False
             peer.asked += 1
         self._next_number += 1
+        self.confirmer.began(number, span)
         task = self._pulls[number] = asyncio.create_task(self._pull(number, peer, span))
         task.add_done_callback(lambda _: self._pulls.pop(number, None))
         return True
@@ -360,6 +402,8 @@ class Company:
         def accept(size: int) -> int:
             nonlocal brought
             brought += size
+            with job.lock:
+                self.confirmer.brought(number, peer.name, brought)
             return self._accept(number, peer, size)
 
         try:
@@ -384,10 +428,11 @@ class Company:
             if number not in self._cut:
                 raise
             self._cut.discard(number)
-            self._failed(number, peer, PeerFault(Verdict.FAILED, "sent too little"))
+            with job.lock:
+                is_overtaken = job.transfer.have.covers(*span)
+            self._failed(number, peer, PeerFault(Verdict.ABSENT if is_overtaken else Verdict.FAILED, "sent too little"))
         finally:
-            if brought:
-                self.came_from.append((Span(start, start + brought), peer.name))
+            self.confirmer.ended(number, peer.name, brought)
             peer.asked -= 1
             self._look_again()
 
@@ -415,9 +460,15 @@ class Company:
                 self._swarm.gone(peer)
             elif fault.verdict is Verdict.FAILED:
                 self._swarm.failed(peer, at)
-            elif fault.verdict is Verdict.WRONG:
-                self._swarm.ban(peer)
-                self._rejected[peer.name] = str(fault)
+        if fault.verdict is Verdict.WRONG:
+            self._reject(peer.name, str(fault))
+
+    def _reject(self, name: str, why: str) -> None:
+        """Never ask a peer again."""
+        with self._job.lock:
+            self._rejected[name] = why
+            if name in self._swarm.peers:
+                self._swarm.ban(self._swarm.peers[name])
 
     def _poll(self) -> None:
         with self._job.lock:
@@ -459,6 +510,9 @@ class _Part:
 
     def open(self) -> IO[bytes]:
         return os.fdopen(os.dup(self._fd), "rb", buffering=0)
+
+    def digest(self, unit: int) -> str | None:
+        return self._company.digest(unit)
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError):

@@ -48,21 +48,24 @@ class Job:
             left = self.transfer.received(number, size, now())
             completed = self.transfer.take_completed()
             is_complete = self.transfer.is_complete
-        if completed:
+        if completed and self.company is None:
             self.staging.record(completed)
-        if is_complete:
+        if is_complete and self.company is None:
             self.finished.set()
+        elif is_complete and self.company is not None:
+            self.company.completed()
         return left
 
     def front(self) -> int:
-        """Return the end of the bytes that are in place without a gap."""
+        """Return the end of the bytes that are in place without a gap, and that nobody will write again."""
         with self.lock:
-            return self.transfer.have.front()
+            front = self.transfer.have.front()
+        return min(front, self.company.confirmer.first_unsettled()) if self.company else front
 
     def keep(self, least: int = 1) -> None:
-        """Put on record what has arrived of chunks that are not whole yet, in runs of `least` bytes or more."""
+        """Put on record what has arrived and is not on record, in runs of `least` bytes or more."""
         with self.lock:
-            have = list(self.transfer.have)
+            have = self.company.confirmer.sound(self.transfer.have) if self.company else list(self.transfer.have)
         self.staging.record_ranges(have, least)
 
     def fail(self, error: LoomError) -> None:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 """How old what is known of the cache may be."""
 
+MAX_REMEMBERED = 64
+"""Files whose units' digests are remembered: as they were when first asked for, so that a disk that spoils them later
+is found out.
+"""
+
 
 class CacheShelf:
     """All blobs of the cache in `root` that `audience` may have: "anyone", or the "fleet" that shares a token."""
@@ -30,6 +35,7 @@ class CacheShelf:
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
         self._keys: dict[str, str] = {}  # version key or digest -> reference
+        self._digests: dict[str, dict[int, str]] = {}  # version key -> unit -> its digest
 
     def find(self, key: str) -> Item | None:
         with self._lock:
@@ -60,7 +66,15 @@ class CacheShelf:
             return None
         version = Version(ref.size, ref.etag, ref.last_modified)
         self._cache.touch(reference)
-        return WholeFile(version, ref.size, path=self._cache.blob_path(ref.blob))
+        digests = self._digests_of(_key_of(reference, ref))
+        return WholeFile(version, ref.size, path=self._cache.blob_path(ref.blob), digests=digests)
+
+    def _digests_of(self, key: str) -> dict[int, str]:
+        digests = self._digests.pop(key, {})
+        self._digests[key] = digests  # the last one used is the last one to go
+        if len(self._digests) > MAX_REMEMBERED:
+            del self._digests[next(iter(self._digests))]
+        return digests
 
     def _read(self, reference: str) -> Ref | None:
         ref = self._cache.find(reference)

@@ -2,6 +2,8 @@
 
     GET /blobs/{key}         a range of a file, as far as it is there; key: a version key, or sha256:<digest>
     GET /blobs/{key}/have    what is there
+    GET /blobs/{key}/digests/{units}   the SHA-256 of those units (a bitmap in hexadecimal) that this node vouches for,
+                             a line each: unit, blank, 64 hex digits; fewer than asked for if it takes long
     GET /refs/{key}          what a reference (its key) leads to: version, size, key of the bytes
     GET /healthz             it answers
 
@@ -20,13 +22,13 @@ import json
 import socket
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from loom.core.headers import parse_request_range
 from loom.core.proof import SCHEME, is_proved
-from loom.core.swarm import format_availability
+from loom.core.swarm import Grid, format_availability, parse_bitmap, units_of
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ BLOCK_TIMEOUT_S = 20.0
 """Whoever does not take a block in so long is cut."""
 
 RETRY_AFTER_S = 0.2
+
+TELL_S = 0.3
+"""How long digests are computed for one answer; one of them, in any case, is told."""
 
 _REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
             405: "Method Not Allowed", 416: "Range Not Satisfiable", 503: "Service Unavailable",
@@ -104,6 +109,7 @@ class PeerServer:
         self._on_visit = on_visit
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
+        self._hashers = ThreadPoolExecutor(2, "loom-digests")
         self._is_draining = False
         self._socket = listening
         self.asked_at = time.monotonic()
@@ -127,6 +133,7 @@ class PeerServer:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+        self._hashers.shutdown(wait=False, cancel_futures=True)
         self._socket.close()
         self._loop.close()
 
@@ -205,6 +212,8 @@ class PeerServer:
                 await self._give(self._item(key), request, writer)
             case ["", "blobs", key, "have"]:
                 await _send(writer, 200, b"", self._fields(self._item(key)))
+            case ["", "blobs", key, "digests", units]:
+                await self._vouch(self._item(key), units, writer)
             case ["", "refs", key]:
                 await self._tell(key, writer)
             case _:
@@ -227,6 +236,15 @@ class PeerServer:
         version = item.version
         facts = {"key": version_key, "size": item.size, "etag": version.etag, "last_modified": version.last_modified}
         await _send(writer, 200, json.dumps(facts).encode(), self._fields(item))
+
+    async def _vouch(self, item: Item, units: str, writer: asyncio.StreamWriter) -> None:
+        """Tell digests of units."""
+        try:
+            asked = parse_bitmap(units, Grid(item.size))
+        except ValueError:
+            raise _Refused(404, "not-found") from None
+        lines = await self._loop.run_in_executor(self._hashers, _digests, item, asked)
+        await _send(writer, 200, "".join(lines).encode(), self._fields(item))
 
     async def _give(self, item: Item, request: _Request, writer: asyncio.StreamWriter) -> None:
         """Answer a request for a range."""
@@ -261,6 +279,17 @@ class PeerServer:
                 raise OSError("the file is shorter than it was")
             at += sent
             self.served += sent
+
+
+def _digests(item: Item, asked: int) -> list[str]:
+    lines: list[str] = []
+    began = time.monotonic()
+    for unit in units_of(asked):
+        if digest := item.digest(unit):
+            lines.append(f"{unit} {digest}\n")
+        if lines and time.monotonic() - began > TELL_S:
+            break
+    return lines
 
 
 def _opened(item: Item) -> IO[bytes]:

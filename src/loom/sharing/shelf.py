@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from typing import IO, TYPE_CHECKING, Protocol
 
 from loom.core.swarm import Availability, Grid
+from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:
     from loom.core.headers import Version
@@ -30,6 +32,11 @@ class Item(Protocol):
     def open(self) -> IO[bytes]:
         """Return the file, unbuffered; the caller closes it. Raises OSError."""
 
+    def digest(self, unit: int) -> str | None:
+        """Return the SHA-256 of a unit (loom.core.swarm.Grid) that this node vouches for, as 64 hex digits; None when
+        it does not. It may take as long as reading the unit. From any thread.
+        """
+
 
 class Shelf(Protocol):
     """Where items are found. Raises nothing: what cannot be read is not there."""
@@ -42,16 +49,23 @@ class Shelf(Protocol):
 
 
 class WholeFile:
-    """A file that is here, whole. fd: an open descriptor of it, which the item keeps; -1 to open `path`."""
+    """A file that is here, whole. fd: an open descriptor of it, which the item keeps; -1 to open `path`.
 
-    def __init__(self, version: Version, size: int, *, fd: int = -1, path: str = "") -> None:
+    digests: of units, as far as they are known; more are added as they are computed.
+    """
+
+    def __init__(
+        self, version: Version, size: int, *, fd: int = -1, path: str = "", digests: dict[int, str] | None = None
+    ) -> None:
         self.size = size
         self.version = version
+        self._grid = Grid(size)
         self._fd = fd
         self._path = path
+        self._digests = {} if digests is None else digests
 
     def available(self) -> Availability:
-        return Availability(Grid(self.size).everything, {})
+        return Availability(self._grid.everything, {}, vouched=self._grid.everything)
 
     def end_from(self, start: int, end: int) -> int:  # noqa: ARG002 - all is there
         return min(end, self.size)
@@ -60,6 +74,15 @@ class WholeFile:
         if self._fd >= 0:
             return os.fdopen(os.dup(self._fd), "rb", buffering=0)
         return open(self._path, "rb", buffering=0)
+
+    def digest(self, unit: int) -> str | None:
+        if unit not in self._digests:
+            try:
+                with self.open() as file:
+                    self._digests[unit] = hash_span(partial(os.pread, file.fileno()), self._grid.span(unit))
+            except OSError:
+                return None
+        return self._digests[unit]
 
 
 class OwnShelf:

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 TIMEOUT_S = 3.0
 """For a connection and the head of a reply: a peer is near, and not worth waiting for when it is not."""
 
+SHA256_SIZE = 32
+
+ASK_S = 1.0
+"""For an answer about digests: somebody may be waiting for nothing else."""
+
 MAX_FACTS = 16 * 1024
 
 
@@ -110,6 +115,21 @@ class PeerSource:
         finally:
             pool.put(response)
 
+    async def digests(self, pool: Pool, address: str, units: int) -> dict[int, str]:
+        """Return the digests that a peer vouches for of some units, a bitmap. Raises PeerFault."""
+        try:
+            async with asyncio.timeout(ASK_S):
+                response = await self._get(pool, address, f"/blobs/{self._key}/digests/{units:x}", {})
+                try:
+                    self._judge(response, 200)
+                    return _parse_digests(await response.read(MAX_FACTS))
+                finally:
+                    pool.put(response)
+        except TimeoutError as error:
+            raise PeerFault(Verdict.FAILED, "does not answer in time") from error
+        except (OSError, LoomError, ValueError) as error:
+            raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense") from error
+
     async def _get(self, pool: Pool, address: str, target: str, more: dict[str, str]) -> Response:
         self.requests += 1
         return await _get(pool, self._fleet, address, target, more)
@@ -136,6 +156,18 @@ class PeerSource:
         if head.status != wanted:
             raise PeerFault(Verdict.FAILED, f"answered {head.status}")
         return available
+
+
+def _parse_digests(body: bytes) -> dict[int, str]:
+    """Parse lines of a unit and its digest. Raises ValueError."""
+    digests: dict[int, str] = {}
+    for line in body.decode("ascii").splitlines():
+        unit, _, digest = line.partition(" ")
+        sha256 = bytes.fromhex(digest)
+        if len(sha256) != SHA256_SIZE:
+            raise ValueError("not a digest")
+        digests[int(unit)] = sha256.hex()
+    return digests
 
 
 async def resolve_at_peer(pool: Pool, fleet: Fleet, address: str, reference: str) -> Version:

@@ -1,0 +1,173 @@
+"""Vouching: whether what came from peers is what the origin has, unit by unit.
+
+Theory of operation. Who took all of a unit from the origin knows what it is; who took some of it from peers knows only
+what they handed out. So every node hashes each unit when it is whole, and *vouches* for those that it took from the
+origin, and for those whose digest somebody else has vouched for in the same words: every voucher goes back to one who
+asked the origin. Where digests differ nobody is believed: the origin is asked for that unit again, and then it is
+known who was wrong, the voucher or whoever handed out the bytes.
+
+A peer's word about bytes that it has itself handed out is worth less: it counts when the peer is the unit's home, which
+most likely took them from the origin, or when nobody else is left to be asked. So bytes that were damaged on a disk, in
+memory or on the way are found out, and so is a peer that lies alone. A home that lies about what it alone has asked the
+origin for is believed: only a digest from elsewhere (`--sha256`) helps against that.
+
+Pure, and not thread-safe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from loom.core.swarm import units_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from loom.core.ranges import Span
+    from loom.core.swarm import Grid, Peer
+
+MAX_ASKED = 64
+"""Units that one question is about: what has to be hashed for the answer takes its time."""
+
+
+class Dispute(NamedTuple):
+    """A voucher (by its name) tells another digest of a unit than the one that is here."""
+
+    unit: int
+    digest: str
+    voucher: str
+
+
+class Vouching:
+    """What one fetch knows of the units of its file. `unknown`: bytes that were here before it began, from anywhere."""
+
+    def __init__(self, grid: Grid, unknown: Iterable[Span] = ()) -> None:
+        self.grid = grid
+        self.vouched = 0
+        """A bitmap: the units that this node vouches for."""
+        self.disputes: list[Dispute] = []
+        self._foreign = grid.touched(unknown)
+        self._supplied: dict[str, int] = {}
+        self._digests: dict[int, str] = {}
+        self._hashed = 0
+        self._excused = 0
+        self._mute: dict[str, int] = {}
+
+    # What happens
+
+    def supplied(self, peer: str, span: Span) -> None:
+        """A peer has handed out bytes."""
+        units = self.grid.touched([span])
+        self._foreign |= units
+        self._supplied[peer] = self._supplied.get(peer, 0) | units
+
+    def hashed(self, unit: int, digest: str) -> None:
+        """A unit is whole, and nobody writes to it any more."""
+        self._digests[unit] = digest
+        self._hashed |= 1 << unit
+        self.vouched |= (1 << unit) & ~self._foreign
+
+    def told(self, peer: str, asked: int, digests: dict[int, str]) -> None:
+        """A peer has answered what it vouches for of the units `asked`."""
+        answered = [unit for unit in units_of(asked & self.pending) if unit in digests]
+        for unit in answered:
+            if digests[unit] == self._digests[unit]:
+                self.vouched |= 1 << unit
+            else:
+                self.disputes.append(Dispute(unit, digests[unit], peer))
+        if not answered:
+            self._mute[peer] = self._mute.get(peer, 0) | asked
+
+    def settled(self, unit: int, digest: str) -> None:
+        """The origin has been asked for a unit again: this is its digest."""
+        self._foreign &= ~(1 << unit)
+        self.disputes = [dispute for dispute in self.disputes if dispute.unit != unit]
+        self.hashed(unit, digest)
+
+    def disbelieve(self, peer: str) -> None:
+        """What a peer vouches for does not count any more."""
+        self.disputes = [dispute for dispute in self.disputes if dispute.voucher != peer]
+        self._mute[peer] = self.grid.everything
+
+    def excuse(self) -> None:
+        """Be content with what nobody vouches for: nobody is left who could."""
+        self._excused |= self.pending
+
+    # What is known
+
+    @property
+    def pending(self) -> int:
+        """A bitmap: units that are whole, with bytes of peers or unknown ones, and that nobody has vouched for yet."""
+        disputed = 0
+        for dispute in self.disputes:
+            disputed |= 1 << dispute.unit
+        return self._hashed & self._foreign & ~self.vouched & ~self._excused & ~disputed
+
+    @property
+    def unsound(self) -> int:
+        """A bitmap: units with bytes of which it is not known, so far, that they are right."""
+        return self._foreign & ~self.vouched & ~self._excused
+
+    @property
+    def excused(self) -> int:
+        """A bitmap: units with bytes of peers that nobody could vouch for."""
+        supplied = 0
+        for units in self._supplied.values():
+            supplied |= units
+        return self._excused & supplied
+
+    def digest(self, unit: int) -> str | None:
+        """Return the digest of a unit that this node vouches for."""
+        return self._digests[unit] if self.vouched & (1 << unit) else None
+
+    def digests(self) -> Iterator[tuple[int, str]]:
+        """Yield all that this node vouches for."""
+        return ((unit, digest) for unit, digest in self._digests.items() if self.vouched & (1 << unit))
+
+    def next_to_hash(self, units: int) -> int | None:
+        """Return one of `units`, a bitmap, that has not been hashed; first those that peers had a hand in."""
+        waiting = units & ~self._hashed
+        waiting = waiting & self._foreign or waiting
+        return (waiting & -waiting).bit_length() - 1 if waiting else None
+
+    def question(
+        self, peers: Iterable[Peer], home_of: Callable[[int], str], *, is_last: bool
+    ) -> tuple[Peer, int] | None:
+        """Return which of `peers` to ask about which units: whoever can tell of most; None when nobody can.
+
+        is_last: nobody else will turn up: then a peer's word about its own bytes counts, too.
+        """
+        pending = self.pending
+        if not pending:
+            return None
+        best, units = None, 0
+        of_homes = self._by_home(pending, home_of)
+        for is_lenient in (False, True) if is_last else (False,):
+            for peer in peers:
+                offered = peer.vouched & pending & ~self._mute.get(peer.name, 0)
+                if not is_lenient:
+                    offered &= ~self._supplied.get(peer.name, 0) | of_homes.get(peer.name, 0)
+                if offered.bit_count() > units.bit_count():
+                    best, units = peer, offered
+            if best is not None:
+                return best, _first(units, MAX_ASKED)
+        return None
+
+    def homes(self, home_of: Callable[[int], str]) -> set[str]:
+        """Return the homes of the units that nobody has vouched for yet."""
+        return set(self._by_home(self.pending, home_of))
+
+    def _by_home(self, units: int, home_of: Callable[[int], str]) -> dict[str, int]:
+        homes: dict[str, int] = {}
+        for unit in units_of(_first(units, MAX_ASKED)):
+            home = home_of(unit)
+            homes[home] = homes.get(home, 0) | 1 << unit
+        return homes
+
+
+def _first(bitmap: int, most: int) -> int:
+    """Return the lowest `most` units of a bitmap."""
+    first = 0
+    for _, unit in zip(range(most), units_of(bitmap), strict=False):
+        first |= 1 << unit
+    return first
