@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.core.bounds import MAX_MODELS_OF_NODE, Admission
-from loom.core.changes import Beat, Change, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Change, Holding, Left, Registered, Rejected, Withdrawn
 from loom.core.fleet import Fleet
 from loom.errors import RegistryFull, UsageError
 
@@ -529,3 +529,31 @@ def test_the_words_of_an_inventory_are_remembered_no_longer_than_what_was_made_o
     fleet.note_said("a", 1)
     fleet.expire(9.0)
     assert len(fleet) == 0
+
+
+def test_rejections_end_and_are_counted_once() -> None:
+    """Each counts until its end; said again it is renewed."""
+    fleet = Fleet()
+    fleet.apply(Registered("bad", Holding("m")))
+    for by, end in (("a", 10.0), ("b", 20.0), ("b", 30.0)):
+        fleet.apply(Rejected("bad", by, end))
+    fleet.apply(Rejected("stranger", "a", 10.0))
+    assert (dict(fleet.rejections("bad")), fleet.rejected, fleet.totals.rejections) == ({"a": 10.0, "b": 30.0}, 1, 2)
+    version = fleet.version
+    fleet.expire(10.0)
+    assert (dict(fleet.rejections("bad")), fleet.version > version) == ({"b": 30.0}, True)
+    fleet.expire(30.0)
+    assert (dict(fleet.rejections("bad")), fleet.rejected) == ({}, 0)
+
+
+def test_a_rejected_node_makes_room_for_others() -> None:
+    """However many of the best are rejected, the limit is filled with those that are not."""
+    fleet = Fleet()
+    for number in range(20):
+        fleet.apply(Registered(f"n{number}", Holding("m")))
+        fleet.apply(Beat(f"n{number}", 99.0, load=number))
+    for number in range(10):
+        for by in ("a", "b"):
+            fleet.apply(Rejected(f"n{number}", by, 99.0))
+    found = fleet.locate("m", 4, lambda n, k: list(range(n))[:k])
+    assert [one.node for one in found] == ["n10", "n11", "n12", "n13"]

@@ -201,6 +201,7 @@ def test_who_vouches_for_wrong_bytes_is_not_believed(cold: Cold) -> None:
     finally:
         liar.close()
     assert receipt.warnings == ("liar vouched for wrong bytes: it was not asked again",)
+    wait_until(lambda: client.node("liar")["node"].get("rejected_by") == 1)
     assert receipt.sources["origin"] <= 1 + Grid(SIZE).unit_size
 
 

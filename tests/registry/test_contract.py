@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loom.core.changes import Beat, Change, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Change, Holding, Left, Registered, Rejected, Withdrawn
 from loom.core.fleet import Fleet
 from loom.errors import RegistryUnavailable
 from loom.registry.ledger import EpochChanged
@@ -378,6 +378,22 @@ def test_another_epoch_keeps_nothing(location: str) -> None:
                 await ledger.commit("other", [Registered("a", Holding("m"))])
             assert (await ledger.load()).number == snapshot.number
             assert (await ledger.load()).changes == []
+
+    run(work())
+
+
+def test_a_rejection_is_passed_on_and_not_kept(location: str) -> None:
+    """Everybody who follows hears of it; whoever loads later does not."""
+
+    async def work() -> None:
+        async with opened(location) as (ledger, snapshot):
+            number = await ledger.commit(snapshot.epoch, [Registered("a", M), Rejected("a", "b", END)])
+            if not location.startswith("sqlite"):  # there is one process alone on SQLite
+                batches = await ledger.follow(snapshot.epoch, snapshot.number)
+                assert [batch.number for batch in batches] == [number]
+                assert batches[0].changes[1] == Rejected("a", "b", END)
+        async with opened(location) as (_, snapshot):
+            assert list(snapshot.changes) == [Registered("a", M)]
 
     run(work())
 

@@ -481,6 +481,26 @@ def test_what_is_complete_does_not_tell_how_far_it_is(plane) -> None:
     assert "received" not in plane.get("/locate/m")["replicas"][0]
 
 
+def test_whom_others_reject_is_shown_and_named_last(plane) -> None:
+    """One that says so may be wrong: it takes two. Nobody rejects itself, and a stranger is not remembered."""
+    for node in ("bad", "good"):
+        plane.post("/register", node=node, model="m")
+    plane.post("/register", node="a", model="n", rejected=["bad", "a", "stranger"])
+    names = lambda: {one["node"] for one in plane.get("/locate/m")["replicas"]}  # noqa: E731
+    assert names() == {"bad", "good"}
+    for _ in range(3):
+        plane.post("/register", node="b", model="n", rejected=["bad"])
+    assert names() == {"good"}
+    assert {one["node"]: one.get("rejected_by") for one in plane.get("/nodes")["nodes"]} == {
+        "bad": 2, "good": None, "a": None, "b": None,
+    }  # fmt: skip
+    metrics = plane.ask("GET", "/metrics").body.decode()
+    assert "loom_nodes_rejected 1.0" in metrics
+    assert "loom_rejections_total 2.0" in metrics
+    plane.ask("DELETE", "/register", {"node": "good", "model": "m"})
+    assert names() == {"bad"}
+
+
 def test_a_process_hands_out_one_model_elsewhere(plane) -> None:
     """Several fetches on one machine have an address each, beside that of the node."""
     plane.post("/heartbeat", node="n", address="127.0.0.1:1", inventory=[{"model": "old"}])

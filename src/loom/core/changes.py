@@ -77,4 +77,15 @@ class Beat:
     inventory: tuple[Holding, ...] | None = None
 
 
-Change = Registered | Withdrawn | Left | Beat
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A node `by` was handed wrong bytes or nonsense by `node`, and asks it for nothing more. Soft: a ledger passes it
+    on to all control planes and does not keep it.
+    """
+
+    node: str
+    by: str
+    expires_at: float
+
+
+Change = Registered | Withdrawn | Left | Beat | Rejected

@@ -19,14 +19,21 @@ import heapq
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loom.core.changes import Beat, Change, Holding, Registered, Withdrawn
+from loom.core.changes import Beat, Change, Holding, Registered, Rejected, Withdrawn
 from loom.core.holders import Holders, rank_of
 from loom.core.swarm import choose_homes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from loom.core.holders import Sample
+
+
+REJECTORS = 2
+"""So many must reject a node before others are sent elsewhere: one alone may be wrong, or lie."""
+
+MAX_REJECTORS = 64
+"""More of them say nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +50,9 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class NodeSummary:
-    """A node in one line. expires_at: of its heartbeats' lease, None without one. models: how many it has."""
+    """A node in one line. expires_at: of its heartbeats' lease, None without one. models: how many it has. rejected_by:
+    how many others were handed wrong bytes by it not long ago.
+    """
 
     node: str
     address: str | None
@@ -53,6 +62,7 @@ class NodeSummary:
     models: int
     fetching: int
     expires_at: float | None
+    rejected_by: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,7 @@ class Totals:
     from_origin: int = 0
     from_peers: int = 0
     served: int = 0
+    rejections: int = 0
 
 
 class _Node:
@@ -108,6 +119,7 @@ class Fleet:
         """How many holdings there are, and how many of them are still being fetched."""
         self._nodes: dict[str, _Node] = {}
         self._models: dict[str, Holders[_Node]] = {}
+        self._rejections: dict[str, dict[str, float]] = {}  # node -> who rejects it -> until when
         self._due: list[tuple[float, str, str]] = []  # (when, node, model or "" for the node's own lease)
 
     # What happens
@@ -120,6 +132,8 @@ class Fleet:
             self._register(change)
         elif isinstance(change, Withdrawn):
             self._withdraw(change)
+        elif isinstance(change, Rejected):
+            self._reject(change)
         else:
             self._leave(change.node)
 
@@ -132,6 +146,12 @@ class Fleet:
                 heapq.heappush(self._due, (end, name, model))
             elif end is not None:
                 self._end_lease(self._nodes[name], model)
+        for name, ends in list(self._rejections.items()):
+            for by in [by for by, end in ends.items() if end <= now]:
+                del ends[by]
+                self.version += 1
+            if not ends:
+                del self._rejections[name]
 
     def _register(self, change: Registered) -> None:
         node = self._ensure(change.node)
@@ -156,6 +176,15 @@ class Fleet:
             self.version += 1
             for model in list(node.holdings):
                 self._drop(node, model)
+
+    def _reject(self, change: Rejected) -> None:
+        if change.node not in self._nodes:
+            return
+        ends = self._rejections.setdefault(change.node, {})
+        if change.by in ends or len(ends) < MAX_REJECTORS:
+            self.totals.rejections += change.by not in ends
+            self.version += change.by not in ends
+            ends[change.by] = change.expires_at
 
     def _beat(self, beat: Beat) -> None:
         node = self._ensure(beat.node)
@@ -311,16 +340,28 @@ class Fleet:
         node = self._nodes.get(name)
         return node is not None and node.said is not None and node.said[0] == said and node.said[1] is node.asserted
 
+    def rejections(self, name: str) -> Mapping[str, float]:
+        """Return who rejects a node, and until when."""
+        return self._rejections.get(name, {})
+
+    @property
+    def rejected(self) -> int:
+        """How many nodes somebody rejects."""
+        return len(self._rejections)
+
     def locate(self, model: str, limit: int, sample: Sample, zone: str | None = None, but: str = "") -> list[Replica]:
         """Return at most `limit` replicas, best source first, without those of the node `but`.
 
         The same zone first, then complete before partial, then the least loaded; random among equals: `sample(n, k)`
         returns k different numbers below n in random order. So a thousand cold nodes do not all ask the same holder.
+        Nodes that several others reject are named only when there is nobody else.
         """
         holders = self._models.get(model)
         if holders is None:
             return []
-        found = [node for node in holders.best(limit + 1, sample, zone) if node.name != but]
+        rejected = {name for name, ends in self._rejections.items() if len(ends) >= REJECTORS}
+        found = [node for node in holders.best(limit + 1 + len(rejected), sample, zone) if node.name != but]
+        found = [node for node in found if node.name not in rejected] or found
         return [_replica(node, node.holdings[model]) for node in found[:limit]]
 
     def homes(self, model: str, limit: int) -> list[tuple[str, str]]:
@@ -347,12 +388,12 @@ class Fleet:
     def node(self, name: str) -> NodeSummary | None:
         """Return a node in one line."""
         node = self._nodes.get(name)
-        return _summary(node) if node else None
+        return self._summary(node) if node else None
 
     def nodes(self, after: str = "", limit: int = 1000, search: str = "") -> list[NodeSummary]:
         """Return nodes by name, those behind `after` whose name, zone or address holds `search`."""
         matching = (n.name for n in self._nodes.values() if n.name > after and (not search or _matches(n, search)))
-        return [_summary(self._nodes[name]) for name in heapq.nsmallest(limit, matching)]
+        return [self._summary(self._nodes[name]) for name in heapq.nsmallest(limit, matching)]
 
     def list_models(self, after: str = "", limit: int = 1000, search: str = "") -> list[ModelSummary]:
         """Return models by name, those behind `after` whose name holds `search`."""
@@ -381,6 +422,13 @@ class Fleet:
                 if is_found or _matches(node, search):
                     yield _replica(node, node.holdings[model])
 
+    def _summary(self, node: _Node) -> NodeSummary:
+        fetching = sum(1 for holding in node.holdings.values() if holding.state == "partial")
+        counts = node.load, node.served, len(node.holdings), fetching
+        return NodeSummary(
+            node.name, node.address, node.zone, *counts, node.expires_at, len(self._rejections.get(node.name, ()))
+        )
+
     def _model(self, model: str) -> ModelSummary:
         holders = self._models[model]
         one = next(iter(holders)).holdings[model]
@@ -399,11 +447,4 @@ def _matches(node: _Node, search: str) -> bool:
 def _replica(node: _Node, holding: Holding) -> Replica:
     return Replica(
         node.name, holding.address or node.address, node.zone, node.load, holding, node.end_of(holding.model)
-    )
-
-
-def _summary(node: _Node) -> NodeSummary:
-    fetching = sum(1 for holding in node.holdings.values() if holding.state == "partial")
-    return NodeSummary(
-        node.name, node.address, node.zone, node.load, node.served, len(node.holdings), fetching, node.expires_at
     )

@@ -175,6 +175,8 @@ class Announcer:
     def _register(self, client: ControlClient, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
         address = self._peers.fleet.address if self._peers and state == "partial" else ""
         facts |= {"address": address, "own_address": True} if address else {}
+        if self._peers is not None:
+            facts["rejected"] = self._peers.told_rejected
         client.register(self._node, self._model, zone=self._zone, state=state, size=size, ttl_s=ttl_s, **facts)
 
 

@@ -52,6 +52,9 @@ PATIENT_S = 30.0
 IDLE_S = 0.2
 """How often one looks again when nothing happened."""
 
+MAX_REJECTED = 64
+"""Names of rejected peers that are told on: a control plane takes no more at once."""
+
 KEPT_FROM_ORIGIN = 2
 """Requests that somebody who fetched alone goes on with when others come."""
 
@@ -164,6 +167,11 @@ class Peers:
         return self._pool
 
     @property
+    def told_rejected(self) -> list[str] | None:
+        """Whom the control plane should know to have handed out wrong bytes or nonsense; None for nobody."""
+        return list(self.rejected)[:MAX_REJECTED] or None
+
+    @property
     def taken_in_all(self) -> int:
         """Bytes taken from peers."""
         return sum(list(self.taken.values()))
@@ -183,7 +191,7 @@ class Peers:
         if not os.path.basename(sys.executable).startswith(("python", "pypy")):
             return  # Python is embedded in another program: nobody knows what starting that would do
         facts = {
-            **self._facts, "digests": company.digests(), "authority": server.authority,
+            **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": server.authority,
             "token": options.control_token, "control": options.control, "control_ca_file": options.control_ca_file,
             "node": self.fleet.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
         }  # fmt: skip

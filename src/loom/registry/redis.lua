@@ -148,7 +148,9 @@ local function write_node(node)
   end
 end
 
-local apply = {b = beat, r = register, w = withdraw, l = leave}
+local function pass_on() end -- a rejection is kept by nobody
+
+local apply = {b = beat, r = register, w = withdraw, l = leave, x = pass_on}
 for _, change in ipairs(changes) do apply[change.k](node_of(change.n), change) end
 for _, node in pairs(touched) do write_node(node) end
 

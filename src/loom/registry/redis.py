@@ -26,7 +26,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SlaveNotFoundError
 from redis.backoff import NoBackoff
 
-from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Holding, Left, Registered, Rejected, Withdrawn
 from loom.core.urls import redact
 from loom.errors import RegistryError, RegistryUnavailable
 from loom.registry.ledger import Batch, EpochChanged, Missed, Snapshot
@@ -307,6 +307,8 @@ def _pack(change: Change) -> dict[str, Any]:
         facts["h"] = _facts(change.holding, change.expires_at)
     elif isinstance(change, Withdrawn):
         facts |= {"k": "w", "m": change.model}
+    elif isinstance(change, Rejected):
+        facts |= {"k": "x", "b": change.by, "e": change.expires_at}
     else:
         facts["k"] = "l"
     return {name: fact for name, fact in facts.items() if fact is not None}
@@ -339,6 +341,8 @@ def _unpack(facts: dict[str, Any]) -> Change:
     if kind == "r":
         holding, expires_at = _holding(facts["m"], facts["h"])
         return Registered(node, holding, *place, expires_at)
+    if kind == "x":
+        return Rejected(node, facts["b"], float(facts["e"]))
     return Withdrawn(node, facts["m"]) if kind == "w" else Left(node)
 
 

@@ -28,7 +28,7 @@ class Shape(NamedTuple):
 _HELD: Mapping[str, Any] = {"digest": str, "size": int, "received": int, "expires_in_s": float}
 _NODE = Shape(
     {"node": str, "models": int, "load": int, "served": int},
-    {"fetching": int, "address": str, "zone": str, "expires_in_s": float},
+    {"fetching": int, "address": str, "zone": str, "expires_in_s": float, "rejected_by": int},
 )
 _REPLICA = Shape({"node": str}, {"state": str, "address": str, "zone": str, "load": int, **_HELD})
 _HOME = Shape({"node": str, "address": str})

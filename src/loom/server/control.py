@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
-from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
+from loom.core.changes import Beat, Holding, Left, Registered, Rejected, Withdrawn
 from loom.core.names import MAX_NODE, MAX_REPLICAS, MAX_ZONE, check_digest, check_model, check_node, check_zone
 from loom.core.swarm import MAX_HOMES
 from loom.errors import NotFound, RegistryUnavailable, UsageError
@@ -41,6 +41,8 @@ from loom.server.page import add_page
 from loom.server.replies import holding_reply, model_reply, node_reply, replica_reply
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from loom.core.addresses import Allowed
     from loom.registry.registry import Registry
 
@@ -51,6 +53,9 @@ PAGE_SIZE = 1000
 """Nodes or models in one answer."""
 
 _NOTHING = msgspec.Raw(b"null")
+
+REJECTED_S = 600.0
+"""For so long it counts that a node was handed wrong bytes by another one."""
 
 MAX_SILENCE_S = 60.0
 """After so long without its registry a control plane knows nothing that still holds: its leases have ended."""
@@ -100,7 +105,16 @@ class ControlPlane:
         if message.own_address:
             holding, address = replace(holding, address=address), None
         await self._registry.submit(Registered(node, holding, address, zone, ends))
+        await self._reject(node, [check_node(name) for name in message.rejected if name != node])
         return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
+
+    async def _reject(self, by: str, names: Iterable[str]) -> None:
+        """Note whom a node rejects; it says so every second, which is news only now and then."""
+        registry = self._registry
+        for name in names:
+            left = registry.fleet.rejections(name).get(by, 0.0) - registry.now
+            if registry.fleet.has_node(name) and left < REJECTED_S / 2:
+                await registry.submit(Rejected(name, by, registry.now + REJECTED_S))
 
     async def withdraw(self, request: web.Request) -> web.Response:
         """DELETE /register."""

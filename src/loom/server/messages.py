@@ -37,12 +37,14 @@ class Held(Struct, omit_defaults=True):
 class RegisterRequest(Held, omit_defaults=True, kw_only=True):
     """A node has a model. Without ttl_s that stays until it is withdrawn.
 
-    own_address: the address is that of a process which hands out this model alone, not the node's.
+    own_address: the address is that of a process which hands out this model alone, not the node's. rejected: nodes that
+    handed it wrong bytes or nonsense.
     """
 
     node: NodeName
     address: Address | None = None
     own_address: bool = False
+    rejected: Annotated[list[NodeName], Meta(max_length=64)] = []
     zone: Zone | None = None
     ttl_s: Ttl | None = None
 
@@ -131,7 +133,9 @@ class LocateReply(Struct):
 
 
 class NodeReply(Struct, omit_defaults=True):
-    """A node. `expires_in_s` is left out when it sends no heartbeats; served: bytes handed to peers."""
+    """A node. `expires_in_s` is left out when it sends no heartbeats; served: bytes handed to peers. rejected_by: how
+    many others were handed wrong bytes by it in the last ten minutes.
+    """
 
     node: str
     models: int
@@ -141,6 +145,7 @@ class NodeReply(Struct, omit_defaults=True):
     address: str | None = None
     zone: str | None = None
     expires_in_s: float | None = None
+    rejected_by: int = 0
 
 
 class NodesReply(Struct):

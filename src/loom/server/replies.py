@@ -26,7 +26,9 @@ def holding_reply(one: Replica, now: float) -> HoldingReply:
 def node_reply(one: NodeSummary, now: float | None = None) -> NodeReply:
     """Return a node; without `now` the time that its lease has left is left out: that alone is no news."""
     left = None if now is None else _left(one.expires_at, now)
-    return NodeReply(one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left)
+    return NodeReply(
+        one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left, one.rejected_by
+    )
 
 
 def model_reply(one: ModelSummary) -> ModelReply:

@@ -30,8 +30,11 @@ def run(arguments: list[str], voice: Voice) -> int:
         _show(detail, heads, rows, (2,), voice)
     else:
         nodes = client.nodes()
-        heads = ["NODE", "MODELS", "LOAD", "SERVED", "ZONE", "ADDRESS", "LEASE"]
-        _show({"nodes": nodes}, heads, [_node(row) for row in nodes], (1, 2, 3), voice)
+        heads, rows = ["NODE", "MODELS", "LOAD", "SERVED", "ZONE", "ADDRESS", "LEASE"], [_node(row) for row in nodes]
+        if any(row.get("rejected_by") for row in nodes):
+            heads.append("REJECTED BY")
+            rows = [[*cells, str(row.get("rejected_by", "-"))] for cells, row in zip(rows, nodes, strict=True)]
+        _show({"nodes": nodes}, heads, rows, (1, 2, 3, 7), voice)
     return 0
 
 

@@ -83,6 +83,7 @@ const tables = {
   nodes: new Table($("nodes"), "Nodes", [
     node, zone, number("Models", (it) => it.models), number("Fetching", (it) => it.fetching), load,
     bytes("Served", (it) => it.served),
+    number("Rejected by", (it) => it.rejected_by, (it) => it || "", "wide"),
   ], (it) => it.node, ofNode),
   models: new Table($("models"), "Models", [
     model, size, number("Complete", (it) => it.complete), number("Fetching", (it) => it.partial),
