@@ -139,7 +139,7 @@ class Stage:
     def _start_control(self) -> None:
         command = [self.plan.loom, "control", "--host", "0.0.0.0", "--port", str(CONTROL_PORT)]
         command += ["--registry", f"sqlite://{self.work}/registry.db"]
-        self.serve(self.control, command, CONTROL_PORT)
+        self.control_process = self.serve(self.control, command, CONTROL_PORT)
 
     def serve(self, place: Namespace, command: list[str], port: int) -> subprocess.Popen[bytes]:
         """Start what stays, and wait until it listens."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bench.model import write_model
-from bench.swarm.network import PREFIX, Network, namespaces
+from bench.swarm.network import PREFIX, Network, await_so, namespaces
 from bench.swarm.plan import Plan, Rates, Scenario
-from bench.swarm.play import play
+from bench.swarm.play import Stage, play, sha256
+from bench.swarm.processes import Gate, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +52,7 @@ def test_every_node_gets_the_right_file(model: Path, tmp_path: Path) -> None:
     assert run.failures == []
     assert [node.code for node in run.nodes] == [0] * 4
     assert all(sum(node.sources.values()) >= SIZE for node in run.nodes)
-    assert SIZE <= run.origin_bytes <= 8 * SIZE
+    assert SIZE <= run.origin_bytes <= 3 * SIZE
     assert not (tmp_path / "run").exists()
 
 
@@ -59,6 +62,38 @@ def test_the_survivors_get_the_right_file(model: Path, tmp_path: Path) -> None:
     run = play(plan, Scenario("kill1", 4, "", kill=1), RATES, model, tmp_path / "run")
     assert run.failures == []
     assert len(run.survivors) >= 3
+
+
+@pytest.mark.parametrize("unplug", [False, True], ids=["killed", "cut off"])
+def test_half_of_the_nodes_may_leave(model: Path, tmp_path: Path, unplug: bool) -> None:
+    """Whether the others are told (their connections break) or hear nothing any more, for packets are dropped."""
+    plan = Plan(SIZE, RATES, LOOM, timeout_s=60, unplug=unplug)
+    run = play(plan, Scenario("leave3", 6, "", kill=3), RATES, model, tmp_path / "run")
+    assert run.failures == []
+    assert len(run.survivors) >= 3
+
+
+def test_nodes_may_join_and_the_control_plane_die_half_way(model: Path, tmp_path: Path) -> None:
+    """Late ones take from those that are there; when nobody can be asked any more, all go on with whom they know."""
+    plan = Plan(SIZE, Rates(up=6_000_000, down=6_000_000, origin=6_000_000), LOOM, timeout_s=60)
+    with Stage(plan, Scenario("join", 4, ""), model, tmp_path / "run") as stage, Gate() as early, Gate() as late:
+        first, second = stage.nodes[:2], stage.nodes[2:]
+        fetches = {place.name: stage.start(place, stage.fetch(place), early) for place in first}
+        fetches |= {place.name: stage.start(place, stage.fetch(place), late) for place in second}
+        received = lambda place: stage.network.read_counters()[place.name].received  # noqa: E731
+        with Watch(fetches) as watch:
+            early.open()
+            await_so(lambda: min(map(received, first)) > SIZE / 4, "the first ones get nothing", 30)
+            late.open()
+            await_so(lambda: min(map(received, second)) > SIZE / 8, "the late ones get nothing", 30)
+            stage.control_process.kill()
+            for _ in watch.ticks(0.1, time.monotonic() + 60):
+                pass
+            assert {name: one.code for name, one in watch.ended.items()} == dict.fromkeys(fetches, 0)
+        receipts = [json.loads((stage.work / place.name / "out.json").read_text()) for place in stage.nodes]
+        assert all(sha256(stage.out(place)) == sha256(model) for place in stage.nodes)
+        assert all(receipt["peers"] for receipt in receipts[2:])
+        assert stage.origin.stop().body_bytes < 4 * SIZE
 
 
 def test_links_count_and_end_with_the_network() -> None:
