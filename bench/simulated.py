@@ -191,11 +191,6 @@ class Simulation:
         idle = busy < PULLS
         for peer in node.swarm.to_poll(self.now, is_idle=idle):
             self._ask(node, peer)
-        if node.is_alone and not node.swarm.is_alone(self.now):
-            node.is_alone = False
-            node.transfer.shorten(node.grid.unit_size, 2)
-            for flow in node.flows.values():
-                flow.end = min(flow.end, flow.pos + node.transfer._runs[flow.worker].left)  # noqa: SLF001
         self._yield(node)
         while busy < PULLS and self._pull(node):
             busy += 1
@@ -205,6 +200,8 @@ class Simulation:
         node.looks_at = self.now + (0.0 if busy < PULLS else 0.2)
 
     def _yield(self, node: _Node) -> None:
+        if not node.swarm.is_alone(self.now):
+            node.transfer.shorten(node.grid.unit_size, node.swarm.most_at_origin(self.setting.workers))
         node.transfer.yield_origin(lambda span: node.swarm.should_yield(span, self.now))
         for flow in node.flows.values():
             if flow.peer is None:

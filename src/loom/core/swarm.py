@@ -73,6 +73,7 @@ POLL_S = 0.5
 CALM_POLL_S = 3.0
 """How old what is known of a peer may be: of one that might have what is wanted, and of any other."""
 
+HELPS = 2
 RIVALS = 4
 HEAR_S = 2.0
 """How long one waits for those that have just been met to say what they have, before the origin is asked."""
@@ -496,7 +497,9 @@ class Swarm:
                 held, coming = held | peer.units, coming | peer.coming
         if stalled_s:
             held = 0
-        mine = self._checked(wanted & ~held & ~coming & self._mine[0], now)
+        mine = 0
+        for of_rank in self._mine[:HELPS]:
+            mine = mine or self._checked(wanted & ~held & ~coming & of_rank, now)
         hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
         waited_s = max(hungry_s, stalled_s)
         if not mine and waited_s >= PATIENCE_S:

@@ -259,11 +259,13 @@ class Transfer:
         return span
 
     def shorten(self, step: int, kept: int) -> None:
-        """Make free what the origin is being asked for beyond the next multiple of `step`; `kept` requests go on.
+        """Make free what the origin is being asked for beyond the next multiple of `step`; only `kept` requests go on so
+        far, those that have the least before them.
 
-        Whoever fetched alone lets others have their share.
+        Whoever fetched alone, or nearly, lets others have their share.
         """
-        runs = sorted((run for run in self._runs.values() if not run.is_peer), key=lambda run: run.piece.start)
+        runs = [run for run in self._runs.values() if not run.is_peer and run.left > SPLIT_ALIGN]
+        runs.sort(key=lambda run: -(-(run.pos + 1) // step) * step - run.pos)
         for number, run in enumerate(runs):
             unit = step if number < kept else SPLIT_ALIGN
             end = -(-(run.pos + 1) // unit) * unit
