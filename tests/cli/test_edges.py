@@ -168,7 +168,9 @@ def test_a_mistake_in_the_file_is_json_too(loom, tmp_path) -> None:
     """The file's other lines may be wrong: that it asks for JSON still holds."""
     (tmp_path / "c.toml").write_text("json = true\nworkers = 0\n")
     done = loom("return RECEIPT", *FETCH, "--config", "c.toml")
-    assert json.loads(done.stdout)["error"]["message"] == "c.toml: workers: workers must be between 1 and 1,024, not 0"
+    assert (
+        json.loads(done.stdout)["error"]["message"] == "c.toml: workers must be a whole number from 1 to 1,024, not 0"
+    )
 
 
 @pytest.mark.parametrize(

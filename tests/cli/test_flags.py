@@ -186,3 +186,31 @@ def test_names_and_variables_are_unique() -> None:
     flags = ALL_FLAGS
     for names in ([f.name for f in flags], [f.short for f in flags if f.short], [f.variable for f in SETTINGS]):
         assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "config", "message"),
+    [
+        ({"workers": "0"}, {}, {}, "--workers must be a whole number from 1 to 1,024, not 0"),
+        ({}, {"LOOM_WORKERS": "0"}, {}, "LOOM_WORKERS must be a whole number from 1 to 1,024, not 0"),
+        ({}, {}, {"workers": 0}, "c.toml: workers must be a whole number from 1 to 1,024, not 0"),
+        ({"timeout": "0"}, {}, {}, "--timeout must be between 0.001 and 86,400, not 0"),
+        ({"listen": "x"}, {}, {}, "--listen: 'x' is not an IP address and a port"),
+        ({"token": " "}, {}, {}, "--token is empty or holds characters that a header cannot carry"),
+        ({}, {"LOOM_HEADER": "Host: x"}, {}, "LOOM_HEADER: 'Host' is set by Loom itself"),
+    ],
+)
+def test_errors_spell_a_setting_as_the_user_did(given, environ, config, message) -> None:
+    """What is out of bounds is named as a flag, a variable or a line of the file: wherever it came from."""
+    with pytest.raises(UsageError) as caught:
+        resolve(given, environ, config, "c.toml")
+    assert caught.value.message == message
+    assert caught.value.hint
+
+
+def test_neither_network_nor_cache() -> None:
+    """--offline and --no-cache contradict each other; the error spells them as they were given."""
+    settings = resolve({"offline": True}, {"LOOM_NO_CACHE": "1"}, {}, "c.toml")
+    with pytest.raises(UsageError, match="--offline and LOOM_NO_CACHE leave nowhere") as caught:
+        options_of(settings)
+    assert "drop LOOM_NO_CACHE" in caught.value.hint

@@ -59,7 +59,10 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
     """Each with its exit code and a hint."""
     cases = (
         ((), "a node needs a control plane"),
-        (("--control", "http://127.0.0.1:1", "--listen", "nonsense"), "listen must be an IP address and a port"),
+        (
+            ("--control", "http://127.0.0.1:1", "--listen", "nonsense"),
+            "--listen: 'nonsense' is not an IP address and a port",
+        ),
         (("--control", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"), "anybody could take what is here"),
         (("--control", "localhost:3000"), "--control"),
     )

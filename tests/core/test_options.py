@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options
+from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options, check_call
 from loom.errors import UsageError
 
 SECRET = "s3cr3tXYZ"
@@ -93,3 +95,43 @@ def test_what_is_no_digest(text: str) -> None:
     """Anything else is refused, before a byte is fetched."""
     with pytest.raises(UsageError, match="64 hexadecimal"):
         Options(sha256=text)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Options)])
+@pytest.mark.parametrize("value", [object(), ["x"], b"x", SECRET.encode()])
+def test_what_is_of_another_kind(field: str, value: object) -> None:
+    """Every field refuses what is not of its kind, by its name as Python spells it, and never shows a secret."""
+    with pytest.raises(UsageError, match=f"^{field}= ") as caught:
+        Options(**{field: value})
+    if field in ("headers", "token", "control_token"):
+        assert SECRET not in caught.value.message
+
+
+@pytest.mark.parametrize("headers", [{1: "a"}, {"a": 1}, {"a": None}, None, [("a", "b")], "a: b"])
+def test_headers_are_a_mapping_of_texts(headers: object) -> None:
+    """Anything else is refused before it is sent."""
+    with pytest.raises(UsageError, match=r"^headers="):
+        Options(headers=headers)
+
+
+def test_paths_may_be_paths() -> None:
+    """What is a file or a folder may come as any kind of path."""
+    assert Options(cache=Path("a"), ca_file=Path("b"), control_ca_file=Path("c"))
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ((5, None, None), "url= must be text, not int"),
+        ((SECRET.encode(), None, None), "url= must be text, not bytes"),
+        (("http://h/x", 3, None), "out= must be a path, not int"),
+        (("http://h/x", b"x", None), "out= must be a path, not bytes"),
+        (("http://h/x", "", None), "out= is empty"),
+        (("http://h/x", "models/", None), "models/ names a folder"),
+        (("http://h/x", None, 5), "on_progress= must be a function, not int"),
+    ],
+)
+def test_what_a_fetch_cannot_be_called_with(words: tuple[object, object, object], what: str) -> None:
+    """A mistake in a call is told in Loom's own error, by the name of the argument."""
+    with pytest.raises(UsageError, match=what):
+        check_call(*words)

@@ -303,3 +303,16 @@ def test_nobody_listens(getter):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert "check host and port" in getter.wrong(f"http://127.0.0.1:{port}/x", OriginUnreachable, retries=0).hint
+
+
+def test_offline_without_a_cache(tmp_path) -> None:
+    """There is nowhere to take the file from, and the error says what to drop."""
+    with pytest.raises(UsageError, match="offline= and no_cache= leave nowhere") as caught:
+        loom.fetch("http://127.0.0.1:1/x", tmp_path / "x", offline=True, no_cache=True)
+    assert "drop no_cache=" in caught.value.hint
+
+
+def test_a_call_with_the_wrong_kinds(tmp_path) -> None:
+    """What is no URL at all is Loom's own error, not one of Python's from somewhere inside."""
+    with pytest.raises(UsageError, match="url= must be text, not int"):
+        loom.fetch(5, tmp_path / "x")

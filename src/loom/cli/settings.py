@@ -16,7 +16,7 @@ from loom.cli.flags import (
     parse_toml,
     parse_value,
 )
-from loom.core.options import Options
+from loom.core.options import check_option, no_way_at_all
 from loom.errors import UsageError
 from loom.store.cache import user_folder
 
@@ -135,12 +135,13 @@ def _parse_line(flag: Flag, value: Any, source: str) -> Setting:
 
 
 def _check_bounds(setting: Setting) -> None:
-    """Let Options judge each value by itself, so that the error can say where it came from."""
+    """Have each value judged by itself, so that the error can say where it came from."""
     if setting.flag.field and setting.source != "default":
+        ((field, value),) = option_of(setting).items()
         try:
-            Options(**option_of(setting))
+            check_option(field, value, setting.source)
         except UsageError as error:
-            raise UsageError(f"{setting.source}: {error.message}", error.hint) from None
+            raise UsageError(error.message, error.hint or setting.flag.help) from None
 
 
 def option_of(setting: Setting) -> dict[str, Any]:
@@ -150,7 +151,10 @@ def option_of(setting: Setting) -> dict[str, Any]:
 
 
 def options_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
-    """Return all keyword arguments of loom.fetch that the settings stand for."""
+    """Return all keyword arguments of loom.fetch that the settings stand for. Raises UsageError on a contradiction."""
+    offline, no_cache = settings["offline"], settings["no_cache"]
+    if offline.value and no_cache.value:
+        raise no_way_at_all(offline.source, no_cache.source)
     choices: dict[str, Any] = {}
     for setting in settings.values():
         if setting.flag.field:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node, check_zone
@@ -12,7 +12,9 @@ from loom.core.reference import stable_url
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    Check = Callable[[str, Any], None]
 
 CHUNK_SIZE = 10_000_000
 """Bytes in a chunk, the fixed unit of journaling and retrying: short to lose, long beside a round trip."""
@@ -103,31 +105,8 @@ class Options:
     linger_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _require_whole("workers", self.workers, 1, MAX_WORKERS)
-        _require_whole("chunk_size", self.chunk_size, MIN_CHUNK_SIZE, MAX_CHUNK_SIZE)
-        _require_whole("retries", self.retries, 0, 100)
-        _require_between("backoff_s", self.backoff_s, 0, 3600)
-        _require_between("timeout_s", self.timeout_s, 0.001, 86400)
-        if self.link not in LINKS:
-            raise UsageError(f"link must be one of {', '.join(LINKS)}, not {self.link!r}")
-        if self.max_age_s is not None:
-            _require_between("max_age_s", self.max_age_s, 0, MAX_AGE_S)
-        if self.max_cache_size is not None:
-            _require_whole("max_cache_size", self.max_cache_size, 0, 2**63)
-        for name, value in self.headers.items():
-            _check_header(name, value)
-        _check_token(self.token, "check --token")
-        _check_token(self.control_token, "check --token-file")
-        if self.control is not None:
-            parse_control_url(self.control)
-        if self.model is not None:
-            check_model(self.model)
-        if self.node is not None:
-            check_node(self.node)
-        check_zone(self.zone)
-        _require_between("linger_s", self.linger_s, 0, 3600)
-        if self.listen is not None:
-            parse_listen(self.listen)
+        for name, value in vars(self).items():
+            check_option(name, value, f"{name}=")
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
 
@@ -147,6 +126,36 @@ class Options:
         return headers
 
 
+def check_option(field: str, value: Any, spelled: str) -> None:
+    """Refuse what a field of Options cannot be. Raises UsageError, which never quotes a secret.
+
+    spelled: what the caller called it: "workers=", "--workers", "LOOM_WORKERS", "config.toml: workers".
+    """
+    if value is not None or getattr(Options, field, field) is not None:
+        _CHECKS[field](spelled, value)
+
+
+def no_way_at_all(offline: str = "offline=", no_cache: str = "no_cache=") -> UsageError:
+    """Return the error about a fetch that may ask neither network nor cache; arguments: how that was said."""
+    message = f"{offline} and {no_cache} leave nowhere to take the file from: neither the network nor the cache"
+    return UsageError(message, f"drop {no_cache} to take it from the cache, or {offline} to fetch it")
+
+
+def check_call(url: object, out: object, on_progress: object) -> None:
+    """Refuse what a fetch cannot be called with. Raises UsageError."""
+    if not isinstance(url, str):
+        message = f"url= must be text, not {type(url).__name__}"
+        raise UsageError(message, 'write loom.fetch("https://host/path/model.gguf")')
+    if out is not None and not _is_path(out):
+        raise UsageError(f"out= must be a path, not {type(out).__name__}", "name the file, or leave it out")
+    if on_progress is not None and not callable(on_progress):
+        raise UsageError(f"on_progress= must be a function, not {type(on_progress).__name__}")
+    if out == "":
+        raise UsageError("out= is empty", "name the file, or leave it out")
+    if out is not None and str(out).endswith("/"):
+        raise UsageError(f"{out} names a folder, and a model goes to a file", "name the file: --out FOLDER/NAME")
+
+
 def parse_listen(text: str) -> tuple[str, int]:
     """Return the address (a number) and the port of "HOST:PORT", "[HOST]:PORT" or ":PORT". Raises UsageError."""
     host, colon, port = text.rpartition(":")
@@ -157,41 +166,142 @@ def parse_listen(text: str) -> tuple[str, int]:
         return str(ip_address(host)) if host else "", int(port)
     except ValueError:
         hint = "write 10.0.0.5:3001, [::]:3001, or :3001 for the address that faces the control plane"
-        raise UsageError(f"listen must be an IP address and a port, not {text!r}", hint) from None
+        raise UsageError(f"{text!r} is not an IP address and a port", hint) from None
 
 
-def _check_token(token: str | None, hint: str) -> None:
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
-        raise UsageError("the token is empty or holds characters that a header cannot carry", hint)
+# Checks: each takes how the option is spelled, and the value
 
 
-def _require_whole(name: str, value: int, low: int, high: int) -> None:
-    _require_between(name, value, low, high)
-    if not isinstance(value, int):
-        raise UsageError(f"{name} must be a whole number, not {value!r}")
+def _whole(low: int, high: int, what: str = "number") -> Check:
+    def check(spelled: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise UsageError(f"{spelled} must be a whole {what} from {low:,} to {high:,}, not {_shown(value)}")
+
+    return check
 
 
-def _require_between(name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise UsageError(f"{name} must be between {low:g} and {high:,}, not {value!r}")
+def _between(low: float, high: float) -> Check:
+    def check(spelled: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise UsageError(f"{spelled} must be between {low:,.12g} and {high:,.12g}, not {_shown(value)}")
+
+    return check
 
 
-def _check_header(name: str, value: str) -> None:
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)[:80]
+
+
+def _one_of(words: Sequence[str]) -> Check:
+    def check(spelled: str, value: Any) -> None:
+        if value not in words:
+            raise UsageError(f"{spelled} must be one of {', '.join(words)}, not {_shown(value)}")
+
+    return check
+
+
+def _switch(spelled: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise UsageError(f"{spelled} must be True or False, not {_shown(value)}")
+
+
+def _text(spelled: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"{spelled} must be text, not {type(value).__name__}")
+
+
+def _path(spelled: str, value: Any) -> None:
+    if not _is_path(value):
+        raise UsageError(f"{spelled} must be a path, not {type(value).__name__}")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) or hasattr(value, "__fspath__")
+
+
+def _parsed(parse: Callable[[str], object]) -> Check:
+    """Return a check for text that `parse` takes; its errors say nothing of the option."""
+
+    def check(spelled: str, value: Any) -> None:
+        _text(spelled, value)
+        try:
+            parse(value)
+        except UsageError as error:
+            raise UsageError(f"{spelled}: {error.message}", error.hint) from None
+
+    return check
+
+
+def _token(spelled: str, value: Any) -> None:
+    _text(spelled, value)
+    if not (value.isascii() and value.isprintable() and value.strip()):
+        hint = "a token is printable ASCII, in one line"
+        raise UsageError(f"{spelled} is empty or holds characters that a header cannot carry", hint)
+
+
+def _headers(spelled: str, value: Any) -> None:
+    if not hasattr(value, "items"):
+        message = f"{spelled} must be a mapping of names to values, not {type(value).__name__}"
+        raise UsageError(message, "write {'Name': 'value'}")
+    for name, text in value.items():
+        _header(spelled, name, text)
+
+
+def _header(spelled: str, name: Any, value: Any) -> None:
     """Refuse names and values that would break the request (RFC 9110 section 5.1, 5.5) or fight with the engine."""
-    if not name or not _TOKEN_CHARS.issuperset(name):
-        raise UsageError("what stands before the ':' is not a header name", "write --header 'Name: value'")
+    if not isinstance(name, str) or not name or not _TOKEN_CHARS.issuperset(name):
+        hint = "a name is letters, digits and dashes, and stands before the ':'"
+        raise UsageError(f"{spelled} holds what is not a header name", hint)
+    if not isinstance(value, str):
+        raise UsageError(f"{spelled}: the value of {name!r} must be text, not {type(value).__name__}")
     if any(c in value for c in "\r\n\0"):
-        raise UsageError(f"the value of header {name!r} holds a line break")
+        raise UsageError(f"{spelled}: the value of {name!r} holds a line break")
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeError:
-        raise UsageError(f"the value of header {name!r} holds half a character") from None
+        raise UsageError(f"{spelled}: the value of {name!r} holds half a character") from None
     if name.lower() in _OWNED_HEADERS:
-        raise UsageError(f"header {name!r} is set by Loom itself")
+        raise UsageError(f"{spelled}: {name!r} is set by Loom itself", "leave it out")
+
+
+def _sha256(spelled: str, value: Any) -> None:
+    _text(spelled, value)
+    digits = _parse_sha256(value)
+    if len(digits) != 64 or not _HEX.issuperset(digits):
+        hint = "take it from the publisher, or from `sha256sum FILE`"
+        raise UsageError(f"{spelled} must be 64 hexadecimal digits", hint)
 
 
 def _parse_sha256(text: str) -> str:
-    digits = text.strip().lower().removeprefix("sha256:")
-    if len(digits) != 64 or not _HEX.issuperset(digits):
-        raise UsageError("sha256 must be 64 hexadecimal digits", "take it from the publisher, or from `sha256sum FILE`")
-    return digits
+    return text.strip().lower().removeprefix("sha256:")
+
+
+_CHECKS: dict[str, Check] = {
+    "workers": _whole(1, MAX_WORKERS),
+    "chunk_size": _whole(MIN_CHUNK_SIZE, MAX_CHUNK_SIZE, "number of bytes"),
+    "retries": _whole(0, 100),
+    "backoff_s": _between(0, 3600),
+    "timeout_s": _between(0.001, 86400),
+    "headers": _headers,
+    "token": _token,
+    "sha256": _sha256,
+    "ca_file": _path,
+    "no_cache": _switch,
+    "cache": _path,
+    "link": _one_of(LINKS),
+    "revalidate": _switch,
+    "max_age_s": _between(0, MAX_AGE_S),
+    "offline": _switch,
+    "max_cache_size": _whole(0, 2**63, "number of bytes"),
+    "control": _parsed(parse_control_url),
+    "control_token": _token,
+    "control_ca_file": _path,
+    "model": _parsed(check_model),
+    "node": _parsed(check_node),
+    "zone": _parsed(check_zone),
+    "listen": _parsed(parse_listen),
+    "allow_anonymous": _switch,
+    "private": _switch,
+    "no_peers": _switch,
+    "linger_s": _between(0, 3600),
+}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import random
 import socket
 import time
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
 from loom.core.faults import Fault, Remedy
-from loom.core.options import Options
+from loom.core.options import Options, check_call, no_way_at_all
 from loom.core.ranges import RangeSet, Span
 from loom.core.receipt import Receipt
 from loom.core.reference import reference_key, version_key
 from loom.core.transfer import Transfer
 from loom.core.urls import file_name, redact
-from loom.errors import IntegrityError, Interrupted, StoreError, StoreFull, UsageError
+from loom.errors import IntegrityError, Interrupted, StoreError, StoreFull
 from loom.fetching.announcing import Announcer
 from loom.fetching.crew import TICK_S, Crew, fit_descriptors
 from loom.fetching.patience import Patience
@@ -37,6 +36,7 @@ from loom.store.hashing import Hasher, hash_span
 from loom.store.staging import TakenOver, check_out
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from loom.core.headers import Version
@@ -75,8 +75,9 @@ def fetch(
     if unknown:
         raise TypeError(f"fetch() got an unexpected keyword argument {min(unknown)!r}")
     options = Options(**choices)
-    if out is not None and str(out).endswith(os.sep):
-        raise UsageError(f"{out} names a folder, and a model goes to a file", "name the file: --out FOLDER/NAME")
+    check_call(url, out, on_progress)
+    if options.offline and options.no_cache:
+        raise no_way_at_all()
     if options.control is None:
         return _run(url, out, options, on_progress)
     with contextlib.ExitStack() as stack:
