@@ -103,7 +103,7 @@ def test_second_fetch_says_already_here(origin, loom) -> None:
         (["http://127.0.0.1/x"], 2, "did you mean `loom fetch http://127.0.0.1/x`?"),
         (["fetch", "--wrkers", "3", "http://h/x"], 2, "did you mean --workers?"),
         (["fetch"], 2, "URL"),
-        (["fetch", "ftp://h/x"], 2, "cannot fetch ftp://"),
+        (["fetch", "ftp://h/x"], 2, "ftp:// is not a scheme that Loom fetches"),
         (["fetch", "http://h/x", "--workers", "0"], 2, "--workers must be a whole number from 1 to 1,024"),
         (["fetch", "http://h/x", "--workers", "100000"], 2, "--workers must be a whole number from 1 to 1,024"),
         (["fetch", "http://h/x", "--chunk-size", "big"], 2, "--chunk-size wants a size"),

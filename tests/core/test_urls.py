@@ -175,3 +175,21 @@ def test_endpoints_differ_by_scheme_host_and_port() -> None:
     one = parse_url("http://h/a")
     assert is_same_endpoint(one, parse_url("http://H:80/b"))
     assert not any(is_same_endpoint(one, parse_url(u)) for u in ("https://h/", "http://h:81/", "http://i/"))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("s3://bucket/key", "aws s3 presign"),
+        ("S3://bucket/key", "aws s3 presign"),
+        ("gs://bucket/key", "https://storage.googleapis.com/"),
+        ("hf://org/repo/file", "https://huggingface.co/"),
+        ("az://container/name", "blob.core.windows.net"),
+        ("ftp://host/file", "https://host/path"),
+    ],
+)
+def test_schemes_of_other_tools(text: str, hint: str) -> None:
+    """What Loom does not fetch is said so plainly, with how to name the same thing by https."""
+    with pytest.raises(UsageError, match="is not a scheme that Loom fetches") as caught:
+        parse_url(text)
+    assert hint in caught.value.hint

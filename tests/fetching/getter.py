@@ -56,13 +56,14 @@ class Getter:
         return receipt
 
     def wrong(self, url: str, kind: type[loom.LoomError], **choices: Any) -> loom.LoomError:
-        """Fetch, and insist on exactly this error, its exit code, and nothing new under the name."""
+        """Fetch, and insist on exactly this error, its exit code and a hint, and nothing new under the name."""
         before = self.out.read_bytes() if self.out.is_file() else None
         with pytest.raises(kind) as caught:
             loom.fetch(url, self.out, on_progress=self._hear, **{**IMPATIENT, **choices})
         error = caught.value
         self.told += [str(error), error.hint, repr(error), repr(error.__cause__)]
         assert type(error) is kind
+        assert error.hint or kind in (errors.UsageError, errors.StoreError), f"and what is to be done? {error}"
         assert error.exit_code == EXIT_CODES[kind]
         assert (self.out.read_bytes() if self.out.is_file() else None) == before
         return error

@@ -161,3 +161,14 @@ def test_a_name_that_is_a_folder(origin, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     with pytest.raises(UsageError):
         loom.fetch(origin.put("/", THING, says("Content-Disposition", "attachment; filename=models")), **IMPATIENT)
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [(400, "in quotes"), (418, "check the URL"), (405, "check the URL"), (500, "the origin"), (501, "the origin")],
+)
+def test_statuses_without_a_rule_of_their_own(origin, getter, status, hint):
+    """What the origin says is told as it is, with what to do about it."""
+    error = getter.wrong(origin.put("/m", THING, answers(status)), OriginError, retries=1)
+    assert str(error).endswith(f"answered {status}")
+    assert hint in error.hint

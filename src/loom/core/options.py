@@ -255,11 +255,11 @@ def _header(spelled: str, name: Any, value: Any) -> None:
     if not isinstance(value, str):
         raise UsageError(f"{spelled}: the value of {name!r} must be text, not {type(value).__name__}")
     if any(c in value for c in "\r\n\0"):
-        raise UsageError(f"{spelled}: the value of {name!r} holds a line break")
+        raise UsageError(f"{spelled}: the value of {name!r} holds a line break", "it has to be one line")
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeError:
-        raise UsageError(f"{spelled}: the value of {name!r} holds half a character") from None
+        raise UsageError(f"{spelled}: the value of {name!r} holds half a character", "it has to be text") from None
     if name.lower() in _OWNED_HEADERS:
         raise UsageError(f"{spelled}: {name!r} is set by Loom itself", "leave it out")
 

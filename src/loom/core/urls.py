@@ -15,6 +15,16 @@ _KEPT_IN_PATH = "/:@!$&'()*+,;=~-._%"
 _KEPT_IN_QUERY = _KEPT_IN_PATH + "?[]"
 _OPEN_QUERY_NAMES = frozenset(("download", "filename", "ref", "rev", "revision", "version", "versionid"))
 
+_WHOLE_URL = "write the whole URL: https://host/path/model.gguf"
+_ELSEWHERE = {
+    "s3": "give its https address, such as https://BUCKET.s3.REGION.amazonaws.com/KEY, or what `aws s3 presign` prints",
+    "gs": "give https://storage.googleapis.com/BUCKET/KEY with a --token, or what `gcloud storage sign-url` prints",
+    "az": "give https://ACCOUNT.blob.core.windows.net/CONTAINER/NAME with its SAS",
+    "hf": "give https://huggingface.co/ORG/REPO/resolve/REVISION/FILE, with a --token where it is gated",
+    "file": "what is a file already need not be fetched",
+}
+"""How to name, by https, what other tools have a scheme of their own for."""
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -57,9 +67,9 @@ def parse_url(text: str) -> Url:
     except ValueError:  # its text quotes the user info
         raise UsageError(f"not a URL: {_redact_malformed(text)}", "check the host and the port") from None
     if parts.scheme not in _PORTS:
-        raise UsageError(_scheme_message(text, parts.scheme), "write the whole URL: https://host/path/model.gguf")
+        raise _no_scheme_of_ours(text, parts.scheme)
     if not parts.hostname:
-        raise UsageError(f"the URL names no host: {redact(text)}", "write the whole URL: https://host/path/model.gguf")
+        raise UsageError(f"the URL names no host: {redact(text)}", _WHOLE_URL)
     host = _encode_host(parts.hostname)
     target = _quote(parts.path or "/", _KEPT_IN_PATH)
     if parts.query:
@@ -152,10 +162,11 @@ def _blankless(text: str) -> str:
     return "".join(quote(c) if c <= " " or c == "\x7f" else c for c in text)
 
 
-def _scheme_message(text: str, scheme: str) -> str:
+def _no_scheme_of_ours(text: str, scheme: str) -> UsageError:
     if not scheme or "://" not in text:
-        return f"not a URL: {redact(text)}"
-    return f"cannot fetch {scheme}:// URLs: {redact(text)}"
+        return UsageError(f"not a URL: {redact(text)}", _WHOLE_URL)
+    message = f"{scheme}:// is not a scheme that Loom fetches, only https:// and http://: {redact(text)}"
+    return UsageError(message, _ELSEWHERE.get(scheme, _WHOLE_URL))
 
 
 def _encode_host(host: str) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loom.core.urls import Url
 
 _PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+_AGAIN = "check the network, then run the same command again"
 _NOT_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
 
 
@@ -26,7 +27,7 @@ def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> F
     """
     where = url.endpoint.authority
     if isinstance(error, Stale):
-        return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection"))
+        return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection", _AGAIN))
     if isinstance(error, ssl.SSLCertVerificationError):
         hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
         reason = error.verify_message or error.reason
@@ -50,8 +51,10 @@ def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> F
             return Fault(Remedy.RETRY, OriginUnreachable(f"{what} through the proxy {proxy}", _PROXY_HINT))
         return Fault(Remedy.RETRY, OriginUnreachable(what, "--timeout waits longer"))
     if isinstance(error, BadHead):
-        return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}"))
-    hint = "check host and port: nothing listens there" if isinstance(error, ConnectionRefusedError) else ""
+        hint = "check the port: something else than HTTP may be spoken there"
+        return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}", hint))
+    is_refused = isinstance(error, ConnectionRefusedError)
+    hint = "check host and port: nothing listens there" if is_refused else _AGAIN
     return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {_describe(error)}", hint))
 
 

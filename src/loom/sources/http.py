@@ -53,6 +53,7 @@ MAX_REDIRECTS = 10
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRANSIENT = frozenset((408, 425, 500, 502, 504, 520, 521, 522, 523, 524))
 _RESOLVE_POLL_S = 0.02
+_MEDDLED = "a proxy or a CDN in between may be to blame: ask the origin without it"
 
 
 @dataclass
@@ -288,7 +289,7 @@ class HttpSource:
         coding = head.fields.get("content-encoding", "identity").strip().lower()
         if coding not in ("identity", ""):
             message = f"sent the file compressed ({coding}) though told not to"
-            raise self._bad(message, hint="a CDN or proxy in between compresses; ask the origin without it")
+            raise self._bad(message, hint="a proxy or a CDN in between compresses: ask the origin without it")
         content_type = head.fields.get("content-type", "")
         if content_type.lower().startswith("multipart/byteranges"):
             raise self._bad("answered one range with several parts")
@@ -307,11 +308,11 @@ class HttpSource:
         if head.status in (401, 403, 407):
             raise Fault(Remedy.NONE, self._denied(url, head.status))
         remedy = Remedy.RETRY if head.status in _TRANSIENT else Remedy.NONE
-        raise self._bad(f"answered {head.status}", remedy, wait_s=wait_s)
+        raise self._bad(f"answered {head.status}", remedy, _status_hint(head.status), wait_s)
 
     # Faults
 
-    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = "", wait_s: float | None = None) -> Fault:
+    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED, wait_s: float | None = None) -> Fault:
         return Fault(remedy, OriginError(f"{self.reference} {what}", hint), wait_s)
 
     def _changed(self) -> Fault:
@@ -325,6 +326,15 @@ class HttpSource:
         if "?" in self.reference.target and status == 403:
             return AccessDenied(f"{url} denies access ({status})", "a signed URL may have expired: get a new one")
         return AccessDenied(f"{url} denies access ({status})", "check --token or --header")
+
+
+def _status_hint(status: int) -> str:
+    """Return what to do about a status that no other rule knows."""
+    if status == 400:
+        return "the URL may have lost a part: give all of it, in quotes"
+    if status in _TRANSIENT or status >= 500:
+        return "the trouble is at the origin: try again later, or ask who runs it"
+    return "check the URL, and whether the origin wants a --header"
 
 
 def _content_range(head: Head) -> ContentRange | None:
@@ -347,7 +357,8 @@ def _next_hop(url: Url, location: str) -> Url:
     try:
         hop = join_url(url, as_text(location))
     except UsageError as error:
-        raise Fault(Remedy.NONE, OriginError(f"{url} redirects to a place that is no use: {error}")) from error
+        message = f"{url} redirects to a place that is no use: {error}"
+        raise Fault(Remedy.NONE, OriginError(message, "check the URL")) from error
     if url.endpoint.scheme == "https" and hop.endpoint.scheme == "http":
         message = f"{url} redirects from https to plain http"
         raise Fault(Remedy.NONE, OriginError(message, "if you trust that network, give the http:// URL itself"))
