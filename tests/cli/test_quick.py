@@ -15,8 +15,10 @@ import pytest
 import loom
 from loom.cli import quick
 from loom.cli.flags import ALL_FLAGS, OUT, URL
+from loom.cli.settings import fleet_token, options_of, resolve
 from loom.core.options import LINKS
 from loom.core.reference import reference_key
+from loom.errors import UsageError
 from loom.store.cache import Cache, read_boot_id
 from loom.store.placing import WAYS
 from tests.origins.things import Thing, seeded
@@ -162,6 +164,52 @@ def test_the_table_of_flags_agrees() -> None:
     known = {**table, **shorts}
     assert all(known[option].name == name and known[option].metavar for option, name in quick.VALUES.items())
     assert all(known[option].name == name and not known[option].metavar for option, name in quick.SWITCHES.items())
-    assert {flag.variable for flag in ALL_FLAGS} | {"LOOM_FLEET_TOKEN"} >= quick.HARMLESS
+    assert {flag.variable for flag in ALL_FLAGS} | {"LOOM_FLEET_TOKEN"} >= {f"LOOM_{name}" for name in quick.HARMLESS}
     assert set(WAYS) == set(LINKS) > set(quick.LINKS)
     assert all(how in WAYS[link] for link, how in quick.LINKS.items())
+
+
+PLAIN = {
+    "WORKERS": ["1", "16", "1024"], "RETRIES": ["0", "100"], "BACKOFF": ["0", "5"], "TIMEOUT": ["1", "60"],
+    "CHUNK_SIZE": ["10MB", "64KiB", "1GB", "65536"], "MAX_CACHE_SIZE": ["0", "500GB", "2GiB"], "OFFLINE": ["0", "true"],
+    "TOKEN": ["t0k3n"], "FLEET_TOKEN": ["t0k3n"], "HEADER": ["X-Key: a b", "Authorization: Basic eA=="],
+    "CA_FILE": ["ca.pem"], "TOKEN_FILE": [__file__], "CONTROL_CA_FILE": [__file__], "NODE": ["node-1.rack2"],
+    "ZONE": ["eu-west-1a"], "CONTROL": ["http://control:3000", "https://loom.example/"], "CACHE": ["/nowhere"],
+}  # fmt: skip
+WRONG = {
+    "WORKERS": ["0", "1025", "abc", "1.5"], "RETRIES": ["-1", "101", "x"], "BACKOFF": ["3601", "-1", "x"],
+    "TIMEOUT": ["0", "86401", "nan"], "CHUNK_SIZE": ["1", "10XB", "2GB", "MB", "iMB"], "MAX_CACHE_SIZE": ["x", "-1"],
+    "OFFLINE": ["maybe"], "TOKEN": [" ", "t\u00f6"], "FLEET_TOKEN": ["t\u00f6"],
+    "HEADER": ["Host: x", "x", "X-\u00e4: 1", "Range: bytes=0-1"], "TOKEN_FILE": ["/nowhere"], "NODE": ["..", " "],
+    "ZONE": ["."], "CONTROL": ["control:3000", "http://", "http://h:0", "http://h:70000", "http://a..b", "ftp://h"],
+}  # fmt: skip
+
+
+def test_plain_settings_stay_on_the_quick_way() -> None:
+    """What a pod usually sets costs a hit nothing, and is what the long way takes, too."""
+    assert PLAIN.keys() == quick.HARMLESS
+    for name, texts in PLAIN.items():
+        for text in ["", *texts]:
+            environ = {f"LOOM_{name}": text}
+            assert not quick._has_more_settings(environ), (name, text)
+            settings = resolve({}, environ, {}, "c.toml")
+            assert options_of(settings)
+            assert name.endswith("FILE") or fleet_token(settings, environ) in (None, "t0k3n")
+
+
+def test_wrong_settings_are_told_on_a_hit_too() -> None:
+    """A value that is an error on a miss is one on a hit: the quick way leaves it to the long one."""
+    for name, texts in WRONG.items():
+        for text in texts:
+            environ = {f"LOOM_{name}": text}
+            assert quick._has_more_settings(environ), (name, text)
+            with pytest.raises(UsageError):
+                fleet_token(resolve({}, environ, {}, "c.toml"), environ)
+
+
+def test_a_wrong_variable_on_a_hit(cached, monkeypatch) -> None:
+    """The command ends with the error, though the file is in the cache."""
+    monkeypatch.setenv("LOOM_WORKERS", "abc")
+    done = run("fetch", cached)
+    assert (done.returncode, "LOOM_WORKERS wants a whole number, not 'abc'" in done.stderr) == (2, True)
+    assert list(Path().iterdir()) == []
