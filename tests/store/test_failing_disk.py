@@ -76,7 +76,7 @@ def test_a_failure_at_any_call(stage: Callable[..., Staging], out, code: int, te
         go_on(stage(path), path)
         for end in ends:
             os.close(end)
-    assert 20 < failures < CALLS
+    assert 15 < failures < CALLS
 
 
 def attempt(staging: Staging, pipe: tuple[int, int]) -> StoreError | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -259,6 +261,56 @@ def test_another_version_gets_a_new_inode(stage, out) -> None:
     assert (part.stat().st_ino == before, part.read_bytes()) == (False, bytes(4 * CHUNK))
 
 
+@pytest.mark.parametrize("calls", range(6))
+def test_going_on_loses_no_record(stage, out, calls) -> None:
+    """The journal is replaced in one step: whatever fails when a fetch goes on, what was on record still is."""
+    first = begun(stage)
+    put(first, 2, 0)
+    first.sync()
+    first.close()
+    second = stage()
+    assert second.try_claim()
+    record = second.unfinished()
+    with FailingDisk(calls, errno.ENOSPC, tears=True).at_work(), contextlib.suppress(StoreError):
+        second.begin(VERSION, CHUNK, record)
+    second.close()
+    assert stage().unfinished() == record == Record(REFERENCE, VERSION, CHUNK, (2, 0), 2)
+    assert names(out.parent) == [".model.gguf.loom.journal", ".model.gguf.loom.part"]
+
+
+def test_the_lock_goes_on_to_the_new_journal(stage, out) -> None:
+    """Begun anew or gone on with, the journal that stands there is held; who waited for the old one gets nothing."""
+    first = stage()
+    assert first.try_claim()
+    with out.with_name(f".{out.name}.loom.journal").open() as waiting:
+        first.begin(VERSION, CHUNK, None)
+        put(first, 0)
+        assert not stage().try_claim()
+        fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    second = resumed(stage, first)
+    assert not stage().try_claim()
+    second.close()
+    assert stage().try_claim()
+
+
+def test_who_was_taken_over_is_heard_no_more(stage, monkeypatch) -> None:
+    """Where there are no locks, what one puts on record of its old part is not believed of the newcomer's."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(38, "no locks here")
+
+    monkeypatch.setattr(staging_module.fcntl, "flock", refuse)
+    old = begun(stage)
+    put(old, 0)
+    two = Version(VERSION.size, '"two"')
+    new = begun(stage, two)
+    put(old, 1, 3)
+    old.sync()
+    put(new, 2)
+    old.record_ranges([Span(0, 10)])
+    assert stage().unfinished() == Record(REFERENCE, two, CHUNK, (2,))
+
+
 def test_beginning_without_a_claim(stage) -> None:
     """To write without having claimed is a mistake of ours, and told as one."""
     with pytest.raises(RuntimeError):
@@ -291,7 +343,7 @@ def test_a_file_system_that_takes_no_file_so_large(stage, out) -> None:
     """A limit of the file system (4 GB on FAT) is told with what helps, and leaves nothing."""
     one = stage()
     assert one.try_claim()
-    with FailingDisk(1, errno.EFBIG).at_work(), pytest.raises(StoreError, match="too large") as caught:
+    with FailingDisk(0, errno.EFBIG).at_work(), pytest.raises(StoreError, match="too large") as caught:
         one.begin(VERSION, CHUNK, None)
     assert "another --out" in caught.value.hint
     assert names(out.parent) == []

@@ -6,7 +6,8 @@
 
 The lock only saves work. Where it lies (Lustre, NFS), two processes write the same version's bytes to the same
 places of one file, and whoever comes second to rename it finds it published. A process that finds another version
-gives the part a new inode, so that bytes of two versions never meet; and nobody renames an inode that is not its own.
+gives the part a new inode, so that bytes of two versions never meet; each begins with a journal of its own, so that
+no entry speaks of another one's part; and nobody renames an inode that is not its own.
 """
 
 from __future__ import annotations
@@ -157,20 +158,31 @@ class Staging:
 
         Raises StoreFull when what is missing cannot fit, TakenOver.
         """
+        size, record = version.size, resumed or Record(self._reference, version, chunk_size)
+        boot_id = "" if size is None else self._boot_id
+        header = format_header(Record(self._reference, version, chunk_size), boot_id, self._label)
+        if resumed is None:
+            self._renew_journal(b"")  # first: an old journal must never meet a new part
         with faults("write", self._part_path), self._taking_over():
             self._fd = self._open_part(keep=resumed is not None)
-            if version.size is not None:
-                self._make_room(version.size, is_new=resumed is None)
-        if version.size is None:
-            self._write_journal(format_header(Record(self._reference, version, chunk_size), "", self._label))
+            if size is not None:
+                self._make_room(size, is_new=resumed is None)
+        if resumed is None:
+            with faults("write", self._journal_path):
+                _append_all(self._claimed, header)
         else:
-            record = resumed or Record(self._reference, version, chunk_size)
-            self._shape = (version.size, chunk_size)
+            text = header + format_entries(resumed.entries) + format_synced(resumed.synced)
+            self._renew_journal(text, is_durable=resumed.synced > 0)
+        if size is not None:
+            self._shape = (size, chunk_size)
             self._chunks, self._on_record, self._entries = set(record.done), record.have(), len(record.entries)
-            header = format_header(Record(self._reference, version, chunk_size), self._boot_id, self._label)
-            self._write_journal(header + format_entries(record.entries) + format_synced(record.synced))
-            with faults("write", self._journal_path), self._taking_over():
-                self._journal = os.open(self._journal_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            self._journal = os.dup(self._claimed)
+
+    @property
+    def _claimed(self) -> int:
+        if self._lock is None:
+            raise RuntimeError("the staging has not been claimed")
+        return self._lock
 
     @contextlib.contextmanager
     def _taking_over(self) -> Iterator[None]:
@@ -184,25 +196,33 @@ class Staging:
 
     def _open_part(self, *, keep: bool) -> int:
         if not keep:
-            if self._lock is not None:
-                os.ftruncate(self._lock, 0)  # first: an old journal must never meet a new part
             self._part_path.unlink(missing_ok=True)
         flags = os.O_RDWR | os.O_CLOEXEC | _NOFOLLOW
         return os.open(self._part_path, flags if keep else flags | os.O_CREAT | os.O_EXCL, 0o666)
 
-    def _write_journal(self, text: bytes) -> None:
-        """Write the journal in place: the lock is on its inode.
+    def _renew_journal(self, text: bytes, *, is_durable: bool = False) -> None:
+        """Put a journal that says `text` in the place of the old one, in one step, locked from before it is there.
 
-        It says the same as before, or it begins anew, so a crash in the middle loses at most a record, never tells a
-        lie: old bytes beyond the new text are cut off last, and a line that was cut short does not count.
+        A crash leaves the old one or the new one, whole; after a power cut only if `is_durable`, which is for what a
+        reboot does not take the belief in. Where locks do not work, whoever else is at it goes on to write the old one,
+        which nobody reads any more: it speaks of a part that may not be ours.
         """
-        if self._lock is None:
-            raise RuntimeError("the staging has not been claimed")
-        with faults("write", self._journal_path):
-            if os.pread(self._lock, len(text), 0) != text:
-                os.ftruncate(self._lock, 0)
-                _write_all(self._lock, memoryview(text), 0)
-            os.ftruncate(self._lock, len(text))
+        old, fresh = self._claimed, self._journal_path.with_name(f".{os.urandom(6).hex()}.loom.tmp")
+        with faults("write", self._journal_path), self._taking_over():
+            fd = os.open(fresh, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _append_all(fd, text)
+                if is_durable:
+                    os.fsync(fd)
+                fresh.replace(self._journal_path)
+            except BaseException:
+                os.close(fd)
+                fresh.unlink(missing_ok=True)
+                raise
+        self._lock = fd
+        os.close(old)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write `data` at `offset` of the part. Raises StoreFull, StoreError."""
@@ -251,8 +271,7 @@ class Staging:
     def _append(self, text: bytes) -> None:
         """Append whole lines to the journal. After a failure nothing more: it would join on to half a line."""
         try:
-            if os.write(self._journal, text) < len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _append_all(self._journal, text)
         except OSError as error:
             os.close(self._journal)
             self._journal = -1
@@ -400,6 +419,12 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
+
+
+def _append_all(fd: int, text: bytes) -> None:
+    """Write all of it at the end of a file, in one call; half of it is a failure."""
+    if text and os.write(fd, text) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _is_same_file(fd: int, path: Path) -> bool:
