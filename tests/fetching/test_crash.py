@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -435,7 +436,7 @@ def test_a_part_that_is_a_link(unfinished, tmp_path):
 
 @pytest.mark.parametrize("no_cache", [True, False])
 def test_who_waits_for_a_stopped_process_goes_on_beside_it(serve, tmp_path, python, monkeypatch, no_cache):
-    """It is named while it is waited for; then the fetch goes on without it, and its part is left alone."""
+    """It is named while it is waited for; then the fetch goes on without it, and its part is left alone while it is held."""
     file, out = serve(SIZE), tmp_path / "model.bin"
     monkeypatch.setenv("LOOM_CACHE", str(tmp_path / "cache"))
     child = python(_CHILD.replace("no_cache=True", f"no_cache={no_cache}"), file.url, str(out), "100k", "1", "yes")
@@ -451,8 +452,12 @@ def test_who_waits_for_a_stopped_process_goes_on_beside_it(serve, tmp_path, pyth
     child.send_signal(signal.SIGCONT)
     child.kill()
     child.wait()
+    if no_cache:
+        assert leftovers(out) == [".model.bin.loom.journal", ".model.bin.loom.part"]
+        os.utime(journal_of(out), (0, 0))
     assert loom.fetch(file.url, out, **{**QUICK, "no_cache": no_cache}).size == SIZE
     assert out.read_bytes() == file.content
+    assert leftovers(out) == []
 
 
 def test_a_slow_process_is_waited_for(serve, tmp_path, python):

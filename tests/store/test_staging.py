@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -522,3 +523,76 @@ def test_a_record_is_json_and_numbers(stage, out) -> None:
     header, *lines = out.with_name(f".{out.name}.loom.journal").read_text().splitlines()
     assert json.loads(header)["size"] == 4 * CHUNK
     assert lines[-1] == "2"
+
+
+# What others left behind
+
+
+@pytest.fixture
+def leave(out):
+    """Return a function that leaves a part of some rank behind, as kill -9 does; it returns the paths of its files."""
+
+    def left(rank: int, reference: str = REFERENCE, name: str = "model.gguf", age_s: float = 3600) -> list[Path]:
+        staging = Staging(out, reference, label={"name": name}, rank=rank)
+        begun(lambda: staging)
+        put(staging, 1)
+        staging.close()
+        stem = f".model.gguf.{rank}" if rank else ".model.gguf"
+        paths = [out.with_name(f"{stem}.loom.{kind}") for kind in ("part", "journal")]
+        for path in paths:
+            os.utime(path, (time.time() - age_s,) * 2)
+        return paths
+
+    return left
+
+
+def sweeping(out: Path, rank: int = 0) -> Staging:
+    """Return the staging of a fetch that is through."""
+    one = begun(lambda: Staging(out, REFERENCE, label={"name": out.name}, rank=rank))
+    put(one, 0, 1, 2, 3)
+    one.publish(VERSION)
+    return one
+
+
+def test_what_fetches_beside_a_hung_one_left_is_removed(out, leave) -> None:
+    """Once the file stands there, parts of it that nobody is at go, whichever of them was gone on with."""
+    leave(1), leave(3)
+    sweeping(out).sweep()
+    assert names(out.parent) == [out.name]
+    leave(0), leave(2)
+    sweeping(out, rank=1).sweep()
+    assert names(out.parent) == [out.name]
+
+
+def test_what_is_left_of_ones_own_is_removed(out, leave) -> None:
+    """So does the part of a process that hung and was killed, when the next one finds the file current."""
+    leave(0)
+    one = Staging(out, REFERENCE, label={"name": out.name})
+    assert one.try_claim()
+    one.sweep()
+    one.close()
+    assert names(out.parent) == []
+
+
+@pytest.mark.parametrize("other", [{"reference": "cd" * 32}, {"name": "model.gguf.1"}, {"age_s": 0}])
+def test_what_may_be_somebody_elses_is_left_alone(out, leave, other) -> None:
+    """Another reference, the part of a file that is called model.gguf.1, one that grew a moment ago."""
+    paths = leave(1, **other)
+    sweeping(out).sweep()
+    assert all(path.exists() for path in paths)
+
+
+def test_what_is_held_is_left_alone(out, leave, monkeypatch) -> None:
+    """A lock that is held protects it; so does a file system where nobody can tell."""
+    paths = leave(1)
+    with paths[1].open() as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        sweeping(out).sweep()
+    assert all(path.exists() for path in paths)
+
+    def refuse(*_: object) -> None:
+        raise OSError(38, "no locks here")
+
+    monkeypatch.setattr(staging_module.fcntl, "flock", refuse)
+    sweeping(out).sweep()
+    assert all(path.exists() for path in paths)

@@ -217,13 +217,13 @@ class BesideOutput:
             return None  # the first reply will tell the name
         have = self._claim(self.out).published()
         if _has_wanted_digest(self.out, self._options, self._report):
-            return Standing(have or Version(self.out.stat().st_size), "present")
+            return self._present(have or Version(self.out.stat().st_size))
         self.have = None if self._options.sha256 else have
         return None
 
     def confirm(self, reply: Reply | Hearsay) -> Standing | None:
         if _is_current(self.have, reply):
-            return Standing(reply.version, "present")
+            return self._present(reply.version)
         if self.out is None:
             self.out = check_out(Path(reply.name or "download"))
             self._claim(self.out)
@@ -235,15 +235,21 @@ class BesideOutput:
         return staging
 
     def publish(self, version: Version, outcome: str) -> Standing:
-        self._claimed().publish(version)
+        staging = self._claimed()
+        staging.publish(version)
+        staging.sweep()
         return Standing(version, outcome)
 
     def close(self) -> None:
         if self._staging is not None:
             self._staging.close()
 
+    def _present(self, version: Version) -> Standing:
+        self._claimed().sweep()
+        return Standing(version, "present")
+
     def _claim(self, out: Path) -> Staging:
-        first = Staging(out, reference_key(self._url))
+        first = Staging(out, reference_key(self._url), label={"name": out.name})
         staging = self._staging = _claim(first, self._report, self._options.timeout_s, self._warn)
         self.record = staging.unfinished()
         return staging

@@ -19,6 +19,7 @@ import json
 import os
 import stat
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
@@ -27,7 +28,7 @@ from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
 from loom.store.holding import Holder, find_holder
-from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal
+from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal, read_label
 from loom.store.placing import is_among_devices
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 PIECE_SIZE = 64 * 1024
 """Bytes per write from a pipe. The kernel allocates page cache in units up to the size of a write; large ones are cold
 where a virtual machine gives its free memory back to the host: 1 MiB took 3.7 s, 64 KiB 2.6 (docs/decisions)."""
+
+MAX_RANK = 8
+"""As many stagings of one file are looked for: more processes than that do not hang at once."""
+
+QUIET_S = 60.0
+"""What was on record so lately is left alone even where its lock is free: there, locks may mean nothing."""
 
 _MAX_NAME = 255
 """Bytes in a file's name: what ext4, XFS, tmpfs, NFS and APFS take."""
@@ -76,10 +83,8 @@ class Staging:
         self._rank = rank
         self._label = dict(label)
         self._reference = reference
-        stem = folder / reference if folder else out.with_name(f".{out.name}")
-        name = f"{stem.name}.{rank}" if rank else stem.name
-        self._part_path = stem.with_name(f"{name}.loom.part")
-        self._journal_path = stem.with_name(f"{name}.loom.journal")
+        self._stem = folder / reference if folder else out.with_name(f".{out.name}")
+        self._part_path, self._journal_path = _paths(self._stem, rank)
         self._is_cached = folder is not None
         self._boot_id = read_boot_id()
         self._lock: int | None = None
@@ -356,6 +361,32 @@ class Staging:
         self._remove_journal()
         self.close()
 
+    def sweep(self) -> None:
+        """Remove what other fetches left of the file that stands there now: nobody will go on with that.
+
+        Those are parts beside a process that hung, and the part of that process, once it is gone. Only what says that
+        it is of this file and reference goes, with its lock; where there are no locks, nothing does.
+        """
+        for rank in range(MAX_RANK):
+            part, journal = _paths(self._stem, rank)
+            with contextlib.suppress(OSError):
+                fd = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | _NOFOLLOW)
+                try:
+                    self._remove_abandoned(fd, part, journal)
+                finally:
+                    os.close(fd)
+
+    def _remove_abandoned(self, fd: int, part: Path, journal: Path) -> None:
+        record, name = read_journal(journal, self._reference, self._boot_id), read_label(journal).get("name")
+        is_quiet = time.time() - os.fstat(fd).st_mtime > QUIET_S
+        if record is None or name != self._label.get("name") or not is_quiet:
+            return
+        is_held = self._lock is not None and _is_same_file(self._lock, journal)
+        fcntl.flock(self._claimed if is_held else fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_same_file(fd, journal):
+            part.unlink(missing_ok=True)
+            journal.unlink()
+
     def close(self) -> None:
         """Let go of files and lock; what was staged stays for the next fetch, unless there is nothing."""
         is_empty = self._lock is not None and self._fd < 0 and os.fstat(self._lock).st_size == 0
@@ -405,6 +436,12 @@ def check_out(path: Path) -> Path:
     if not stat.S_ISDIR(folder_mode):
         raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
     return path.parent.resolve() / path.name
+
+
+def _paths(stem: Path, rank: int) -> tuple[Path, Path]:
+    """Return the paths of part and journal."""
+    name = f"{stem.name}.{rank}" if rank else stem.name
+    return stem.with_name(f"{name}.loom.part"), stem.with_name(f"{name}.loom.journal")
 
 
 def _mode_of(path: Path) -> int:
