@@ -10,7 +10,9 @@ import pytest
 
 import loom
 from loom.errors import IntegrityError, NotCached
+from loom.fetching import vault
 from loom.fetching.vault import Vault
+from loom.store import hashing
 from loom.store.cache import parse_ref
 from tests.fetching.cached import Cached, await_until, is_same, spoil
 from tests.fetching.kit import CHUNK
@@ -154,8 +156,9 @@ def test_a_digest_for_what_nobody_has_hashed_yet(origin, cached):
 @pytest.fixture
 def hashings(monkeypatch):
     """How often a file was hashed: a list that grows."""
-    counted, real = [], hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda *args: counted.append(args) or real(*args))
+    counted, real = [], hashing.hash_file
+    for user in (hashing, vault):
+        monkeypatch.setattr(user, "hash_file", lambda *args: counted.append(args) or real(*args))
     return counted
 
 
@@ -175,10 +178,10 @@ def test_nothing_is_hashed_twice(origin, cached, hashings, digest):
 
 def test_written_to_while_its_digest_is_computed(origin, cached, monkeypatch):
     """A digest of a blob that somebody writes to meanwhile proves nothing: it is not recorded, and no hit."""
-    url, real = origin.put("/m.bin", Thing(DATA)), hashlib.file_digest
+    url, real = origin.put("/m.bin", Thing(DATA)), hashing.hash_file
     cached.fetch(url, "first.bin")
     first = [cached.out("first.bin")]
-    monkeypatch.setattr(hashlib, "file_digest", lambda *args: (real(*args), first and spoil(first.pop()))[0])
+    monkeypatch.setattr(vault, "hash_file", lambda *args: (real(*args), first and spoil(first.pop()))[0])
     assert cached.right(url, DATA, "second.bin", sha256=DIGEST).outcome == "fetched"
 
 

@@ -436,7 +436,7 @@ def test_a_part_that_is_a_link(unfinished, tmp_path):
 
 @pytest.mark.parametrize("no_cache", [True, False])
 def test_who_waits_for_a_stopped_process_goes_on_beside_it(serve, tmp_path, python, monkeypatch, no_cache):
-    """It is named while it is waited for; then the fetch goes on without it, and its part is left alone while it is held."""
+    """It is named while it is waited for; then the fetch goes on without it, its part left alone while it is held."""
     file, out = serve(SIZE), tmp_path / "model.bin"
     monkeypatch.setenv("LOOM_CACHE", str(tmp_path / "cache"))
     child = python(_CHILD.replace("no_cache=True", f"no_cache={no_cache}"), file.url, str(out), "100k", "1", "yes")

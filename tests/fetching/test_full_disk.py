@@ -11,6 +11,11 @@ import pytest
 
 import loom
 from loom.errors import StoreError, StoreFull, UsageError
+from loom.fetching.vault import Vault
+from loom.store import hashing
+from loom.store.cache import Cache
+from loom.store.hashing import BLOCK
+from loom.store.settling import settle_all
 from tests.fetching.kit import CHUNK, QUICK, leftovers
 from tests.origins.replies import ignores_ranges, sends_chunked
 from tests.origins.things import Thing, seeded
@@ -160,6 +165,37 @@ def test_hashing_what_stands_there_is_shown(serve, tmp_path):
     assert loom.fetch(file.url, out, on_progress=seen.append, sha256=digest, **QUICK).outcome == "present"
     assert [(progress.phase, progress.size) for progress in seen] == [("verifying", size)] * len(seen)
     assert seen[-1].received == size
+
+
+def test_hashing_what_the_cache_has_is_shown(serve, tmp_path, monkeypatch):
+    """So is how far the digest of a blob is: of one that nobody has hashed, and of one by its digest alone."""
+    file, cache, seen = serve(3 * BLOCK), tmp_path / "cache", []
+    monkeypatch.setattr(hashing, "_TELL_EVERY", BLOCK)
+    monkeypatch.setattr(Vault, "settle_later", lambda *_: None)
+    choices = {**QUICK, "no_cache": False, "cache": str(cache)}
+    digest = hashlib.sha256(file.content).hexdigest()
+    loom.fetch(file.url, tmp_path / "one", **choices)
+    receipt = loom.fetch(file.url, tmp_path / "two", on_progress=seen.append, sha256=digest, **choices)
+    assert receipt.outcome == "cached"
+    assert [(one.phase, one.size, one.received) for one in seen] == [
+        ("verifying", 3 * BLOCK, share * BLOCK) for share in range(4)
+    ]
+    settle_all(Cache(str(cache)))
+    for record in (cache / "refs").iterdir():
+        record.unlink()
+    seen.clear()
+    receipt = loom.fetch(file.url, tmp_path / "three", on_progress=seen.append, sha256=digest, **choices)
+    assert receipt.outcome == "cached"
+    assert {one.received for one in seen if one.phase == "verifying"} == {share * BLOCK for share in range(4)}
+
+
+def test_hashing_what_has_just_arrived_is_shown(serve, tmp_path, monkeypatch):
+    """When the hash is behind the bytes, the share that is done is told."""
+    file, seen = serve(4 * CHUNK), []
+    monkeypatch.setattr(hashing, "_POLL_S", 0.3)
+    digest = hashlib.sha256(file.content).hexdigest()
+    loom.fetch(file.url, tmp_path / "model.bin", on_progress=seen.append, sha256=digest, **QUICK)
+    assert next(one.note for one in seen if one.phase == "verifying").endswith(" % hashed")
 
 
 @needs_root

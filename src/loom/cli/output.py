@@ -78,7 +78,7 @@ def _state(progress: Progress, width: int, *, ascii_only: bool) -> list[str]:
 
 def _motion(progress: Progress) -> list[str]:
     if progress.phase == "verifying":
-        return ["verifying sha256"]
+        return ["verifying sha256", progress.note] if progress.note else ["verifying sha256"]
     if progress.phase == "copying":
         return ["copying from the cache"]
     if progress.phase == "waiting" and progress.size:

@@ -17,7 +17,8 @@ class Progress:
     bytes_per_second: mean over the last few seconds; 0.0 when nothing moves.
     workers: requests under way now.
     retries: requests tried again so far.
-    note: why nothing moves ("throttled by the origin, next try in 4 s"); empty when all is well.
+    note: why nothing moves ("throttled by the origin, next try in 4 s"), or how much of what has arrived is hashed;
+        empty when there is nothing to say.
     """
 
     phase: str

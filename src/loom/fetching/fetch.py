@@ -314,10 +314,7 @@ class _Fetch:
     def _judge_digest(self) -> IntegrityError | None:
         if self._hasher is None:
             return None
-        self._report.verifying()
-        while not self._hasher.wait(TICK_S):
-            self._report.now()
-        digest = self._hasher.digest()
+        digest = self._await_digest(self._hasher)
         if digest != self._options.sha256 and self._job is not None and self._job.company is not None:
             digest = self._fetch_again(self._job, self._job.company)
         if digest == self._options.sha256:
@@ -340,9 +337,13 @@ class _Fetch:
         liars = {peer for span, peer, before in taken if hash_span(staging.read, span) != before}
         self._warnings += [f"{peer} handed out wrong bytes: fetched again from the origin" for peer in sorted(liars)]
         self._hasher = Hasher(size, lambda: size, staging.read)
-        while not self._hasher.wait(TICK_S):
-            self._report.now()
-        return self._hasher.digest()
+        return self._await_digest(self._hasher)
+
+    def _await_digest(self, hasher: Hasher) -> str:
+        self._report.verifying(hasher.share)
+        while not hasher.wait(TICK_S):
+            self._report.verifying(hasher.share)
+        return hasher.digest()
 
     def _receipt(self, way: Way, standing: Standing) -> Receipt:
         version, outcome, placement = standing.version, standing.outcome, standing.placement

@@ -34,9 +34,9 @@ class Reporter:
         if self._on_progress is not None:
             self._on_progress(self._snapshot())
 
-    def verifying(self) -> None:
-        """Report that the digest is being computed."""
-        self.phase = "verifying"
+    def verifying(self, share: float) -> None:
+        """Report that all has arrived, and how much of it is hashed."""
+        self.phase, self.note = "verifying", f"{int(share * 100)} % hashed"
         self.now()
 
     def hashing(self, hashed: int, size: int) -> None:
@@ -78,7 +78,7 @@ class Reporter:
             transfer = job.transfer
             received, active, retries = transfer.have.total, transfer.active, transfer.retries
             paused_s = transfer.paused_until - time.monotonic()
-        note = f"throttled by the origin, next try in {paused_s:.0f} s" if paused_s > 0 else ""
+        note = f"throttled by the origin, next try in {paused_s:.0f} s" if paused_s > 0 else self.note
         rate = self._rate(received)
         return Progress(self._phase, transfer.size, received, transfer.resumed, rate, active, retries, note)
 

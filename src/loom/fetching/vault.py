@@ -42,16 +42,18 @@ _FOLDERS = ("staging", "refs", f"blobs/{NEW}")
 class Vault:
     """The cache in `root`, for one reference. Raises StoreError where the disk refuses.
 
-    on_hash: called before a whole blob is read, which can take its time.
+    on_hashed: while a whole blob is read, which can take its time, told how many bytes are hashed, and of how many.
     """
 
-    def __init__(self, root: str, url: str, options: Options, on_hash: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, root: str, url: str, options: Options, on_hashed: Callable[[int, int], None] = lambda *_: None
+    ) -> None:
         self.key = reference_key(url)
         self._cache = Cache(root)
         self._url = url
         self._options = options
         self._audience = options.audience(url)
-        self._on_hash = on_hash
+        self._on_hashed = on_hashed
         self._blob = ""
 
     @property
@@ -105,10 +107,9 @@ class Vault:
         path = Path(self._cache.blob_path(settled_blob(digest)))
         if not path.exists():
             return None
-        self._on_hash()
         try:
-            found, mtime_ns = hash_unchanged(path)
             size = path.stat().st_size
+            found, mtime_ns = hash_unchanged(path, lambda hashed: self._on_hashed(hashed, size))
         except OSError:
             return None
         return self._adopt(Ref("", "", settled_blob(digest), size, mtime_ns), digest) if found == digest else None
@@ -148,8 +149,7 @@ class Vault:
         path = self._cache.blob_path(ref.blob)
         with contextlib.suppress(OSError):
             seen = os.stat(path)
-            self._on_hash()
-            if seen.st_size == ref.size and ref.digest and hash_file(Path(path)) == ref.digest:
+            if seen.st_size == ref.size and ref.digest and self._read_digest(ref) == ref.digest:
                 ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()  # a write since then is not believed
                 self._record(ref)
                 return self.find()
@@ -186,11 +186,13 @@ class Vault:
         return self._options.link != "symlink" or ref.is_settled or os.access(f"{self.root}/blobs", os.W_OK)
 
     def _hash(self, ref: Ref) -> str:
-        self._on_hash()
         try:
-            return hash_file(Path(self._cache.blob_path(ref.blob)))
+            return self._read_digest(ref)
         except OSError:
             return ""
+
+    def _read_digest(self, ref: Ref) -> str:
+        return hash_file(Path(self._cache.blob_path(ref.blob)), lambda hashed: self._on_hashed(hashed, ref.size))
 
     def _record(self, ref: Ref) -> None:
         """Write the reference; a cache of somebody else's does without."""

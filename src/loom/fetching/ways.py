@@ -117,7 +117,7 @@ class ThroughCache:
         root = cache_root(options.cache, os.environ)
         if not root:
             raise NoCache("there is no home folder for a cache (set LOOM_CACHE): fetched without one")
-        self._vault = Vault(root, url, options, report.verifying)
+        self._vault = Vault(root, url, options, report.hashing)
         self._staging = self._vault.stage()
         self._ref: Ref | None = None
 

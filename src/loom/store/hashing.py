@@ -38,6 +38,11 @@ class Hasher:
         self._thread = threading.Thread(target=self._run, name="loom-hash", daemon=True)
         self._thread.start()
 
+    @property
+    def share(self) -> float:
+        """How much of the file is hashed, from 0 to 1."""
+        return self.hashed / self._size if self._size else 1.0
+
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end, at most so long; return whether `digest` will answer at once."""
         self._thread.join(timeout_s)
@@ -91,13 +96,13 @@ def hash_file(path: Path, on_hashed: Callable[[int], None] | None = None) -> str
         return digest.hexdigest()
 
 
-def hash_unchanged(path: Path) -> tuple[str, int]:
+def hash_unchanged(path: Path, on_hashed: Callable[[int], None] | None = None) -> tuple[str, int]:
     """Return the SHA-256 of a file and the modification time, in ns, that it had before and after.
 
     Raises OSError, with ESTALE when somebody wrote into it meanwhile: then the digest is of no particular content.
     """
     before = path.stat().st_mtime_ns
-    digest = hash_file(path)
+    digest = hash_file(path, on_hashed)
     if path.stat().st_mtime_ns != before:
         raise OSError(errno.ESTALE, "written to while it was read")
     return digest, before
