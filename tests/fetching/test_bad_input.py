@@ -283,12 +283,21 @@ def test_http_to_a_tls_port(tls_origin, getter):
     assert getter.left_behind() == ""
 
 
-def test_tls_to_an_http_port(origin, getter):
-    """TLS to a port that speaks plain HTTP is an error of the origin, not a hang."""
+def test_tls_to_an_http_port_that_waits(origin, getter):
+    """A plain server takes the handshake for a line without an end: it is told as what it is, and not tried again."""
     url = origin.put("/m", THING).replace("http:", "https:")
-    with pytest.raises(OriginError):
-        loom.fetch(url, getter.out, **{**IMPATIENT, "retries": 1, "timeout_s": 0.2})
+    error = getter.wrong(url, OriginError, backoff_s=60)
+    assert ("does not speak https" in error.message, "http://" in error.hint) == (True, True)
+    assert origin.connections == 1
     assert getter.left_behind() == ""
+
+
+def test_tls_to_a_port_that_says_nothing(getter):
+    """Who is silent whatever is said is tried again; in the end the hint says that it may not speak TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}/m"
+        error = getter.wrong(url, OriginUnreachable, retries=1, timeout_s=0.3)
+    assert ("silent in TLS" in error.message, "may not speak https" in error.hint) == (True, True)
 
 
 def test_https_to_a_port_that_speaks_http(serve, getter):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom.errors import StoreError
 from loom.fetching.worker import Worker
-from loom.net.connect import Connector
+from loom.net.connect import HANDSHAKE_S, Connector
 from loom.net.connection import Pool
 from loom.net.loops import Loops, useful_loops
 
@@ -46,7 +46,7 @@ class Crew:
     """Runs coroutines on loops while the caller's thread calls `tick` ten times a second."""
 
     def __init__(self, options: Options, tick: Callable[[], None], *, decrypts: bool) -> None:
-        connector = Connector(options.ca_file)
+        connector = Connector(options.ca_file, handshake_s=min(HANDSHAKE_S, 0.8 * options.timeout_s))
         self._tick = tick
         self._loops = Loops(useful_loops(options.workers, decrypts=decrypts))
         self._pools = [Pool(connector) for _ in range(len(self._loops))]

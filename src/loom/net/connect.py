@@ -1,6 +1,6 @@
 """Opening connections: names resolved, address families raced, proxies passed, TLS verified.
 
-Raises OSError (socket.gaierror, ssl.SSLError among them) as it comes, ProxyUnreachable and ProxyRefused; the
+Raises OSError (socket.gaierror, ssl.SSLError among them) as it comes, HandshakeSilent, ProxyUnreachable and ProxyRefused; the
 sources put them into the words of their protocol.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from loom.core.proxies import Proxy, choose_proxy
 from loom.errors import UsageError
 from loom.net.head import read_head
-from loom.net.ready import attempt, send_all, writable
+from loom.net.ready import attempt, readable, send_all, writable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 RACE_DELAY_S = 0.25
 """How long one address is tried alone before the next one joins in (RFC 8305 section 5)."""
+
+HANDSHAKE_S = 10.0
+"""How long a TLS handshake may take: as long as Go's net/http gives it (TLSHandshakeTimeout)."""
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -46,11 +49,22 @@ class ProxyUnreachable(OSError):
         self.cause = cause
 
 
+class HandshakeSilent(OSError):
+    """Who took the connection does not answer in TLS; `is_plain`: it does so in plain HTTP."""
+
+    def __init__(self, *, is_plain: bool) -> None:
+        super().__init__("no answer in TLS")
+        self.is_plain = is_plain
+
+
 class Connector:
     """Opens connections with one trust store and one environment. Shared by all loops."""
 
-    def __init__(self, ca_file: str | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, ca_file: str | None = None, environ: Mapping[str, str] = os.environ, handshake_s: float = HANDSHAKE_S
+    ) -> None:
         self._ca_file = ca_file
+        self._handshake_s = handshake_s
         self._environ = environ
         self._context: ssl.SSLContext | None = None
         self._lock = threading.Lock()
@@ -87,7 +101,12 @@ class Connector:
             sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         try:
-            await attempt(wrapped, wrapped.do_handshake)
+            async with asyncio.timeout(self._handshake_s):
+                await attempt(wrapped, wrapped.do_handshake)
+        except TimeoutError:
+            with wrapped:
+                is_plain = await _answers_plainly(wrapped, self._handshake_s / 10)
+            raise HandshakeSilent(is_plain=is_plain) from None
         except BaseException:
             wrapped.close()
             raise
@@ -187,6 +206,20 @@ async def _connect(address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def _answers_plainly(sock: ssl.SSLSocket, timeout_s: float) -> bool:
+    """Return whether who is silent in TLS speaks HTTP: to a plain server the handshake is a line that has no end yet.
+
+    Call it for a connection that is given up anyway: to a server that does speak TLS this is the end.
+    """
+    try:
+        os.write(sock.fileno(), b"\r\n\r\n")
+        async with asyncio.timeout(timeout_s):
+            await readable(sock)
+        return os.read(sock.fileno(), 5) == b"HTTP/"
+    except (OSError, TimeoutError):
+        return False
 
 
 async def _abandon(attempts: set[asyncio.Task[socket.socket]]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from loom.core.faults import Fault, Remedy
 from loom.errors import AccessDenied, LoomError, OriginError, OriginUnreachable
-from loom.net.connect import ProxyRefused, ProxyUnreachable
+from loom.net.connect import HandshakeSilent, ProxyRefused, ProxyUnreachable
 from loom.net.connection import Stale
 from loom.net.head import BadHead
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
 _AGAIN = "check the network, then run the same command again"
+_PLAIN_HINT = "check the port, or use http:// if you trust that network"
 _NOT_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
 
 
@@ -28,13 +29,8 @@ def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> F
     where = url.endpoint.authority
     if isinstance(error, Stale):
         return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection", _AGAIN))
-    if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
-        reason = error.verify_message or error.reason
-        return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
-    if isinstance(error, ssl.SSLError) and error.reason in _NOT_TLS:
-        hint = "check the port, or use http:// if you trust that network"
-        return Fault(Remedy.NONE, OriginError(f"{where} does not speak https", hint))
+    if isinstance(error, (ssl.SSLError, HandshakeSilent)) and (fault := _fault_of_tls(where, error)):
+        return fault
     if isinstance(error, ProxyUnreachable):
         message = f"{error}: {_describe(error.cause)}"
         return Fault(_connect_remedy(error.cause), OriginUnreachable(message, _PROXY_HINT))
@@ -56,6 +52,20 @@ def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> F
     is_refused = isinstance(error, ConnectionRefusedError)
     hint = "check host and port: nothing listens there" if is_refused else _AGAIN
     return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {_describe(error)}", hint))
+
+
+def _fault_of_tls(where: str, error: ssl.SSLError | HandshakeSilent) -> Fault | None:
+    """Return what is particular to TLS; None for what may happen to any connection."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
+        reason = error.verify_message or error.reason
+        return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
+    if error.is_plain if isinstance(error, HandshakeSilent) else error.reason in _NOT_TLS:
+        return Fault(Remedy.NONE, OriginError(f"{where} does not speak https", _PLAIN_HINT))
+    if isinstance(error, HandshakeSilent):
+        message = f"{where} took the connection and is silent in TLS"
+        return Fault(Remedy.RETRY, OriginUnreachable(message, f"it may not speak https: {_PLAIN_HINT}"))
+    return None
 
 
 def _connect_remedy(error: OSError) -> Remedy:
