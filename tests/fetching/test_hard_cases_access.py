@@ -1,8 +1,8 @@
-"""What users of such tools have really hit, numbered: who may see what.
+"""What users of such tools have really hit: who may see what.
 
-18 a signed URL expires mid-download; 19 a presigned URL answers 403 to HEAD; 20 credentials follow a redirect to
-another host; 21 presigned URLs in logs; 24 corporate authorities and proxies ignored. The `getter` sees to it that no
-secret is told or left behind, whatever the end. More of 24 is in test_proxy.py.
+A signed URL expires mid-download; a presigned URL answers 403 to HEAD; credentials follow a redirect to
+another host; presigned URLs in logs; corporate authorities and proxies ignored. The `getter` sees to it that no
+secret is told or left behind, whatever the end. More of proxies is in test_proxy.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TOKEN = "t0ken-secret"
 COOKIE = "session=c00kie-secret"
 
 
-def test_case_18_a_signed_url_expires(origin, other_origin, getter):
+def test_a_signed_url_expires(origin, other_origin, getter):
     """A signature that expires midway is renewed once, for all workers, and is told nowhere."""
     signed = Signed(other_origin.url("/signed"), uses=2)
     other_origin.put("/signed", THING, signed.checks, paced(16 * 1024, 0.001))
@@ -54,7 +54,7 @@ def test_case_18_a_signed_url_expires(origin, other_origin, getter):
     assert receipt.url == origin.url("/m")
 
 
-def test_case_18_a_signature_that_is_never_good(origin, other_origin, getter):
+def test_a_signature_that_is_never_good(origin, other_origin, getter):
     """A target that refuses fresh signatures too denies access; it is not asked for ever."""
     signed = Signed(other_origin.url("/signed"), uses=0)
     other_origin.put("/signed", THING, answers(403))
@@ -62,7 +62,7 @@ def test_case_18_a_signature_that_is_never_good(origin, other_origin, getter):
     assert len(other_origin.requests) <= 4
 
 
-def test_case_18_access_ends_midway(origin, other_origin, getter):
+def test_access_ends_midway(origin, other_origin, getter):
     """A target that has worked and then refuses every signature ends the fetch; what came is kept for a better day."""
     signed = Signed(other_origin.url("/signed"), uses=2)
     other_origin.put("/signed", THING, after(2, answers(403)))
@@ -71,7 +71,7 @@ def test_case_18_access_ends_midway(origin, other_origin, getter):
     assert leftovers(getter.out) == [".model.bin.loom.journal", ".model.bin.loom.part"]
 
 
-def test_case_19_head_is_refused(origin, getter):
+def test_head_is_refused(origin, getter):
     """A presigned URL that refuses HEAD is fetched: HEAD is never asked."""
     url = origin.put("/m", THING, refuses_head) + "?X-Amz-Signature=s1gnature-secret"
     getter.right(url, DATA)
@@ -82,7 +82,7 @@ PRIVATE = {"token": TOKEN, "headers": {"Cookie": COOKIE, "X-Api-Key": "k3y-secre
 
 
 @pytest.mark.parametrize("where", ["another address", "another name", "another port"])
-def test_case_20_headers_do_not_follow_to_another_host(origin, other_origin, getter, where):
+def test_headers_do_not_follow_to_another_host(origin, other_origin, getter, where):
     """A redirect elsewhere carries none of the caller's headers, whatever their names; the reference gets them all."""
     target = {
         "another address": other_origin.put("/blob", THING),
@@ -96,7 +96,7 @@ def test_case_20_headers_do_not_follow_to_another_host(origin, other_origin, get
     assert "-secret" not in str([request.head for request in [*other_origin.requests, *origin.asked("/blob")]])
 
 
-def test_case_20_user_info_does_not_follow(origin, other_origin, getter):
+def test_user_info_does_not_follow(origin, other_origin, getter):
     """User and password of the URL go to its host as Basic credentials, and to no other."""
     target = other_origin.put("/blob", THING)
     url = origin.put("/m", THING, redirects(target)).replace("//", "//user:passw0rd-secret@")
@@ -105,14 +105,14 @@ def test_case_20_user_info_does_not_follow(origin, other_origin, getter):
     assert not any("authorization" in request.head.fields for request in other_origin.requests)
 
 
-def test_case_20_headers_stay_on_the_same_host(origin, getter):
+def test_headers_stay_on_the_same_host(origin, getter):
     """A redirect within the host keeps the caller's headers: the target wants them as well."""
     target = origin.put("/blob", THING)
     getter.right(origin.put("/m", THING, redirects(target)), DATA, **PRIVATE)
     assert {request.head.fields.get("x-api-key") for request in origin.requests} == {"k3y-secret"}
 
 
-def test_case_20_there_and_back(origin, other_origin, getter):
+def test_there_and_back(origin, other_origin, getter):
     """A redirect elsewhere and back again does not leak on the way."""
     back = origin.put("/blob", THING)
     away = other_origin.put("/away", THING, redirects(back))
@@ -141,7 +141,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-def test_case_21_no_failure_tells_a_secret(origin, getter, failure):
+def test_no_failure_tells_a_secret(origin, getter, failure):
     """Whatever goes wrong with a presigned URL, no error, hint, progress note, log or file holds its secrets."""
     faults, kind = failure
     url = origin.put("/m", THING, *faults).replace("//", "//user:passw0rd-secret@") + SECRET_QUERY
@@ -150,7 +150,7 @@ def test_case_21_no_failure_tells_a_secret(origin, getter, failure):
     assert str(error)
 
 
-def test_case_21_no_success_tells_a_secret(origin, other_origin, getter):
+def test_no_success_tells_a_secret(origin, other_origin, getter):
     """The receipt, the file's attributes, and the journal of a fetch that was broken off hold no secrets either."""
     target = other_origin.put("/blob", THING, covering(SIZE - 1, resets(10))) + SECRET_QUERY
     url = origin.put("/m", THING, redirects(target)) + SECRET_QUERY
@@ -161,7 +161,7 @@ def test_case_21_no_success_tells_a_secret(origin, other_origin, getter):
     assert receipt.url.startswith(origin.url("/m"))
 
 
-def test_case_24_an_authority_of_ones_own(tls_origin, authority, getter, monkeypatch):
+def test_an_authority_of_ones_own(tls_origin, authority, getter, monkeypatch):
     """A corporate authority is trusted through ca_file or SSL_CERT_FILE, and nothing is without it."""
     url = tls_origin.put("/m", THING)
     assert "verif" in str(getter.wrong(url, OriginError))
@@ -174,7 +174,7 @@ def test_case_24_an_authority_of_ones_own(tls_origin, authority, getter, monkeyp
 
 @pytest.mark.parametrize("login", [None, ("user", "passw0rd-secret")], ids=["open", "with a login"])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-def test_case_24_a_proxy(origin, tls_origin, authority, getter, monkeypatch, login, tls):
+def test_a_proxy(origin, tls_origin, authority, getter, monkeypatch, login, tls):
     """HTTP_PROXY and HTTPS_PROXY are used, with their credentials, which the origin never sees."""
     server = tls_origin if tls else origin
     with ForwardProxy(login) as proxy:

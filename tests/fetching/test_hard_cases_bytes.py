@@ -1,11 +1,11 @@
-"""What users of such tools have really hit, numbered: the wrong bytes come.
+"""What users of such tools have really hit: the wrong bytes come.
 
-1 a 200 to a range request; 2 a 200 with a right part; 3 the object is replaced mid-download; 4 a full-length file of
-zeros; 5 the right size, wrong bytes; 10 a partial that is complete asks for an empty range; 11 a journal left by
-another URL; 14 a full disk; 25 a login page saved as weights; 29 posix_fallocate slow or unsupported.
+A 200 to a range request; a 200 with a right part; the object is replaced mid-download; a full-length file of
+zeros; the right size, wrong bytes; a partial that is complete asks for an empty range; a journal left by
+another URL; a full disk; a login page saved as weights; posix_fallocate slow or unsupported.
 
 Each ends in the right bytes or in the right error, with nothing half-done under the final name; the `getter` sees to it
-that no secret is told. More of 11 is in test_crash.py, more of 14 in test_full_disk.py.
+that no secret is told. More of journals is in test_crash.py, of full disks in test_full_disk.py.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ THING = Thing(DATA)
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
-def test_case_01_a_range_is_answered_with_the_whole_file(origin, getter):
+def test_a_range_is_answered_with_the_whole_file(origin, getter):
     """A server that ignores ranges is read as one stream, and the receipt says so."""
     receipt = getter.right(origin.put("/m", THING, ignores_ranges), DATA, workers=16)
     assert (receipt.ranges, receipt.requests, len(origin.requests)) == (False, 1, 1)
     assert receipt.warnings
 
 
-def test_case_01_a_cdn_that_compresses(origin, getter):
+def test_a_cdn_that_compresses(origin, getter):
     """A body that was compressed on the way is refused, not saved and not appended."""
     error = getter.wrong(origin.put("/m", THING, compresses), OriginError)
     assert "gzip" in str(error)
@@ -60,7 +60,7 @@ def test_case_01_a_cdn_that_compresses(origin, getter):
 
 
 @pytest.mark.parametrize("fault", [ignores_ranges, compresses])
-def test_case_01_ranges_are_ignored_now_and_then(origin, getter, fault):
+def test_ranges_are_ignored_now_and_then(origin, getter, fault):
     """One edge server that answers with the whole file, among others that honour ranges, corrupts nothing."""
     url = origin.put("/m", THING, only(3, fault))
     try:
@@ -70,7 +70,7 @@ def test_case_01_ranges_are_ignored_now_and_then(origin, getter, fault):
     getter.right(origin.put("/m", THING), DATA)
 
 
-def test_case_02_a_range_under_status_200(origin, getter):
+def test_a_range_under_status_200(origin, getter):
     """Content-Range is believed over the status: ranges under 200 are ranges."""
     receipt = getter.right(origin.put("/m", THING, says_200), DATA)
     assert receipt.ranges
@@ -92,7 +92,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("heeds_if_range", [True, False])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_case_03_the_object_is_replaced_midway(origin, getter, change, heeds_if_range):
+def test_the_object_is_replaced_midway(origin, getter, change, heeds_if_range):
     """A replaced object ends the fetch, never a file of two versions; the next fetch brings the new one whole."""
     old, new = change
     getter.wrong(origin.put("/m", old, after(2, becomes(new, heeds_if_range=heeds_if_range))), OriginChanged)
@@ -100,7 +100,7 @@ def test_case_03_the_object_is_replaced_midway(origin, getter, change, heeds_if_
     assert receipt.resumed == 0
 
 
-def test_case_03_a_strong_etag_goes_into_if_range(origin, getter):
+def test_a_strong_etag_goes_into_if_range(origin, getter):
     """Every request after the first carries If-Range with a strong ETag, and never one with a weak ETag."""
     getter.right(origin.put("/strong", THING), DATA)
     assert {request.head.fields.get("if-range") for request in origin.asked("/strong")[1:]} == {'"v1"'}
@@ -108,31 +108,31 @@ def test_case_03_a_strong_etag_goes_into_if_range(origin, getter):
     assert {request.head.fields.get("if-range") for request in origin.asked("/weak")} == {None}
 
 
-def test_case_03_a_change_that_no_validator_tells(origin, getter):
+def test_a_change_that_no_validator_tells(origin, getter):
     """Without validators only a digest can tell two versions of one size apart, and it does."""
     url = origin.put("/m", Thing(DATA, "", ""), after(2, becomes(Thing(NEW, "", ""))))
     getter.wrong(url, IntegrityError, sha256=DIGEST)
 
 
-def test_case_03_the_object_is_deleted_midway(origin, getter):
+def test_the_object_is_deleted_midway(origin, getter):
     """An object that is gone in the middle of the fetch is not found, and nothing stands under the name."""
     getter.wrong(origin.put("/m", THING, after(2, answers(404))), loom.NotFound)
 
 
-def test_case_04_a_file_of_zeros(origin, getter):
+def test_a_file_of_zeros(origin, getter):
     """A file of the right length that is all zeros does not pass for the one with the digest."""
     error = getter.wrong(origin.put("/m", Thing(bytes(SIZE))), IntegrityError, sha256=DIGEST)
     assert DIGEST in str(error)
     assert getter.left_behind() == ""
 
 
-def test_case_04_zeros_that_stand_there_already(origin, getter):
+def test_zeros_that_stand_there_already(origin, getter):
     """A file of the right length under the name is not taken for the right one: its digest is."""
     getter.out.write_bytes(bytes(SIZE))
     getter.right(origin.put("/m", THING), DATA, sha256=DIGEST)
 
 
-def test_case_05_one_wrong_bit(origin, getter):
+def test_one_wrong_bit(origin, getter):
     """One flipped bit is an integrity error, nothing stands under the name, and a good origin can be asked again."""
     wrong = bytearray(DATA)
     wrong[SIZE // 2] ^= 4
@@ -141,7 +141,7 @@ def test_case_05_one_wrong_bit(origin, getter):
     assert getter.right(origin.put("/m", THING), DATA, sha256=DIGEST).digest == f"sha256:{DIGEST}"
 
 
-def test_case_05_one_wrong_bit_in_a_stream(origin, getter):
+def test_one_wrong_bit_in_a_stream(origin, getter):
     """A stream is verified as well as ranges are."""
     wrong = bytes([DATA[0] ^ 1]) + DATA[1:]
     getter.wrong(origin.put("/m", Thing(wrong), ignores_ranges), IntegrityError, sha256=DIGEST)
@@ -155,7 +155,7 @@ loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536, no_cache=True)
 """
 
 
-def test_case_10_a_partial_that_is_complete(origin, getter, python):
+def test_a_partial_that_is_complete(origin, getter, python):
     """A fetch killed between its last byte and its rename is finished without asking for an empty range."""
     url = origin.put("/m", THING)
     child = python(KILLED_AT_THE_RENAME, url, str(getter.out))
@@ -168,13 +168,13 @@ def test_case_10_a_partial_that_is_complete(origin, getter, python):
     assert (receipt.resumed, receipt.requests) == (SIZE, 1)
 
 
-def test_case_10_an_empty_file_answers_416(origin, getter):
+def test_an_empty_file_answers_416(origin, getter):
     """An empty file has no first byte: 416 to the first request is an empty file, not an error."""
     receipt = getter.right(origin.put("/m", Thing(b"")), b"")
     assert (receipt.size, receipt.requests) == (0, 1)
 
 
-def test_case_11_a_journal_of_another_url(origin, getter):
+def test_a_journal_of_another_url(origin, getter):
     """What is left of a fetch of another URL, of the same size and ETag, is not believed."""
     other = seeded(SIZE, 7)
     getter.break_off(origin.put("/other", Thing(other), covering(SIZE - 1, resets(10))))
@@ -182,7 +182,7 @@ def test_case_11_a_journal_of_another_url(origin, getter):
     assert receipt.resumed == 0
 
 
-def test_case_14_no_room_for_the_file(origin, getter, monkeypatch):
+def test_no_room_for_the_file(origin, getter, monkeypatch):
     """A file that cannot fit is refused before its bytes are fetched, in words that help."""
     fstatvfs = os.fstatvfs
     monkeypatch.setattr(os, "fstatvfs", lambda fd: os.statvfs_result((*fstatvfs(fd)[:4], 3, *fstatvfs(fd)[5:])))
@@ -191,14 +191,14 @@ def test_case_14_no_room_for_the_file(origin, getter, monkeypatch):
     assert len(origin.requests) == 1
 
 
-def test_case_25_a_login_page(origin, getter):
+def test_a_login_page(origin, getter):
     """A web page in place of the weights is refused, with a hint at signing in."""
     error = getter.wrong(origin.put("/model.gguf", LOGIN_PAGE), OriginError)
     assert "token" in error.hint
     assert getter.left_behind() == ""
 
 
-def test_case_25_a_redirect_to_a_login_page(origin, other_origin, getter):
+def test_a_redirect_to_a_login_page(origin, other_origin, getter):
     """Neither is the page saved when a redirect leads to it."""
     page = other_origin.put("/login", LOGIN_PAGE, ignores_ranges)
     getter.wrong(origin.put("/m", THING, redirects(page + "?next=s1gnature-secret")), OriginError)
@@ -206,7 +206,7 @@ def test_case_25_a_redirect_to_a_login_page(origin, other_origin, getter):
 
 
 @pytest.mark.parametrize("faults", [(), (ignores_ranges,)], ids=["ranges", "stream"])
-def test_case_25_a_page_that_says_it_is_not_one(origin, tmp_path, getter, faults):
+def test_a_page_that_says_it_is_not_one(origin, tmp_path, getter, faults):
     """A page under a harmless content type is told by its first bytes when the name is one of weights."""
     page = replace(LOGIN_PAGE, content_type="application/octet-stream")
     getter = Getter(tmp_path, "model.safetensors")
@@ -214,19 +214,19 @@ def test_case_25_a_page_that_says_it_is_not_one(origin, tmp_path, getter, faults
     assert getter.left_behind() == ""
 
 
-def test_case_25_a_page_that_is_wanted(origin, tmp_path):
+def test_a_page_that_is_wanted(origin, tmp_path):
     """A page may be fetched under a page's name."""
     Getter(tmp_path, "card.html").right(origin.put("/m", LOGIN_PAGE), LOGIN_PAGE.data)
 
 
-def test_case_25_weights_without_their_magic(origin, tmp_path):
+def test_weights_without_their_magic(origin, tmp_path):
     """A file that does not begin as its name promises is kept, and the receipt warns."""
     receipt = Getter(tmp_path, "model.gguf").right(origin.put("/m", THING), DATA)
     assert "GGUF" in " ".join(receipt.warnings)
 
 
 @pytest.mark.parametrize("name", ["posix_fallocate", "posix_fadvise"])
-def test_case_29_no_preallocation(origin, getter, monkeypatch, name):
+def test_no_preallocation(origin, getter, monkeypatch, name):
     """A file system that cannot preallocate (or takes minutes for it) is of no consequence."""
 
     def refuse(*_: object) -> None:

@@ -1,11 +1,11 @@
-"""What users of such tools have really hit, numbered: the bytes come late or never.
+"""What users of such tools have really hit: the bytes come late or never.
 
-6 a dribble defeats an idle timeout; 7 a hang without an error; 8 one straggler holds up the file; 9 `kill -9` restarts
-from zero; 16 throttled by RateLimit alone; 22 a whole-request timeout kills a healthy stream; 23 a dead address stalls
-for minutes; 28 too few file descriptors.
+A dribble defeats an idle timeout; a hang without an error; one straggler holds up the file; `kill -9` restarts
+from zero; throttled by RateLimit alone; a whole-request timeout kills a healthy stream; a dead address stalls
+for minutes; too few file descriptors.
 
-None asserts that something is quick: what does not end is ended by the hang guard. More of 9 is in test_crash.py, more
-of 23 in test_addresses.py.
+None asserts that something is quick: what does not end is ended by the hang guard. More of kill -9 is in test_crash.py,
+of dead addresses in test_addresses.py.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ THING = Thing(DATA)
 
 
 @pytest.mark.parametrize("extra", [(), (ignores_ranges,)], ids=["ranges", "stream"])
-def test_case_06_a_dribble_is_cut(origin, getter, extra):
+def test_a_dribble_is_cut(origin, getter, extra):
     """A connection that brings a byte now and then, and so is never idle, is cut and its work goes on elsewhere."""
     receipt = getter.right(origin.put("/m", THING, *extra, first(2, dribbles(0.02))), DATA, workers=1, timeout_s=0.2)
     assert receipt.retries >= 2
 
 
 @pytest.mark.parametrize("extra", [(), (ignores_ranges,)], ids=["ranges", "stream"])
-def test_case_06_nothing_but_dribbles(origin, getter, extra):
+def test_nothing_but_dribbles(origin, getter, extra):
     """An origin that only dribbles is given up after the retries."""
     getter.wrong(origin.put("/m", THING, *extra, dribbles(0.02)), OriginUnreachable, retries=1, timeout_s=0.2)
 
 
-def test_case_06_a_dribbled_head(origin, getter):
+def test_a_dribbled_head(origin, getter):
     """A head that comes a byte at a time does not hold the fetch up either."""
     getter.right(origin.put("/m", THING, first(2, dribbles_head(0.02))), DATA, timeout_s=0.2)
 
@@ -76,14 +76,14 @@ HANGS = {
 
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("hang", HANGS.values(), ids=HANGS)
-def test_case_07_a_hang_is_overcome(origin, getter, hang, workers):
+def test_a_hang_is_overcome(origin, getter, hang, workers):
     """Connections that fall silent, half-closed ones among them, are replaced by new ones."""
     receipt = getter.right(origin.put("/m", THING, first(2, hang)), DATA, timeout_s=0.2, workers=workers)
     assert workers > 1 or receipt.retries >= 2
 
 
 @pytest.mark.parametrize("hang", [never_answers, stalls(0), half_closes(0), resets(0)])
-def test_case_07_a_hang_for_ever_is_an_error(origin, getter, hang):
+def test_a_hang_for_ever_is_an_error(origin, getter, hang):
     """An origin that always falls silent is given up after the retries, and no connection to it is left open."""
     url = origin.put("/m", THING, hang)
     open_before = open_files()
@@ -97,7 +97,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_case_08_one_straggler(origin, getter):
+def test_one_straggler(origin, getter):
     """One connection far slower than the rest does not hold up the file: others take its work.
 
     It is too quick to be cut (2 KB/s) and would need minutes, so that only stealing and hedging can save the day.
@@ -107,12 +107,12 @@ def test_case_08_one_straggler(origin, getter):
     assert receipt.retries == 0
 
 
-def test_case_08_the_first_connection_straggles(origin, getter):
+def test_the_first_connection_straggles(origin, getter):
     """The probe's own connection may be the slow one."""
     getter.right(origin.put("/m", THING, only(1, paced(100, 0.05))), DATA, timeout_s=600)
 
 
-def test_case_09_killed_and_started_again(origin, getter, python):
+def test_killed_and_started_again(origin, getter, python):
     """After kill -9 the next fetch asks only for what is not on record."""
     wire = Tripwire(SIZE // 2)
     url = origin.put("/m", THING, wire)
@@ -133,7 +133,7 @@ def test_case_09_killed_and_started_again(origin, getter, python):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("told", ["RateLimit", "RateLimit, old form", "Retry-After", "Retry-After, a date", "nothing"])
-def test_case_16_throttled_and_then_served(origin, getter, told, status):
+def test_throttled_and_then_served(origin, getter, told, status):
     """A throttled fetch waits as it is told, in whichever way, and then goes on."""
     fields = {
         "RateLimit": [
@@ -158,21 +158,21 @@ def test_case_16_throttled_and_then_served(origin, getter, told, status):
         ("Retry-After", "Tue, 01 Jan 2999 00:00:00 GMT"),
     ],
 )
-def test_case_16_told_to_wait_too_long(origin, getter, field, number):
+def test_told_to_wait_too_long(origin, getter, field, number):
     """An origin that asks for a pause of a day gets none: the error says what it asked for."""
     url = origin.put("/m", THING, only(number, answers(429, field)))
     error = getter.wrong(url, OriginThrottled)
     assert "asks to wait" in str(error)
 
 
-def test_case_16_throttled_for_ever(origin, getter):
+def test_throttled_for_ever(origin, getter):
     """The retries bound how often a throttling origin is asked."""
     getter.wrong(origin.put("/m", THING, answers(429)), OriginThrottled, retries=2)
     assert len(origin.requests) == 3
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_case_16_a_limit_on_requests_at_once(origin, getter, most):
+def test_a_limit_on_requests_at_once(origin, getter, most):
     """An origin that refuses more than a few requests at once is not given up: fewer are sent."""
     limit = AllowsAtOnce(most)
     getter.right(origin.put("/m", THING, limit, paced(4 * 1024, 0.001)), DATA, workers=16)
@@ -180,7 +180,7 @@ def test_case_16_a_limit_on_requests_at_once(origin, getter, most):
 
 
 @pytest.mark.parametrize("extra", [(), (ignores_ranges,)], ids=["ranges", "stream"])
-def test_case_22_a_slow_stream_is_left_alone(origin, getter, extra):
+def test_a_slow_stream_is_left_alone(origin, getter, extra):
     """A healthy slow connection outlives many timeouts: progress counts, not the length of a request."""
     data = seeded(48_000)
     receipt = getter.right(origin.put("/m", Thing(data), *extra, paced(400, 0.01)), data, timeout_s=0.3, retries=0)
@@ -200,7 +200,7 @@ def _resolving_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
 
 
 @pytest.mark.parametrize("dead", ["::1", "127.0.0.9"])
-def test_case_23_a_dead_address_comes_first(origin, getter, monkeypatch, dead):
+def test_a_dead_address_comes_first(origin, getter, monkeypatch, dead):
     """A name whose first address is dead, an IPv6 one for instance, is fetched from the next without a timeout."""
     url = origin.put("/m", THING).replace("127.0.0.1", "weights.test")
     try:
@@ -220,7 +220,7 @@ print(json.dumps(loom.fetch(*sys.argv[1:], no_cache=True, chunk_size=65536, work
 """
 
 
-def test_case_28_few_file_descriptors(origin, getter, python):
+def test_few_file_descriptors(origin, getter, python):
     """More workers than the limit on open files allows are cut down to what fits, and the receipt says so."""
     data = seeded(100 * CHUNK)
     child = python(FEW_DESCRIPTORS, origin.put("/m", Thing(data)), str(getter.out))
@@ -231,7 +231,7 @@ def test_case_28_few_file_descriptors(origin, getter, python):
 
 
 @pytest.mark.parametrize("after", ["0", "Wed, 01 Jan 2025 00:00:00 GMT"])
-def test_case_16_told_to_wait_for_nothing(origin, getter, after):
+def test_told_to_wait_for_nothing(origin, getter, after):
     """An origin that asks for no pause gets the ordinary one: the tries are not burnt at once."""
     url = origin.put("/m", THING, answers(429, ("Retry-After", after)))
     before = time.monotonic()

@@ -1,7 +1,7 @@
 """Opening connections: names resolved, address families raced, proxies passed, TLS verified.
 
-Raises OSError (socket.gaierror, ssl.SSLError among them) as it comes, HandshakeSilent, ProxyUnreachable and ProxyRefused; the
-sources put them into the words of their protocol.
+Raises OSError (socket.gaierror, ssl.SSLError among them) as it comes, HandshakeSilent, ProxyUnreachable and
+ProxyRefused; the sources put them into the words of their protocol.
 """
 
 from __future__ import annotations

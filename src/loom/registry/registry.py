@@ -207,8 +207,8 @@ class Registry:
     async def _load(self) -> None:
         """Begin with what the ledger knows; after it lost its facts, go on with the leases that have not ended yet.
 
-        Those were alive a moment ago and are about to say so again; without them every cold node would go to the origin
-        (HARD_CASES 31). What has no lease is gone with the ledger's facts.
+        Those were alive a moment ago and are about to say so again; without them every cold node would go to the
+        origin. What has no lease is gone with the ledger's facts.
         """
         before = self._number
         async with self._loading:
