@@ -203,3 +203,11 @@ def test_gc_by_size_takes_unfinished_downloads(cache, half, capsys) -> None:
     assert run(["cache", "gc", "--max-size", "0"]) == 0
     assert "removed half.bin" in told(capsys)
     assert list(Path(cache.root, "staging").glob("*.loom.*")) == []
+
+
+def test_what_is_not_there_is_named_without_its_secrets(cache, capsys) -> None:
+    """Of several words it must be clear which one leads nowhere; a URL is told as it may be shown."""
+    assert run(["cache", "info", "nothing.gguf"]) == 4
+    assert run(["cache", "rm", "https://u:s3cret@h/x?sig=s3cret"]) == 4
+    told = capsys.readouterr().err
+    assert ("nothing.gguf is not in the cache" in told, "s3cret" in told) == (True, False)

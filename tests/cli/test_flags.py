@@ -129,7 +129,7 @@ def test_a_default_file_out_of_reach_is_no_file(monkeypatch) -> None:
 
     monkeypatch.setattr("builtins.open", refuse)
     assert read_config("/root/.config/loom/config.toml", must_exist=False) == {}
-    with pytest.raises(UsageError, match=r"cannot read mine\.toml: Permission denied"):
+    with pytest.raises(UsageError, match=r"cannot read mine\.toml: permission denied"):
         read_config("mine.toml", must_exist=True)
 
 
@@ -214,3 +214,10 @@ def test_neither_network_nor_cache() -> None:
     with pytest.raises(UsageError, match="--offline and LOOM_NO_CACHE leave nowhere") as caught:
         options_of(settings)
     assert "drop LOOM_NO_CACHE" in caught.value.hint
+
+
+def test_a_folder_as_settings_file(tmp_path) -> None:
+    """It is told with what to check."""
+    with pytest.raises(UsageError, match="is a directory") as caught:
+        read_config(str(tmp_path), must_exist=True)
+    assert "--config" in caught.value.hint

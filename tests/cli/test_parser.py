@@ -44,20 +44,30 @@ def test_a_url_in_a_commands_place_is_not_repeated_with_its_secrets(word) -> Non
     assert no_such_command("https://h/x").hint == "did you mean `loom fetch https://h/x`?"
 
 
+_ONE_URL = "it takes one URL; the name of the file stands behind -o; see `loom fetch --help`"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
         (["--wrkers", "3", "https://h/x"], "there is no flag --wrkers", "did you mean --workers?"),
         (["--versio"], "there is no flag --versio", "see `loom fetch --help`"),
         (["-V"], "there is no flag -V", "see `loom fetch --help`"),
-        (["a", "b", "c"], "2 arguments too many for `loom fetch`", "see `loom fetch --help`"),
-        (["--workers"], "argument --workers: expected one argument", "see `loom fetch --help`"),
+        (["a", "b", "c"], "2 arguments too many for `loom fetch`", _ONE_URL),
+        (["a", "b"], "an argument too many for `loom fetch`", _ONE_URL),
+        (["--workers"], "--workers wants a value", "see `loom fetch --help`"),
+        (["-o"], "--out wants a value", "see `loom fetch --help`"),
     ],
 )
 def test_mistakes_get_a_hint(arguments, message, hint) -> None:
     """A mistyped flag is told, with a guess, before anything that is missing because of it."""
     error = _refusal(fetch_parser(), arguments)
     assert (error.message, error.hint) == (message, hint)
+
+
+def test_the_version_is_a_flag() -> None:
+    """Who asks for it as a command is told."""
+    assert no_such_command("version").hint == "did you mean `loom --version`?"
 
 
 def test_a_command_behind_flags_is_told_to_come_first() -> None:

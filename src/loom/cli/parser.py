@@ -34,11 +34,18 @@ An interrupted fetch goes on where it stopped when the same command is run again
 """
 
 
+_NO_VALUE = ": expected one argument"
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises UsageError where argparse would print and exit, and never quotes what may be a secret."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message.partition(": ignored explicit argument")[0], self._see())
+        message = message.partition(": ignored explicit argument")[0]
+        if message.endswith(_NO_VALUE):
+            option = message.removeprefix("argument ").removesuffix(_NO_VALUE).rpartition("/")[2]
+            raise UsageError(f"{option} wants a value", self._see())
+        raise UsageError(message, self._see())
 
     def refuse(self, extras: Sequence[str]) -> NoReturn:
         """Raise UsageError about words that no flag takes.
@@ -56,7 +63,9 @@ class Parser(argparse.ArgumentParser):
         if extras[0] in COMMANDS:
             raise UsageError(f"{extras[0]} is a command: it comes first", f"write: loom {extras[0]} ...")
         count = "an argument" if len(extras) == 1 else f"{len(extras)} arguments"
-        raise UsageError(f"{count} too many for `{self.prog}`", self._see())
+        has_out = "--out" in self._option_string_actions
+        hint = f"it takes one URL; the name of the file stands behind -o; {self._see()}" if has_out else self._see()
+        raise UsageError(f"{count} too many for `{self.prog}`", hint)
 
     def arguments(self) -> list[argparse.Action]:
         """Return what it takes, but for --help."""
@@ -74,6 +83,8 @@ def no_such_command(word: str) -> UsageError:
         )
     import difflib
 
+    if word == "version":
+        return UsageError("there is no command 'version'", "did you mean `loom --version`?")
     close = difflib.get_close_matches(word, list(COMMANDS), 1, 0.6)
     return UsageError(
         f"there is no command {word!r}", f"did you mean `loom {close[0]}`?" if close else "see `loom --help`"

@@ -74,7 +74,9 @@ def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:
     except OSError as error:
         if not must_exist and isinstance(error, PermissionError):
             return {}  # a container that runs as another user often still has HOME=/root
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {path}: {str(error.strerror).lower()}", "check --config and LOOM_CONFIG"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}", "write lines such as: workers = 16") from error
 

@@ -249,8 +249,8 @@ class ControlClient:
                 hint = "is it still running? its log may say why"
             return RegistryUnavailable(f"{self} broke the connection off", hint)
         if isinstance(error, OSError):
-            message = f"{self} cannot be reached: {error.strerror or type(error).__name__}"
-            return RegistryUnavailable(message, "is it running? `loom control` starts one")
+            message = f"{self} cannot be reached: {(error.strerror or type(error).__name__).lower()}"
+            return RegistryUnavailable(message, "is it running? `loom control` starts one; --control names another")
         return self._not_a_control_plane()
 
     def _not_a_control_plane(self, status: int = 0) -> RegistryError:

@@ -13,6 +13,7 @@ from loom.cli.output import Talk, format_table, print_json, print_result
 from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.words import count, format_age, format_size
 from loom.core.reference import reference_key
+from loom.core.urls import redact
 from loom.errors import IntegrityError, NotCached, UsageError
 from loom.store.cache import Cache, cache_root
 from loom.store.checking import Finding, check, repair
@@ -168,7 +169,7 @@ def _pick_part(inventory: Inventory, text: str, key: str) -> Part:
     if len(text) >= 6:
         found = found or [part for part in inventory.parts if part.key.startswith(text.lower())]
     if not found:
-        raise NotCached("there is no such blob in the cache", "`loom cache ls` shows what there is")
+        raise NotCached(f"{redact(text)} is not in the cache", "`loom cache ls` shows what there is")
     if len(found) > 1:
         ids = ", ".join(part.key[:12] for part in found)
         message = f"{len(found)} unfinished downloads are called {found[0].title}"
