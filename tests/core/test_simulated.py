@@ -12,7 +12,7 @@ MB = 1_000_000
 @pytest.mark.parametrize(
     ("setting", "most_copies", "most_of_bound"),
     [
-        (Setting(8, 400 * MB), 1.1, 1.7),
+        (Setting(8, 400 * MB), 1.15, 1.5),
         (Setting(6, 300 * MB, origin=100e6), 1.1, 2.2),
         (Setting(8, 400 * MB, killed=2), 1.5, 2.0),
         (Setting(8, 400 * MB, seeds=1), 0.01, 2.0),

@@ -162,18 +162,19 @@ def test_the_beginning_of_a_unit_is_taken_while_it_arrives() -> None:
     assert it.choose([Span(start + 990_000, SIZE)], 0.0) is None
 
 
-def test_a_home_asks_the_origin_for_its_own_alone() -> None:
-    """And not for what others have, or are getting."""
-    it = swarm_of("a", homes=("a", "me"))
-    mine = home_units("key", ("a", "me"), "me", GRID.count)[0]
-    for _ in range(30):
-        span = it.ask_origin(ALL, 0.0)
-        assert span is not None
-        assert GRID.touched([span]) & ~mine == 0
-    it.saw(it.peers["a"], Availability(0, {}, mine), 0.0)
-    assert it.ask_origin(ALL, 0.0) is None
-    it.saw(it.peers["a"], Availability(mine, {}), 0.0)
-    assert it.ask_origin(ALL, 0.0) is None
+def test_a_home_asks_the_origin_for_its_own_first() -> None:
+    """Then for those for which it is the second; not for any others, nor for what others have or are getting."""
+    it = swarm_of("a", "b", homes=("a", "b", "me"))
+    first, second, third = home_units("key", ("a", "b", "me"), "me", GRID.count)
+    for taken, mine in ((0, first), (first, second), (first | second, 0)):
+        for there in (Availability(0, {}, taken), Availability(taken, {})):
+            it.saw(it.peers["a"], there, 0.0)
+            it.saw(it.peers["b"], NOTHING, 0.0)
+            for _ in range(10):
+                span = it.ask_origin(ALL, 0.0)
+                assert (span is not None) == bool(mine)
+                assert span is None or GRID.touched([span]) & ~mine == 0
+    assert third
 
 
 def test_a_home_looks_at_those_next_in_rank_first() -> None:
@@ -187,19 +188,16 @@ def test_a_home_looks_at_those_next_in_rank_first() -> None:
 
 
 def test_patience_ends_by_rank() -> None:
-    """With nothing to take from anybody the second in rank asks the origin, then the third, in the end everybody."""
-    homes = ("a", "b", "me")
-    it = swarm_of("a", "b", homes=homes)
+    """With nothing to take from anybody the third in rank asks the origin, then the fourth, in the end everybody."""
+    homes = ("a", "b", "c", "me")
+    it = swarm_of("a", "b", "c", homes=homes)
     ranks = home_units("key", sorted(homes), "me", GRID.count)
-    second = [GRID.span(unit) for unit in range(GRID.count) if ranks[1] >> unit & 1]
-    third = [GRID.span(unit) for unit in range(GRID.count) if ranks[2] >> unit & 1]
-    now = 0.0
+    third, fourth = ([GRID.span(unit) for unit in range(GRID.count) if ranks[rank] >> unit & 1] for rank in (2, 3))
     for waited_s, spans, is_asked in (
-        (0.0, second, False), (PATIENCE_S + 0.1, second, True), (PATIENCE_S + 0.1, third, False),
-        (2 * PATIENCE_S + 0.1, third, True),
+        (0.0, third, False), (2 * PATIENCE_S + 0.1, third, True), (2 * PATIENCE_S + 0.1, fourth, False),
+        (3 * PATIENCE_S + 0.1, fourth, True),
     ):  # fmt: skip
-        now = 100.0 if not waited_s else now
-        for name in ("a", "b"):
+        for name in ("a", "b", "c"):
             it.saw(it.peers[name], NOTHING, 100.0 + waited_s)
         it.choose(spans, 100.0) if not waited_s else None
         assert (it.ask_origin(spans, 100.0 + waited_s) is not None) == is_asked

@@ -9,7 +9,8 @@ uplinks allow.
 The origin. Rendezvous hashing ranks the *homes*, some of the nodes that are fetching the same, for every unit: the
 first one asks the origin for it, and nobody else does. All have the same list of homes from the control plane, or
 nearly: as it grows, a unit gets a new home only when the new one ranks first, and the old home is the second then. So
-a home looks at those next in rank before it asks, and does not when one of them has the unit, or is getting it.
+a home looks at those next in rank before it asks, and does not when one of them has the unit, or is getting it. A home
+that is through with its own helps: it asks for units of which it is the second, and which the first has not come to.
 Should a home be dead, slow or cut off, the second one asks after PATIENCE_S without anything to take from anybody,
 the third one after twice that, and so on. So a node needs no opinion about who is alive.
 
@@ -73,7 +74,11 @@ POLL_S = 0.5
 CALM_POLL_S = 3.0
 """How old what is known of a peer may be: of one that might have what is wanted, and of any other."""
 
-HELPS = 2
+HELPED = 2
+"""A home that has asked for all of its own goes on with units of which it is second, up to so many ranks in all: some
+homes drew many units, and one alone would get to the last of them late.
+"""
+
 RIVALS = 4
 HEAR_S = 2.0
 """How long one waits for those that have just been met to say what they have, before the origin is asked."""
@@ -498,7 +503,7 @@ class Swarm:
         if stalled_s:
             held = 0
         mine = 0
-        for of_rank in self._mine[:HELPS]:
+        for of_rank in self._mine[:HELPED]:
             mine = mine or self._checked(wanted & ~held & ~coming & of_rank, now)
         hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
         waited_s = max(hungry_s, stalled_s)

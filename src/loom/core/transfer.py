@@ -259,8 +259,8 @@ class Transfer:
         return span
 
     def shorten(self, step: int, kept: int) -> None:
-        """Make free what the origin is being asked for beyond the next multiple of `step`; only `kept` requests go on so
-        far, those that have the least before them.
+        """Make free what the origin is being asked for beyond the next multiple of `step`; only `kept` requests, those
+        with the least before them, go on so far.
 
         Whoever fetched alone, or nearly, lets others have their share.
         """

@@ -55,9 +55,6 @@ IDLE_S = 0.2
 MAX_REJECTED = 64
 """Names of rejected peers that are told on: a control plane takes no more at once."""
 
-KEPT_FROM_ORIGIN = 2
-"""Requests that somebody who fetched alone goes on with when others come."""
-
 now = time.monotonic
 
 
@@ -249,7 +246,6 @@ class Company:
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._quiet_until = self._yield_at = 0.0
-        self._is_alone = True
 
     @property
     def requests(self) -> int:
@@ -316,12 +312,6 @@ class Company:
         self._quiet_until = at + IDLE_S
         return Wait(self._quiet_until)
 
-    def _share(self, at: float) -> None:
-        """Let go of what we asked the origin for while we were alone, as soon as somebody else is there."""
-        if self._is_alone and not self._swarm.is_alone(at):
-            self._is_alone = False
-            self._job.transfer.shorten(self.grid.unit_size, KEPT_FROM_ORIGIN)
-
     def available(self) -> Availability:
         """Return what can be handed out."""
         transfer = self._job.transfer
@@ -360,13 +350,16 @@ class Company:
                 await asyncio.wait_for(self._wake.wait(), IDLE_S)
 
     def _yield(self) -> None:
-        """Let go of what others have got from the origin by now, or are about to."""
+        """Let go of what we ask the origin for beyond our share, and of what others have got from it, or are about to."""
         at = now()
         if at < self._yield_at:
             return
         self._yield_at = at + IDLE_S
+        transfer = self._job.transfer
         with self._job.lock:
-            self._job.transfer.yield_origin(lambda span: self._swarm.should_yield(span, at))
+            if not self._swarm.is_alone(at):
+                transfer.shorten(self.grid.unit_size, self._swarm.most_at_origin(transfer.workers))
+            transfer.yield_origin(lambda span: self._swarm.should_yield(span, at))
 
     def cut(self, number: int) -> None:
         """End a request that makes too little progress. Call it on the first loop."""
@@ -378,7 +371,6 @@ class Company:
     def _begin_pull(self) -> bool:
         job, at, number = self._job, now(), self._next_number
         with job.lock:
-            self._share(at)
             if job.transfer.is_complete or job.transfer.error is not None:
                 return False
             peer, span = self._choose(number, at)
