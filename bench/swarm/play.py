@@ -60,8 +60,8 @@ class Trace:
 class Run:
     """One scenario, once. Times are seconds from the moment that all nodes were let go.
 
-    origin_bytes, copies: what crossed the origin's link, heads and headers and all. (Its access log counts what it handed
-    to the kernel, up to some MB for each request that was ended early.)
+    origin_bytes, copies: what crossed the origin's link, heads and headers and all. (Its access log counts what it
+    handed to the kernel, up to some MB more for each request that was ended early.)
     """
 
     scenario: str

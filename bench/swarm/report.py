@@ -173,9 +173,9 @@ METHOD = """## How to read it
   (and live), N have an uplink. No protocol can be faster; what it leaves out is the start of the processes.
 - All nodes are let go at one moment; a node's time ends when its process does. Each output was compared with the file
   by SHA-256 afterwards. Of a node that was killed only its bytes count: right, or none.
-- Copies are the bytes that crossed the origin's link, heads and headers and all, / F. Progress is what the bridge counts
-  on each link. Before the nodes start, memory as large as all their files is written and freed again: a virtual machine
-  pays for pages that it had given back to its host.
+- Copies are the bytes that crossed the origin's link, heads and headers and all, / F. Progress is what the bridge
+  counts on each link. Before the nodes start, memory as large as all their files is written and freed again: a
+  virtual machine pays for pages that it had given back to its host.
 - "Pythons' start": as many `python -c pass` as there are nodes, started together in the same namespaces, until the last
   one ends. "Cores busy" is the whole machine's: near 100 % the figures tell of the machine, not of the network. "Load
   before" is its load average right before: what others had it do."""

@@ -350,7 +350,7 @@ class Company:
                 await asyncio.wait_for(self._wake.wait(), IDLE_S)
 
     def _yield(self) -> None:
-        """Let go of what we ask the origin for beyond our share, and of what others have got from it, or are about to."""
+        """Let go of what we ask the origin for beyond our share, and of what others have from it, or are about to."""
         at = now()
         if at < self._yield_at:
             return

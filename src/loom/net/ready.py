@@ -49,24 +49,24 @@ async def receive(sock: socket.socket, most: int) -> bytes:
 
 async def readable(sock: socket.socket) -> None:
     """Wait until `sock` has something to read, or is closed by the peer."""
-    loop = asyncio.get_running_loop()
+    loop, fd = asyncio.get_running_loop(), sock.fileno()  # asyncio asks a socket, not a number, for its addresses
     future = loop.create_future()
-    loop.add_reader(sock, _settle, future)
+    loop.add_reader(fd, _settle, future)
     try:
         await future
     finally:
-        loop.remove_reader(sock)
+        loop.remove_reader(fd)
 
 
 async def writable(sock: socket.socket) -> None:
     """Wait until `sock` takes bytes, or a pending connect is decided."""
-    loop = asyncio.get_running_loop()
+    loop, fd = asyncio.get_running_loop(), sock.fileno()
     future = loop.create_future()
-    loop.add_writer(sock, _settle, future)
+    loop.add_writer(fd, _settle, future)
     try:
         await future
     finally:
-        loop.remove_writer(sock)
+        loop.remove_writer(fd)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

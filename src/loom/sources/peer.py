@@ -11,6 +11,7 @@ import json
 import time
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version, parse_content_range
@@ -22,6 +23,7 @@ from loom.errors import LoomError
 from loom.net.connection import Stale
 
 if TYPE_CHECKING:
+    from loom.core.urls import Url
     from loom.net.connection import Pool, Response
 
 TIMEOUT_S = 3.0
@@ -189,9 +191,14 @@ async def resolve_at_peer(pool: Pool, fleet: Fleet, address: str, reference: str
         response.connection.close()
 
 
+@lru_cache(maxsize=256)
+def _url_of(address: str, target: str) -> Url:
+    return parse_url(address + target)
+
+
 async def _get(pool: Pool, fleet: Fleet, address: str, target: str, more: dict[str, str]) -> Response:
     try:
-        url = parse_url(address + target)
+        url = _url_of(address, target)
         headers = {**fleet.headers(url.endpoint.authority, target), **more}
         async with asyncio.timeout(TIMEOUT_S):
             while True:
