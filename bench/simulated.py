@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import random
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from loom.core.options import Options
-from loom.core.swarm import PULLS, Availability, Grid, Peer, Swarm, choose_homes
+from loom.core.swarm import MAX_HOMES, PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Transfer, Wait
 from loom.sharing.server import SLOTS
 
@@ -215,8 +216,8 @@ class Simulation:
         for other in listed:
             node.swarm.meet(other.name, other.name)
         node.swarm.forget_dead({n.name for n in listed}, self.now)
-        names = [n.name for n in [*partial, node]]
-        node.swarm.set_homes((name, name) for name in choose_homes(names))
+        began = nsmallest(MAX_HOMES, [*partial, node], key=lambda n: n.begins_at)
+        node.swarm.set_homes((n.name, n.name) for n in began)
 
     def _ask(self, node: _Node, peer: Peer) -> None:
         other = self.by_name[peer.name]

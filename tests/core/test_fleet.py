@@ -557,3 +557,17 @@ def test_a_rejected_node_makes_room_for_others() -> None:
             fleet.apply(Rejected(f"n{number}", by, 99.0))
     found = fleet.locate("m", 4, lambda n, k: list(range(n))[:k])
     assert [one.node for one in found] == ["n10", "n11", "n12", "n13"]
+
+
+def test_homes_are_those_that_began_first() -> None:
+    """How busy they are, or how far, does not matter; who is done or cannot be reached is none."""
+    fleet = Fleet()
+    begun = Holding("m", state="partial")
+    for name in "cabde":
+        fleet.apply(Registered(name, begun, None if name == "d" else f"http://{name}:1", None, 99.0))
+    fleet.apply(Beat("c", 99.0, load=9))
+    fleet.apply(Registered("a", replace(begun, received=5), None, None, 99.0))
+    assert fleet.homes("m", 3) == [("c", "http://c:1"), ("a", "http://a:1"), ("b", "http://b:1")]
+    fleet.apply(Registered("c", Holding("m"), None, None, 99.0))
+    assert fleet.homes("m", 9) == [(name, f"http://{name}:1") for name in "abe"]
+    assert fleet.homes("other", 9) == []

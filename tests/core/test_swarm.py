@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from loom.core.ranges import RangeSet, Span
 from loom.core.swarm import (
     HEAR_S,
+    HELP_AFTER_S,
+    MAX_HOMES,
     MAX_PATIENCE_S,
     MAX_UNITS,
     PATIENCE_S,
@@ -18,7 +20,6 @@ from loom.core.swarm import (
     Availability,
     Grid,
     Swarm,
-    choose_homes,
     format_availability,
     home_units,
     parse_availability,
@@ -110,12 +111,17 @@ def test_a_home_that_leaves_hands_its_units_to_the_second_ones() -> None:
         assert after[0] & ~before[0] & ~before[1] == 0
 
 
-def test_homes_are_the_same_for_whoever_chooses() -> None:
-    """From the same names in whatever order; one more changes at most one."""
-    names = [f"n{number}" for number in range(200)]
-    chosen = choose_homes(names)
-    assert chosen == choose_homes(reversed(names))
-    assert len(set(choose_homes([*names, "new"])) - set(chosen)) <= 1
+def test_newcomers_put_out_no_home() -> None:
+    """They become homes while there is room; so does this node itself."""
+    places = [(f"n{number}", f"http://n{number}:1") for number in range(MAX_HOMES - 2)]
+    it = swarm_of()
+    it.set_homes(places)
+    assert set(it.homes) == {"me", *dict(places)}
+    it.visited("late", "http://late:1")
+    it.visited("later", "http://later:1")
+    assert set(it.homes) == {"me", "late", *dict(places)}
+    it.set_homes([*places, ("a", "http://a:1"), ("b", "http://b:1")])
+    assert set(it.homes) == {"a", "b", *dict(places)}
 
 
 # Deciding
@@ -163,15 +169,16 @@ def test_the_beginning_of_a_unit_is_taken_while_it_arrives() -> None:
 
 
 def test_a_home_asks_the_origin_for_its_own_first() -> None:
-    """Then for those for which it is the second; not for any others, nor for what others have or are getting."""
+    """A while later for those of which it is second; not for any others, nor for what others have or are getting."""
     it = swarm_of("a", "b", homes=("a", "b", "me"))
     first, second, third = home_units("key", ("a", "b", "me"), "me", GRID.count)
-    for taken, mine in ((0, first), (first, second), (first | second, 0)):
+    later = HELP_AFTER_S + 1
+    for now, taken, mine in ((0.0, 0, first), (1.0, first, 0), (later, first, second), (later, first | second, 0)):
         for there in (Availability(0, {}, taken), Availability(taken, {})):
-            it.saw(it.peers["a"], there, 0.0)
-            it.saw(it.peers["b"], NOTHING, 0.0)
+            it.saw(it.peers["a"], there, now)
+            it.saw(it.peers["b"], NOTHING, now)
             for _ in range(10):
-                span = it.ask_origin(ALL, 0.0)
+                span = it.ask_origin(ALL, now)
                 assert (span is not None) == bool(mine)
                 assert span is None or GRID.touched([span]) & ~mine == 0
     assert third

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from loom.core.changes import Beat, Change, Holding, Registered, Rejected, Withdrawn
 from loom.core.holders import Holders, rank_of
-from loom.core.swarm import choose_homes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -365,15 +365,14 @@ class Fleet:
         return [_replica(node, node.holdings[model]) for node in found[:limit]]
 
     def homes(self, model: str, limit: int) -> list[tuple[str, str]]:
-        """Return at most `limit` nodes that are fetching a model, and where they can be reached: the same ones for
-        whoever asks.
+        """Return at most `limit` nodes that are fetching a model, and where they can be reached: those that began
+        first, the same ones for whoever asks.
         """
         holders = self._models.get(model)
-        if holders is None or not limit:
+        if holders is None:
             return []
         places = ((node.name, node.holdings[model].address or node.address) for node in holders.partial())
-        found = {name: address for name, address in places if address}
-        return [(name, found[name]) for name in choose_homes(found, limit)]
+        return list(islice(((name, address) for name, address in places if address), limit))
 
     def count_holders(self, model: str) -> int:
         """Return how many nodes have some of a model."""

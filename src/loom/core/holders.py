@@ -75,10 +75,11 @@ class _Ranked(Generic[T]):
 class Holders(Generic[T]):
     """Who has one model."""
 
-    __slots__ = ("_all", "_zones", "count")
+    __slots__ = ("_all", "_partial", "_zones", "count")
 
     def __init__(self) -> None:
         self.count = 0
+        self._partial: dict[T, None] = {}  # in the order in which they came
         self._all: _Ranked[T] = _Ranked()
         self._zones: dict[str, _Ranked[T]] = {}
 
@@ -91,6 +92,11 @@ class Holders(Generic[T]):
     def add(self, item: T, zone: str | None, rank: int) -> None:
         """Add a holder."""
         self.count += 1
+        if rank >= _PARTIAL:
+            self._partial[item] = None
+        self._put(item, zone, rank)
+
+    def _put(self, item: T, zone: str | None, rank: int) -> None:
         self._all.add(item, rank)
         if zone:
             if zone not in self._zones:
@@ -100,6 +106,10 @@ class Holders(Generic[T]):
     def remove(self, item: T, zone: str | None, rank: int) -> None:
         """Remove a holder that was added with just this zone and rank."""
         self.count -= 1
+        self._partial.pop(item, None)
+        self._take(item, zone, rank)
+
+    def _take(self, item: T, zone: str | None, rank: int) -> None:
         self._all.remove(item, rank)
         if zone:
             self._zones[zone].remove(item, rank)
@@ -109,8 +119,12 @@ class Holders(Generic[T]):
     def move(self, item: T, zones: tuple[str | None, str | None], ranks: tuple[int, int]) -> None:
         """Move a holder from one zone and rank to another."""
         if zones[0] != zones[1] or ranks[0] != ranks[1]:
-            self.remove(item, zones[0], ranks[0])
-            self.add(item, zones[1], ranks[1])
+            self._take(item, zones[0], ranks[0])
+            self._put(item, zones[1], ranks[1])
+            if ranks[1] < _PARTIAL:
+                self._partial.pop(item, None)
+            else:
+                self._partial[item] = None
 
     def best(self, limit: int, sample: Sample, zone: str | None) -> list[T]:
         """Return at most `limit` holders, those of `zone` first, then by rank, random among equals."""
@@ -124,8 +138,8 @@ class Holders(Generic[T]):
     @property
     def partials(self) -> int:
         """How many have only some of it."""
-        return sum(len(bag.items) for rank, bag in self._all.bags.items() if rank >= _PARTIAL)
+        return len(self._partial)
 
     def partial(self) -> Iterator[T]:
-        """Yield those that have only some of it."""
-        return (item for rank, bag in self._all.bags.items() if rank >= _PARTIAL for item in bag.items)
+        """Yield those that have only some of it, in the order in which they began."""
+        return iter(self._partial)

@@ -25,9 +25,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from hashlib import sha256
-from heapq import nlargest, nsmallest
+from heapq import nlargest
 from typing import TYPE_CHECKING, NamedTuple
-from zlib import crc32
 
 from loom.core.options import CHUNK_SIZE
 from loom.core.ranges import RangeSet, Span
@@ -46,7 +45,8 @@ FEW_PEERS = 16
 """With fewer than that, whoever comes by becomes a neighbour."""
 
 MAX_HOMES = 64
-"""Nodes that ask the origin, all in all."""
+"""Nodes that ask the origin, all in all: those that began first. Were they chosen by their names, newcomers would put
+out homes that have asked already, and nobody would look at these any more."""
 
 PULLS = 16
 """Requests to peers at once."""
@@ -74,9 +74,9 @@ POLL_S = 0.5
 CALM_POLL_S = 3.0
 """How old what is known of a peer may be: of one that might have what is wanted, and of any other."""
 
-HELPED = 2
-"""A home that has asked for all of its own goes on with units of which it is second, up to so many ranks in all: some
-homes drew many units, and one alone would get to the last of them late.
+HELP_AFTER_S = 2.0
+"""A home that has had nothing of its own to ask for so long goes on with units of which it is second: some homes drew many,
+and one alone would get to the last of them late. At once would be too soon: all begin together, and hear late.
 """
 
 RIVALS = 4
@@ -190,11 +190,6 @@ def units_of(bitmap: int) -> Iterator[int]:
         yield bit.bit_length() - 1
 
 
-def choose_homes(names: Iterable[str], limit: int = MAX_HOMES) -> list[str]:
-    """Return the nodes that are homes, whoever chooses among the same ones: newcomers change little."""
-    return nsmallest(limit, names, key=lambda name: (crc32(name.encode("utf-8", "surrogateescape")), name))
-
-
 def home_units(key: str, homes: Sequence[str], me: str, count: int) -> list[int]:
     """Return a bitmap for every rank: the units for which `me` has it. Empty when `me` is no home."""
     ranks = [0] * len(homes)
@@ -297,6 +292,7 @@ class Swarm:
         self._polled_at = 0.0
         self._hungry_since: float | None = None
         self._fed_at: float | None = None
+        self._busy_at: float | None = None
 
     # What the node learns
 
@@ -321,18 +317,20 @@ class Swarm:
 
     def set_homes(self, homes: Iterable[tuple[str, str]]) -> None:
         """Take over who may ask the origin: names and addresses. This node is one of them while there is room."""
-        names = {self.me}
+        names: dict[str, None] = {}
         for name, address in homes:
-            names.add(name)
+            names[name] = None
             self.meet(name, address, most=0)
-        self._listed_homes = tuple(choose_homes(names))
+        if len(names) < MAX_HOMES:
+            names[self.me] = None
+        self._listed_homes = tuple(names)
         self._reckon_homes()
 
     def visited(self, name: str, address: str) -> None:
         """A node that is fetching the same has introduced itself, perhaps before the control plane told of it."""
         self.meet(name, address, most=FEW_PEERS)
-        if name not in self._listed_homes:
-            self._listed_homes = tuple(choose_homes({*self._listed_homes, name}))
+        if name not in self._listed_homes and len(self._listed_homes) < MAX_HOMES:
+            self._listed_homes += (name,)
             self._reckon_homes()
 
     def _reckon_homes(self) -> None:
@@ -502,9 +500,12 @@ class Swarm:
                 held, coming = held | peer.units, coming | peer.coming
         if stalled_s:
             held = 0
-        mine = 0
-        for of_rank in self._mine[:HELPED]:
-            mine = mine or self._checked(wanted & ~held & ~coming & of_rank, now)
+        untaken = wanted & ~held & ~coming
+        mine = self._checked(untaken & self._mine[0], now)
+        if self._busy_at is None or untaken & self._mine[0]:
+            self._busy_at = now
+        elif now - self._busy_at >= HELP_AFTER_S and len(self._mine) > 1:
+            mine = self._checked(untaken & self._mine[1], now)
         hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
         waited_s = max(hungry_s, stalled_s)
         if not mine and waited_s >= PATIENCE_S:

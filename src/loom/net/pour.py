@@ -33,8 +33,8 @@ BURST = 4
 
 MAX_HEAP = 32 * 1024
 HEAP_S = 0.2
-"""A slow connection wakes us when so many bytes have come, or about what it brings in so many seconds if that is less, and
-not for every packet: a swarm of slow links costs half the CPU time. (32 KiB in 30 s is what counts as stuck.)"""
+"""A slow connection wakes us when so many bytes have come, or what it brings in so many seconds if that is less, and
+not for every packet. (32 KiB in 30 s is about what counts as stuck.)"""
 
 _F_SETPIPE_SZ = 1031
 _SPLICE_FLAGS = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; Python 3.11 has the call but not the names
