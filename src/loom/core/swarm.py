@@ -75,8 +75,8 @@ CALM_POLL_S = 3.0
 """How old what is known of a peer may be: of one that might have what is wanted, and of any other."""
 
 HELP_AFTER_S = 2.0
-"""A home that has had nothing of its own to ask for so long goes on with units of which it is second: some homes drew many,
-and one alone would get to the last of them late. At once would be too soon: all begin together, and hear late.
+"""A home that has had nothing of its own to ask for so long goes on with units of which it is second: some homes drew
+many, and one alone would get to the last of them late. At once would be too soon: all begin together, and hear late.
 """
 
 RIVALS = 4
