@@ -70,6 +70,11 @@ AVOID_S = 2.0
 MAX_AVOID_S = 60.0
 """A peer that failed is left alone for so long; twice as long each time."""
 
+GONE_STRIKES = 3
+"""A home that failed so often in a row is none any more, in our eyes. Others may still reach it: where opinions about
+who is a home differ, a unit is asked for twice.
+"""
+
 POLL_S = 0.5
 CALM_POLL_S = 3.0
 """How old what is known of a peer may be: of one that might have what is wanted, and of any other."""
@@ -334,8 +339,8 @@ class Swarm:
             self._reckon_homes()
 
     def _reckon_homes(self) -> None:
-        """Rank the homes that there are, as far as we know: without those that failed us or fetch something else."""
-        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.strikes}
+        """Rank the homes that there are, as far as we know: without those that kept failing us."""
+        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.strikes >= GONE_STRIKES}
         names = tuple(name for name in self._listed_homes if name not in gone) or (self.me,)
         if names != self.homes:
             self.homes = names
@@ -505,7 +510,7 @@ class Swarm:
         if self._busy_at is None or untaken & self._mine[0]:
             self._busy_at = now
         elif now - self._busy_at >= HELP_AFTER_S and len(self._mine) > 1:
-            mine = self._checked(untaken & self._mine[1], now)
+            mine = self._checked(untaken & self._mine[1], now, GONE_STRIKES)
         hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
         waited_s = max(hungry_s, stalled_s)
         if not mine and waited_s >= PATIENCE_S:
@@ -532,13 +537,15 @@ class Swarm:
         seed = self._seeds.get(name)
         return int(seed is not None and (_weigh(seed, unit), name) > (_weigh(self._seeds[self.me], unit), self.me))
 
-    def _checked(self, units: int, now: float) -> int:
-        """Return those of the units about whose other homes we know enough: what is unknown is asked about first."""
+    def _checked(self, units: int, now: float, strikes: int = 1) -> int:
+        """Return one of the units about whose other homes we know enough: what is unknown is asked about first. A home
+        that failed `strikes` times in a row is not waited for.
+        """
         checked = 0
         for _ in range(units.bit_count()):
             bit = units & -units
             units ^= bit
-            unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now)]
+            unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now, strikes)]
             self._to_check.update(unknown)
             if not unknown:
                 return bit
@@ -551,11 +558,11 @@ class Swarm:
         others = [name for name in self.homes if name != self.me]
         return nlargest(RIVALS, others, key=lambda name: (_weigh(self._seeds[name], unit), name))
 
-    def _is_unknown(self, name: str, now: float) -> bool:
+    def _is_unknown(self, name: str, now: float, strikes: int) -> bool:
         peer = self.peers.get(name)
         if peer is None:
             return False  # nobody told us where it is
-        return not peer.strikes and not peer.is_banned and now - peer.heard_at > FRESH_S
+        return peer.strikes < strikes and not peer.is_banned and now - peer.heard_at > FRESH_S
 
     def _may_ask(self, waited_s: float) -> int:
         """Return the units for which patience is over."""
@@ -588,7 +595,8 @@ class Swarm:
         unheard = [peer for peer in due if peer.heard_at == float("-inf")]
         due = sorted(due, key=lambda peer: peer.heard_at)[: max(len(unheard), self._afford_polls(now))]
         self._polls_left -= len(due) - len(unheard)
-        due += [self.peers[name] for name in self._to_check if name in self.peers and self.peers[name] not in due]
+        checked = [self.peers[name] for name in self._to_check if name in self.peers]
+        due += [peer for peer in checked if peer not in due and peer.avoided_until <= now]
         self._to_check.clear()
         for peer in due:
             peer.polled_at = now
