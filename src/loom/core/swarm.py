@@ -510,7 +510,7 @@ class Swarm:
         if self._busy_at is None or untaken & self._mine[0]:
             self._busy_at = now
         elif now - self._busy_at >= HELP_AFTER_S and len(self._mine) > 1:
-            mine = self._checked(untaken & self._mine[1], now, GONE_STRIKES)
+            mine = self._checked(untaken & self._mine[1], now, is_help=True)
         hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
         waited_s = max(hungry_s, stalled_s)
         if not mine and waited_s >= PATIENCE_S:
@@ -537,13 +537,15 @@ class Swarm:
         seed = self._seeds.get(name)
         return int(seed is not None and (_weigh(seed, unit), name) > (_weigh(self._seeds[self.me], unit), self.me))
 
-    def _checked(self, units: int, now: float, strikes: int = 1) -> int:
-        """Return one of the units about whose other homes we know enough: what is unknown is asked about first. A home
-        that failed `strikes` times in a row is not waited for.
+    def _checked(self, units: int, now: float, *, is_help: bool = False) -> int:
+        """Return one of the units about whose other homes we know enough: what is unknown is asked about first.
+
+        A helper begins at the other end than the home, and does not take a missed answer for a no.
         """
+        strikes = GONE_STRIKES if is_help else 1
         checked = 0
         for _ in range(units.bit_count()):
-            bit = units & -units
+            bit = 1 << units.bit_length() - 1 if is_help else units & -units
             units ^= bit
             unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now, strikes)]
             self._to_check.update(unknown)
