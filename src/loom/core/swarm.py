@@ -91,7 +91,7 @@ HEAR_S = 2.0
 FRESH_S = 1.0
 """Before a home asks the origin it knows what so many of the next in rank have, not older than this."""
 
-POLLS_PER_S = 4.0
+POLLS_PER_S = 10.0
 """Questions what peers have; they do not multiply with the nodes, for replies that bring bytes tell it, too."""
 
 MAX_PREFIXES = 64

@@ -13,13 +13,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import socket
 import ssl
 from typing import TYPE_CHECKING, Protocol
 
 from loom.net.head import ConnectionLost
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 PIPE_SIZE = 1024 * 1024
@@ -30,11 +30,6 @@ BUFFER_SIZE = 256 * 1024
 
 BURST = 4
 """Moves per wake-up of one connection, so that its neighbours on the loop get their turn."""
-
-MAX_HEAP = 32 * 1024
-HEAP_S = 0.2
-"""A slow connection wakes us when so many bytes have come, or what it brings in so many seconds if that is less, and
-not for every packet. (32 KiB in 30 s is about what counts as stuck.)"""
 
 _F_SETPIPE_SZ = 1031
 _SPLICE_FLAGS = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; Python 3.11 has the call but not the names
@@ -145,9 +140,6 @@ class Pour:
         self._accept = accept
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[int] = self._loop.create_future()
-        self._began_at = self._loop.time()
-        self._heap = 1
-        self._is_tls = isinstance(sock, ssl.SSLSocket)
         self.moved = 0
 
     async def run(self) -> int:
@@ -155,50 +147,31 @@ class Pour:
 
         Raises ConnectionLost when the stream ends before, OSError, StoreError.
         """
-        fd = self._sock.fileno()
+        fd = self._sock.fileno()  # asyncio asks a socket, not a number, for its addresses
         self._loop.add_reader(fd, self._on_readable)
         self._on_readable()
         try:
             return await self._done
         finally:
             self._loop.remove_reader(fd)
-            self._wake_at(1)
 
     def _on_readable(self) -> None:
         """Take what has arrived. A callback, not a coroutine step: it runs some 10 000 times for a large file."""
         if self._done.done():
             return
         try:
-            moved, moves = MAX_HEAP, 0
-            while moved >= MAX_HEAP and moves < BURST:  # a short move took all that was there
-                moved, moves = self._move(), moves + 1
+            for _ in range(BURST):
+                if not self._move():
+                    return
         except (BlockingIOError, ssl.SSLWantReadError):
             return
         except Exception as error:  # noqa: BLE001 - handed to whoever awaits
             self._done.set_exception(error)
             return
-        if self._done.done():
-            return
-        if self._is_tls:
+        if isinstance(self._sock, ssl.SSLSocket):
             self._loop.call_soon(self._on_readable)  # decrypted bytes may wait where the selector cannot see them
-        else:
-            self._let_heap()
 
-    def _let_heap(self) -> None:
-        """Set how much should come before we are woken: never more than is still wanted, or nobody would wake us."""
-        took_s = self._loop.time() - self._began_at
-        heap = min(MAX_HEAP, int(self.moved * HEAP_S / took_s) if took_s > 0 else MAX_HEAP, self._wanted)
-        if heap < self._heap or heap > 2 * self._heap:
-            self._wake_at(max(1, heap))
-
-    def _wake_at(self, size: int) -> None:
-        if size != self._heap:
-            self._heap = size
-            with contextlib.suppress(OSError):
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-
-    def _move(self) -> int:
-        """Move what is there; return how much that was."""
+    def _move(self) -> bool:
         size = self._pourer.move(self._sock, self._sink, self._offset, self._wanted)
         if not size:
             raise ConnectionLost("closed within the body")
@@ -207,7 +180,7 @@ class Pour:
         self._wanted = min(self._wanted - size, self._accept(size))
         if self._wanted <= 0:
             self._done.set_result(self.moved)
-        return 0 if self._done.done() else size
+        return self._wanted > 0
 
 
 def _open_pipe() -> tuple[int, int]:
