@@ -13,15 +13,11 @@ import argparse
 import random
 from dataclasses import dataclass, field
 from heapq import nsmallest
-from typing import TYPE_CHECKING
 
 from loom.core.options import Options
 from loom.core.swarm import MAX_HOMES, PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Transfer, Wait
 from loom.sharing.server import SLOTS
-
-if TYPE_CHECKING:
-    pass
 
 NEWS_S = 1.0
 LISTED = 16
@@ -115,7 +111,6 @@ class _Node:
         self.next_pull = FIRST_PULL
         self.next_news = begins_at
         self.looks_at = begins_at
-        self.is_alone = True
         self.has_all = False
         self._said: tuple[float, Availability] = (-1.0, Availability(0, {}))
 

@@ -206,7 +206,6 @@ def play(plan: Plan, scenario: Scenario, measured: Rates, model: Path, work: Pat
         load = os.getloadavg()[0]
         before, log = _cpu_times(), stage.origin.sent()
         trace, ended, killed = run_nodes(stage)
-        origin_bytes = trace.origin[-1]
         busy, total = (now - then for now, then in zip(_cpu_times(), before, strict=True))
         sent = stage.origin.stop()
         with ThreadPoolExecutor(2) as pool:
@@ -222,9 +221,9 @@ def play(plan: Plan, scenario: Scenario, measured: Rates, model: Path, work: Pat
         cpu_share=busy / total if total else 0.0,
         load_before=load,
         nodes=nodes,
-        origin_bytes=origin_bytes,
+        origin_bytes=trace.origin[-1],
         origin_requests=sent.requests - log.requests,
-        copies=origin_bytes / plan.size,
+        copies=trace.origin[-1] / plan.size,
         trace=trace,
     )
 
@@ -257,8 +256,8 @@ def start_python(stage: Stage) -> float:
 
 
 def touch_memory(stage: Stage) -> None:
-    """Write what the nodes will write, and remove it: a virtual machine gives memory that was free for long back to its
-    host, and pays again for each page of it that is written (here more than a quarter of all CPU time).
+    """Write what the nodes will write, and remove it: a virtual machine gives free memory back to its host, and pays
+    for each page of it that is written again (here more than a quarter of all CPU time). It helps for half a minute.
     """
     if not stage.work.resolve().is_relative_to("/dev/shm"):
         return  # files go to a disk

@@ -538,12 +538,13 @@ def test_rejections_end_and_are_counted_once() -> None:
     for by, end in (("a", 10.0), ("b", 20.0), ("b", 30.0)):
         fleet.apply(Rejected("bad", by, end))
     fleet.apply(Rejected("stranger", "a", 10.0))
-    assert (dict(fleet.rejections("bad")), fleet.rejected, fleet.totals.rejections) == ({"a": 10.0, "b": 30.0}, 1, 2)
+    assert (dict(fleet.rejections.of("bad")), len(fleet.rejections)) == ({"a": 10.0, "b": 30.0}, 1)
+    assert fleet.rejections.total == 2
     version = fleet.version
     fleet.expire(10.0)
-    assert (dict(fleet.rejections("bad")), fleet.version > version) == ({"b": 30.0}, True)
+    assert (dict(fleet.rejections.of("bad")), fleet.version > version) == ({"b": 30.0}, True)
     fleet.expire(30.0)
-    assert (dict(fleet.rejections("bad")), fleet.rejected) == ({}, 0)
+    assert (dict(fleet.rejections.of("bad")), len(fleet.rejections)) == ({}, 0)
 
 
 def test_a_rejected_node_makes_room_for_others() -> None:

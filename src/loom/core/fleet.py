@@ -22,18 +22,12 @@ from typing import TYPE_CHECKING
 
 from loom.core.changes import Beat, Change, Holding, Registered, Rejected, Withdrawn
 from loom.core.holders import Holders, rank_of
+from loom.core.rejections import Rejections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from loom.core.holders import Sample
-
-
-REJECTORS = 2
-"""So many must reject a node before others are sent elsewhere: one alone may be wrong, or lie."""
-
-MAX_REJECTORS = 64
-"""More of them say nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +77,6 @@ class Totals:
     from_origin: int = 0
     from_peers: int = 0
     served: int = 0
-    rejections: int = 0
 
 
 class _Node:
@@ -112,6 +105,7 @@ class Fleet:
 
     def __init__(self) -> None:
         self.totals = Totals()
+        self.rejections = Rejections()
         self.version = 0
         """Grows with every change that can be seen: who has shown one version need not look again."""
         self.holdings = 0
@@ -119,7 +113,6 @@ class Fleet:
         """How many holdings there are, and how many of them are still being fetched."""
         self._nodes: dict[str, _Node] = {}
         self._models: dict[str, Holders[_Node]] = {}
-        self._rejections: dict[str, dict[str, float]] = {}  # node -> who rejects it -> until when
         self._due: list[tuple[float, str, str]] = []  # (when, node, model or "" for the node's own lease)
 
     # What happens
@@ -133,7 +126,7 @@ class Fleet:
         elif isinstance(change, Withdrawn):
             self._withdraw(change)
         elif isinstance(change, Rejected):
-            self._reject(change)
+            self.version += change.node in self._nodes and self.rejections.apply(change)
         else:
             self._leave(change.node)
 
@@ -146,12 +139,7 @@ class Fleet:
                 heapq.heappush(self._due, (end, name, model))
             elif end is not None:
                 self._end_lease(self._nodes[name], model)
-        for name, ends in list(self._rejections.items()):
-            for by in [by for by, end in ends.items() if end <= now]:
-                del ends[by]
-                self.version += 1
-            if not ends:
-                del self._rejections[name]
+        self.version += self.rejections.expire(now)
 
     def _register(self, change: Registered) -> None:
         node = self._ensure(change.node)
@@ -176,15 +164,6 @@ class Fleet:
             self.version += 1
             for model in list(node.holdings):
                 self._drop(node, model)
-
-    def _reject(self, change: Rejected) -> None:
-        if change.node not in self._nodes:
-            return
-        ends = self._rejections.setdefault(change.node, {})
-        if change.by in ends or len(ends) < MAX_REJECTORS:
-            self.totals.rejections += change.by not in ends
-            self.version += change.by not in ends
-            ends[change.by] = change.expires_at
 
     def _beat(self, beat: Beat) -> None:
         node = self._ensure(beat.node)
@@ -340,15 +319,6 @@ class Fleet:
         node = self._nodes.get(name)
         return node is not None and node.said is not None and node.said[0] == said and node.said[1] is node.asserted
 
-    def rejections(self, name: str) -> Mapping[str, float]:
-        """Return who rejects a node, and until when."""
-        return self._rejections.get(name, {})
-
-    @property
-    def rejected(self) -> int:
-        """How many nodes somebody rejects."""
-        return len(self._rejections)
-
     def locate(self, model: str, limit: int, sample: Sample, zone: str | None = None, but: str = "") -> list[Replica]:
         """Return at most `limit` replicas, best source first, without those of the node `but`.
 
@@ -359,9 +329,9 @@ class Fleet:
         holders = self._models.get(model)
         if holders is None:
             return []
-        rejected = {name for name, ends in self._rejections.items() if len(ends) >= REJECTORS}
-        found = [node for node in holders.best(limit + 1 + len(rejected), sample, zone) if node.name != but]
-        found = [node for node in found if node.name not in rejected] or found
+        shunned = self.rejections.shunned()
+        found = [node for node in holders.best(limit + 1 + len(shunned), sample, zone) if node.name != but]
+        found = [node for node in found if node.name not in shunned] or found
         return [_replica(node, node.holdings[model]) for node in found[:limit]]
 
     def homes(self, model: str, limit: int) -> list[tuple[str, str]]:
@@ -425,7 +395,7 @@ class Fleet:
         fetching = sum(1 for holding in node.holdings.values() if holding.state == "partial")
         counts = node.load, node.served, len(node.holdings), fetching
         return NodeSummary(
-            node.name, node.address, node.zone, *counts, node.expires_at, len(self._rejections.get(node.name, ()))
+            node.name, node.address, node.zone, *counts, node.expires_at, len(self.rejections.of(node.name))
         )
 
     def _model(self, model: str) -> ModelSummary:

@@ -23,6 +23,9 @@ MIN_TTL_S = 1.0
 MAX_TTL_S = 86400.0
 """A registration that should stay longer comes without a ttl."""
 
+MAX_REJECTED = 64
+"""Nodes that one registration may reject."""
+
 MAX_REPLICAS = 100
 """In one answer: a client that has tried so many goes to the origin."""
 

@@ -543,8 +543,7 @@ class Swarm:
         A helper begins at the other end than the home, and does not take a missed answer for a no.
         """
         strikes = GONE_STRIKES if is_help else 1
-        checked = 0
-        for _ in range(units.bit_count()):
+        while units:
             bit = 1 << units.bit_length() - 1 if is_help else units & -units
             units ^= bit
             unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now, strikes)]
@@ -553,7 +552,7 @@ class Swarm:
                 return bit
             if len(self._to_check) >= PULLS:
                 break
-        return checked
+        return 0
 
     def _rivals(self, unit: int) -> list[str]:
         """Return the homes next in rank for a unit, which may have asked for it already."""

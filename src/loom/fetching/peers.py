@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from typing import IO, TYPE_CHECKING, Any
 
 from loom.core.faults import Fault, Remedy
+from loom.core.names import MAX_REJECTED
 from loom.core.options import parse_listen
 from loom.core.swarm import PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Wait
@@ -51,9 +52,6 @@ PATIENT_S = 30.0
 
 IDLE_S = 0.2
 """How often one looks again when nothing happened."""
-
-MAX_REJECTED = 64
-"""Names of rejected peers that are told on: a control plane takes no more at once."""
 
 now = time.monotonic
 
@@ -277,14 +275,13 @@ class Company:
                 self._swarm.meet(name, address, is_near=is_near)
             self._swarm.forget_dead(set(listed), now())
             self._swarm.set_homes(homes.items())
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the state looked at again, for it has changed. From any thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the fetch is done
                 self._loop.call_soon_threadsafe(self._look_again)
-
-    def completed(self) -> None:
-        """Every byte is in place. From any thread."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._look_again)
 
     def _look_again(self) -> None:
         if self._wake is not None:

@@ -48,12 +48,13 @@ class Job:
             left = self.transfer.received(number, size, now())
             completed = self.transfer.take_completed()
             is_complete = self.transfer.is_complete
-        if completed and self.company is None:
-            self.staging.record(completed)
-        if is_complete and self.company is None:
-            self.finished.set()
-        elif is_complete and self.company is not None:
-            self.company.completed()
+        if self.company is None:
+            if completed:
+                self.staging.record(completed)
+            if is_complete:
+                self.finished.set()
+        elif is_complete:
+            self.company.wake()  # what came from peers has to be confirmed before it is on record, and done
         return left
 
     def front(self) -> int:

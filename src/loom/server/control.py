@@ -112,7 +112,7 @@ class ControlPlane:
         """Note whom a node rejects; it says so every second, which is news only now and then."""
         registry = self._registry
         for name in names:
-            left = registry.fleet.rejections(name).get(by, 0.0) - registry.now
+            left = registry.fleet.rejections.of(name).get(by, 0.0) - registry.now
             if registry.fleet.has_node(name) and left < REJECTED_S / 2:
                 await registry.submit(Rejected(name, by, registry.now + REJECTED_S))
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from loom.core.names import MAX_MODEL, MAX_NODE, MAX_SIZE, MAX_TTL_S, MAX_ZONE, MIN_TTL_S
+from loom.core.names import MAX_MODEL, MAX_NODE, MAX_REJECTED, MAX_SIZE, MAX_TTL_S, MAX_ZONE, MIN_TTL_S
 
 NodeName = Annotated[str, Meta(min_length=1, max_length=MAX_NODE, description="the node's name")]
 ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL, description="the model's name; may hold slashes")]
@@ -44,7 +44,7 @@ class RegisterRequest(Held, omit_defaults=True, kw_only=True):
     node: NodeName
     address: Address | None = None
     own_address: bool = False
-    rejected: Annotated[list[NodeName], Meta(max_length=64)] = []
+    rejected: Annotated[list[NodeName], Meta(max_length=MAX_REJECTED)] = []
     zone: Zone | None = None
     ttl_s: Ttl | None = None
 

@@ -66,8 +66,10 @@ class _FleetCollector:
         yield GaugeMetricFamily("loom_nodes", "nodes with a lease or a registration", len(fleet))
         yield GaugeMetricFamily("loom_models", "models that some node has", fleet.models)
         yield GaugeMetricFamily("loom_holdings", "pairs of node and model", fleet.holdings)
-        yield GaugeMetricFamily("loom_nodes_rejected", "nodes that others were handed wrong bytes by", fleet.rejected)
-        rejections = fleet.totals.rejections
+        yield GaugeMetricFamily(
+            "loom_nodes_rejected", "nodes that others were handed wrong bytes by", len(fleet.rejections)
+        )
+        rejections = fleet.rejections.total
         yield CounterMetricFamily("loom_rejections", "times that a node began to reject another one", rejections)
         yield GaugeMetricFamily("loom_registry_up", "1 when the registry behind can be reached", int(up))
         fetched = CounterMetricFamily("loom_fetched_bytes", "bytes that nodes fetched, as they said", labels=["source"])
