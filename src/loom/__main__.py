@@ -1,12 +1,13 @@
 """The command `loom`. Nothing heavy is imported before it is needed: start-up is a feature."""
 
+import os
 import sys
 
 from loom.cli.streams import close_streams, open_streams
 
 
 def main() -> int:
-    """Run the command line of this process and return its exit code."""
+    """Run the command line of this process and return its exit code; what it printed is flushed."""
     open_streams()
     try:
         code = _run(sys.argv[1:])
@@ -33,5 +34,13 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
+def run_and_leave() -> None:
+    """Run the command line and end the process, without taking the interpreter apart first: that costs 15 ms.
+
+    What was printed is flushed, and all else is done by then; threads that are still about are daemons.
+    """
+    os._exit(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_leave()

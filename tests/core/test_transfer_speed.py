@@ -58,7 +58,7 @@ def test_near_by_the_file_grows_from_its_front() -> None:
     assert sim.run().error is None
     assert max(reach) <= 1.5 * NEAR_WINDOW
     assert sim.now <= 1.03 * SIZE / 1.8e9
-    assert len(sim.requests) <= SIZE / (NEAR_WINDOW / WORKERS) + WORKERS
+    assert len(sim.requests) <= SIZE / (NEAR_WINDOW / WORKERS) + 2 * WORKERS
 
 
 @pytest.mark.parametrize(("latency_s", "rate", "link"), [(0.012, 1e9, 1.8e9), (0.03, 1e9, 125e6), (0.15, 1e9, 1.2e9)])

@@ -62,11 +62,9 @@ def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, str
 
 def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:
     """Return what the file says. Raises UsageError when it cannot be read or is not TOML."""
-    import tomllib
-
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
+            return _parse_toml(file.read(), path)
     except (FileNotFoundError, NotADirectoryError):
         if not must_exist:
             return {}
@@ -77,6 +75,13 @@ def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:
         raise UsageError(
             f"cannot read {path}: {str(error.strerror).lower()}", "check --config and LOOM_CONFIG"
         ) from error
+
+
+def _parse_toml(text: bytes, path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}", "write lines such as: workers = 16") from error
 

@@ -53,10 +53,11 @@ MIN_GAIN_S = 0.02
 """A steal must end the transfer at least so much sooner: it costs the victim's connection and a request."""
 
 NEAR_S = 0.01
-NEAR_WINDOW = 160_000_000
+NEAR_SPAN = 40_000_000
+NEAR_WINDOW = 640_000_000
 """So near to the origin (seconds from a request to its reply) a request costs next to nothing: spans are short, and all
-workers together keep within a window of so many bytes. Then the file grows from its front, which page cache and hashing
-like: up to 45 % less time in the kernel (docs/decisions)."""
+workers together keep within a window of so many bytes. Then the file grows from its front, which hashing likes, and the
+blocks of a span can be allocated before it comes (docs/decisions)."""
 
 HEDGE_FACTOR = 2.0
 HEDGE_SLACK_S = 0.4
@@ -364,7 +365,7 @@ class Transfer:
         """Return where a fair share of the piece ends: on a chunk's edge, leaving nothing shorter than a chunk."""
         share = -(-(self.size - self.have.total) // self._limit)
         if self._is_near:
-            share = min(share, NEAR_WINDOW // self._limit)
+            share = min(share, NEAR_SPAN, NEAR_WINDOW // self._limit)
         end = -(-(piece.start + share) // self.chunk_size) * self.chunk_size
         return piece.end if piece.end - end < self.chunk_size else end
 

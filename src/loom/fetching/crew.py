@@ -6,11 +6,10 @@ import contextlib
 import resource
 import threading
 import time
-from concurrent.futures import wait
+from concurrent import futures
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom.errors import StoreError
-from loom.fetching.worker import Worker
 from loom.net.connect import HANDSHAKE_S, Connector
 from loom.net.connection import Pool
 from loom.net.loops import Loops, useful_loops
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from loom.core.options import Options
     from loom.core.ranges import Span
-    from loom.fetching.worker import Job
+    from loom.fetching.worker import Job, Worker
     from loom.sources.http import Reply
     from loom.store.staging import Staging
 
@@ -59,8 +58,15 @@ class Crew:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run one piece of work on the first loop; return or raise what it does."""
-        future = self._loops.submit(0, work)
-        while not wait([future], TICK_S).done:
+        return self.wait(self.start(work))
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin one piece of work on the first loop, to be waited for."""
+        return self._loops.submit(0, work)
+
+    def wait(self, future: Future[T]) -> T:
+        """Return or raise what a piece of work does, in the end."""
+        while not futures.wait([future], TICK_S).done:
             self._tick()
         return future.result()
 
@@ -69,6 +75,8 @@ class Crew:
 
         Returns when every byte is in place. Raises the transfer's error; then the connections are closed already.
         """
+        from loom.fetching.worker import Worker
+
         crew = [Worker(number, job, self._pools[number % len(self._loops)]) for number in range(count)]
         runs = [self._loops.submit(0, crew[0].run(*(first or ())))]
         runs += [self._loops.submit(worker.number, worker.run()) for worker in crew[1:]]

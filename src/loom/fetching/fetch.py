@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import random
 import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options, check_call, no_way_at_all
-from loom.core.ranges import RangeSet, Span
+from loom.core.ranges import Span
 from loom.core.receipt import Receipt
-from loom.core.reference import reference_key, version_key
-from loom.core.transfer import Transfer
+from loom.core.reference import reference_key
 from loom.core.urls import file_name, redact
-from loom.errors import IntegrityError, Interrupted, StoreError, StoreFull
-from loom.fetching.announcing import Announcer
-from loom.fetching.crew import TICK_S, Crew, fit_descriptors
+from loom.errors import Interrupted
+from loom.fetching.crew import Crew
 from loom.fetching.patience import Patience
-from loom.fetching.peers import Peers
 from loom.fetching.reporter import Reporter
-from loom.fetching.stream import Stream
 from loom.fetching.vault import BlobGone
 from loom.fetching.ways import BesideOutput, Hearsay, NoCache, ThroughCache
-from loom.fetching.worker import Job
 from loom.sources.http import HttpSource
-from loom.store.hashing import Hasher, hash_span
 from loom.store.staging import TakenOver, check_out
 
 if TYPE_CHECKING:
@@ -41,11 +33,11 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.receipt import Progress
-    from loom.fetching.peers import Company
+    from loom.fetching.peers import Peers
+    from loom.fetching.transmission import Transmission
     from loom.fetching.ways import Standing, Way
     from loom.sources.http import Reply
     from loom.store.journal import Record
-    from loom.store.staging import Staging
 
 _JOINS = 3
 """How often a fetch begins again because somebody else took over its part, or evicted its blob, at the last moment."""
@@ -80,6 +72,9 @@ def fetch(
         raise no_way_at_all()
     if options.control is None:
         return _run(url, out, options, on_progress)
+    from loom.fetching.announcing import Announcer
+    from loom.fetching.peers import Peers
+
     with contextlib.ExitStack() as stack:
         node = options.node or socket.gethostname()
         peers = None if options.no_peers else stack.enter_context(contextlib.closing(Peers(url, options, node)))
@@ -137,11 +132,8 @@ class _Fetch:
         self._warnings: list[str] = []
         self._way: Way | None = None
         self._crew: Crew | None = None
-        self._job: Job | None = None
-        self._stream: Stream | None = None
-        self._hasher: Hasher | None = None
+        self._transmission: Transmission | None = None
         self._probed: Reply | None = None
-        self._is_published = False
 
     def run(self) -> Receipt:
         """Look on the disk, then ask the origin, then fetch: each only when it must be."""
@@ -170,29 +162,42 @@ class _Fetch:
     def _ask(self, record: Record | None, have: Version | None) -> Reply:
         """Send the first request, on a crew that stays for the rest."""
         self._report.connecting()
-        decrypts = self._source.reference.endpoint.scheme == "https"
-        crew = self._crew = Crew(self._options, self._tick, decrypts=decrypts)
+        crew = self._hire()
         if self._peers is not None:
             self._peers.wait_for_news()
-        self._probed = crew.run(self._probe(crew, record, have))
+        asking = crew.start(self._probe(crew, record, have))
+        import loom.fetching.transmission  # noqa: F401 - a round trip is as good a time for it as any
+
+        self._probed = crew.wait(asking)
         return self._probed
 
+    def _hire(self) -> Crew:
+        decrypts = self._source.reference.endpoint.scheme == "https"
+        self._crew = Crew(self._options, self._tick, decrypts=decrypts)
+        return self._crew
+
     def _transmit(self, way: Way, reply: Reply | Hearsay) -> Standing:
-        if self._crew is None:
+        from loom.fetching.transmission import Transmission
+
+        crew, warn = self._crew, self._warnings.append
+        if crew is None:
             raise RuntimeError("nobody has been asked")
+        one = self._transmission = Transmission(
+            self._url, self._source, self._options, way, self._report, self._peers, hire=self._hire, warn=warn
+        )
         if isinstance(reply, Hearsay):
-            return self._run_transfer(self._crew, way, reply.version, None)
+            return one.run_spans(crew, reply.version, None)
         if reply.span is None:
-            return self._run_stream(self._crew, way, reply)
-        return self._run_transfer(self._crew, way, reply.version, (reply.span, reply))
+            return one.run_stream(crew, reply)
+        return one.run_spans(crew, reply.version, (reply.span, reply))
 
     def close(self) -> None:
         """Stop whatever still runs, keep what has arrived, and let go of sockets, files and locks."""
         self._keep()
         if self._probed is not None:
             self._probed.response.connection.close()  # its body may have been of no use
-        if self._hasher is not None:
-            self._hasher.stop()
+        if self._transmission is not None:
+            self._transmission.close()
         if self._way is not None:
             self._way.close()
 
@@ -200,9 +205,8 @@ class _Fetch:
         """Let nobody write any more, then put on record all that has arrived."""
         if self._crew is not None:
             self._crew.close()
-        if self._job is not None:
-            with contextlib.suppress(StoreError):  # a disk that is full: then less is kept
-                self._job.keep()
+        if self._transmission is not None:
+            self._transmission.keep()
 
     # The first request
 
@@ -234,138 +238,28 @@ class _Fetch:
         start, end = gaps[0]
         return Span(start, min(end, (start // record.chunk_size + 1) * record.chunk_size))
 
-    # With ranges, and without
-
-    def _run_transfer(self, crew: Crew, way: Way, version: Version, first: tuple[Span, Reply] | None) -> Standing:
-        record, options = way.record, self._options
-        size = version.size or 0
-        if record is not None and not (version.is_known and record.version.matches(version)):
-            record = None
-        if record is not None:
-            options = dataclasses.replace(options, chunk_size=record.chunk_size)
-        staging = way.begin(version, options.chunk_size, record)
-        done, ranges = (record.done, record.ranges) if record else ((), ())
-        transfer = Transfer(size, options, done, random.random, self._source.round_trip_s, ranges)
-        job = self._job = self._report.job = Job(self._source, staging, transfer, version)
-        if self._peers is not None and version.is_known and size:
-            reference = reference_key(self._url)
-            key = version_key(reference, version.etag, version.last_modified, size)
-            self._peers.join(job, key, reference, options.sha256 or "")
-        if options.sha256:
-            self._hasher = Hasher(size, job.front, staging.read)
-        if not transfer.is_complete or job.company is not None:
-            workers = self._fitting_workers(transfer.useful_workers())
-            is_adopted = first is not None and transfer.adopt(0, first[0], time.monotonic())
-            try:
-                crew.work(job, workers, first if is_adopted else None)
-            except IntegrityError:
-                staging.discard()
-                raise
-            self._warnings += job.company.remarks() if job.company is not None else ()
-            self._report.now()
-        return self._finish(way, staging, version, "resumed" if transfer.resumed else "fetched")
-
-    def _run_stream(self, crew: Crew, way: Way, reply: Reply) -> Standing:
-        staging = way.begin(dataclasses.replace(reply.version, size=None), self._options.chunk_size, None)
-        stream = self._stream = self._report.stream = Stream(self._source, staging, self._options)
-        self._warnings.append("the origin ignores ranges: fetched as one stream, which cannot be resumed")
-        try:
-            crew.run(stream.run(crew.first_pool, reply))
-        except StoreFull as error:
-            staging.discard()
-            raise StoreFull(error.message, "make room and run the same command again: it begins anew") from error
-        except BaseException:
-            staging.discard()
-            raise
-        size = stream.received
-        if self._options.sha256:
-            self._hasher = Hasher(size, lambda: size, staging.read)
-        return self._finish(way, staging, dataclasses.replace(stream.version, size=size), "fetched")
-
-    def _fitting_workers(self, wanted: int) -> int:
-        fitting = fit_descriptors(wanted)
-        if fitting < wanted:
-            workers = "1 worker" if fitting == 1 else f"{fitting} workers"
-            self._warnings.append(f"{workers} instead of {wanted}: the limit on open files (ulimit -n) is low")
-        return fitting
-
     # The end
-
-    def _finish(self, way: Way, staging: Staging, version: Version, outcome: str) -> Standing:
-        """Verify and publish."""
-        error = self._judge_content(staging, way.out.name if way.out else "") or self._judge_digest()
-        if error is not None:
-            staging.discard()
-            raise error
-        try:
-            return way.publish(version, outcome)
-        finally:
-            self._is_published = staging.is_published
-
-    def _judge_content(self, staging: Staging, name: str) -> IntegrityError | None:
-        beginning = staging.read(SNIFF_SIZE, 0)
-        if warning := judge_beginning(beginning, name):
-            self._warnings.append(warning)
-        if not is_page_as_weights(beginning, name):
-            return None
-        hint = "the origin may want a sign-in: check --token or --header"
-        return IntegrityError(f"{redact(self._url)} is a web page, not {name}", hint)
-
-    def _judge_digest(self) -> IntegrityError | None:
-        if self._hasher is None:
-            return None
-        digest = self._await_digest(self._hasher)
-        if digest != self._options.sha256 and self._job is not None and self._job.company is not None:
-            digest = self._fetch_again(self._job, self._job.company)
-        if digest == self._options.sha256:
-            return None
-        message = f"{redact(self._url)} has sha256 {digest}, not {self._options.sha256}"
-        return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
-
-    def _fetch_again(self, job: Job, company: Company) -> str:
-        """Ask the origin for all that came from peers, which shows who handed out wrong bytes; return the digest."""
-        staging, size = job.staging, job.transfer.size
-        taken = [(span, peer, hash_span(staging.read, span)) for span, peer in company.confirmer.came_from]
-        kept = RangeSet(span for span, _, _ in taken).missing(0, size)
-        transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, kept)
-        again = self._report.job = Job(job.source, staging, transfer, job.version)
-        if not transfer.is_complete:
-            decrypts = self._source.reference.endpoint.scheme == "https"
-            self._crew = Crew(self._options, self._tick, decrypts=decrypts)
-            self._crew.work(again, self._fitting_workers(transfer.useful_workers()), None)
-            job.fetched += again.fetched
-        liars = {peer for span, peer, before in taken if hash_span(staging.read, span) != before}
-        self._warnings += [f"{peer} handed out wrong bytes: fetched again from the origin" for peer in sorted(liars)]
-        self._hasher = Hasher(size, lambda: size, staging.read)
-        return self._await_digest(self._hasher)
-
-    def _await_digest(self, hasher: Hasher) -> str:
-        self._report.verifying(hasher.share)
-        while not hasher.wait(TICK_S):
-            self._report.verifying(hasher.share)
-        return hasher.digest()
 
     def _receipt(self, way: Way, standing: Standing) -> Receipt:
         version, outcome, placement = standing.version, standing.outcome, standing.placement
         digest = self._options.sha256 or standing.digest
         elapsed_s = time.monotonic() - self._started
-        job, stream = self._job, self._stream
-        fetched = job.fetched if job else stream.fetched if stream else 0
+        sent = self._transmission
+        fetched = sent.fetched if sent else 0
         taken = self._peers.taken_in_all if self._peers else 0
-        retries = job.transfer.retries if job else stream.patience.retries if stream else 0
         return Receipt(
             url=redact(self._url),
             out=str(way.out),
             size=version.size or 0,
             elapsed_s=round(elapsed_s, 6),
             bytes_per_second=round((fetched + taken) / elapsed_s, 1),
-            requests=self._source.requests + (job.company.requests if job and job.company else 0),
-            retries=retries + self._patience.retries,
-            workers=max(job.most_active, 1) if job else min(self._source.requests, 1),
-            ranges=stream is None,
+            requests=self._source.requests + (sent.requests_to_peers if sent else 0),
+            retries=(sent.retries if sent else 0) + self._patience.retries,
+            workers=sent.workers if sent else min(self._source.requests, 1),
+            ranges=sent is None or sent.stream is None,
             sources=self._sources(version, outcome, fetched),
             peers=dict(self._peers.taken) if self._peers else {},
-            resumed=job.transfer.resumed if job else 0,
+            resumed=sent.resumed if sent else 0,
             outcome=outcome,
             digest=f"sha256:{digest}" if digest else None,
             version=version.describe(),
@@ -384,9 +278,10 @@ class _Fetch:
         """Return what to tell somebody who pressed Ctrl-C."""
         self._keep()
         again = "run the same command again"
-        if self._is_published:
+        sent = self._transmission
+        if sent is not None and sent.is_published:
             return Interrupted("interrupted; all of it is in the cache", f"{again}: only the output is missing")
-        if self._stream is not None:
+        if sent is not None and sent.stream is not None:
             return Interrupted("interrupted; of one stream nothing can be kept", f"{again}: it begins at the beginning")
         kept, size = self._kept()
         if not kept:
@@ -397,11 +292,13 @@ class _Fetch:
 
     def _kept(self) -> tuple[int, int]:
         """Return the bytes on record, by this fetch or an earlier one, and the whole size."""
-        if self._job is not None:
-            return self._job.staging.kept, self._job.transfer.size
+        job = self._transmission.job if self._transmission is not None else None
+        if job is not None:
+            return job.staging.kept, job.transfer.size
         record = self._way.record if self._way is not None else None
         return (record.have().total, record.version.size or 0) if record is not None else (0, 0)
 
     def _tick(self) -> None:
-        self._report.note = self._patience.note or (self._stream.patience.note if self._stream else "")
+        stream = self._transmission.stream if self._transmission is not None else None
+        self._report.note = self._patience.note or (stream.patience.note if stream else "")
         self._report.now()

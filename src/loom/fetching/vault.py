@@ -21,10 +21,8 @@ from loom.core.reference import is_immutable, reference_key
 from loom.core.urls import file_name, redact
 from loom.errors import StoreError, StoreFull
 from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, remove, settled_blob
-from loom.store.checking import rebuild
 from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file, hash_unchanged
-from loom.store.inventory import evictable, make_room, take_inventory
 from loom.store.placing import Placement, place, place_descriptor, reason_of, require_writable
 from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging, TakenOver
@@ -141,6 +139,8 @@ class Vault:
         if ref is None:
             if not os.path.exists(self._cache.ref_path(self.key)):
                 return None
+            from loom.store.checking import rebuild
+
             with contextlib.suppress(OSError):
                 rebuild(self._cache)  # the record is there and cannot be read
             return self.find()
@@ -215,6 +215,8 @@ class Vault:
         if size > limit:
             message = f"the file has {size / 1e6:,.0f} MB and the cache may hold {limit / 1e6:,.0f} MB"
             raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
+        from loom.store.inventory import make_room
+
         with faults("make room in", self.root):
             removed = make_room(self._cache, size, limit, self.key)
         if removed.missing:
@@ -272,6 +274,8 @@ class Vault:
 
     def hint_of_room(self) -> str:
         """Return what could be removed for room, for an error's hint."""
+        from loom.store.inventory import evictable, take_inventory
+
         try:
             inventory = take_inventory(self._cache)
         except OSError:

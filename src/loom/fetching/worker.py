@@ -138,6 +138,7 @@ class Worker:
         served = reply.span or span
         with job.lock:
             job.transfer.opened(self.number, now())
+        job.staging.expect(served)
         try:
             await reply.response.pour_into(self._pool.pourer, job.staging, served.start, served.size, self._accept)
         except OSError as error:

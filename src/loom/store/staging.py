@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from loom.core.headers import Version
 from loom.core.ranges import RangeSet, Span, chunk_span
 from loom.errors import StoreError, StoreFull, UsageError
+from loom.store.allocation import Allocator
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
 from loom.store.holding import Holder, find_holder
@@ -41,9 +42,9 @@ XATTR = "user.loom.origin"
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 """A link that somebody planted under our name must not make us write elsewhere."""
 
-PIECE_SIZE = 64 * 1024
-"""Bytes per write from a pipe. The kernel allocates page cache in units up to the size of a write; large ones are cold
-where a virtual machine gives its free memory back to the host: 1 MiB took 3.7 s, 64 KiB 2.6 (docs/decisions)."""
+PIECE_SIZE = 256 * 1024
+"""Bytes per write from a pipe. The kernel allocates page cache in units up to the size of a write: large ones cost
+less, but are cold where a virtual machine gives its free memory back to the host (docs/decisions)."""
 
 MAX_RANK = 8
 """As many stagings of one file are looked for: more processes than that do not hang at once."""
@@ -97,6 +98,7 @@ class Staging:
         self._can_vouch = True
         self.is_published = False
         self._writes = threading.Lock()
+        self._allocator: Allocator | None = None
 
     # Claiming
 
@@ -182,6 +184,7 @@ class Staging:
             self._shape = (size, chunk_size)
             self._chunks, self._on_record, self._entries = set(record.done), record.have(), len(record.entries)
             self._journal = os.dup(self._claimed)
+            self._allocator = Allocator(self._fd)
 
     @property
     def _claimed(self) -> int:
@@ -228,6 +231,11 @@ class Staging:
                 raise
         self._lock = fd
         os.close(old)
+
+    def expect(self, span: Span) -> None:
+        """Make ready for bytes that are about to be written. Never fails."""
+        if self._allocator is not None:
+            self._allocator.expect(*span)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write `data` at `offset` of the part. Raises StoreFull, StoreError."""

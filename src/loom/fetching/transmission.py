@@ -1,0 +1,221 @@
+"""From the origin's first reply to a file under its final name: fetched in spans or as one stream, verified, published.
+
+This module, and all that it alone needs, is imported while the first request is under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import time
+from typing import TYPE_CHECKING
+
+from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
+from loom.core.ranges import RangeSet
+from loom.core.reference import reference_key, version_key
+from loom.core.transfer import Transfer
+from loom.core.urls import redact
+from loom.errors import IntegrityError, StoreError, StoreFull
+from loom.fetching.crew import TICK_S, fit_descriptors
+from loom.fetching.stream import Stream
+from loom.fetching.worker import Job
+from loom.store.hashing import Hasher, hash_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loom.core.headers import Version
+    from loom.core.options import Options
+    from loom.core.ranges import Span
+    from loom.fetching.crew import Crew
+    from loom.fetching.peers import Company, Peers
+    from loom.fetching.reporter import Reporter
+    from loom.fetching.ways import Standing, Way
+    from loom.sources.http import HttpSource, Reply
+    from loom.store.staging import Staging
+
+
+class Transmission:
+    """The bytes of one fetch: `run` one of the ways once, then `close`.
+
+    hire: makes another crew, for bytes that have to be fetched again. warn: tells the user something.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        source: HttpSource,
+        options: Options,
+        way: Way,
+        report: Reporter,
+        peers: Peers | None,
+        *,
+        hire: Callable[[], Crew],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._url = url
+        self._source = source
+        self._options = options
+        self._way = way
+        self._report = report
+        self._peers = peers
+        self._hire = hire
+        self._warn = warn
+        self._hasher: Hasher | None = None
+        self.job: Job | None = None
+        self.stream: Stream | None = None
+        self.is_published = False
+
+    # What it came to
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that the origin sent."""
+        return self.job.fetched if self.job else self.stream.fetched if self.stream else 0
+
+    @property
+    def retries(self) -> int:
+        """Requests that were tried again."""
+        return self.job.transfer.retries if self.job else self.stream.patience.retries if self.stream else 0
+
+    @property
+    def workers(self) -> int:
+        """The most requests that were under way at once."""
+        return max(self.job.most_active, 1) if self.job else 1
+
+    @property
+    def resumed(self) -> int:
+        """Bytes that an earlier fetch had left."""
+        return self.job.transfer.resumed if self.job else 0
+
+    @property
+    def requests_to_peers(self) -> int:
+        """Requests sent to peers."""
+        return self.job.company.requests if self.job and self.job.company else 0
+
+    def keep(self) -> None:
+        """Put on record all that has arrived; nobody writes any more."""
+        if self.job is not None:
+            with contextlib.suppress(StoreError):  # a disk that is full: then less is kept
+                self.job.keep()
+
+    def close(self) -> None:
+        """Stop hashing."""
+        if self._hasher is not None:
+            self._hasher.stop()
+
+    # With ranges, and without
+
+    def run_spans(self, crew: Crew, version: Version, first: tuple[Span, Reply] | None) -> Standing:
+        """Fetch what is missing in spans; `first` is the probe's span and its reply."""
+        way, options = self._way, self._options
+        record, size = way.record, version.size or 0
+        if record is not None and not (version.is_known and record.version.matches(version)):
+            record = None
+        if record is not None:
+            options = dataclasses.replace(options, chunk_size=record.chunk_size)
+        staging = way.begin(version, options.chunk_size, record)
+        done, ranges = (record.done, record.ranges) if record else ((), ())
+        transfer = Transfer(size, options, done, random.random, self._source.round_trip_s, ranges)
+        job = self.job = self._report.job = Job(self._source, staging, transfer, version)
+        if self._peers is not None and version.is_known and size:
+            reference = reference_key(self._url)
+            key = version_key(reference, version.etag, version.last_modified, size)
+            self._peers.join(job, key, reference, options.sha256 or "")
+        if options.sha256:
+            self._hasher = Hasher(size, job.front, staging.read)
+        if not transfer.is_complete or job.company is not None:
+            self._work(crew, job, first)
+        return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
+
+    def _work(self, crew: Crew, job: Job, first: tuple[Span, Reply] | None) -> None:
+        workers = self._fitting_workers(job.transfer.useful_workers())
+        is_adopted = first is not None and job.transfer.adopt(0, first[0], time.monotonic())
+        try:
+            crew.work(job, workers, first if is_adopted else None)
+        except IntegrityError:
+            job.staging.discard()
+            raise
+        for remark in job.company.remarks() if job.company is not None else ():
+            self._warn(remark)
+        self._report.now()
+
+    def run_stream(self, crew: Crew, reply: Reply) -> Standing:
+        """Fetch all of it in one stream, which begins with `reply`."""
+        staging = self._way.begin(dataclasses.replace(reply.version, size=None), self._options.chunk_size, None)
+        stream = self.stream = self._report.stream = Stream(self._source, staging, self._options)
+        self._warn("the origin ignores ranges: fetched as one stream, which cannot be resumed")
+        try:
+            crew.run(stream.run(crew.first_pool, reply))
+        except StoreFull as error:
+            staging.discard()
+            raise StoreFull(error.message, "make room and run the same command again: it begins anew") from error
+        except BaseException:
+            staging.discard()
+            raise
+        size = stream.received
+        if self._options.sha256:
+            self._hasher = Hasher(size, lambda: size, staging.read)
+        return self._finish(staging, dataclasses.replace(stream.version, size=size), "fetched")
+
+    def _fitting_workers(self, wanted: int) -> int:
+        fitting = fit_descriptors(wanted)
+        if fitting < wanted:
+            workers = "1 worker" if fitting == 1 else f"{fitting} workers"
+            self._warn(f"{workers} instead of {wanted}: the limit on open files (ulimit -n) is low")
+        return fitting
+
+    # The end
+
+    def _finish(self, staging: Staging, version: Version, outcome: str) -> Standing:
+        """Verify and publish."""
+        error = self._judge_content(staging, self._way.out.name if self._way.out else "") or self._judge_digest()
+        if error is not None:
+            staging.discard()
+            raise error
+        try:
+            return self._way.publish(version, outcome)
+        finally:
+            self.is_published = staging.is_published
+
+    def _judge_content(self, staging: Staging, name: str) -> IntegrityError | None:
+        beginning = staging.read(SNIFF_SIZE, 0)
+        if warning := judge_beginning(beginning, name):
+            self._warn(warning)
+        if not is_page_as_weights(beginning, name):
+            return None
+        hint = "the origin may want a sign-in: check --token or --header"
+        return IntegrityError(f"{redact(self._url)} is a web page, not {name}", hint)
+
+    def _judge_digest(self) -> IntegrityError | None:
+        if self._hasher is None:
+            return None
+        digest = self._await_digest(self._hasher)
+        if digest != self._options.sha256 and self.job is not None and self.job.company is not None:
+            digest = self._fetch_again(self.job, self.job.company)
+        if digest == self._options.sha256:
+            return None
+        message = f"{redact(self._url)} has sha256 {digest}, not {self._options.sha256}"
+        return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
+
+    def _fetch_again(self, job: Job, company: Company) -> str:
+        """Ask the origin for all that came from peers, which shows who handed out wrong bytes; return the digest."""
+        staging, size = job.staging, job.transfer.size
+        taken = [(span, peer, hash_span(staging.read, span)) for span, peer in company.confirmer.came_from]
+        kept = RangeSet(span for span, _, _ in taken).missing(0, size)
+        transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, kept)
+        again = self._report.job = Job(job.source, staging, transfer, job.version)
+        if not transfer.is_complete:
+            self._hire().work(again, self._fitting_workers(transfer.useful_workers()), None)
+            job.fetched += again.fetched
+        for peer in sorted({peer for span, peer, before in taken if hash_span(staging.read, span) != before}):
+            self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")
+        self._hasher = Hasher(size, lambda: size, staging.read)
+        return self._await_digest(self._hasher)
+
+    def _await_digest(self, hasher: Hasher) -> str:
+        self._report.verifying(hasher.share)
+        while not hasher.wait(TICK_S):
+            self._report.verifying(hasher.share)
+        return hasher.digest()
