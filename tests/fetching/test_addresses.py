@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from pathlib import Path
@@ -23,8 +24,8 @@ def resolve(monkeypatch):
     """Return a function that makes HOST resolve to these addresses, in this order."""
 
     def to(*addresses: str) -> None:
-        def look_up(host: str, port: int, **_: object) -> list[tuple]:
-            assert host == HOST
+        def look_up(host: str | bytes, port: int, **_: object) -> list[tuple]:
+            assert os.fsdecode(host) == HOST
             kinds = [socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses]
             ends = [(a, port, 0, 0) if ":" in a else (a, port) for a in addresses]
             return [(k, socket.SOCK_STREAM, 6, "", end) for k, end in zip(kinds, ends, strict=True)]
@@ -109,8 +110,8 @@ def failing(monkeypatch, code: int, times: int) -> list[str]:
     """Make name resolution fail so often, then lead to LIVE; return the list of names that will be asked for."""
     asked: list[str] = []
 
-    def look_up(host: str, port: int, **_: object) -> list[tuple]:
-        asked.append(host)
+    def look_up(host: str | bytes, port: int, **_: object) -> list[tuple]:
+        asked.append(os.fsdecode(host))
         if len(asked) <= times:
             raise socket.gaierror(code, "told by the test")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (LIVE, port))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -44,8 +45,8 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     asked: list[str] = []
 
     def to(*answers: str | Exception) -> list[str]:
-        def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-            asked.append(host)
+        def look_up(host: str | bytes, port: int, **_: object) -> list[tuple[object, ...]]:
+            asked.append(os.fsdecode(host))
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer

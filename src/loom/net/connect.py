@@ -178,7 +178,8 @@ async def _look_up(host: str, port: int) -> list[Address]:
 
     def work() -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            name = host.encode() if host.isascii() else host  # a str would import encodings.idna, which costs 6 ms
+            found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
             answer: tuple[list[Address] | None, Exception | None] = ([(f[0], f[4]) for f in found], None)
         except (OSError, UnicodeError) as error:
             answer = (None, error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, str(error)))
