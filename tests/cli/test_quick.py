@@ -102,6 +102,7 @@ def test_a_hit_is_answered_quickly(cached, origin, arguments) -> None:
         ["fetch", "--url", "{url}"], ["{url}"], ["--out", "x"], ["fetch", "{url}", "-ox"], ["fetch", "{url}", "--ou=x"],
         ["fetch", "ftp://h/x"], ["fetch", "{url}", "--", "x"], ["fetch", "-o", "folder", "{url}"],
         ["fetch", "{url}", "--link", "copy"], ["fetch", "{url}", "--link=reflink"],
+        ["fetch", "{url}", "-o", "--quiet"], ["fetch", "{url}", "--out", "-q"],
     ],
 )  # fmt: skip
 def test_everything_else_goes_the_long_way(cached, arguments) -> None:

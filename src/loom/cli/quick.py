@@ -82,7 +82,10 @@ def _parse(arguments: list[str]) -> dict[str, str] | None:
         elif is_command and name == "--url":
             return None
         elif name in VALUES and (equals == "=" or word == name) and (name.startswith("--") or not equals):
-            words[VALUES[name]] = value if equals else next(rest, "")
+            value = value if equals else next(rest, "")
+            if value.startswith("-") and not equals:
+                return None  # it is a flag, and the value is missing
+            words[VALUES[name]] = value
         elif is_command and word == "fetch" and "fetch" not in words:
             words["fetch"] = "yes"
         elif is_command and not word.startswith("-") and "url" not in words:
