@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
+from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning, telling_name
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options, check_call, no_way_at_all
 from loom.core.ranges import RangeSet, Span
@@ -131,7 +131,7 @@ class _Fetch:
         self._options = options
         self._report = report
         self._peers = peers
-        self._source = HttpSource(url, options, file_name(url) if out is None else out.name)
+        self._source = HttpSource(url, options, self._telling_name(out))
         self._out = check_out(out or Path(file_name(url))) if out or file_name(url) else None
         self._patience = Patience(options)
         self._warnings: list[str] = []
@@ -293,7 +293,7 @@ class _Fetch:
 
     def _finish(self, way: Way, staging: Staging, version: Version, outcome: str) -> Standing:
         """Verify and publish."""
-        error = self._judge_content(staging, way.out.name if way.out else "") or self._judge_digest()
+        error = self._judge_content(staging, self._telling_name(way.out)) or self._judge_digest()
         if error is not None:
             staging.discard()
             raise error
@@ -301,6 +301,10 @@ class _Fetch:
             return way.publish(version, outcome)
         finally:
             self._is_published = staging.is_published
+
+    def _telling_name(self, out: Path | None) -> str:
+        """Return what tells the kind of file: the output's name, or that in the URL."""
+        return telling_name(out.name if out else "", file_name(self._url))
 
     def _judge_content(self, staging: Staging, name: str) -> IntegrityError | None:
         beginning = staging.read(SNIFF_SIZE, 0)
