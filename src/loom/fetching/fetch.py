@@ -66,7 +66,7 @@ def fetch(
     on_progress: called from this thread with a Progress about ten times a second.
     choices: the fields of loom.Options: workers, chunk_size, retries, backoff_s, timeout_s, headers, token, sha256,
         ca_file, no_cache, cache, link, revalidate, max_age_s, offline, max_cache_size, control, control_token,
-        control_ca_file, model, node, zone, listen, allow_anonymous, private, no_peers.
+        control_ca_file, model, node, zone, listen, allow_anonymous, private, no_peers, linger_s.
 
     Raises the LoomErrors of docs/errors.md; a KeyboardInterrupt becomes Interrupted, which is one, too. What had
     arrived is kept in the cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).

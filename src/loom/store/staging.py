@@ -105,7 +105,7 @@ class Staging:
 
         Where there are no locks, everybody gets it.
         """
-        with faults("open", self._journal_path):
+        with faults("write to", self._journal_path.parent):
             fd = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
