@@ -85,6 +85,26 @@ def test_a_signature_expires_under_two_requests_while_the_reference_is_throttled
     asyncio.run(scene())
 
 
+def test_a_late_refusal_does_not_undo_a_fresh_signature() -> None:
+    """What is refused under the old signature, after the reference was resolved again, costs no third resolution."""
+
+    async def scene() -> None:
+        late = asyncio.Event()
+        pool = Script(REDIRECT, PART, late, DENIED, REDIRECT, PART, PART)
+        source = HttpSource("http://hub.test/m", Options(), "m")
+        await source.probe(pool, SPAN)
+        waiting = asyncio.create_task(fault_of(source.open(pool, SPAN, VERSION)))
+        await asyncio.sleep(0)
+        await fault_of(source.open(pool, SPAN, VERSION))
+        await source.open(pool, SPAN, VERSION)
+        late.set()
+        assert (await waiting).remedy is Remedy.AT_ONCE
+        await source.open(pool, SPAN, VERSION)
+        assert pool.hosts.count("hub.test") == 2
+
+    asyncio.run(scene())
+
+
 def test_a_fresh_signature_that_is_refused() -> None:
     """A target that refuses right after the reference has led there denies access: that is not asked again."""
 
