@@ -137,7 +137,7 @@ def _is_harmless(name: str, text: str) -> bool:
     if name in _NAMES:
         return _is_name(text)
     if name in _FILES:
-        return os.access(text, os.R_OK)
+        return os.path.isfile(text) and (_holds_token(text) if name == "TOKEN_FILE" else os.access(text, os.R_OK))
     if name == "OFFLINE":
         return text in ("0", "1", "true", "false", "yes", "no", "on", "off")
     if name == "HEADER":
@@ -146,6 +146,15 @@ def _is_harmless(name: str, text: str) -> bool:
     scheme, _, place = text.partition("://")
     host, _, port = place.removesuffix("/").partition(":")
     return name == "CONTROL" and scheme in ("http", "https") and _is_name(host) and _is_number(port or "1", (1, 65535))
+
+
+def _holds_token(path: str) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            text = file.read(65536).decode("ascii").strip()
+    except (OSError, ValueError):
+        return False
+    return text != "" and text.isprintable()
 
 
 def _is_number(text: str, bounds: tuple[int, int], unit: int = 1) -> bool:
