@@ -152,7 +152,7 @@ def print_result(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StoreError(f"cannot write to stdout: {error.strerror}") from error
+        raise StoreError(f"cannot write to stdout: {str(error.strerror).lower()}") from error
 
 
 def print_json(value: Mapping[str, Any]) -> None:

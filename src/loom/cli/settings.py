@@ -78,7 +78,8 @@ def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:
             f"cannot read {path}: {str(error.strerror).lower()}", "check --config and LOOM_CONFIG"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", "write lines such as: workers = 16") from error
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise UsageError(f"{path} is not TOML: {reason}", "write lines such as: workers = 16") from error
 
 
 def resolve(
@@ -176,7 +177,7 @@ def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> 
             with open(setting.value, encoding="utf-8") as file:
                 token = file.read(65536).strip()
         except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            reason = str(error.strerror).lower() if isinstance(error, OSError) else "it is not text"
             hint = "it holds one line: openssl rand -hex 32"
             raise UsageError(f"{setting.source}: cannot read {setting.value}: {reason}", hint) from None
         if not token:
