@@ -308,12 +308,12 @@ class HttpSource:
         if head.status in (401, 403, 407):
             raise Fault(Remedy.NONE, self._denied(url, head.status))
         remedy = Remedy.RETRY if head.status in _TRANSIENT else Remedy.NONE
-        raise self._bad(f"answered {head.status}", remedy, _status_hint(head.status), wait_s)
+        raise Fault(remedy, OriginError(f"{url} answered {head.status}", _status_hint(url, head.status)), wait_s)
 
     # Faults
 
-    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED, wait_s: float | None = None) -> Fault:
-        return Fault(remedy, OriginError(f"{self.reference} {what}", hint), wait_s)
+    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED) -> Fault:
+        return Fault(remedy, OriginError(f"{self.reference} {what}", hint))
 
     def _changed(self) -> Fault:
         hint = "nothing of it was kept under the final name; run the same command again for the new version"
@@ -328,10 +328,11 @@ class HttpSource:
         return AccessDenied(f"{url} denies access ({status})", "check --token or --header")
 
 
-def _status_hint(status: int) -> str:
+def _status_hint(url: Url, status: int) -> str:
     """Return what to do about a status that no other rule knows."""
     if status == 400:
-        return "the URL may have lost a part: give all of it, in quotes"
+        is_plain = url.endpoint.scheme == "http"  # nginx and others answer so where they speak TLS
+        return "the URL may have lost a part: give all of it, in quotes" + is_plain * "; or the port wants https://"
     if status in _TRANSIENT or status >= 500:
         return "the trouble is at the origin: try again later, or ask who runs it"
     return "check the URL, and whether the origin wants a --header"
