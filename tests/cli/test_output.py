@@ -120,6 +120,12 @@ def test_no_name_steers_the_terminal() -> None:
     assert not set(shown) & set("\x1b\x07\r")
 
 
+def test_what_has_arrived_has_no_eta() -> None:
+    """When all bytes are there nothing is said of the time to go."""
+    line = format_progress("m", Progress("fetching", 100, 100, 0, 50.0, 0, 0), 120)
+    assert line.endswith("100 %  100 B of 100 B  50 B/s  0 workers")
+
+
 def test_an_endless_eta_is_left_out() -> None:
     """A time to go of weeks is no forecast."""
     assert "eta" not in format_progress("m", Progress("fetching", 10**12, 0, 0, 1.0, 1, 0), 120)

@@ -88,7 +88,7 @@ def _motion(progress: Progress) -> list[str]:
     parts = [f"{format_size(progress.bytes_per_second)}/s"]
     if progress.size and progress.bytes_per_second > 0:
         left_s = (progress.size - progress.received) / progress.bytes_per_second
-        parts += ["eta " + format_duration(left_s)] if left_s < _MAX_ETA_S else []
+        parts += ["eta " + format_duration(left_s)] if 0 < left_s < _MAX_ETA_S else []
     parts.append(count(progress.workers, "workers"))
     if progress.retries:
         parts.append(count(progress.retries, "retries"))
