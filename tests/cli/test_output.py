@@ -88,7 +88,12 @@ def test_the_last_line_tells_resumed_and_verified() -> None:
 
 def test_the_last_line_says_where() -> None:
     """The path is as seen from the working folder: short inside it, whole outside."""
-    for folder, path in (("/models", "m.gguf"), ("/", "models/m.gguf"), ("/home", "/models/m.gguf")):
+    for folder, path in (
+        ("/models", "m.gguf"),
+        ("/", "models/m.gguf"),
+        ("/home", "/models/m.gguf"),
+        ("", "/models/m.gguf"),
+    ):
         assert format_receipt(RECEIPT, folder).split("  ")[0] == path
 
 

@@ -225,3 +225,19 @@ def test_a_wrong_variable_on_a_hit(cached, monkeypatch) -> None:
     done = run("fetch", cached)
     assert (done.returncode, "LOOM_WORKERS wants a whole number, not 'abc'" in done.stderr) == (2, True)
     assert list(Path().iterdir()) == []
+
+
+FROM_NOWHERE = f"import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); {RUN}"
+
+
+@pytest.mark.parametrize("more", [(), ("--retries", "3")], ids=["quick", "long"])
+def test_a_working_folder_that_was_removed(cached, tmp_path, more) -> None:
+    """A whole path is fetched to, and shown whole; a relative one is an error that says why; neither is unforeseen."""
+    out = f"{tmp_path}/model.gguf"
+    done = run("fetch", cached, "-o", out, *more, code=FROM_NOWHERE)
+    assert (done.returncode, done.stderr.split("  ")[0]) == (0, out)
+    done = run("fetch", cached, "-o", "model.gguf", *more, code=FROM_NOWHERE)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (8, "loom: the working folder was removed")
+    done = run("fetch", cached, "-o", out, "--cache", "relative", *more, code=FROM_NOWHERE)
+    assert (done.returncode, "cannot be written to: fetched without it" in done.stderr) == (0, True)
+    assert run("cache", "ls", "--cache", "relative", code=FROM_NOWHERE).returncode == 0

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.words import count, format_duration, format_hit, format_link, format_size, printable
+from loom.cli.words import count, format_duration, format_hit, format_link, format_size, path_from, printable
 from loom.errors import StoreError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _motion(progress: Progress) -> list[str]:
 
 def format_receipt(receipt: Receipt, folder: str) -> str:
     """Return the one line that says what happened; the path is shown as seen from `folder`, the working folder."""
-    name = printable(receipt.out.removeprefix(folder.rstrip("/") + "/"))
+    name = printable(path_from(folder, receipt.out))
     if receipt.outcome == "present":
         parts = [name, format_size(receipt.size), "already here and current", count(receipt.requests, "requests")]
         return "  ".join([*parts, "sha256 verified"] if receipt.digest else parts)

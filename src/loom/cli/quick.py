@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from loom.cli.words import format_hit, printable, working_folder
+from loom.cli.words import format_hit, path_from, printable, working_folder
 from loom.core.reference import reference_key
 from loom.store.cache import Cache, cache_root, user_folder
 from loom.store.placing import is_among_devices, place
@@ -65,7 +65,7 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
         return None  # the long way finds another way, or says what is wrong
     cache.touch(key)
     if "quiet" not in words:
-        elapsed_s, name = time.monotonic() - started, printable(out.removeprefix(working_folder() + "/"))
+        elapsed_s, name = time.monotonic() - started, printable(path_from(working_folder(), out))
         sys.stderr.write(format_hit(name, ref.size, elapsed_s, 0, placement.how, placement.why) + "\n")
     return 0
 
