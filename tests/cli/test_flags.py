@@ -173,11 +173,14 @@ def test_a_mistyped_key_gets_a_guess() -> None:
     assert caught.value.hint == "did you mean workers?"
 
 
-def test_a_file_that_is_not_toml_is_a_clear_error(tmp_path) -> None:
-    """The error names the file and shows how a line is written."""
+@pytest.mark.parametrize(
+    ("line", "reason"), [(b"workers 16", "Expected '='"), (b"workers = 16 \xff", "it is not UTF-8")]
+)
+def test_a_file_that_is_not_toml_is_a_clear_error(tmp_path, line, reason) -> None:
+    """The error names the file and what is wrong with it."""
     path = tmp_path / "config.toml"
-    path.write_bytes(b"workers 16 \xff")
-    with pytest.raises(UsageError, match=r"config\.toml is not TOML"):
+    path.write_bytes(line)
+    with pytest.raises(UsageError, match=rf"config\.toml is not TOML: {reason}"):
         read_config(str(path), must_exist=True)
 
 

@@ -210,7 +210,7 @@ def test_a_token_file_that_holds_none_is_told(loom, tmp_path) -> None:
     """Whether it is empty, missing or no text; `loom help control` names the flag."""
     (tmp_path / "empty").write_text(" \n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, said in (("empty", "empty is empty"), ("binary", "it is not text"), ("nowhere", "No such file")):
+    for name, said in (("empty", "empty is empty"), ("binary", "it is not text"), ("nowhere", "no such file")):
         done = loom("control", "--port", "0", "--token-file", name)
         assert done.returncode == 2
         assert said in done.stderr

@@ -88,7 +88,12 @@ def test_the_last_line_tells_resumed_and_verified() -> None:
 
 def test_the_last_line_says_where() -> None:
     """The path is as seen from the working folder: short inside it, whole outside."""
-    for folder, path in (("/models", "m.gguf"), ("/", "models/m.gguf"), ("/home", "/models/m.gguf")):
+    for folder, path in (
+        ("/models", "m.gguf"),
+        ("/", "models/m.gguf"),
+        ("/home", "/models/m.gguf"),
+        ("", "/models/m.gguf"),
+    ):
         assert format_receipt(RECEIPT, folder).split("  ")[0] == path
 
 
@@ -118,6 +123,12 @@ def test_no_name_steers_the_terminal() -> None:
     assert printable("a\x1b[31m\nb\udcff") == "a?[31m?b?"
     shown = format_progress("\x1b[2J", Progress("connecting", note="\x07"), 80) + format_error(StoreFull("\x1b", "\r"))
     assert not set(shown) & set("\x1b\x07\r")
+
+
+def test_what_has_arrived_has_no_eta() -> None:
+    """When all bytes are there nothing is said of the time to go."""
+    line = format_progress("m", Progress("fetching", 100, 100, 0, 50.0, 0, 0), 120)
+    assert line.endswith("100 %  100 B of 100 B  50 B/s  0 workers")
 
 
 def test_an_endless_eta_is_left_out() -> None:

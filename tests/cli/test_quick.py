@@ -102,6 +102,7 @@ def test_a_hit_is_answered_quickly(cached, origin, arguments) -> None:
         ["fetch", "--url", "{url}"], ["{url}"], ["--out", "x"], ["fetch", "{url}", "-ox"], ["fetch", "{url}", "--ou=x"],
         ["fetch", "ftp://h/x"], ["fetch", "{url}", "--", "x"], ["fetch", "-o", "folder", "{url}"],
         ["fetch", "{url}", "--link", "copy"], ["fetch", "{url}", "--link=reflink"],
+        ["fetch", "{url}", "-o", "--quiet"], ["fetch", "{url}", "--out", "-q"],
     ],
 )  # fmt: skip
 def test_everything_else_goes_the_long_way(cached, arguments) -> None:
@@ -173,18 +174,28 @@ PLAIN = {
     "WORKERS": ["1", "16", "1024"], "RETRIES": ["0", "100"], "BACKOFF": ["0", "5"], "TIMEOUT": ["1", "60"],
     "CHUNK_SIZE": ["10MB", "64KiB", "1GB", "65536"], "MAX_CACHE_SIZE": ["0", "500GB", "2GiB"], "OFFLINE": ["0", "true"],
     "TOKEN": ["t0k3n"], "FLEET_TOKEN": ["t0k3n"], "HEADER": ["X-Key: a b", "Authorization: Basic eA=="],
-    "CA_FILE": ["ca.pem"], "TOKEN_FILE": [__file__], "CONTROL_CA_FILE": [__file__], "NODE": ["node-1.rack2"],
+    "CA_FILE": ["ca.pem"], "TOKEN_FILE": ["one-line"], "CONTROL_CA_FILE": [__file__], "NODE": ["node-1.rack2"],
     "ZONE": ["eu-west-1a"], "CONTROL": ["http://control:3000", "https://loom.example/"], "CACHE": ["/nowhere"],
 }  # fmt: skip
 WRONG = {
     "WORKERS": ["0", "1025", "abc", "1.5"], "RETRIES": ["-1", "101", "x"], "BACKOFF": ["3601", "-1", "x"],
     "TIMEOUT": ["0", "86401", "nan"], "CHUNK_SIZE": ["1", "10XB", "2GB", "MB", "iMB"], "MAX_CACHE_SIZE": ["x", "-1"],
     "OFFLINE": ["maybe"], "TOKEN": [" ", "t\u00f6"], "FLEET_TOKEN": ["t\u00f6"],
-    "HEADER": ["Host: x", "x", "X-\u00e4: 1", "Range: bytes=0-1"], "TOKEN_FILE": ["/nowhere"], "NODE": ["..", " "],
+    "HEADER": ["Host: x", "x", "X-\u00e4: 1", "Range: bytes=0-1"], "NODE": ["..", " "],
+    "TOKEN_FILE": ["/nowhere", "/", os.devnull, "blank", "two-lines", "latin-1"],
     "ZONE": ["."], "CONTROL": ["control:3000", "http://", "http://h:0", "http://h:70000", "http://a..b", "ftp://h"],
 }  # fmt: skip
 
 
+@pytest.fixture
+def token_files(tmp_path, monkeypatch) -> None:
+    """Files in the working folder that LOOM_TOKEN_FILE may name."""
+    monkeypatch.chdir(tmp_path)
+    for name, data in {"one-line": b"t0k3n\n", "blank": b" \n", "two-lines": b"a\nb", "latin-1": b"\xf6"}.items():
+        Path(name).write_bytes(data)
+
+
+@pytest.mark.usefixtures("token_files")
 def test_plain_settings_stay_on_the_quick_way() -> None:
     """What a pod usually sets costs a hit nothing, and is what the long way takes, too."""
     assert PLAIN.keys() == quick.HARMLESS
@@ -194,9 +205,10 @@ def test_plain_settings_stay_on_the_quick_way() -> None:
             assert not quick._has_more_settings(environ), (name, text)
             settings = resolve({}, environ, {}, "c.toml")
             assert options_of(settings)
-            assert name.endswith("FILE") or fleet_token(settings, environ) in (None, "t0k3n")
+            assert fleet_token(settings, environ) in (None, "t0k3n")
 
 
+@pytest.mark.usefixtures("token_files")
 def test_wrong_settings_are_told_on_a_hit_too() -> None:
     """A value that is an error on a miss is one on a hit: the quick way leaves it to the long one."""
     for name, texts in WRONG.items():
@@ -213,3 +225,19 @@ def test_a_wrong_variable_on_a_hit(cached, monkeypatch) -> None:
     done = run("fetch", cached)
     assert (done.returncode, "LOOM_WORKERS wants a whole number, not 'abc'" in done.stderr) == (2, True)
     assert list(Path().iterdir()) == []
+
+
+FROM_NOWHERE = f"import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); {RUN}"
+
+
+@pytest.mark.parametrize("more", [(), ("--retries", "3")], ids=["quick", "long"])
+def test_a_working_folder_that_was_removed(cached, tmp_path, more) -> None:
+    """A whole path is fetched to, and shown whole; a relative one is an error that says why; neither is unforeseen."""
+    out = f"{tmp_path}/model.gguf"
+    done = run("fetch", cached, "-o", out, *more, code=FROM_NOWHERE)
+    assert (done.returncode, done.stderr.split("  ")[0]) == (0, out)
+    done = run("fetch", cached, "-o", "model.gguf", *more, code=FROM_NOWHERE)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (8, "loom: the working folder was removed")
+    done = run("fetch", cached, "-o", out, "--cache", "relative", *more, code=FROM_NOWHERE)
+    assert (done.returncode, "cannot be written to: fetched without it" in done.stderr) == (0, True)
+    assert run("cache", "ls", "--cache", "relative", code=FROM_NOWHERE).returncode == 0

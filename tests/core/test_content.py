@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from loom.core.content import is_page_as_weights, is_unwanted_page, judge_beginning
+from loom.core.content import is_page_as_weights, is_unwanted_page, judge_beginning, telling_name
 
 PAGE = b"<!DOCTYPE html><title>Sign in</title>"
 HEADER = (1000).to_bytes(8, "little") + b'{"__metadata__":{}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "telling"),
+    [
+        ("output", "model.gguf", "model.gguf"),
+        ("output", "card.html", "card.html"),
+        ("weights.v2", "model.gguf", "model.gguf"),
+        ("page.html", "model.gguf", "page.html"),
+        ("model.bin", "model.gguf", "model.bin"),
+        ("output", "download", "output"),
+        ("", "", ""),
+    ],
+)
+def test_which_name_tells_the_kind(name: str, other: str, telling: str) -> None:
+    """The output's name is the user's word, unless it says nothing and the URL's does."""
+    assert telling_name(name, other) == telling
 
 
 @pytest.mark.parametrize(

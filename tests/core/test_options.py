@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import loom
 from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options, check_call
 from loom.errors import UsageError
 
@@ -135,3 +137,10 @@ def test_what_a_fetch_cannot_be_called_with(words: tuple[object, object, object]
     """A mistake in a call is told in Loom's own error, by the name of the argument."""
     with pytest.raises(UsageError, match=what):
         check_call(*words)
+
+
+@pytest.mark.parametrize("where", [Options, loom.fetch])
+def test_every_choice_is_documented(where: object) -> None:
+    """What may be chosen about a fetch stands in the docstrings of both that take it."""
+    words = set(re.findall(r"\w+", where.__doc__ or ""))
+    assert [field.name for field in dataclasses.fields(Options) if field.name not in words] == []

@@ -265,14 +265,17 @@ def test_a_certificate_for_another_name(authority, getter):
         assert server.requests == []
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no PEM"])
-def test_a_bad_ca_file(tls_origin, getter, tmp_path, content):
-    """A missing or senseless file of authorities is a usage error that names it."""
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "no such file or directory"), (b"", "it holds none"), (b"no PEM", "it holds none")],
+)
+def test_a_bad_ca_file(tls_origin, getter, tmp_path, content, reason):
+    """A missing or senseless file of authorities is a usage error that names it, in words."""
     ca_file = tmp_path / "ca.pem"
     if content is not None:
         ca_file.write_bytes(content)
     error = getter.wrong(tls_origin.put("/m", THING), UsageError, ca_file=str(ca_file))
-    assert "ca.pem" in str(error)
+    assert str(error) == f"cannot load certificates from {ca_file}: {reason}"
 
 
 def test_http_to_a_tls_port(tls_origin, getter):

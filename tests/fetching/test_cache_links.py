@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import loom.fetching.vault
 from loom.cli import quick
 from loom.errors import NotCached, StoreError, StoreFull, UsageError
+from loom.store import settling
 from loom.store.inventory import collect_garbage
 from tests.fetching.cached import Cached, is_same
 from tests.fetching.kit import CHUNK, leftovers
@@ -99,7 +99,7 @@ def test_a_symbolic_link_leads_to_a_settled_blob(origin, cached):
 
 def test_a_symbolic_link_while_another_process_settles(origin, cached, monkeypatch):
     """A blob that another process settles while this one hashes it is linked to all the same."""
-    url, hash_file, turns = origin.put("/m.bin", Thing(DATA)), hashlib.file_digest, iter([cached.settle])
+    url, hash_file, turns = origin.put("/m.bin", Thing(DATA)), settling.hash_file, iter([cached.settle])
     cached.fetch(url, "first.bin")
 
     def hash_slowly(*args):
@@ -107,8 +107,9 @@ def test_a_symbolic_link_while_another_process_settles(origin, cached, monkeypat
         next(turns, int)()
         return digest
 
-    monkeypatch.setattr(hashlib, "file_digest", hash_slowly)
+    monkeypatch.setattr(settling, "hash_file", hash_slowly)
     assert cached.right(url, DATA, "second.bin", link="symlink").link == "symlink"
+    assert next(turns, None) is None
     assert cached.out("second.bin").readlink() == cached.settled(DATA)
 
 

@@ -190,6 +190,15 @@ def test_hashing_what_the_cache_has_is_shown(serve, tmp_path, monkeypatch):
     assert {one.received for one in seen if one.phase == "verifying"} == {share * BLOCK for share in range(4)}
 
 
+def test_hashing_for_a_symbolic_link_is_shown(serve, tmp_path, monkeypatch):
+    """What a symbolic link leads to is settled first: the hash of a fresh blob is seen, too."""
+    file, seen = serve(3 * BLOCK), []
+    monkeypatch.setattr(hashing, "_TELL_EVERY", BLOCK)
+    choices = {**QUICK, "no_cache": False, "cache": str(tmp_path / "cache"), "link": "symlink"}
+    loom.fetch(file.url, tmp_path / "model.bin", on_progress=seen.append, **choices)
+    assert [one.received for one in seen if one.phase == "verifying"] == [share * BLOCK for share in range(4)]
+
+
 def test_hashing_what_has_just_arrived_is_shown(serve, tmp_path, monkeypatch):
     """When the hash is behind the bytes, the share that is done is told."""
     file, seen = serve(4 * CHUNK), []

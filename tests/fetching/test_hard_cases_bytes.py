@@ -206,23 +206,26 @@ def test_a_redirect_to_a_login_page(origin, other_origin, getter):
     assert getter.left_behind() == ""
 
 
+@pytest.mark.parametrize(("path", "name"), [("/m", "model.safetensors"), ("/model.safetensors", "output")])
 @pytest.mark.parametrize("faults", [(), (ignores_ranges,)], ids=["ranges", "stream"])
-def test_a_page_that_says_it_is_not_one(origin, tmp_path, getter, faults):
-    """A page under a harmless content type is told by its first bytes when the name is one of weights."""
+def test_a_page_that_says_it_is_not_one(origin, tmp_path, faults, path, name):
+    """A page under a harmless content type is told by its first bytes when a name is one of weights."""
     page = replace(LOGIN_PAGE, content_type="application/octet-stream")
-    getter = Getter(tmp_path, "model.safetensors")
-    getter.wrong(origin.put("/m", page, *faults), IntegrityError)
+    getter = Getter(tmp_path, name)
+    getter.wrong(origin.put(path, page, *faults), IntegrityError)
     assert getter.left_behind() == ""
 
 
-def test_a_page_that_is_wanted(origin, tmp_path):
-    """A page may be fetched under a page's name."""
-    Getter(tmp_path, "card.html").right(origin.put("/m", LOGIN_PAGE), LOGIN_PAGE.data)
+@pytest.mark.parametrize(("path", "name"), [("/m", "card.html"), ("/card.html", "output")])
+def test_a_page_that_is_wanted(origin, tmp_path, path, name):
+    """A page may be fetched under a page's name, be it the URL's."""
+    Getter(tmp_path, name).right(origin.put(path, LOGIN_PAGE), LOGIN_PAGE.data)
 
 
-def test_weights_without_their_magic(origin, tmp_path):
+@pytest.mark.parametrize(("path", "name"), [("/m", "model.gguf"), ("/model.gguf", "output")])
+def test_weights_without_their_magic(origin, tmp_path, path, name):
     """A file that does not begin as its name promises is kept, and the receipt warns."""
-    receipt = Getter(tmp_path, "model.gguf").right(origin.put("/m", THING), DATA)
+    receipt = Getter(tmp_path, name).right(origin.put(path, THING), DATA)
     assert "GGUF" in " ".join(receipt.warnings)
 
 

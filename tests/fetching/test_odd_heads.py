@@ -165,7 +165,14 @@ def test_a_name_that_is_a_folder(origin, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("status", "hint"),
-    [(400, "in quotes"), (418, "check the URL"), (405, "check the URL"), (500, "the origin"), (501, "the origin")],
+    [
+        (400, "in quotes"),
+        (400, "https://"),
+        (418, "check the URL"),
+        (405, "check the URL"),
+        (500, "the origin"),
+        (501, "the origin"),
+    ],
 )
 def test_statuses_without_a_rule_of_their_own(origin, getter, status, hint):
     """What the origin says is told as it is, with what to do about it."""

@@ -114,3 +114,10 @@ def test_a_redirect_whose_body_never_comes(origin, getter):
 
     origin.put("/target", THING)
     assert getter.right(origin.put("/m", THING, first(1, withhold)), DATA, timeout_s=0.2).retries == 1
+
+
+def test_who_answers_is_named(origin, other_origin, getter):
+    """A status that ends the fetch is told of the host that gave it, be it the redirect's target."""
+    target = other_origin.put("/blob", THING, answers(500))
+    error = getter.wrong(origin.put("/m", THING, redirects(target)), OriginError, retries=0)
+    assert str(error) == f"{target} answered 500"

@@ -170,7 +170,7 @@ def test_a_folder_that_may_not_be_written_to(stage, out, monkeypatch) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StoreError, match="cannot open"):
+    with pytest.raises(StoreError, match=f"cannot write to {out.parent}: "):
         stage().try_claim()
 
 

@@ -265,3 +265,22 @@ def test_unfinished_downloads(cache, days, older_than_s, locked, stays) -> None:
         removed = collect_garbage(cache, older_than_s=older_than_s)
     assert part.exists() == journal.exists() == stays
     assert (removed.freed > 0) == (not stays)
+
+
+def test_an_unfinished_download_that_begins_anew_meanwhile(cache, monkeypatch) -> None:
+    """The lock of a journal that was replaced before it was to be had says nothing: part and new journal stay."""
+    part, journal = (Path(cache.root, "staging", f"{KEY}.loom.{kind}") for kind in ("part", "journal"))
+    part.write_bytes(bytes(8192))
+    journal.touch()
+    can_lock = inventory._can_lock
+
+    def late(lock: int) -> bool:
+        fresh = journal.with_suffix(".tmp")
+        fresh.write_bytes(b"new")
+        fresh.replace(journal)
+        return can_lock(lock)
+
+    (found,) = take_inventory(cache).parts
+    monkeypatch.setattr(inventory, "_can_lock", late)
+    assert not inventory.remove_part(found)
+    assert (part.exists(), journal.read_bytes()) == (True, b"new")

@@ -65,7 +65,7 @@ def test_a_new_blob(cache, tmp_path, monkeypatch, digest, verified) -> None:
 def test_a_supplied_digest_is_not_computed_again(cache, monkeypatch) -> None:
     """What the fetch has verified is believed."""
     put(cache, KEY, digest=DIGEST)
-    monkeypatch.setattr(settling, "hash_file", lambda _: refuse(errno.EIO))
+    monkeypatch.setattr(settling, "hash_file", lambda *_: refuse(errno.EIO))
     settle_all(cache)
     check_settled(cache, KEY)
 
@@ -85,7 +85,7 @@ def test_two_references_to_one_blob(cache, monkeypatch, is_late) -> None:
     """Both are rewritten, even where one comes to lead there while the blob is hashed."""
     ref = put(cache, KEY)
     cache.write(KEY if is_late else OTHER_KEY, ref)
-    monkeypatch.setattr(settling, "hash_file", lambda path: cache.write(OTHER_KEY, ref) or hash_file(path))
+    monkeypatch.setattr(settling, "hash_file", lambda path, _: cache.write(OTHER_KEY, ref) or hash_file(path))
     assert settle_all(cache) == 1
     check_settled(cache, KEY, OTHER_KEY)
 
@@ -138,7 +138,7 @@ def test_a_reference_replaced_while_its_blob_settles(cache, monkeypatch) -> None
     """A fetch that comes between has the last word."""
     old = put(cache, KEY).blob
 
-    def hash_while_fetching(path: Path) -> str:
+    def hash_while_fetching(path: Path, _: object) -> str:
         cache.write(KEY, put(cache, OTHER_KEY, b"newer"))
         return hash_file(path)
 
@@ -151,7 +151,7 @@ def test_two_at_once(cache, monkeypatch) -> None:
     """Where another process settles the same blob first, it is settled, and that is no error."""
     blob = put(cache, KEY).blob
 
-    def hash_too_late(path: Path) -> str:
+    def hash_too_late(path: Path, _: object) -> str:
         monkeypatch.undo()
         digest = hash_file(path)
         assert settle(cache, blob)
@@ -167,7 +167,7 @@ def test_a_blob_that_cannot_be_read(cache, monkeypatch) -> None:
     put(cache, KEY)
     rotten = put(cache, "00" * 32, b"rotten").blob
 
-    def read(path: Path) -> str:
+    def read(path: Path, _: object) -> str:
         refuse(errno.EIO if path.match(rotten) else 0)
         return hash_file(path)
 
@@ -255,7 +255,7 @@ def test_a_blob_that_cannot_settle_is_tried_once(cache, monkeypatch) -> None:
     put(cache, KEY)
     rotten, tried = put(cache, "00" * 32, b"rotten").blob, []
 
-    def read(path: Path) -> str:
+    def read(path: Path, _: object) -> str:
         tried.append(path.match(rotten))
         refuse(errno.EIO if tried[-1] else 0)
         return hash_file(path)

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.words import count, format_duration, format_hit, format_link, format_size, printable
+from loom.cli.words import count, format_duration, format_hit, format_link, format_size, path_from, printable
 from loom.errors import StoreError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _motion(progress: Progress) -> list[str]:
     parts = [f"{format_size(progress.bytes_per_second)}/s"]
     if progress.size and progress.bytes_per_second > 0:
         left_s = (progress.size - progress.received) / progress.bytes_per_second
-        parts += ["eta " + format_duration(left_s)] if left_s < _MAX_ETA_S else []
+        parts += ["eta " + format_duration(left_s)] if 0 < left_s < _MAX_ETA_S else []
     parts.append(count(progress.workers, "workers"))
     if progress.retries:
         parts.append(count(progress.retries, "retries"))
@@ -97,7 +97,7 @@ def _motion(progress: Progress) -> list[str]:
 
 def format_receipt(receipt: Receipt, folder: str) -> str:
     """Return the one line that says what happened; the path is shown as seen from `folder`, the working folder."""
-    name = printable(receipt.out.removeprefix(folder.rstrip("/") + "/"))
+    name = printable(path_from(folder, receipt.out))
     if receipt.outcome == "present":
         parts = [name, format_size(receipt.size), "already here and current", count(receipt.requests, "requests")]
         return "  ".join([*parts, "sha256 verified"] if receipt.digest else parts)
@@ -152,7 +152,7 @@ def print_result(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StoreError(f"cannot write to stdout: {error.strerror}") from error
+        raise StoreError(f"cannot write to stdout: {str(error.strerror).lower()}") from error
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from loom.cli.words import format_hit, printable, working_folder
+from loom.cli.words import format_hit, path_from, printable, working_folder
 from loom.core.reference import reference_key
 from loom.store.cache import Cache, cache_root, user_folder
 from loom.store.placing import is_among_devices, place
@@ -65,7 +65,7 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
         return None  # the long way finds another way, or says what is wrong
     cache.touch(key)
     if "quiet" not in words:
-        elapsed_s, name = time.monotonic() - started, printable(out.removeprefix(working_folder() + "/"))
+        elapsed_s, name = time.monotonic() - started, printable(path_from(working_folder(), out))
         sys.stderr.write(format_hit(name, ref.size, elapsed_s, 0, placement.how, placement.why) + "\n")
     return 0
 
@@ -82,7 +82,10 @@ def _parse(arguments: list[str]) -> dict[str, str] | None:
         elif is_command and name == "--url":
             return None
         elif name in VALUES and (equals == "=" or word == name) and (name.startswith("--") or not equals):
-            words[VALUES[name]] = value if equals else next(rest, "")
+            value = value if equals else next(rest, "")
+            if value.startswith("-") and not equals:
+                return None  # it is a flag, and the value is missing
+            words[VALUES[name]] = value
         elif is_command and word == "fetch" and "fetch" not in words:
             words["fetch"] = "yes"
         elif is_command and not word.startswith("-") and "url" not in words:
@@ -134,7 +137,7 @@ def _is_harmless(name: str, text: str) -> bool:
     if name in _NAMES:
         return _is_name(text)
     if name in _FILES:
-        return os.access(text, os.R_OK)
+        return os.path.isfile(text) and (_holds_token(text) if name == "TOKEN_FILE" else os.access(text, os.R_OK))
     if name == "OFFLINE":
         return text in ("0", "1", "true", "false", "yes", "no", "on", "off")
     if name == "HEADER":
@@ -143,6 +146,15 @@ def _is_harmless(name: str, text: str) -> bool:
     scheme, _, place = text.partition("://")
     host, _, port = place.removesuffix("/").partition(":")
     return name == "CONTROL" and scheme in ("http", "https") and _is_name(host) and _is_number(port or "1", (1, 65535))
+
+
+def _holds_token(path: str) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            text = file.read(65536).decode("ascii").strip()
+    except (OSError, ValueError):
+        return False
+    return text != "" and text.isprintable()
 
 
 def _is_number(text: str, bounds: tuple[int, int], unit: int = 1) -> bool:

@@ -83,7 +83,8 @@ def _parse_toml(text: bytes, path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", "write lines such as: workers = 16") from error
+        reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise UsageError(f"{path} is not TOML: {reason}", "write lines such as: workers = 16") from error
 
 
 def resolve(
@@ -181,7 +182,7 @@ def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> 
             with open(setting.value, encoding="utf-8") as file:
                 token = file.read(65536).strip()
         except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            reason = str(error.strerror).lower() if isinstance(error, OSError) else "it is not text"
             hint = "it holds one line: openssl rand -hex 32"
             raise UsageError(f"{setting.source}: cannot read {setting.value}: {reason}", hint) from None
         if not token:

@@ -58,6 +58,11 @@ def working_folder() -> str:
         return ""
 
 
+def path_from(folder: str, path: str) -> str:
+    """Return a path as seen from a folder, the working one; as it is when that is not known ("") or not above it."""
+    return path.removeprefix(folder.rstrip("/") + "/") if folder else path
+
+
 _LINKS = {"hard": "hard link", "symlink": "symbolic link", "kept": "linked already", "copy": "copied"}
 
 

@@ -12,6 +12,12 @@ SNIFF_SIZE = 512
 """Bytes of the file's beginning that `judge_beginning` wants."""
 
 
+def telling_name(name: str, other: str) -> str:
+    """Return `name`, but `other` where that alone tells by its suffix what kind of file it is: `output` does not."""
+    kinds = _PAGE_SUFFIXES | _WEIGHT_SUFFIXES
+    return other if _suffix(name) not in kinds and _suffix(other) in kinds else name
+
+
 def is_unwanted_page(content_type: str, name: str) -> bool:
     """Return whether a reply of this Content-Type is a web page though `name` is not one's."""
     kind = content_type.partition(";")[0].strip().lower()

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom.core.content import telling_name
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options, check_call, no_way_at_all
 from loom.core.ranges import Span
@@ -58,7 +59,7 @@ def fetch(
     on_progress: called from this thread with a Progress about ten times a second.
     choices: the fields of loom.Options: workers, chunk_size, retries, backoff_s, timeout_s, headers, token, sha256,
         ca_file, no_cache, cache, link, revalidate, max_age_s, offline, max_cache_size, control, control_token,
-        control_ca_file, model, node, zone, listen, allow_anonymous, private, no_peers.
+        control_ca_file, model, node, zone, listen, allow_anonymous, private, no_peers, linger_s.
 
     Raises the LoomErrors of docs/errors.md; a KeyboardInterrupt becomes Interrupted, which is one, too. What had
     arrived is kept in the cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).
@@ -126,7 +127,7 @@ class _Fetch:
         self._options = options
         self._report = report
         self._peers = peers
-        self._source = HttpSource(url, options, file_name(url) if out is None else out.name)
+        self._source = HttpSource(url, options, telling_name(out.name if out else "", file_name(url)))
         self._out = check_out(out or Path(file_name(url))) if out or file_name(url) else None
         self._patience = Patience(options)
         self._warnings: list[str] = []

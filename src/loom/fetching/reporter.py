@@ -24,6 +24,7 @@ class Reporter:
     def __init__(self, on_progress: Callable[[Progress], None] | None) -> None:
         self._on_progress = on_progress
         self._samples: deque[tuple[float, int]] = deque()
+        self._since = time.monotonic()
         self.phase = "connecting"
         self.note = ""
         self.job: Job | None = None
@@ -46,7 +47,7 @@ class Reporter:
 
     def connecting(self) -> None:
         """Report that the origin is being asked."""
-        self.phase = "connecting"
+        self.phase, self._since = "connecting", time.monotonic()
         self.now()
 
     def waiting(self, note: str, seen: tuple[int, int] | None = None) -> None:
@@ -79,14 +80,17 @@ class Reporter:
             received, active, retries = transfer.have.total, transfer.active, transfer.retries
             paused_s = transfer.paused_until - time.monotonic()
         note = f"throttled by the origin, next try in {paused_s:.0f} s" if paused_s > 0 else self.note
-        rate = self._rate(received)
+        rate = self._rate(received, transfer.resumed)
         return Progress(self._phase, transfer.size, received, transfer.resumed, rate, active, retries, note)
 
-    def _rate(self, received: int) -> float:
-        """Return the mean rate of the last seconds, in bytes per second."""
+    def _rate(self, received: int, resumed: int = 0) -> float:
+        """Return the mean rate of the last seconds, in bytes per second; `resumed` bytes were there before."""
         now = time.monotonic()
         if self._samples and received < self._samples[-1][1]:
             self._samples.clear()  # a stream that began again
+            self._since = now
+        if not self._samples:
+            self._samples.append((self._since, resumed))
         self._samples.append((now, received))
         while now - self._samples[0][0] > RATE_WINDOW_S:
             self._samples.popleft()

@@ -11,11 +11,11 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning
+from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning, telling_name
 from loom.core.ranges import RangeSet
 from loom.core.reference import reference_key, version_key
 from loom.core.transfer import Transfer
-from loom.core.urls import redact
+from loom.core.urls import file_name, redact
 from loom.errors import IntegrityError, StoreError, StoreFull
 from loom.fetching.crew import TICK_S, fit_descriptors
 from loom.fetching.stream import Stream
@@ -170,7 +170,7 @@ class Transmission:
 
     def _finish(self, staging: Staging, version: Version, outcome: str) -> Standing:
         """Verify and publish."""
-        error = self._judge_content(staging, self._way.out.name if self._way.out else "") or self._judge_digest()
+        error = self._judge_content(staging) or self._judge_digest()
         if error is not None:
             staging.discard()
             raise error
@@ -179,7 +179,9 @@ class Transmission:
         finally:
             self.is_published = staging.is_published
 
-    def _judge_content(self, staging: Staging, name: str) -> IntegrityError | None:
+    def _judge_content(self, staging: Staging) -> IntegrityError | None:
+        out = self._way.out
+        name = telling_name(out.name if out else "", file_name(self._url))
         beginning = staging.read(SNIFF_SIZE, 0)
         if warning := judge_beginning(beginning, name):
             self._warn(warning)

@@ -343,7 +343,7 @@ class Vault:
 
     def _settled(self, ref: Ref) -> Ref:
         with faults("settle", self._cache.blob_path(ref.blob)):
-            settle(self._cache, ref.blob)
+            settle(self._cache, ref.blob, lambda hashed: self._on_hashed(hashed, ref.size))
         return self._cache.find(self.key) or ref
 
     def settle_later(self) -> None:

@@ -118,9 +118,11 @@ class Connector:
             if self._context is None:
                 try:
                     self._context = ssl.create_default_context(cafile=self._ca_file)
-                except (OSError, ssl.SSLError) as error:
+                except OSError as error:
+                    is_read = isinstance(error, ssl.SSLError)
+                    reason = "it holds none" if is_read else (error.strerror or str(error)).lower()
                     hint = "--ca-file wants a PEM file of certificate authorities"
-                    raise UsageError(f"cannot load certificates from {self._ca_file}: {error}", hint) from error
+                    raise UsageError(f"cannot load certificates from {self._ca_file}: {reason}", hint) from error
                 self._context.set_alpn_protocols(["http/1.1"])
             return self._context
 

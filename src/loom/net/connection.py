@@ -57,7 +57,7 @@ class Connection:
         try:
             await send_all(self.sock, head)
             reply, early = await read_head(self.sock)
-        except (ConnectionLost, ConnectionError, BrokenPipeError) as error:
+        except (ConnectionLost, ConnectionError, ssl.SSLError) as error:  # many close TLS without the word for it
             if self.is_reused:
                 raise Stale(str(error)) from error
             raise

@@ -75,6 +75,10 @@ def _connect_remedy(error: OSError) -> Remedy:
 
 
 def _describe(error: Exception) -> str:
-    """Return an OSError's reason in lower-case words, without its number."""
+    """Return an OSError's reason in lower-case words, without its number and OpenSSL's names and lines."""
+    if isinstance(error, ssl.SSLEOFError):
+        return "the connection was cut off"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS: {error.reason.replace('_', ' ').lower()}"
     text = getattr(error, "strerror", None) or getattr(error, "reason", None) or str(error) or type(error).__name__
     return str(text)[:1].lower() + str(text)[1:]

@@ -85,7 +85,6 @@ class HttpSource:
         self._timeout_s = options.timeout_s
         self._headers = headers_for(self.reference, options.request_headers())
         self._target: Url | None = None
-        self._is_proved = False
         self._is_resolving = False
         self._lock = threading.Lock()
 
@@ -160,7 +159,6 @@ class HttpSource:
         except BaseException:
             response.connection.close()
             raise
-        self._is_proved = True
         return response
 
     async def _claim_target(self) -> Url | None:
@@ -178,11 +176,10 @@ class HttpSource:
         with self._lock:
             self._target = target
             self._is_resolving = False
-            self._is_proved = False
 
     def _has_expired(self, target: Url, head: Head) -> bool:
-        """Forget a redirect's target that has worked and now denies access; return whether that is so."""
-        if head.status not in (401, 403) or target == self.reference or not self._is_proved:
+        """Forget a redirect's target that denies access now; return whether that is so. It has worked: it was kept."""
+        if head.status not in (401, 403) or target == self.reference:
             return False
         with self._lock:
             if self._target is target:
@@ -197,7 +194,7 @@ class HttpSource:
             if response.head.status not in _REDIRECTS or not location:
                 return url, response
             try:
-                url = _next_hop(url, location)
+                hop = _next_hop(url, location)
                 async with asyncio.timeout(self._timeout_s):
                     await response.skip()
             except (OSError, TimeoutError) as error:
@@ -207,6 +204,7 @@ class HttpSource:
                 response.connection.close()
                 raise
             pool.put(response)
+            url = hop
         raise Fault(Remedy.NONE, OriginError(f"{self.reference} redirects in circles", "check the URL"))
 
     async def _exchange(self, pool: Pool, url: Url, headers: dict[str, str]) -> Response:
@@ -239,6 +237,8 @@ class HttpSource:
         if content_range is None or content_range.size is None:
             is_part = head.status == 206 or "content-range" in head.fields  # of what, it does not tell
             return None if is_part else self._whole(response)
+        if head.length is None:
+            return None  # a range in chunks (RFC 9112 section 7.1), or up to the connection's end
         served = self._served(head, content_range, span)
         name = parse_disposition(head.fields.get("content-disposition", ""))
         return Reply(response, served, parse_version(head.fields, content_range.size), name)
@@ -281,7 +281,7 @@ class HttpSource:
         if head.length is not None and head.length != end - start:
             raise self._bad("announced a body and a range of different lengths", Remedy.RETRY)
         if head.length is None:
-            raise self._bad("sent a range without its length", Remedy.NONE)
+            raise self._bad("sent a range without its length", Remedy.RETRY)
         return Span(start, min(end, asked.end))
 
     def _refuse_unusable(self, head: Head) -> None:
@@ -308,12 +308,12 @@ class HttpSource:
         if head.status in (401, 403, 407):
             raise Fault(Remedy.NONE, self._denied(url, head.status))
         remedy = Remedy.RETRY if head.status in _TRANSIENT else Remedy.NONE
-        raise self._bad(f"answered {head.status}", remedy, _status_hint(head.status), wait_s)
+        raise Fault(remedy, OriginError(f"{url} answered {head.status}", _status_hint(url, head.status)), wait_s)
 
     # Faults
 
-    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED, wait_s: float | None = None) -> Fault:
-        return Fault(remedy, OriginError(f"{self.reference} {what}", hint), wait_s)
+    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED) -> Fault:
+        return Fault(remedy, OriginError(f"{self.reference} {what}", hint))
 
     def _changed(self) -> Fault:
         hint = "nothing of it was kept under the final name; run the same command again for the new version"
@@ -328,10 +328,11 @@ class HttpSource:
         return AccessDenied(f"{url} denies access ({status})", "check --token or --header")
 
 
-def _status_hint(status: int) -> str:
+def _status_hint(url: Url, status: int) -> str:
     """Return what to do about a status that no other rule knows."""
     if status == 400:
-        return "the URL may have lost a part: give all of it, in quotes"
+        is_plain = url.endpoint.scheme == "http"  # nginx and others answer so where they speak TLS
+        return "the URL may have lost a part: give all of it, in quotes" + is_plain * "; or the port wants https://"
     if status in _TRANSIENT or status >= 500:
         return "the trouble is at the origin: try again later, or ask who runs it"
     return "check the URL, and whether the origin wants a --header"

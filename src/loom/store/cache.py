@@ -52,7 +52,10 @@ def cache_root(given: str | None, environ: Mapping[str, str]) -> str:
     "" when there is no home to put it into.
     """
     chosen = given or environ.get("LOOM_CACHE") or user_folder("cache", environ)
-    return os.path.abspath(chosen) if chosen else ""
+    try:
+        return os.path.abspath(chosen) if chosen else ""
+    except FileNotFoundError:
+        return chosen  # the working folder was removed, and so there is nothing at a path from there
 
 
 class Ref:

@@ -335,13 +335,15 @@ def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
 def remove_part(part: Part) -> bool:
     """Remove an unfinished download and its journal, unless a process is at it; return whether it is gone.
 
-    The journal's lock is held meanwhile, so that nobody goes on with the one without the other. Raises OSError.
+    The journal's lock is held meanwhile, so that nobody goes on with the one without the other; it must be the lock of
+    the journal that stands there: who begins replaces it. Raises OSError.
     """
     journal = part.path.removesuffix(_PART) + _JOURNAL
     with contextlib.suppress(FileNotFoundError):
         lock = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if not _can_lock(lock) or is_in_use(part.path):
+            is_ours = _can_lock(lock) and os.path.samestat(os.fstat(lock), os.stat(journal))
+            if not is_ours or is_in_use(part.path):
                 return False
             remove(journal)
             remove(part.path)

@@ -22,7 +22,7 @@ from loom.store.cache import NEW, Cache, Ref, names_in, remove, settled_blob
 from loom.store.hashing import hash_file, hash_unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 QUARANTINED = 4
 """So many wrong blobs are kept to be looked at: a disk that spoils them again and again must not fill up with them."""
@@ -94,23 +94,26 @@ def _leading_to(cache: Cache, blob: str) -> Iterator[tuple[str, Ref]]:
     return ((key, ref) for key, ref in cache.records() if ref is not None and ref.blob == blob)
 
 
-def settle(cache: Cache, blob: str) -> bool:
-    """Settle one new blob; return whether it is, by this process or another one. Raises OSError."""
+def settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None = None) -> bool:
+    """Settle one new blob; return whether it is, by this process or another one. Raises OSError.
+
+    on_hashed: as for `hash_file`, if the blob has to be hashed.
+    """
     try:
-        return _settle(cache, blob)
+        return _settle(cache, blob, on_hashed)
     except FileNotFoundError:
         if any(_leading_to(cache, blob)):
             raise
         return True
 
 
-def _settle(cache: Cache, blob: str) -> bool:
+def _settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None) -> bool:
     path = cache.blob_path(blob)
     trusted = next((ref for _, ref in _leading_to(cache, blob) if cache.is_whole(ref)), None)
     if trusted is None:
         return False
     has_survived = cache.has_survived(trusted)
-    digest = trusted.digest if has_survived and trusted.digest else hash_file(Path(path))
+    digest = trusted.digest if has_survived and trusted.digest else hash_file(Path(path), on_hashed)
     if not has_survived and digest != trusted.digest:
         return False  # a reboot came before the sync, and what is here cannot be proved to be what was fetched
     if not cache.is_whole(trusted):

@@ -107,7 +107,7 @@ class Staging:
 
         Where there are no locks, everybody gets it.
         """
-        with faults("open", self._journal_path):
+        with faults("write to", self._journal_path.parent):
             fd = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -436,14 +436,19 @@ def check_out(path: Path) -> Path:
         mode, folder_mode = _mode_of(path), _mode_of(path.parent)
     if stat.S_ISDIR(mode):
         raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
-    if (mode and not stat.S_ISREG(mode)) or is_among_devices(str(path.parent.resolve())):
+    try:
+        folder = path.parent.resolve()
+    except FileNotFoundError:
+        hint = "go to one that is there, or give --out the whole path"
+        raise StoreError("the working folder was removed", hint) from None
+    if (mode and not stat.S_ISREG(mode)) or is_among_devices(str(folder)):
         raise UsageError(f"{path} is a device or a pipe", "a model goes to a file: --out FILE")
     not_folder = next((one for one in path.parents if (mode := _mode_of(one)) and not stat.S_ISDIR(mode)), None)
     if not_folder is not None:
         raise StoreError(f"{not_folder} is a file, not a folder", "choose another --out")
     if not stat.S_ISDIR(folder_mode):
         raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
-    return path.parent.resolve() / path.name
+    return folder / path.name
 
 
 def _paths(stem: Path, rank: int) -> tuple[Path, Path]:

@@ -1,0 +1,58 @@
+"""What whoever watches a fetch is told of its rate."""
+
+from __future__ import annotations
+
+from threading import Lock
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loom.core.options import Options
+from loom.core.ranges import Span
+from loom.core.transfer import Transfer
+from loom.fetching import reporter
+from loom.fetching.reporter import Reporter
+
+if TYPE_CHECKING:
+    from loom.core.receipt import Progress
+
+MB = 1_000_000
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """The time, in its only element."""
+    now = [100.0]
+    monkeypatch.setattr(reporter.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_rate_counts_from_the_request_and_without_what_was_there(clock) -> None:
+    """The first bytes count, from when they were asked for; those of an earlier fetch do not."""
+    told: list[Progress] = []
+    report = Reporter(told.append)
+    report.connecting()
+    clock[0] += 0.5
+    transfer = Transfer(100 * MB, Options(), ranges=[Span(0, 30 * MB)])
+    report.job = SimpleNamespace(lock=Lock(), transfer=transfer)
+    for received in (31 * MB, 32 * MB):
+        transfer.have.add(30 * MB, received)
+        report.now()
+        clock[0] += 0.5
+    clock[0] += reporter.RATE_WINDOW_S
+    report.now()
+    assert [progress.bytes_per_second for progress in told] == [0.0, 2 * MB, 2 * MB, 0.0]
+
+
+def test_the_rate_of_a_stream_that_begins_again(clock) -> None:
+    """What the first try brought is no part of the second one's rate."""
+    told: list[Progress] = []
+    report = Reporter(told.append)
+    report.connecting()
+    report.stream = SimpleNamespace(size=None, received=0, patience=SimpleNamespace(retries=0))
+    for received in (4 * MB, 0, 1 * MB):
+        clock[0] += 0.5
+        report.stream.received = received
+        report.now()
+    assert [progress.bytes_per_second for progress in told] == [0.0, 8 * MB, 0.0, 2 * MB]

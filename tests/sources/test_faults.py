@@ -1,0 +1,39 @@
+"""Errors of the network in words."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from loom.core.urls import parse_url
+from loom.sources.faults import fault_of
+
+URL = parse_url("https://host.test/m")
+
+
+def tls_error(kind: type[ssl.SSLError], reason: str, text: str) -> ssl.SSLError:
+    error = kind(1, text)
+    error.reason = reason
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            tls_error(ssl.SSLEOFError, "UNEXPECTED_EOF_WHILE_READING", "EOF occurred in violation ... (_ssl.c:2580)"),
+            "the connection was cut off",
+        ),
+        (
+            tls_error(ssl.SSLError, "SSLV3_ALERT_HANDSHAKE_FAILURE", "[SSL: SSLV3...] sslv3 alert ... (_ssl.c:1006)"),
+            "TLS: sslv3 alert handshake failure",
+        ),
+        (ConnectionResetError(104, "Connection reset by peer"), "connection reset by peer"),
+    ],
+)
+def test_words(error: OSError, message: str) -> None:
+    """A lost connection is told in words that hold nothing of OpenSSL's source, and with what to do."""
+    fault = fault_of(URL, error, 30)
+    assert fault.error.message == f"host.test: {message}"
+    assert fault.error.hint
