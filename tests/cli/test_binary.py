@@ -141,6 +141,15 @@ def test_version_and_help(loom) -> None:
         assert (done.returncode, "--workers" in done.stdout) == (0, True)
 
 
+def test_nothing_but_the_name_gets_half_a_screen(loom) -> None:
+    """`loom` alone is a usage error that shows the commands and where the rest is, not a hundred lines of flags."""
+    done = loom()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "register" in done.stderr
+    assert "loom --help" in done.stderr
+    assert done.stderr.count("\n") < 32
+
+
 def test_version_imports_nothing_heavy(environ) -> None:
     """Start-up is a feature: the version needs neither argparse nor asyncio nor ssl."""
     script = "import sys; sys.argv[1:] = ['--version']; from loom.__main__ import main; main(); print(*sys.modules)"

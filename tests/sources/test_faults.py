@@ -37,3 +37,12 @@ def test_words(error: OSError, message: str) -> None:
     fault = fault_of(URL, error, 30)
     assert fault.error.message == f"host.test: {message}"
     assert fault.error.hint
+
+
+def test_a_certificate_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL passes over a wrong SSL_CERT_FILE in silence; whoever then trusts nobody is told of it."""
+    error = tls_error(ssl.SSLCertVerificationError, "CERTIFICATE_VERIFY_FAILED", "unable to get local issuer")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    assert fault_of(URL, error, 30).error.hint == "SSL_CERT_FILE names /nowhere/ca.pem, which cannot be read"
+    monkeypatch.delenv("SSL_CERT_FILE")
+    assert "--ca-file" in fault_of(URL, error, 30).error.hint

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from loom.cli.commands import COMMANDS
 from loom.cli.context import Voice, is_on
 from loom.cli.output import Talk, error_to_dict, format_error, print_json
-from loom.cli.parser import main_parser, no_such_command
+from loom.cli.parser import format_first_page, no_such_command
 from loom.errors import Interrupted, LoomError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
 def _dispatch(arguments: list[str], voice: Voice) -> int:
     """Find the command: a module of its name in `loom.cli.commands`. Without one it is the original form."""
     if not arguments:
-        main_parser().print_help(sys.stderr)
+        sys.stderr.write(format_first_page())
         return 2
     word, rest = arguments[0], arguments[1:]
     if word.startswith("-"):

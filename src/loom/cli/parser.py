@@ -91,18 +91,30 @@ def no_such_command(word: str) -> UsageError:
     )
 
 
+_ABOUT = "Get model weights into a container that starts cold, fast and dependably."
+
 _USAGE = """loom fetch URL [-o FILE] [options]
        loom --url URL [--out FILE] [options]
        loom COMMAND ... | loom help COMMAND"""
 
 
-def main_parser() -> Parser:
-    """Return the parser of the original form, whose help is the tool's first page."""
-    text = "Get model weights into a container that starts cold, fast and dependably."
-    parser = new_parser("loom", text, _USAGE, EPILOG)
+def format_first_page() -> str:
+    """Return what to show somebody who has typed nothing but `loom`: what there is, on half a screen."""
+    parser = new_parser("loom", _ABOUT, _USAGE, f"{EPILOG.partition('Every setting')[0]}\nAll options: loom --help")
+    _add_commands(parser)
+    return parser.format_help()
+
+
+def _add_commands(parser: Parser) -> None:
     commands = parser.add_argument_group("commands")
     for name, text in COMMANDS.items():
         commands.add_argument(f"{name:<8}", nargs="?", help=text, action=_Heading)
+
+
+def main_parser() -> Parser:
+    """Return the parser of the original form, whose help has everything."""
+    parser = new_parser("loom", _ABOUT, _USAGE, EPILOG)
+    _add_commands(parser)
     group = parser.add_argument_group("the original form")
     add_flags(group, [URL, OUT], {"out": "where the file goes (default: output)"})
     _add_all(parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 from loom.core.faults import MAX_AT_ONCE, Fault, Remedy, retry_delay
@@ -17,12 +18,20 @@ T = TypeVar("T")
 
 
 class Patience:
-    """Counts the tries of one thing. `note` says, for people, what it is waiting for; empty while it is not."""
+    """Counts the tries of one thing."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self.retries = 0
-        self.note = ""
+        self._waits_for: tuple[str, float] | None = None
+
+    @property
+    def note(self) -> str:
+        """What it is waiting for, for people, and for how long still; empty while it is not. From any thread."""
+        if (waits_for := self._waits_for) is None:
+            return ""
+        why, until = waits_for
+        return f"{why}; next try in {max(0.0, until - time.monotonic()):.0f} s"
 
     async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return what `attempt` returns; after a Fault try again while that can help, else raise its error."""
@@ -42,6 +51,7 @@ class Patience:
         if delay_s is None:
             raise fault.error from fault
         self.retries = tries
-        self.note = f"{fault.error}; next try in {delay_s:.0f} s" if delay_s else ""
+        if delay_s:
+            self._waits_for = str(fault.error), time.monotonic() + delay_s
         await asyncio.sleep(delay_s)
-        self.note = ""
+        self._waits_for = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -58,6 +59,8 @@ def _fault_of_tls(where: str, error: ssl.SSLError | HandshakeSilent) -> Fault | 
     """Return what is particular to TLS; None for what may happen to any connection."""
     if isinstance(error, ssl.SSLCertVerificationError):
         hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
+        if (named := os.environ.get("SSL_CERT_FILE")) and not os.access(named, os.R_OK):
+            hint = f"SSL_CERT_FILE names {named}, which cannot be read"
         reason = error.verify_message or error.reason
         return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
     if error.is_plain if isinstance(error, HandshakeSilent) else error.reason in _NOT_TLS:
