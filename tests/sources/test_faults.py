@@ -42,6 +42,7 @@ def test_words(error: OSError, message: str) -> None:
 def test_a_certificate_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenSSL passes over a wrong SSL_CERT_FILE in silence; whoever then trusts nobody is told of it."""
     error = tls_error(ssl.SSLCertVerificationError, "CERTIFICATE_VERIFY_FAILED", "unable to get local issuer")
+    error.verify_message = "unable to get local issuer certificate"
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     assert fault_of(URL, error, 30).error.hint == "SSL_CERT_FILE names /nowhere/ca.pem, which cannot be read"
     monkeypatch.delenv("SSL_CERT_FILE")
