@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -26,7 +27,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from loom.core.addresses import is_address, parse_address, plain_ip
 from loom.core.headers import parse_request_range
+from loom.core.names import check_node
 from loom.core.proof import SCHEME, is_proved
 from loom.core.swarm import Grid, format_availability, parse_bitmap, units_of
 from loom.errors import UsageError
@@ -53,6 +56,9 @@ RETRY_AFTER_S = 0.2
 
 TELL_S = 0.3
 """How long digests are computed for one answer; one of them, in any case, is told."""
+
+_TARGET = re.compile(rb"/[!-~]*")
+"""RFC 3986 knows no other characters; some of those that it does not know mean something to a file system."""
 
 _REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
             405: "Method Not Allowed", 416: "Range Not Satisfiable", 503: "Service Unavailable",
@@ -189,7 +195,7 @@ class PeerServer:
         if request.target == "/healthz":
             return request
         said, host, now = request.get("authorization"), request.get("host"), time.time()
-        is_ours = self.authority in ("", host)
+        is_ours = not self.authority or host in (self.authority, self.authority.removesuffix(":80"))
         if self._token is not None and not (is_ours and is_proved(said, self._token, host, request.target, now)):
             raise _Refused(401, "access-denied", {"WWW-Authenticate": SCHEME})
         self._introduce(request, writer)
@@ -198,11 +204,10 @@ class PeerServer:
 
     def _introduce(self, request: _Request, writer: asyncio.StreamWriter) -> None:
         """Note who asks, if it listens where it comes from: nobody can send us elsewhere."""
-        node, address = request.get("loom-node"), request.get("loom-address")
-        host = address.removeprefix("http://").rpartition(":")[0].strip("[]")
         come_from = writer.get_extra_info("peername")
-        if node and come_from and host == come_from[0]:
-            self._on_visit(Visitor(node, address))
+        visitor = _parse_visitor(request.get("loom-node"), request.get("loom-address"))
+        if visitor and come_from and str(parse_address(visitor.address).ip) == plain_ip(come_from[0]):
+            self._on_visit(visitor)
 
     async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> None:
         match request.target.split("/"):
@@ -304,7 +309,7 @@ def _parse_request(head: bytes) -> _Request:
     lines = head[:-4].split(b"\r\n")
     method, _, rest = lines[0].partition(b" ")
     target, _, protocol = rest.partition(b" ")
-    if protocol != b"HTTP/1.1" or not target.startswith(b"/") or not target.isascii():
+    if protocol != b"HTTP/1.1" or not _TARGET.fullmatch(target):
         raise _Refused(400, "bad-request")
     if method != b"GET":
         raise _Refused(405, "bad-method", {"Allow": "GET"})
@@ -318,6 +323,14 @@ def _parse_request(head: bytes) -> _Request:
     if "transfer-encoding" in fields or fields.get("content-length", "0") != "0" or "host" not in fields:
         raise _Refused(400, "bad-request")
     return _Request(target.decode("ascii"), fields)
+
+
+def _parse_visitor(node: str, address: str) -> Visitor | None:
+    """Return who introduces itself so; None for nobody, or for one whose words could be taken for something else."""
+    with contextlib.suppress(UsageError, UnicodeError):
+        name = check_node(node.encode("latin-1").decode())  # names are sent as UTF-8
+        return Visitor(name, address) if address.startswith("http://") and is_address(address) else None
+    return None
 
 
 def _head(status: int, length: int, fields: dict[str, str]) -> bytes:
