@@ -95,6 +95,11 @@ def is_address(address: str) -> bool:
         return False
 
 
+def format_authority(host: str, port: int) -> str:
+    """Return host:port as a URL has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def plain_ip(host: str) -> str:
     """Return an IP address as a socket tells it in its one form: IPv4 comes in IPv6's clothes through [::]."""
     ip = ip_address(host)

@@ -173,6 +173,7 @@ class _Fetch:
         decrypts = self._source.reference.endpoint.scheme == "https"
         crew = self._crew = Crew(self._options, self._tick, decrypts=decrypts)
         if self._peers is not None:
+            self._peers.open()
             self._peers.wait_for_news()
         self._probed = crew.run(self._probe(crew, record, have))
         return self._probed
