@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import struct
 import time
 from typing import IO, TYPE_CHECKING
 
@@ -188,6 +189,51 @@ def test_a_head_without_an_end_is_cut(door: Door) -> None:
         one.settimeout(5)
         with contextlib.suppress(ConnectionResetError):
             assert one.recv(100) == b""
+
+
+def test_who_only_sits_there_keeps_nobody_out(guarded: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When there is no room for more connections the one that has been silent for longest makes room."""
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 8)
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(guarded.connect()) for _ in range(20)]
+        for number, one in enumerate(idle):
+            with contextlib.suppress(OSError):
+                one.sendall(b"GET /" if number % 2 else b"")
+        assert guarded.get("/healthz")[0] == 200
+        assert _end_of_stream(idle[0])
+
+
+def _end_of_stream(one: socket.socket) -> bool:
+    one.settimeout(5)
+    with contextlib.suppress(ConnectionResetError):
+        return one.recv(1) == b""
+    return True
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_clients_that_misbehave_leave_it_standing(
+    path: Path, token: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Garbage, half a request, fifty at once, a reset in the middle: it answers the next one, and logs nothing."""
+    it = doors(path, token)
+    door = next(it)
+    target = f"/blobs/{KEY}"
+    proof = f"Authorization: {prove(TOKEN, door.authority, target, time.time())}"
+    whole = request(target, door.authority, "Range: bytes=0-", proof)
+    for said in (b"", b"\0" * 20_000, whole[:-2], whole, whole * 50, request("/healthz", door.authority) * 300,
+                 request(f"{target}/digests/7", door.authority, proof)):  # fmt: skip
+        for has_patience in (False, True):
+            with door.connect() as one, contextlib.suppress(OSError):
+                one.sendall(said)
+                if has_patience:
+                    one.settimeout(0.2)
+                    one.recv(100)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: not door.server.load, "the uploads are over")
+    assert door.get(target, "Range: bytes=0-9", proof)[2] == DATA[:10]
+    for _ in it:
+        pass
+    assert not caplog.records
 
 
 def test_without_the_proof_nothing_is_told(guarded: Door) -> None:

@@ -114,6 +114,7 @@ class PeerServer:
         self._token = token
         self._on_visit = on_visit
         self._connections: set[asyncio.Task[None]] = set()
+        self._waiting: dict[asyncio.Task[None], None] = {}
         self._loop = asyncio.new_event_loop()
         self._hashers = ThreadPoolExecutor(2, "loom-digests")
         self._is_draining = False
@@ -161,24 +162,39 @@ class PeerServer:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._connections) >= MAX_CONNECTIONS:
+        if task is None or (len(self._connections) >= MAX_CONNECTIONS and not self._make_room()):
             writer.transport.abort()
             return
         self._connections.add(task)
         try:
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                await self._converse(reader, writer)
+                await self._converse(task, reader, writer)
         except asyncio.CancelledError:
-            pass  # we are stopping
+            pass  # we are stopping, or there is no room
         finally:
             self._connections.discard(task)
             writer.transport.abort()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _make_room(self) -> bool:
+        """End the connection that has been silent for longest: strangers who only sit there keep nobody out."""
+        for task in self._waiting:
+            del self._waiting[task]
+            self._connections.discard(task)
+            task.cancel()
+            return True
+        return False
+
+    async def _converse(
+        self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         timeout_s = HEAD_TIMEOUT_S
         while not self._is_draining:
-            async with asyncio.timeout(timeout_s):
-                head = await reader.readuntil(b"\r\n\r\n")
+            self._waiting[task] = None
+            try:
+                async with asyncio.timeout(timeout_s):
+                    head = await reader.readuntil(b"\r\n\r\n")
+            finally:
+                self._waiting.pop(task, None)
             timeout_s = IDLE_TIMEOUT_S
             try:
                 request = self._admit(head, writer)
