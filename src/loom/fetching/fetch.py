@@ -210,18 +210,24 @@ class _Fetch:
     async def _probe(self, crew: Crew, record: Record | None, have: Version | None) -> Reply:
         """Ask for what is missing of the first unfinished chunk, with the same patience as for every other one."""
         span = self._first_span(record)
-        if self._peers is not None and self._peers.has_company:
-            try:
-                return await self._source.probe(crew.first_pool, span, have)
-            except Fault as fault:
-                if fault.remedy is not Remedy.NONE and (version := await self._peers.resolve(reference_key(self._url))):
-                    raise _OriginAway(fault.error.message, Hearsay(version)) from fault
-        reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
+        reply = await self._patience.persist(lambda: self._ask_anybody(crew, span, have))
         if span.start and reply.span == (0, 0) and reply.version.size:
             reply.response.connection.close()
             span = Span(0, self._options.chunk_size)  # it has shrunk since: begin at the beginning
             reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
         return reply
+
+    async def _ask_anybody(self, crew: Crew, span: Span, have: Version | None) -> Reply:
+        """Ask the origin; when that is in vain, and might not be another time, ask peers. Raises Fault, _OriginAway."""
+        try:
+            return await self._source.probe(crew.first_pool, span, have)
+        except Fault as fault:
+            if fault.remedy is Remedy.NONE or self._peers is None:
+                raise
+            version = await self._peers.resolve(reference_key(self._url))
+            if version is None:
+                raise
+            raise _OriginAway(fault.error.message, Hearsay(version)) from fault
 
     def _first_span(self, record: Record | None) -> Span:
         """Return the first bytes that are missing; the first byte when none is: an empty range would be a 416."""
@@ -251,7 +257,7 @@ class _Fetch:
         if self._peers is not None and version.is_known and size:
             reference = reference_key(self._url)
             key = version_key(reference, version.etag, version.last_modified, size)
-            self._peers.join(job, key, reference, options.sha256 or "")
+            self._peers.join(job, key, reference, options.sha256 or "", is_hearsay=first is None)
         if options.sha256:
             self._hasher = Hasher(size, job.front, staging.read)
         if not transfer.is_complete or job.company is not None:

@@ -165,9 +165,14 @@ class Peers:
         versions = Counter(version for version in said if isinstance(version, Version))
         return versions.most_common(1)[0][0] if versions else None
 
-    def join(self, job: Job, key: str, reference: str, digest: str = "") -> None:
-        """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them."""
+    def join(self, job: Job, key: str, reference: str, digest: str = "", *, is_hearsay: bool = False) -> None:
+        """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them.
+
+        is_hearsay: a peer has told of them, for the origin is away: then peers have time to bring some, too.
+        """
         company = Company(job, key, self.fleet, self._own_pool(), self._options, self.taken, self.rejected)
+        if is_hearsay:
+            company.fed_at, job.transfer.is_fed_elsewhere = now(), True
         version = job.version
         self._facts = {
             "key": key, "reference": reference, "digest": digest, "size": version.size, "etag": version.etag,
@@ -258,7 +263,8 @@ class Company:
             ask=lambda peer, units: self._source.digests(self._pool, peer.address, units),
             failed=lambda peer, fault: self._failed(None, peer, fault), wrong=self._reject,
         )  # fmt: skip
-        self._fed_by_peers_at = float("-inf")
+        self.fed_at = float("-inf")
+        """When peers last brought what is worth having, or promised it."""
         self._pulls: dict[int, asyncio.Task[None]] = {}
         self._polls: dict[str, asyncio.Task[None]] = {}
         self._cut: set[int] = set()
@@ -360,7 +366,7 @@ class Company:
         self._wake = asyncio.Event()
         while not self._job.finished.is_set():
             self._wake.clear()
-            self._job.transfer.is_fed_elsewhere = now() - self._fed_by_peers_at < PATIENT_S
+            self._job.transfer.is_fed_elsewhere = now() - self.fed_at < PATIENT_S
             while len(self._pulls) < PULLS and self._begin_pull():
                 pass
             self._poll()
@@ -463,7 +469,7 @@ class Company:
         with self._job.lock:
             self._taken[peer.name] = self._taken.get(peer.name, 0) + size
             if self._swarm.fed(peer, at := now(), size):
-                self._fed_by_peers_at = at
+                self.fed_at = at
         return left
 
     def _failed(self, number: int | None, peer: Peer, fault: PeerFault) -> None:

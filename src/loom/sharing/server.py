@@ -23,7 +23,7 @@ import re
 import socket
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -125,10 +125,8 @@ class PeerServer:
 
     def start(self) -> None:
         """Begin to answer."""
-        ready: Future[None] = Future()
         self._thread.start()
-        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._open(ready)))
-        ready.result()
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Take no more connections; let uploads under way end for up to `drain_s`, then cut them."""
@@ -148,9 +146,8 @@ class PeerServer:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    async def _open(self, ready: Future[None]) -> None:
+    async def _open(self) -> None:
         self._server = await asyncio.start_server(self._accept, sock=self._socket, limit=MAX_HEAD)
-        ready.set_result(None)
 
     async def _close(self) -> None:
         self._server.close()

@@ -207,7 +207,7 @@ def _parse_version(body: bytes) -> Version:
     """
     facts = json.loads(body)
     version = Version(facts["size"], facts["etag"], facts["last_modified"])
-    is_size = isinstance(version.size, int) and 0 < version.size <= MAX_SIZE
+    is_size = type(version.size) is int and 0 < version.size <= MAX_SIZE  # True would be one, too
     if not is_size or not version.is_known or not all(map(_VALIDATOR.fullmatch, (version.etag, version.last_modified))):
         raise ValueError("no version of a file")
     return version
