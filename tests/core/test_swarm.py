@@ -20,6 +20,7 @@ from loom.core.swarm import (
     MAX_UNITS,
     PATIENCE_S,
     PULLS_PER_PEER,
+    SHARES,
     STALL_S,
     Availability,
     Grid,
@@ -258,6 +259,8 @@ def test_single_bytes_are_no_headway() -> None:
     assert it.ask_origin(ALL, 10.0 + STALL_S + 0.1) is not None
     assert it.fed(peer, 111.0, HEADWAY)
     assert not peer.strikes
+    assert it.ask_origin(ALL, 111.0) is not None
+    it.fed(peer, 111.0, SIZE // SHARES)
     assert it.ask_origin(ALL, 111.0 + STALL_S - 0.1) is None
 
 

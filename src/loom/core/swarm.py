@@ -64,10 +64,15 @@ whole, so shorter ones spread sooner, and longer ones cost less."""
 PATIENCE_S = 2.0
 MAX_PATIENCE_S = 20.0
 STALL_S = 5.0
-"""With nothing coming from any peer for so long, what peers claim to have no longer counts."""
+"""With next to nothing coming from any peer for so long, what peers claim to have no longer counts."""
 
 HEADWAY = 256 * 1024
 """Bytes that count as being fed. Single ones do not: with them a peer could keep everybody waiting for ever."""
+
+SHARES = 1000
+"""Of so many shares of the file peers have to bring one in STALL_S, or what they claim to have no longer counts: so
+they can hold up a fetch for an hour and a half at most, however large it is.
+"""
 
 AVOID_S = 2.0
 MAX_AVOID_S = 60.0
@@ -322,6 +327,7 @@ class Swarm:
         self._hungry_since: float | None = None
         self._fed_at: float | None = None
         self._brought = 0
+        self._fed_mark = max(HEADWAY, grid.size // SHARES)
         self._awaiting_since: float | None = None
         self._hear_left_s = MAX_HEAR_S
         self._busy_at: float | None = None
@@ -386,17 +392,19 @@ class Swarm:
         peer.heard_at, peer.avoided_until, peer.has_spoken = now, 0.0, True
 
     def fed(self, peer: Peer, now: float, size: int = HEADWAY) -> bool:
-        """Bytes have come from a peer; return whether that makes headway, together with those before."""
-        self._brought += size
+        """Bytes have come from a peer; return whether that makes headway, together with those before.
+
+        What peers claim to have keeps a node from the origin only while they bring a share of the file, too.
+        """
+        before, self._brought = self._brought, self._brought + size
+        if self._brought >= self._fed_mark:
+            self._fed_mark, self._fed_at = self._brought + max(HEADWAY, self.grid.size // SHARES), now
         peer.brought += size
         if peer.brought >= HEADWAY:
             was_struck, peer.brought, peer.breaks, peer.strikes = peer.strikes > 0, 0, 0, 0
             if was_struck:
                 self._reckon_homes()
-        if self._brought < HEADWAY:
-            return False
-        self._brought, self._fed_at = 0, now
-        return True
+        return before // HEADWAY < self._brought // HEADWAY
 
     def busy(self, peer: Peer, wait_s: float, now: float) -> None:
         """A peer has no slot to spare."""
