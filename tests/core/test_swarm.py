@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loom.core.ranges import RangeSet, Span
 from loom.core.swarm import (
+    GONE_STRIKES,
     HEADWAY,
     HEAR_S,
     HELP_AFTER_S,
@@ -262,6 +263,19 @@ def test_single_bytes_are_no_headway() -> None:
     assert it.ask_origin(ALL, 111.0) is not None
     it.fed(peer, 111.0, SIZE // SHARES)
     assert it.ask_origin(ALL, 111.0 + STALL_S - 0.1) is None
+
+
+def test_who_comes_back_at_another_address_begins_afresh() -> None:
+    """Its process is a new one; but who handed out wrong bytes is the same node still."""
+    it = swarm_of("a", "b")
+    for peer in it.peers.values():
+        it.failed(peer, 0.0, GONE_STRIKES)
+    it.ban(it.peers["b"])
+    for name in ("a", "b"):
+        it.meet(name, f"http://{name}:2")
+    assert it.to_poll(0.1, is_idle=True) == [it.peers["a"]]
+    it.saw(it.peers["b"], Availability(GRID.everything, {}), 0.1)
+    assert it.choose(ALL, 0.1) is None
 
 
 def test_who_breaks_off_again_and_again_has_failed() -> None:

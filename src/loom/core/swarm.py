@@ -341,7 +341,9 @@ class Swarm:
         peer = self.peers.get(name)
         if peer is None:
             peer = self.peers[name] = Peer(name, address, is_near, is_neighbour=False)
-        peer.address = address
+        if peer.address != address:  # another process: what the last one failed to do is not its fault
+            peer.address, peer.strikes, peer.breaks, peer.avoided_until = address, 0, 0, 0.0
+            self._forget(peer)
         if not peer.is_neighbour and sum(it.is_neighbour and not it.strikes for it in self.peers.values()) < most:
             peer.is_neighbour, peer.is_near = True, is_near
 

@@ -1,9 +1,9 @@
 """The peers of one fetch: what it takes from them, and what it hands to them while it runs.
 
 Who finds all in the cache listens nowhere. From the first request to the origin (`open`) until the bytes are known
-(`join`) there is only a server with an empty shelf, so that the control plane can be told an
-address at once. From then on one task on the crew's first loop asks the swarm what to take from whom, and takes it,
-beside the workers that ask the origin.
+(`join`) there is only a server with an empty shelf, so that the control plane can be told an address at once. From
+then on one task on the crew's first loop asks the swarm what to take from whom, and takes it, beside the workers that
+ask the origin.
 """
 
 from __future__ import annotations
