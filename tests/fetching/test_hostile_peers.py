@@ -281,6 +281,25 @@ def test_wrong_bytes_are_found_out_when_somebody_else_vouches(cold: Cold) -> Non
     assert receipt.warnings
 
 
+def test_vouchers_that_never_answer_are_not_all_waited_for(cold: Cold) -> None:
+    """The file is complete, and each of nine would cost half a second: after one second it is done, and says so."""
+
+    def vouches_in_vain(ask: Ask) -> None:
+        if ask.kind == "digests":
+            ask.pause(60)
+        elif ask.kind == "blob":
+            ask.part(ask.start, ask.end)
+            ask.send(DATA[ask.start : ask.end])
+        else:
+            ask.head("200 OK", 0)
+
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(lying(cold, vouches_in_vain, f"n{number}")) for number in range(9)]
+        receipt = cold.fetch("b")
+    assert "no other node could vouch" in receipt.warnings[0]
+    assert 0 < sum("/digests/" in target for peer in peers for target in peer.asked) < len(peers)
+
+
 @pytest.mark.parametrize("wait", ["nan", "inf", "-inf", "-1", "1e999", "", "0x1", "9" * 400, "Mon, 01 Jan 2035"])
 def test_a_busy_peer_is_asked_again(cold: Cold, origin: Origin, wait: str) -> None:
     """Whatever it says for how long it is busy: only what makes sense counts, and no more than a moment."""
