@@ -334,7 +334,7 @@ class Simulation:
         if flow.peer is None:
             self.from_origin += size
         else:
-            node.swarm.fed(flow.peer, self.now)
+            node.swarm.fed(flow.peer, self.now, size)
         if left and flow.pos < flow.end:
             return True
         node.transfer.ended(flow.worker, self.now)

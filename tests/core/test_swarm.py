@@ -10,12 +10,18 @@ from hypothesis import strategies as st
 
 from loom.core.ranges import RangeSet, Span
 from loom.core.swarm import (
+    GONE_STRIKES,
+    HEADWAY,
     HEAR_S,
     HELP_AFTER_S,
+    MAX_HEAR_S,
     MAX_HOMES,
     MAX_PATIENCE_S,
+    MAX_PEERS,
     MAX_UNITS,
     PATIENCE_S,
+    PULLS_PER_PEER,
+    SHARES,
     STALL_S,
     Availability,
     Grid,
@@ -222,7 +228,7 @@ def test_peers_that_claim_all_and_bring_nothing_hold_nobody_up() -> None:
 
 
 def test_who_failed_is_left_alone_longer_each_time_and_forgiven() -> None:
-    """What it had does not count meanwhile; a byte from it makes good for all."""
+    """What it had does not count meanwhile; what is worth having makes good for all."""
     it = swarm_of("a")
     peer = it.peers["a"]
     waits = []
@@ -240,6 +246,112 @@ def test_who_failed_is_left_alone_longer_each_time_and_forgiven() -> None:
     it.saw(peer, Availability(GRID.everything, {}), 100.0)
     assert it.choose(ALL, 100.0) is None
     assert it.to_poll(1000.0, is_idle=True) == []
+
+
+def test_single_bytes_are_no_headway() -> None:
+    """They neither make a peer that failed good again nor keep anybody waiting for more; many of them together do."""
+    it = swarm_of("a")
+    peer = it.peers["a"]
+    it.failed(peer, 0.0)
+    it.saw(peer, Availability(GRID.everything, {}), 10.0)
+    assert it.ask_origin(ALL, 10.0) is None
+    assert not any(it.fed(peer, 10.0 + number, 1) for number in range(100))
+    assert peer.strikes
+    assert it.ask_origin(ALL, 10.0 + STALL_S + 0.1) is not None
+    assert it.fed(peer, 111.0, HEADWAY)
+    assert not peer.strikes
+    assert it.ask_origin(ALL, 111.0) is not None
+    it.fed(peer, 111.0, SIZE // SHARES)
+    assert it.ask_origin(ALL, 111.0 + STALL_S - 0.1) is None
+
+
+def test_who_comes_back_at_another_address_begins_afresh() -> None:
+    """Its process is a new one; but who handed out wrong bytes is the same node still."""
+    it = swarm_of("a", "b")
+    for peer in it.peers.values():
+        it.failed(peer, 0.0, GONE_STRIKES)
+    it.ban(it.peers["b"])
+    for name in ("a", "b"):
+        it.meet(name, f"http://{name}:2")
+    assert it.to_poll(0.1, is_idle=True) == [it.peers["a"]]
+    it.saw(it.peers["b"], Availability(GRID.everything, {}), 0.1)
+    assert it.choose(ALL, 0.1) is None
+
+
+def test_who_breaks_off_again_and_again_has_failed() -> None:
+    """Once it may be a fetch that is done; with nothing worth having in between it is no accident."""
+    it = swarm_of("a")
+    peer = it.peers["a"]
+    for _ in range(PULLS_PER_PEER):
+        it.gone(peer, 0.0)
+        assert it.to_poll(0.0, is_idle=True) == [peer]
+    it.fed(peer, 0.0)
+    for _ in range(PULLS_PER_PEER):
+        it.gone(peer, 0.0)
+    assert not peer.strikes
+    it.gone(peer, 0.0)
+    assert peer.strikes
+    assert it.to_poll(0.0, is_idle=True) == []
+
+
+def test_dead_ones_without_end_hold_nobody_up() -> None:
+    """New ones are met all the time, and none of them ever speaks: one does not wait for each."""
+    it, now = swarm_of(), 0.0
+    while it.ask_origin(ALL, now) is None:
+        now += 0.1
+        it.meet(f"dead{now:.1f}", "http://dead:1")
+        assert now < 2 * MAX_HEAR_S
+    assert it.is_alone(now)
+
+
+def test_homes_that_never_spoke_are_given_up() -> None:
+    """When there is nothing to take from anybody they are asked whether they are there at all."""
+    homes = [f"dead{number}" for number in range(MAX_HOMES - 1)]
+    it, now = swarm_of(homes=tuple(homes)), 100.0
+    it.choose(ALL, now)
+    while it.homes != ("me",):
+        now += 0.5
+        it.ask_origin(ALL, now)
+        for peer in it.to_poll(now, is_idle=True):
+            it.failed(peer, now)
+        assert now < 100.0 + MAX_PATIENCE_S / 2
+    assert it.ask_origin(ALL, now) is not None
+
+
+def test_who_is_dead_takes_nobodys_place() -> None:
+    """However many dead ones the list begins with, one that lives becomes a neighbour."""
+    it = swarm_of()
+    for number in range(MAX_PEERS):
+        it.meet(f"dead{number}", "http://dead:1")
+    it.meet("late", "http://late:1")
+    assert not it.peers["late"].is_neighbour
+    it.failed(it.peers["dead0"], 0.0)
+    it.meet("late", "http://late:1")
+    assert it.peers["late"].is_neighbour
+
+
+def test_a_visitor_moves_nobody() -> None:
+    """Where a node listens the control plane says, not who comes by under its name; nor are there too many."""
+    it = swarm_of()
+    it.visited("a", "http://early:1")
+    it.meet("a", "http://listed:1")
+    it.visited("a", "http://visitor:1")
+    assert it.peers["a"].address == "http://listed:1"
+    for number in range(1000):
+        it.visited(f"n{number}", "http://visitor:1")
+    assert len(it.peers) <= MAX_PEERS + MAX_HOMES
+
+
+def test_how_far_it_reaches_follows_from_what_is_told() -> None:
+    """Whole units one after the other, then the beginning of the next."""
+    step = GRID.unit_size
+    told = Availability(0b0110, {3: 500, 0: 9})
+    assert [GRID.reach(told, start) for start in (0, 5, 9, 10, step + 7, 3 * step + 499, 3 * step + 501)] == [
+        9, 9, 9, 10, 3 * step + 500, 3 * step + 500, 3 * step + 501,
+    ]  # fmt: skip
+    odd = Grid(SIZE - 1)
+    assert odd.reach(Availability(odd.everything, {}), 7) == SIZE - 1
+    assert GRID.reach(Availability(GRID.everything, {}), 7) == SIZE
 
 
 def test_who_ranks_lower_lets_go() -> None:

@@ -53,6 +53,25 @@ def test_closing_lets_tasks_clean_up() -> None:
     assert (let_go, held.cancelled(), threading.active_count()) == ([True], True, before)
 
 
+def test_closing_ends_tasks_that_miss_a_cancellation() -> None:
+    """One that took it for another one's, as a cut request does, or that begins another task in its end."""
+    started, missed = threading.Event(), []
+
+    async def miss() -> None:
+        for _ in range(3):
+            try:
+                started.set()
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                missed.append(asyncio.create_task(asyncio.sleep(1000)))
+
+    loops = Loops(1)
+    held = loops.submit(0, miss())
+    started.wait()
+    loops.close()
+    assert (held.done(), all(task.cancelled() for task in missed), len(missed)) == (True, True, 3)
+
+
 @pytest.mark.parametrize(
     ("text", "cores"),
     [

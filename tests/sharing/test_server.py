@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import struct
 import time
 from typing import IO, TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from loom.core.swarm import Availability, Grid
 from loom.sharing import server as server_module
 from loom.sharing.server import PeerServer, Visitor, listen
 from loom.sharing.shelf import OwnShelf, WholeFile
+from loom.sources.peer import Fleet
 from tests.fetching.getter import SECRET
 from tests.server.plane import wait_until
 
@@ -54,8 +56,9 @@ class Half:
 class Door:
     """A server, and where it is."""
 
-    def __init__(self, shelf: OwnShelf, token: str | None) -> None:
-        listening = listen("127.0.0.1", 0)
+    def __init__(self, shelf: OwnShelf, token: str | None, host: str = "127.0.0.1") -> None:
+        listening = listen(host, 0)
+        self.host = "127.0.0.1"
         self.authority = f"127.0.0.1:{listening.getsockname()[1]}"
         self.visits: list[Visitor] = []
         self.server = PeerServer(shelf, listening, token, self.visits.append)
@@ -63,7 +66,7 @@ class Door:
         self.server.start()
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", int(self.authority.rpartition(":")[2])), 10)
+        return socket.create_connection((self.host, int(self.authority.rpartition(":")[2])), 10)
 
     def say(self, *said: bytes) -> bytes:
         """Say something on a connection of its own; return all that comes until a second of silence, or the end."""
@@ -93,7 +96,8 @@ def _end_of(heard: bytes) -> int:
 
 
 def request(target: str, host: str, *lines: str) -> bytes:
-    return "\r\n".join((f"GET {target} HTTP/1.1", f"Host: {host}", *lines, "", "")).encode()
+    text = "\r\n".join((f"GET {target} HTTP/1.1", f"Host: {host}", *lines, "", ""))
+    return text.encode("utf-8", "surrogateescape")
 
 
 @pytest.fixture
@@ -153,6 +157,7 @@ def test_what_is_there_in_part_is_answered_in_part(door: Door) -> None:
     ("target", "lines", "status"),
     [
         ("/blobs/" + "b" * 64, (), 404), ("/blobs/../../etc/passwd", (), 404), ("/blobs/%2e%2e%2fetc", (), 404),
+        ("/refs/a\0b", (), 400), ("/refs/a%00b", (), 404), ("/refs/..", (), 404), ("/refs/a\tb", (), 400),
         ("/blobs/", (), 404), ("/blobs", (), 404), ("/", (), 404), ("/refs/none", (), 404), ("/refs/ref/x", (), 404),
         (f"/blobs/{KEY}", ("Range: bytes=9999999-",), 416), (f"/blobs/{KEY}", ("Range: bytes=5-4",), 416),
         (f"/blobs/{KEY}", ("Range: bytes=-5",), 416), (f"/blobs/{KEY}", ("Range: bytes=0-1,3-4",), 416),
@@ -186,6 +191,51 @@ def test_a_head_without_an_end_is_cut(door: Door) -> None:
             assert one.recv(100) == b""
 
 
+def test_who_only_sits_there_keeps_nobody_out(guarded: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When there is no room for more connections the one that has been silent for longest makes room."""
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 8)
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(guarded.connect()) for _ in range(20)]
+        for number, one in enumerate(idle):
+            with contextlib.suppress(OSError):
+                one.sendall(b"GET /" if number % 2 else b"")
+        assert guarded.get("/healthz")[0] == 200
+        assert _end_of_stream(idle[0])
+
+
+def _end_of_stream(one: socket.socket) -> bool:
+    one.settimeout(5)
+    with contextlib.suppress(ConnectionResetError):
+        return one.recv(1) == b""
+    return True
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_clients_that_misbehave_leave_it_standing(
+    path: Path, token: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Garbage, half a request, fifty at once, a reset in the middle: it answers the next one, and logs nothing."""
+    it = doors(path, token)
+    door = next(it)
+    target = f"/blobs/{KEY}"
+    proof = f"Authorization: {prove(TOKEN, door.authority, target, time.time())}"
+    whole = request(target, door.authority, "Range: bytes=0-", proof)
+    for said in (b"", b"\0" * 20_000, whole[:-2], whole, whole * 50, request("/healthz", door.authority) * 300,
+                 request(f"{target}/digests/7", door.authority, proof)):  # fmt: skip
+        for has_patience in (False, True):
+            with door.connect() as one, contextlib.suppress(OSError):
+                one.sendall(said)
+                if has_patience:
+                    one.settimeout(0.2)
+                    one.recv(100)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: not door.server.load, "the uploads are over")
+    assert door.get(target, "Range: bytes=0-9", proof)[2] == DATA[:10]
+    for _ in it:
+        pass
+    assert not caplog.records
+
+
 def test_without_the_proof_nothing_is_told(guarded: Door) -> None:
     """Not with a wrong one, not with one for another peer or another file; but that it lives."""
     target = f"/blobs/{KEY}"
@@ -206,8 +256,47 @@ def test_a_visitor_is_believed_where_it_comes_from(door: Door) -> None:
     have = f"/blobs/{KEY}/have"
     door.get(have, "Loom-Node: near", "Loom-Address: http://127.0.0.1:3001")
     door.get(have, "Loom-Node: far", "Loom-Address: http://169.254.169.254:80")
-    door.get(have, "Loom-Node: odd", "Loom-Address: http://127.0.0.1.evil:80")
+    for odd in (
+        "http://127.0.0.1.evil:80", "http://127.0.0.1:x@169.254.169.254", "http://127.0.0.1:80@169.254.169.254:80",
+        "http://127.0.0.1:0", "http://127.0.0.1:99999", "http://127.0.0.1:1/", "http://127.0.0.1:1?", "127.0.0.1:1",
+        "https://127.0.0.1:1", "http://127.0.0.1", "http://127.1:1", "http://[127.0.0.1]:1", "HTTP://127.0.0.1:1",
+        "http://[::ffff:127.0.0.1]:1", "http://localhost:1", "http://127.0.0.1:01", "http://",
+    ):  # fmt: skip
+        door.get(have, "Loom-Node: odd", f"Loom-Address: {odd}")
+    for name in ("a/../b", "x" * 254, "bell\7", "\udcff"):
+        door.get(have, f"Loom-Node: {name}", "Loom-Address: http://127.0.0.1:3001")
     assert door.visits == [Visitor("near", "http://127.0.0.1:3001")]
+
+
+def test_a_name_may_be_of_any_script(door: Door) -> None:
+    """It arrives as it is called."""
+    name = "knoten-ä-節点"
+    said = Fleet(name, "http://127.0.0.1:3001").headers(door.authority, "/")
+    door.get(f"/blobs/{KEY}/have", *(f"{field}: {value}" for field, value in said.items()))
+    assert door.visits == [Visitor(name, "http://127.0.0.1:3001")]
+
+
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "http://127.0.0.1:3001"), ("::1", "http://[::1]:3001")])
+def test_visitors_of_both_families_come_through_one_socket(path: Path, host: str, address: str) -> None:
+    """One that listens on [::] sees IPv4 in the clothes of IPv6, and takes it for what it is."""
+    shelf = OwnShelf()
+    shelf.put(KEY, WholeFile(Version(len(DATA), '"v"', ""), len(DATA), path=str(path)))
+    door = Door(shelf, None, "::")
+    try:
+        door.host = host
+        door.get(f"/blobs/{KEY}/have", "Loom-Node: near", f"Loom-Address: {address}")
+    finally:
+        door.server.stop()
+    assert door.visits == [Visitor("near", address)]
+
+
+def test_a_node_on_port_80_is_called_without_it(guarded: Door) -> None:
+    """A client leaves out the port that http has anyway, in the proof, too."""
+    guarded.server.authority = "10.0.0.9:80"
+    target = f"/blobs/{KEY}/have"
+    for host, status in (("10.0.0.9", 200), ("10.0.0.9:80", 200), ("10.0.0.9:8", 401), ("10.0.0.8", 401)):
+        proof = prove(TOKEN, host, target, time.time())
+        assert guarded.get(target, f"Authorization: {proof}", host=host)[0] == status
 
 
 def test_beyond_its_slots_it_is_busy(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

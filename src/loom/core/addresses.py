@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loom.errors import UsageError
 
@@ -56,17 +56,54 @@ class Allowed:
         return None if address is None else self._checked(address)
 
     def _check(self, address: str) -> str:
-        scheme, slashes, rest = address.rpartition("://")
-        scheme = scheme.lower() if slashes else "http"
-        host, colon, port = rest.rstrip("/").rpartition(":")
-        if scheme not in ("http", "https") or not colon or not _is_port(port):
-            raise UsageError(f"{address[:80]!r} is no address", "write http://10.1.2.3:3001")
-        ip = _parse_ip(host, address)
-        if any(ip in network for network in NEVER):
-            raise UsageError(f"{ip} is never the address of a node", "link-local and metadata addresses are refused")
-        if not any(ip in network for network in self._networks):
-            raise UsageError(f"{ip} is not in a network that nodes may be in", "allow it: loom control --allow-cidr")
-        return f"{scheme}://{f'[{ip}]' if ip.version == 6 else ip}:{int(port)}"
+        place = parse_address(address)
+        if not any(place.ip in network for network in self._networks):
+            hint = "allow it: loom control --allow-cidr"
+            raise UsageError(f"{place.ip} is not in a network that nodes may be in", hint)
+        return str(place)
+
+
+class Place(NamedTuple):
+    """Where a node listens. As text it is an address in its one form."""
+
+    scheme: str
+    ip: IPv4Address | IPv6Address
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{f'[{self.ip}]' if self.ip.version == 6 else self.ip}:{self.port}"
+
+
+def parse_address(address: str) -> Place:
+    """Parse "http://host:port", "https://host:port" or "host:port". Raises UsageError, also for one of NEVER."""
+    scheme, slashes, rest = address.rpartition("://")
+    scheme = scheme.lower() if slashes else "http"
+    host, colon, port = rest.rstrip("/").rpartition(":")
+    if scheme not in ("http", "https") or not colon or not _is_port(port):
+        raise UsageError(f"{address[:80]!r} is no address", "write http://10.1.2.3:3001")
+    ip = _parse_ip(host, address)
+    if any(ip in network for network in NEVER):
+        raise UsageError(f"{ip} is never the address of a node", "link-local and metadata addresses are refused")
+    return Place(scheme, ip, int(port))
+
+
+def is_address(address: str) -> bool:
+    """Return whether this is an address in its one form: nothing else that it could be taken for."""
+    try:
+        return str(parse_address(address)) == address
+    except UsageError:
+        return False
+
+
+def format_authority(host: str, port: int) -> str:
+    """Return host:port as a URL has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def plain_ip(host: str) -> str:
+    """Return an IP address as a socket tells it in its one form: IPv4 comes in IPv6's clothes through [::]."""
+    ip = ip_address(host)
+    return str((isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip)
 
 
 def _parse_ip(host: str, address: str) -> IPv4Address | IPv6Address:

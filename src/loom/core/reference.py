@@ -74,6 +74,11 @@ def text_key(text: str) -> str:
     return digest
 
 
+def is_key(text: str) -> bool:
+    """Return whether this is a key as `reference_key` and `version_key` make them."""
+    return len(text) == 64 and _HEX.issuperset(text)
+
+
 def version_key(reference: str, etag: str, last_modified: str, size: int) -> str:
     """Return the key of the bytes that one version of a reference (its key) has: 64 hex digits.
 

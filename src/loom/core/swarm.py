@@ -64,7 +64,15 @@ whole, so shorter ones spread sooner, and longer ones cost less."""
 PATIENCE_S = 2.0
 MAX_PATIENCE_S = 20.0
 STALL_S = 5.0
-"""With nothing coming from any peer for so long, what peers claim to have no longer counts."""
+"""With next to nothing coming from any peer for so long, what peers claim to have no longer counts."""
+
+HEADWAY = 256 * 1024
+"""Bytes that count as being fed. Single ones do not: with them a peer could keep everybody waiting for ever."""
+
+SHARES = 1000
+"""Of so many shares of the file peers have to bring one in STALL_S, or what they claim to have no longer counts: so
+they can hold up a fetch for an hour and a half at most, however large it is.
+"""
 
 AVOID_S = 2.0
 MAX_AVOID_S = 60.0
@@ -74,6 +82,9 @@ GONE_STRIKES = 3
 """A home that failed so often in a row is none any more, in our eyes. Others may still reach it: where opinions about
 who is a home differ, a unit is asked for twice.
 """
+
+MUTE_STRIKES = 2
+"""The same of a home that has never answered."""
 
 POLL_S = 0.5
 CALM_POLL_S = 3.0
@@ -87,6 +98,9 @@ many, and one alone would get to the last of them late. At once would be too soo
 RIVALS = 4
 HEAR_S = 2.0
 """How long one waits for those that have just been met to say what they have, before the origin is asked."""
+
+MAX_HEAR_S = 4.0
+"""How long one waits for such, all in all: a list may hold any number of dead ones."""
 
 FRESH_S = 1.0
 """Before a home asks the origin it knows what so many of the next in rank have, not older than this."""
@@ -138,6 +152,13 @@ class Grid:
             first, last = start // self.unit_size, (end - 1) // self.unit_size
             bits |= (1 << (last + 1)) - (1 << first)
         return bits
+
+    def reach(self, it: Availability, start: int) -> int:
+        """Return up to where the bytes from `start` on are there, by what is told; `start` when none are."""
+        while start < self.size and it.units >> start // self.unit_size & 1:
+            start = self.span(start // self.unit_size).end
+        unit = start // self.unit_size
+        return max(start, unit * self.unit_size + it.prefixes.get(unit, 0))
 
     def available(self, have: RangeSet, asked: Iterable[Span] = ()) -> Availability:
         """Return what can be handed out of `have`; `asked` is what the origin is being asked for."""
@@ -259,7 +280,15 @@ class Peer:
     busy_until: float = 0.0
     avoided_until: float = 0.0
     strikes: int = 0
+    breaks: int = 0
+    brought: int = 0
+    has_spoken: bool = False
     is_banned: bool = False
+
+    @property
+    def most_strikes(self) -> int:
+        """After so many it counts as gone; who has never said a word, sooner."""
+        return GONE_STRIKES if self.has_spoken else MUTE_STRIKES
 
     def is_live(self, now: float) -> bool:
         """Return whether what it says counts."""
@@ -297,6 +326,10 @@ class Swarm:
         self._polled_at = 0.0
         self._hungry_since: float | None = None
         self._fed_at: float | None = None
+        self._brought = 0
+        self._fed_mark = max(HEADWAY, grid.size // SHARES)
+        self._awaiting_since: float | None = None
+        self._hear_left_s = MAX_HEAR_S
         self._busy_at: float | None = None
 
     # What the node learns
@@ -308,8 +341,10 @@ class Swarm:
         peer = self.peers.get(name)
         if peer is None:
             peer = self.peers[name] = Peer(name, address, is_near, is_neighbour=False)
-        peer.address = address
-        if not peer.is_neighbour and sum(other.is_neighbour for other in self.peers.values()) < most:
+        if peer.address != address:  # another process: what the last one failed to do is not its fault
+            peer.address, peer.strikes, peer.breaks, peer.avoided_until = address, 0, 0, 0.0
+            self._forget(peer)
+        if not peer.is_neighbour and sum(it.is_neighbour and not it.strikes for it in self.peers.values()) < most:
             peer.is_neighbour, peer.is_near = True, is_near
 
     def forget_dead(self, listed: set[str], now: float) -> None:
@@ -332,15 +367,21 @@ class Swarm:
         self._reckon_homes()
 
     def visited(self, name: str, address: str) -> None:
-        """A node that is fetching the same has introduced itself, perhaps before the control plane told of it."""
-        self.meet(name, address, most=FEW_PEERS)
+        """A node that is fetching the same has introduced itself, perhaps before the control plane told of it.
+
+        Anybody can say any name: it does not tell where a node is that is known already.
+        """
+        if name not in self.peers and len(self.peers) >= MAX_PEERS + MAX_HOMES:
+            return
+        known = self.peers.get(name)
+        self.meet(name, known.address if known else address, most=FEW_PEERS)
         if name not in self._listed_homes and len(self._listed_homes) < MAX_HOMES:
             self._listed_homes += (name,)
             self._reckon_homes()
 
     def _reckon_homes(self) -> None:
         """Rank the homes that there are, as far as we know: without those that kept failing us."""
-        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.strikes >= GONE_STRIKES}
+        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.strikes >= peer.most_strikes}
         names = tuple(name for name in self._listed_homes if name not in gone) or (self.me,)
         if names != self.homes:
             self.homes = names
@@ -350,22 +391,34 @@ class Swarm:
     def saw(self, peer: Peer, it: Availability, now: float) -> None:
         """A peer has said what it has."""
         peer.units, peer.prefixes, peer.coming, peer.vouched = it.units, it.prefixes, it.coming, it.vouched
-        peer.heard_at, peer.avoided_until = now, 0.0
+        peer.heard_at, peer.avoided_until, peer.has_spoken = now, 0.0, True
 
-    def fed(self, peer: Peer, now: float) -> None:
-        """Bytes have come from a peer."""
-        self._fed_at = now
-        if peer.strikes:
-            peer.strikes = 0
-            self._reckon_homes()
+    def fed(self, peer: Peer, now: float, size: int = HEADWAY) -> bool:
+        """Bytes have come from a peer; return whether that makes headway, together with those before.
+
+        What peers claim to have keeps a node from the origin only while they bring a share of the file, too.
+        """
+        before, self._brought = self._brought, self._brought + size
+        if self._brought >= self._fed_mark:
+            self._fed_mark, self._fed_at = self._brought + max(HEADWAY, self.grid.size // SHARES), now
+        peer.brought += size
+        if peer.brought >= HEADWAY:
+            was_struck, peer.brought, peer.breaks, peer.strikes = peer.strikes > 0, 0, 0, 0
+            if was_struck:
+                self._reckon_homes()
+        return before // HEADWAY < self._brought // HEADWAY
 
     def busy(self, peer: Peer, wait_s: float, now: float) -> None:
         """A peer has no slot to spare."""
         peer.busy_until = now + wait_s * (0.5 + self._random())
 
-    def failed(self, peer: Peer, now: float) -> None:
-        """A peer broke off, did not answer or made no sense: leave it alone for a while; what it had does not count."""
-        peer.strikes += 1
+    def failed(self, peer: Peer, now: float, strikes: int = 1) -> None:
+        """A peer broke off, did not answer or made no sense: leave it alone for a while; what it had does not count.
+
+        strikes: how many times at once; GONE_STRIKES when nothing listens where it was.
+        """
+        peer.strikes += strikes
+        peer.brought = 0
         peer.avoided_until = now + min(AVOID_S * 2 ** (peer.strikes - 1), MAX_AVOID_S)
         self._forget(peer)
         self._reckon_homes()
@@ -375,8 +428,12 @@ class Swarm:
         self._forget(peer)
         peer.polled_at = now + CALM_POLL_S * self._random()
 
-    def gone(self, peer: Peer) -> None:
-        """A peer broke off what it had begun: ask at once what is there now."""
+    def gone(self, peer: Peer, now: float) -> None:
+        """A peer broke off what it had begun: ask at once what is there now, unless it does so again and again."""
+        peer.breaks += 1
+        if peer.breaks > PULLS_PER_PEER:
+            self.failed(peer, now)
+            return
         self._forget(peer)
         peer.polled_at = float("-inf")
 
@@ -393,8 +450,17 @@ class Swarm:
 
     def is_alone(self, now: float) -> bool:
         """Return whether nobody is there to take anything from, or to be considerate of."""
-        there = (peer.is_live(now) or self._is_expected(peer, now) for peer in self.peers.values())
-        return self.homes == (self.me,) and not any(there)
+        if self.homes != (self.me,) or self._awaits_word(now):
+            return False
+        return not any(peer.is_live(now) for peer in self.peers.values())
+
+    def _awaits_word(self, now: float) -> bool:
+        """Return whether anybody has just been met and may still speak up, as long as there is time for that."""
+        was_since, self._awaiting_since = self._awaiting_since, None
+        if self._hear_left_s > 0 and any(self._is_expected(peer, now) for peer in self.peers.values()):
+            self._awaiting_since = now
+            self._hear_left_s -= 0.0 if was_since is None else now - was_since
+        return self._awaiting_since is not None
 
     def _is_expected(self, peer: Peer, now: float) -> bool:
         """Return whether a peer has just been met and may still say that it has everything."""
@@ -494,7 +560,7 @@ class Swarm:
         """Return what this node has to ask the origin for now; None when others see to all that is free."""
         if self._fed_at is None:
             self._fed_at = now
-        if any(self._is_expected(peer, now) for peer in self.peers.values()):
+        if self._awaits_word(now):
             return None
         free = Free(spans, self.grid)
         wanted = free.units
@@ -514,6 +580,7 @@ class Swarm:
         hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
         waited_s = max(hungry_s, stalled_s)
         if not mine and waited_s >= PATIENCE_S:
+            self._to_check.update(self._mute_homes())
             mine = wanted & ~held & self._may_ask(waited_s)
             self._impatient |= mine
         return free.first(*self.grid.span(self._pick(mine))) if mine else None
@@ -553,6 +620,10 @@ class Swarm:
             if len(self._to_check) >= PULLS:
                 break
         return 0
+
+    def _mute_homes(self) -> list[str]:
+        """Return the homes that have never said a word: dead ones keep everybody from asking for their units."""
+        return [name for name in self.homes if (peer := self.peers.get(name)) and not peer.has_spoken]
 
     def _rivals(self, unit: int) -> list[str]:
         """Return the homes next in rank for a unit, which may have asked for it already."""

@@ -112,6 +112,8 @@ class Announcer:
 
     def _run(self) -> None:
         """On the thread: look up, announce until the end, say how it ended."""
+        if self._peers is not None:
+            self._peers.is_opened.wait(BUDGET_S)
         is_well = self._tell(lambda: self._exchange(self._quick_client))
         self._looked_up.set()
         while not self._end.wait(PERIOD_S if is_well else RETRY_S):

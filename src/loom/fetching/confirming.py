@@ -36,6 +36,10 @@ ASK_EVERY_S = 1.0
 LAST_S = 2.0
 """How long a complete file waits for a voucher that may still turn up."""
 
+ASK_S = 10.0
+ASK_UNIT_S = 0.1
+"""How long a complete file goes on asking: so long, and so much longer for each unit that was vouched for meanwhile."""
+
 OFFENCES = 2
 """So many wrong units from a peer that does not vouch for them, and may have been deceived itself, are too many."""
 
@@ -76,6 +80,7 @@ class Confirmer:
         self._offences: dict[str, int] = {}
         self._asked_at = float("-inf")
         self._complete_at: float | None = None
+        self._vouched_before = 0
         self._wake: asyncio.Event | None = None
         self._thread = ThreadPoolExecutor(1, "loom-units")
 
@@ -144,7 +149,8 @@ class Confirmer:
                     job.finished.set()
                     return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _IDLE_S)
+                    async with asyncio.timeout(_IDLE_S):  # wait_for can swallow a cancellation (bpo-42130)
+                        await self._wake.wait()
         except LoomError as error:
             job.fail(error)
         finally:
@@ -163,8 +169,14 @@ class Confirmer:
             return True
 
     def _completed_at(self) -> float:
-        self._complete_at = self._complete_at or now()
+        if self._complete_at is None:
+            self._complete_at, self._vouched_before = now(), self.vouching.vouched.bit_count()
         return self._complete_at
+
+    def _is_late(self) -> bool:
+        """Return whether a complete file has waited long enough for vouchers that answer slowly, or nothing."""
+        waited_s = now() - self._completed_at()
+        return waited_s > ASK_S + ASK_UNIT_S * (self.vouching.vouched.bit_count() - self._vouched_before)
 
     def _may_hear(self, pending: int) -> bool:
         """Return whether somebody is there who has what nobody has vouched for yet, and may be about to."""
@@ -191,7 +203,7 @@ class Confirmer:
         """Ask one peer, if it is time and there is a question."""
         with self._job.lock:
             is_last = self._job.transfer.is_complete
-            if not is_last and now() - self._asked_at < ASK_EVERY_S:
+            if self._is_late() if is_last else now() - self._asked_at < ASK_EVERY_S:
                 return False
             self._asked_at = now()
             live = [peer for peer in self._swarm.peers.values() if peer.is_live(now())]

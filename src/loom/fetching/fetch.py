@@ -165,6 +165,7 @@ class _Fetch:
         self._report.connecting()
         crew = self._hire()
         if self._peers is not None:
+            self._peers.open()
             self._peers.wait_for_news()
         asking = crew.start(self._probe(crew, record, have))
         import loom.fetching.transmission  # noqa: F401 - a round trip is as good a time for it as any
@@ -214,18 +215,24 @@ class _Fetch:
     async def _probe(self, crew: Crew, record: Record | None, have: Version | None) -> Reply:
         """Ask for what is missing of the first unfinished chunk, with the same patience as for every other one."""
         span = self._first_span(record)
-        if self._peers is not None and self._peers.has_company:
-            try:
-                return await self._source.probe(crew.first_pool, span, have)
-            except Fault as fault:
-                if fault.remedy is not Remedy.NONE and (version := await self._peers.resolve(reference_key(self._url))):
-                    raise _OriginAway(fault.error.message, Hearsay(version)) from fault
-        reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
+        reply = await self._patience.persist(lambda: self._ask_anybody(crew, span, have))
         if span.start and reply.span == (0, 0) and reply.version.size:
             reply.response.connection.close()
             span = Span(0, self._options.chunk_size)  # it has shrunk since: begin at the beginning
             reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
         return reply
+
+    async def _ask_anybody(self, crew: Crew, span: Span, have: Version | None) -> Reply:
+        """Ask the origin; when that is in vain, and might not be another time, ask peers. Raises Fault, _OriginAway."""
+        try:
+            return await self._source.probe(crew.first_pool, span, have)
+        except Fault as fault:
+            if fault.remedy is Remedy.NONE or self._peers is None:
+                raise
+            version = await self._peers.resolve(reference_key(self._url))
+            if version is None:
+                raise
+            raise _OriginAway(fault.error.message, Hearsay(version)) from fault
 
     def _first_span(self, record: Record | None) -> Span:
         """Return the first bytes that are missing; the first byte when none is: an empty range would be a 416."""

@@ -1,8 +1,9 @@
 """The peers of one fetch: what it takes from them, and what it hands to them while it runs.
 
-Until the bytes are known (`join`) there is only a server with an empty shelf, so that the control plane can be told an
-address at once. From then on one task on the crew's first loop asks the swarm what to take from whom, and takes it,
-beside the workers that ask the origin.
+Who finds all in the cache listens nowhere. From the first request to the origin (`open`) until the bytes are known
+(`join`) there is only a server with an empty shelf, so that the control plane can be told an address at once. From
+then on one task on the crew's first loop asks the swarm what to take from whom, and takes it, beside the workers that
+ask the origin.
 """
 
 from __future__ import annotations
@@ -11,24 +12,29 @@ import asyncio
 import contextlib
 import os
 import random
-import socket
 import sys
 import threading
 import time
+from collections import Counter
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import IO, TYPE_CHECKING, Any
 
+from loom.core.addresses import format_authority, is_address
 from loom.core.faults import Fault, Remedy
+from loom.core.headers import Version
 from loom.core.names import MAX_REJECTED
 from loom.core.options import parse_listen
-from loom.core.swarm import PULLS, Availability, Grid, Peer, Swarm
+from loom.core.swarm import GONE_STRIKES, PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Wait
 from loom.core.urls import parse_url
 from loom.errors import LoomError, OriginUnreachable
+from loom.fetching.announcing import BUDGET_S
 from loom.fetching.confirming import Confirmer
 from loom.fetching.lingering import linger
 from loom.net.connect import Connector
 from loom.net.connection import Pool
+from loom.net.facing import own_address
 from loom.sharing.server import PeerServer, Visitor, listen
 from loom.sharing.shelf import OwnShelf
 from loom.sources.peer import Fleet, PeerFault, PeerSource, Verdict, resolve_at_peer
@@ -36,7 +42,6 @@ from loom.sources.peer import Fleet, PeerFault, PeerSource, Verdict, resolve_at_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from loom.core.headers import Version
     from loom.core.options import Options
     from loom.core.ranges import Span
     from loom.fetching.worker import Job
@@ -50,6 +55,9 @@ WINDOW_S = 5.0
 PATIENT_S = 30.0
 """As long as a peer has sent something so recently, an origin that does not answer ends nothing."""
 
+RESOLVERS = 32
+"""So many peers are asked at once what a reference leads to; the control plane names the likeliest first."""
+
 IDLE_S = 0.2
 """How often one looks again when nothing happened."""
 
@@ -57,10 +65,7 @@ now = time.monotonic
 
 
 class Peers:
-    """Peers by name, a server for them, and the swarm about one file once that is known. `close` it.
-
-    Raises UsageError when it cannot listen where it is told to.
-    """
+    """Peers by name, a server for them, and the swarm about one file once that is known. `open` it, and `close` it."""
 
     def __init__(self, url: str, options: Options, node: str) -> None:
         self._audience = options.audience(url)
@@ -79,20 +84,34 @@ class Peers:
         self._options = options
         self._facts: dict[str, Any] = {}
         self._pool: Pool | None = None
-        address = "" if self._audience == "nobody" else self._listen(options)
-        self.fleet = Fleet(node, address, options.control_token)
+        self.fleet = Fleet(node, "", options.control_token)
+        self.is_opened = threading.Event()
+        """It is known whether, and where, others may ask this fetch."""
+
+    def open(self) -> None:
+        """Listen, unless this machine may not be asked. Raises UsageError when it cannot listen where it is told to."""
+        try:
+            if self._audience != "nobody" and self._server is None:
+                self.fleet = replace(self.fleet, address=self._listen(self._options))
+        finally:
+            self.is_opened.set()
 
     def _listen(self, options: Options) -> str:
-        """Start the server; return its address, "" when this machine may not be asked."""
+        """Start the server; return its address, "" when this machine may not, or cannot, be asked."""
         host, port = parse_listen(options.listen or ":0")
-        host = host or own_address(options.control or "")
+        shown = host
+        if not host or ip_address(host).is_unspecified:
+            control = parse_url(options.control or "").endpoint
+            shown = own_address(control.host, control.port, BUDGET_S) or ""
+        host = host or shown
+        if not shown:
+            return ""
         is_open = options.allow_anonymous or ip_address(host).is_loopback
         if not (options.control_token or (is_open and self._audience == "anyone")):
             return ""
         listening = self._listening = listen(host, port)
         server = self._server = PeerServer(self._shelf, listening, options.control_token, self._meet)
-        shown = own_address(options.control or "") if ip_address(host).is_unspecified else host
-        server.authority = authority_of(shown, listening.getsockname()[1])
+        server.authority = format_authority(shown, listening.getsockname()[1])
         server.start()
         return f"http://{server.authority}"
 
@@ -101,11 +120,11 @@ class Peers:
     def learn(self, replicas: Iterable[dict[str, Any]], homes: Iterable[dict[str, Any]]) -> None:
         """Take in what the control plane says: who has the model, and who is fetching it. From any thread."""
         with self._lock:
-            self._homes = {str(one["node"]): str(one["address"]) for one in homes}
+            self._homes = {str(one["node"]): str(one["address"]) for one in homes if is_address(str(one["address"]))}
             self._listed = {
                 str(one["node"]): (str(one["address"]), self._zone is None or one.get("zone") == self._zone)
                 for one in replicas
-                if one.get("address") and one["node"] != self.fleet.node
+                if is_address(str(one.get("address"))) and one["node"] != self.fleet.node
             }
         self._tell_swarm()
 
@@ -136,16 +155,24 @@ class Peers:
     # What the fetch does
 
     async def resolve(self, reference: str) -> Version | None:
-        """Ask peers what a reference (its key) leads to, for when the origin cannot be asked; None: nobody knows."""
-        pool = self._own_pool()
-        for address in self.addresses():
-            with contextlib.suppress(PeerFault):
-                return await resolve_at_peer(pool, self.fleet, address, reference)
-        return None
+        """Ask peers what a reference (its key) leads to, for when the origin cannot be asked; None: nobody knows.
 
-    def join(self, job: Job, key: str, reference: str, digest: str = "") -> None:
-        """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them."""
+        What most of them say counts: one alone may have an old version, or lie.
+        """
+        pool = self._own_pool()
+        asked = [resolve_at_peer(pool, self.fleet, address, reference) for address in self.addresses()[:RESOLVERS]]
+        said = await asyncio.gather(*asked, return_exceptions=True)
+        versions = Counter(version for version in said if isinstance(version, Version))
+        return versions.most_common(1)[0][0] if versions else None
+
+    def join(self, job: Job, key: str, reference: str, digest: str = "", *, is_hearsay: bool = False) -> None:
+        """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them.
+
+        is_hearsay: a peer has told of them, for the origin is away: then peers have time to bring some, too.
+        """
         company = Company(job, key, self.fleet, self._own_pool(), self._options, self.taken, self.rejected)
+        if is_hearsay:
+            company.fed_at, job.transfer.is_fed_elsewhere = now(), True
         version = job.version
         self._facts = {
             "key": key, "reference": reference, "digest": digest, "size": version.size, "etag": version.etag,
@@ -236,9 +263,10 @@ class Company:
             ask=lambda peer, units: self._source.digests(self._pool, peer.address, units),
             failed=lambda peer, fault: self._failed(None, peer, fault), wrong=self._reject,
         )  # fmt: skip
-        self._fed_by_peers_at = float("-inf")
+        self.fed_at = float("-inf")
+        """When peers last brought what is worth having, or promised it."""
         self._pulls: dict[int, asyncio.Task[None]] = {}
-        self._polls: set[asyncio.Task[None]] = set()
+        self._polls: dict[str, asyncio.Task[None]] = {}
         self._cut: set[int] = set()
         self._next_number = FIRST_PULL
         self._wake: asyncio.Event | None = None
@@ -338,13 +366,14 @@ class Company:
         self._wake = asyncio.Event()
         while not self._job.finished.is_set():
             self._wake.clear()
-            self._job.transfer.is_fed_elsewhere = now() - self._fed_by_peers_at < PATIENT_S
+            self._job.transfer.is_fed_elsewhere = now() - self.fed_at < PATIENT_S
             while len(self._pulls) < PULLS and self._begin_pull():
                 pass
             self._poll()
             self._yield()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), IDLE_S)
+                async with asyncio.timeout(IDLE_S):  # wait_for can swallow a cancellation (bpo-42130)
+                    await self._wake.wait()
 
     def _yield(self) -> None:
         """Let go of what we ask the origin for beyond our share, and of what others have from it, or are about to."""
@@ -412,6 +441,8 @@ class Company:
                 await response.pour_into(self._pool.pourer, job.staging, start, served.size, accept)
             finally:
                 self._pool.put(response)
+            if served.end < span.end:
+                raise PeerFault(Verdict.FAILED, "brought less than it had said that it has")
             with job.lock:
                 job.transfer.ended(number, now())
         except PeerFault as fault:
@@ -437,8 +468,8 @@ class Company:
         left = self._job.accept(number, size)
         with self._job.lock:
             self._taken[peer.name] = self._taken.get(peer.name, 0) + size
-            self._fed_by_peers_at = now()
-            self._swarm.fed(peer, self._fed_by_peers_at)
+            if self._swarm.fed(peer, at := now(), size):
+                self.fed_at = at
         return left
 
     def _failed(self, number: int | None, peer: Peer, fault: PeerFault) -> None:
@@ -454,7 +485,9 @@ class Company:
             elif fault.verdict is Verdict.STRANGER:
                 self._swarm.lost(peer, at)
             elif fault.verdict is Verdict.GONE:
-                self._swarm.gone(peer)
+                self._swarm.gone(peer, at)
+            elif fault.verdict is Verdict.DEAD:
+                self._swarm.failed(peer, at, GONE_STRIKES)
             elif fault.verdict is Verdict.FAILED:
                 self._swarm.failed(peer, at)
         if fault.verdict is Verdict.WRONG:
@@ -471,9 +504,8 @@ class Company:
         with self._job.lock:
             due = self._swarm.to_poll(now(), is_idle=len(self._pulls) < PULLS)
         for peer in due:
-            task = asyncio.create_task(self._ask(peer))
-            self._polls.add(task)
-            task.add_done_callback(self._polls.discard)
+            if peer.name not in self._polls:  # one missed answer is one, however often it was waited for
+                self._polls[peer.name] = asyncio.create_task(self._ask(peer))
 
     async def _ask(self, peer: Peer) -> None:
         try:
@@ -483,6 +515,8 @@ class Company:
         else:
             with self._job.lock:
                 self._swarm.saw(peer, available, now())
+        finally:
+            del self._polls[peer.name]
         self._look_again()
 
 
@@ -514,19 +548,3 @@ class _Part:
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self._fd)
-
-
-def authority_of(host: str, port: int) -> str:
-    """Return host:port as a URL has it."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def own_address(control: str) -> str:
-    """Return the address by which this machine reaches the control plane: peers are where that is."""
-    endpoint = parse_url(control).endpoint
-    with contextlib.suppress(OSError):
-        for family, kind, _, _, place in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_DGRAM):
-            with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
-                probe.connect(place)  # sends nothing: UDP
-                return str(probe.getsockname()[0])
-    return "127.0.0.1"

@@ -122,7 +122,7 @@ class Transmission:
         if self._peers is not None and version.is_known and size:
             reference = reference_key(self._url)
             key = version_key(reference, version.etag, version.last_modified, size)
-            self._peers.join(job, key, reference, options.sha256 or "")
+            self._peers.join(job, key, reference, options.sha256 or "", is_hearsay=first is None)
         if options.sha256:
             self._hasher = Hasher(size, job.front, staging.read)
         if not transfer.is_complete or job.company is not None:

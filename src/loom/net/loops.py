@@ -16,6 +16,8 @@ T = TypeVar("T")
 MAX_LOOPS = 4
 """More were not measured: two cores are what we have had (docs/decisions)."""
 
+_CANCEL_AGAIN_S = 0.1
+
 _CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"
 
 
@@ -53,10 +55,15 @@ class Loops:
 
 
 async def _cancel_others() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    """Cancel all other tasks, again and again until they have ended: one that was being cancelled for a reason of its
+    own at that moment goes on, and some begin others in their end.
+    """
+    while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in tasks:
+            task.cancel()
+        done, _ = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
+        for task in done:
+            _ = task.cancelled() or task.exception()  # nobody wants to know any more
 
 
 def useful_loops(workers: int, *, decrypts: bool) -> int:

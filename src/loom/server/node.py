@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self
 
+from loom.core.addresses import format_authority
+from loom.core.control_url import parse_control_url
 from loom.core.options import parse_listen
 from loom.errors import LoomError, UsageError
-from loom.fetching.peers import authority_of, own_address
+from loom.net.facing import own_address
 from loom.registry.client import ControlClient
 from loom.sharing.cached import CacheShelf
 from loom.sharing.server import PeerServer, listen
@@ -26,6 +28,7 @@ DRAIN_S = 10.0
 """How long uploads under way may take once the node is asked to stop."""
 
 _TIMEOUT_S = 3.0
+_RESOLVE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,15 @@ class Node:
             options.control, token=options.token, ca_file=options.control_ca_file, timeout_s=_TIMEOUT_S
         )
         host, port = parse_listen(options.listen)
-        host = host or own_address(options.control)
+        shown = host if host and not ip_address(host).is_unspecified else _facing(options.control)
+        host = host or shown
         if not (options.token or options.allow_anonymous or ip_address(host).is_loopback):
             hint = "give the fleet a token (LOOM_FLEET_TOKEN or --token-file), or say --allow-anonymous"
             raise UsageError(f"{host} can be reached from elsewhere, and anybody could take what is here", hint)
         self._shelf = CacheShelf(options.cache, "fleet" if options.token else "anyone")
         listening = listen(host, port)
         self._server = PeerServer(self._shelf, listening, options.token)
-        shown = own_address(options.control) if ip_address(host).is_unspecified else host
-        self._server.authority = authority_of(shown, listening.getsockname()[1])
+        self._server.authority = format_authority(shown, listening.getsockname()[1])
         self._epoch: str | None = None
         self._said: list[dict[str, object]] | None = None
         self._trouble = ""
@@ -128,3 +131,13 @@ class Node:
         if bool(trouble) != bool(self._trouble):
             self._on_trouble(trouble)
         self._trouble = trouble
+
+
+def _facing(control: str) -> str:
+    """Return the address by which this machine reaches the control plane, where peers are, too. Raises UsageError."""
+    endpoint = parse_control_url(control).endpoint
+    address = own_address(endpoint.host, endpoint.port, _RESOLVE_S)
+    if address is None:
+        message = f"{endpoint.host} cannot be found, so it is not known which address of this machine faces it"
+        raise UsageError(message, "check --control, or name the address: --listen HOST:PORT")
+    return address

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from loom.core.bounds import MAX_MODELS_OF_NODE
 from loom.core.headers import Version
-from loom.core.names import model_of
-from loom.core.reference import version_key
+from loom.core.names import check_model, model_of
+from loom.core.reference import is_key, version_key
+from loom.errors import UsageError
 from loom.sharing.shelf import WholeFile
 from loom.store.cache import Cache, Ref
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """How old what is known of the cache may be."""
+
+MAX_INVENTORY = 900_000
+"""Bytes of a heartbeat's inventory: a control plane reads a body of 1 MiB."""
 
 MAX_REMEMBERED = 64
 """Files whose units' digests are remembered: as they were when first asked for, so that a disk that spoils them later
@@ -51,14 +57,20 @@ class CacheShelf:
         return None if ref is None or item is None else (_key_of(key, ref), item)
 
     def holdings(self) -> Iterator[dict[str, object]]:
-        """Yield what a heartbeat lists: every model that can be handed out, once."""
+        """Yield what a heartbeat lists: every model that can be handed out, once, as many as one heartbeat takes."""
         named: set[str] = set()
+        room = MAX_INVENTORY
         for _key, ref in self._cache.records():
-            model = model_of(ref.url) if ref is not None else ""
-            if ref is not None and model not in named and self._may_have(ref) and self._cache.is_whole(ref):
-                named.add(model)
-                digest = {"digest": f"sha256:{ref.digest}"} if ref.digest else {}
-                yield {"model": model, "size": ref.size, **digest}
+            model = _model_of(ref) if ref is not None else ""
+            if ref is None or not model or model in named or not self._may_have(ref) or not self._cache.is_whole(ref):
+                continue
+            digest = {"digest": f"sha256:{ref.digest}"} if is_key(ref.digest) else {}
+            holding = {"model": model, "size": ref.size, **digest}
+            room -= len(json.dumps(holding)) + 2
+            if room < 0 or len(named) == MAX_MODELS_OF_NODE:
+                return
+            named.add(model)
+            yield holding
 
     def _item(self, reference: str) -> Item | None:
         ref = self._read(reference)
@@ -77,6 +89,8 @@ class CacheShelf:
         return digests
 
     def _read(self, reference: str) -> Ref | None:
+        if not is_key(reference):
+            return None  # a stranger's word, which is to be no path
         ref = self._cache.find(reference)
         return ref if ref is not None and self._may_have(ref) else None
 
@@ -84,9 +98,9 @@ class CacheShelf:
         return ref.audience in self._audiences
 
     def _is_right(self, reference: str, key: str) -> bool:
-        """Return whether a reference still leads to what it led to."""
+        """Return whether a reference still leads to what it led to, and may."""
         ref = self._cache.read(reference)
-        return ref is not None and key in (_key_of(reference, ref), f"sha256:{ref.digest}")
+        return ref is not None and self._may_have(ref) and key in (_key_of(reference, ref), f"sha256:{ref.digest}")
 
     def _look(self) -> None:
         """Read all records again, not too often: strangers may ask for anything."""
@@ -96,13 +110,21 @@ class CacheShelf:
         keys: dict[str, str] = {}
         try:
             for reference, ref in self._cache.records():
-                if ref is not None:
+                if ref is not None and self._may_have(ref):
                     keys[_key_of(reference, ref)] = reference
                     if ref.digest:
                         keys[f"sha256:{ref.digest}"] = reference
         except OSError:
             return
         self._keys = keys
+
+
+def _model_of(ref: Ref) -> str:
+    """Return the model behind a record; "" when nobody could have it by that name."""
+    try:
+        return check_model(model_of(ref.url))
+    except UsageError:
+        return ""
 
 
 def _key_of(reference: str, ref: Ref) -> str:

@@ -19,14 +19,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from loom.core.addresses import is_address, parse_address, plain_ip
 from loom.core.headers import parse_request_range
+from loom.core.names import check_node
 from loom.core.proof import SCHEME, is_proved
 from loom.core.swarm import Grid, format_availability, parse_bitmap, units_of
 from loom.errors import UsageError
@@ -53,6 +56,9 @@ RETRY_AFTER_S = 0.2
 
 TELL_S = 0.3
 """How long digests are computed for one answer; one of them, in any case, is told."""
+
+_TARGET = re.compile(rb"/[!-~]*")
+"""RFC 3986 knows no other characters; some of those that it does not know mean something to a file system."""
 
 _REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
             405: "Method Not Allowed", 416: "Range Not Satisfiable", 503: "Service Unavailable",
@@ -108,6 +114,7 @@ class PeerServer:
         self._token = token
         self._on_visit = on_visit
         self._connections: set[asyncio.Task[None]] = set()
+        self._waiting: dict[asyncio.Task[None], None] = {}
         self._loop = asyncio.new_event_loop()
         self._hashers = ThreadPoolExecutor(2, "loom-digests")
         self._is_draining = False
@@ -118,10 +125,8 @@ class PeerServer:
 
     def start(self) -> None:
         """Begin to answer."""
-        ready: Future[None] = Future()
         self._thread.start()
-        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._open(ready)))
-        ready.result()
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Take no more connections; let uploads under way end for up to `drain_s`, then cut them."""
@@ -141,9 +146,8 @@ class PeerServer:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    async def _open(self, ready: Future[None]) -> None:
+    async def _open(self) -> None:
         self._server = await asyncio.start_server(self._accept, sock=self._socket, limit=MAX_HEAD)
-        ready.set_result(None)
 
     async def _close(self) -> None:
         self._server.close()
@@ -155,24 +159,39 @@ class PeerServer:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._connections) >= MAX_CONNECTIONS:
+        if task is None or (len(self._connections) >= MAX_CONNECTIONS and not self._make_room()):
             writer.transport.abort()
             return
         self._connections.add(task)
         try:
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                await self._converse(reader, writer)
+                await self._converse(task, reader, writer)
         except asyncio.CancelledError:
-            pass  # we are stopping
+            pass  # we are stopping, or there is no room
         finally:
             self._connections.discard(task)
             writer.transport.abort()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _make_room(self) -> bool:
+        """End the connection that has been silent for longest: strangers who only sit there keep nobody out."""
+        for task in self._waiting:
+            del self._waiting[task]
+            self._connections.discard(task)
+            task.cancel()
+            return True
+        return False
+
+    async def _converse(
+        self, task: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         timeout_s = HEAD_TIMEOUT_S
         while not self._is_draining:
-            async with asyncio.timeout(timeout_s):
-                head = await reader.readuntil(b"\r\n\r\n")
+            self._waiting[task] = None
+            try:
+                async with asyncio.timeout(timeout_s):
+                    head = await reader.readuntil(b"\r\n\r\n")
+            finally:
+                self._waiting.pop(task, None)
             timeout_s = IDLE_TIMEOUT_S
             try:
                 request = self._admit(head, writer)
@@ -189,7 +208,7 @@ class PeerServer:
         if request.target == "/healthz":
             return request
         said, host, now = request.get("authorization"), request.get("host"), time.time()
-        is_ours = self.authority in ("", host)
+        is_ours = not self.authority or host in (self.authority, self.authority.removesuffix(":80"))
         if self._token is not None and not (is_ours and is_proved(said, self._token, host, request.target, now)):
             raise _Refused(401, "access-denied", {"WWW-Authenticate": SCHEME})
         self._introduce(request, writer)
@@ -198,11 +217,10 @@ class PeerServer:
 
     def _introduce(self, request: _Request, writer: asyncio.StreamWriter) -> None:
         """Note who asks, if it listens where it comes from: nobody can send us elsewhere."""
-        node, address = request.get("loom-node"), request.get("loom-address")
-        host = address.removeprefix("http://").rpartition(":")[0].strip("[]")
         come_from = writer.get_extra_info("peername")
-        if node and come_from and host == come_from[0]:
-            self._on_visit(Visitor(node, address))
+        visitor = _parse_visitor(request.get("loom-node"), request.get("loom-address"))
+        if visitor and come_from and str(parse_address(visitor.address).ip) == plain_ip(come_from[0]):
+            self._on_visit(visitor)
 
     async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> None:
         match request.target.split("/"):
@@ -304,7 +322,7 @@ def _parse_request(head: bytes) -> _Request:
     lines = head[:-4].split(b"\r\n")
     method, _, rest = lines[0].partition(b" ")
     target, _, protocol = rest.partition(b" ")
-    if protocol != b"HTTP/1.1" or not target.startswith(b"/") or not target.isascii():
+    if protocol != b"HTTP/1.1" or not _TARGET.fullmatch(target):
         raise _Refused(400, "bad-request")
     if method != b"GET":
         raise _Refused(405, "bad-method", {"Allow": "GET"})
@@ -318,6 +336,14 @@ def _parse_request(head: bytes) -> _Request:
     if "transfer-encoding" in fields or fields.get("content-length", "0") != "0" or "host" not in fields:
         raise _Refused(400, "bad-request")
     return _Request(target.decode("ascii"), fields)
+
+
+def _parse_visitor(node: str, address: str) -> Visitor | None:
+    """Return who introduces itself so; None for nobody, or for one whose words could be taken for something else."""
+    with contextlib.suppress(UsageError, UnicodeError):
+        name = check_node(node.encode("latin-1").decode())  # names are sent as UTF-8
+        return Visitor(name, address) if address.startswith("http://") and is_address(address) else None
+    return None
 
 
 def _head(status: int, length: int, fields: dict[str, str]) -> bytes:

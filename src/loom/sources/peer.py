@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version, parse_content_range
+from loom.core.names import MAX_SIZE
 from loom.core.proof import prove
 from loom.core.ranges import Span, format_range
 from loom.core.swarm import Availability, Grid, parse_availability
@@ -35,6 +37,11 @@ ASK_S = 1.0
 """For an answer about digests: somebody may be waiting for nothing else."""
 
 MAX_FACTS = 16 * 1024
+MAX_BUSY_S = 5.0
+
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_VALIDATOR = re.compile("[\t -~\x80-\xff]*")
+"""What a field of a reply can hold (RFC 9110 section 5.5), as `loom.net.head` decodes it."""
 
 
 class Verdict(Enum):
@@ -48,6 +55,8 @@ class Verdict(Enum):
     """It knows nothing of this file, or of another size."""
     GONE = "gone"
     """It broke off what it had begun: its fetch is done, perhaps, and another process has its port."""
+    DEAD = "dead"
+    """Nothing listens there any more."""
     FAILED = "failed"
     """It does not answer, or breaks off."""
     WRONG = "wrong"
@@ -104,6 +113,8 @@ class PeerSource:
                 raise PeerFault(Verdict.WRONG, "sent another range than the one asked for")
             if served.size != self._grid.size or response.head.length != served.end - span.start:
                 raise PeerFault(Verdict.WRONG, "sent another length than it announced")
+            if served.end < min(span.end, self._grid.reach(available, span.start)):
+                raise PeerFault(Verdict.WRONG, "sent less than it says that it has")
         except BaseException:
             response.connection.close()
             raise
@@ -143,6 +154,8 @@ class PeerSource:
             raise PeerFault(Verdict.STRANGER, "does not know the file")
         if head.status in (401, 403):
             raise PeerFault(Verdict.FAILED, "refuses our token")
+        if head.fields.get("content-encoding", "identity").lower() != "identity":
+            raise PeerFault(Verdict.WRONG, "sent something encoded")
         try:
             if head.fields["loom-size"] != str(self._grid.size):
                 raise PeerFault(Verdict.STRANGER, "has a file of another size")
@@ -174,21 +187,30 @@ def _parse_digests(body: bytes) -> dict[int, str]:
 
 async def resolve_at_peer(pool: Pool, fleet: Fleet, address: str, reference: str) -> Version:
     """Ask a peer what version a reference (its key) leads to. Raises PeerFault."""
-    response = await _get(pool, fleet, address, f"/refs/{reference}", {})
     try:
-        if response.head.status != 200:
-            raise PeerFault(Verdict.STRANGER, "does not know the reference")
         async with asyncio.timeout(TIMEOUT_S):
-            facts = json.loads(await response.read(MAX_FACTS))
-        size = facts["size"]
-        etag, last_modified = facts["etag"], facts["last_modified"]
-        if not isinstance(size, int) or size < 0 or not all(isinstance(it, str) for it in (etag, last_modified)):
-            raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense")
-        return Version(size, etag, last_modified)
+            response = await _get(pool, fleet, address, f"/refs/{reference}", {})
+            try:
+                if response.head.status != 200:
+                    raise PeerFault(Verdict.STRANGER, "does not know the reference")
+                return _parse_version(await response.read(MAX_FACTS))
+            finally:
+                response.connection.close()
     except (ValueError, LookupError, TypeError, RecursionError, OSError, TimeoutError) as error:
         raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense") from error
-    finally:
-        response.connection.close()
+
+
+def _parse_version(body: bytes) -> Version:
+    """Parse what a peer says of a reference. Raises ValueError, LookupError, TypeError, RecursionError.
+
+    Nothing is taken from peers of a file that has no bytes, or no validator: nobody could tell whether it is the one.
+    """
+    facts = json.loads(body)
+    version = Version(facts["size"], facts["etag"], facts["last_modified"])
+    is_size = type(version.size) is int and 0 < version.size <= MAX_SIZE  # True would be one, too
+    if not is_size or not version.is_known or not all(map(_VALIDATOR.fullmatch, (version.etag, version.last_modified))):
+        raise ValueError("no version of a file")
+    return version
 
 
 @lru_cache(maxsize=256)
@@ -206,12 +228,12 @@ async def _get(pool: Pool, fleet: Fleet, address: str, target: str, more: dict[s
                     return await pool.get(url, headers)
                 except Stale:  # the fetch there is done, and another process has its port now
                     continue
+    except ConnectionRefusedError as error:
+        raise PeerFault(Verdict.DEAD, "is not there") from error
     except (OSError, TimeoutError, LoomError) as error:
         raise PeerFault(Verdict.FAILED, f"does not answer ({type(error).__name__})") from error
 
 
 def _seconds(text: str) -> float:
-    try:
-        return min(max(float(text), 0.05), 5.0)
-    except ValueError:
-        return 0.5
+    """Return how long a peer wants to be left alone, as far as that makes sense."""
+    return min(max(float(text), 0.05), MAX_BUSY_S) if _SECONDS.fullmatch(text) else 0.5
