@@ -198,7 +198,7 @@ def test_what_was_not_foreseen_is_told_as_json_too(shared, monkeypatch) -> None:
     def locate(*_: object) -> None:
         raise ValueError("/secret/path")
 
-    monkeypatch.setattr("loom.core.fleet.Fleet.locate", locate)
+    monkeypatch.setattr("loom.core.fleet.Fleet.show", locate)
     answer = shared.ask("GET", "/locate/m")
     assert (answer.status, answer.code) == (500, "internal")
     assert b"secret" not in answer.body

@@ -154,6 +154,8 @@ class Registry:
         number = await self._keep(changes)
         epoch = self.epoch
         await self._take(epoch, Batch(number, changes))
+        if self._number >= number and self.epoch == epoch:
+            return  # those before it were known
         try:
             async with asyncio.timeout(_CATCH_UP_S), self._moved:
                 await self._moved.wait_for(lambda: self._number >= number or self.epoch != epoch)

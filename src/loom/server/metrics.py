@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import functools
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -13,12 +13,15 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aiohttp.typedefs import Handler, Middleware
     from prometheus_client.core import Metric
 
     from loom.registry.registry import Registry
+    from loom.server.routes import Route
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+_COUNTERS = 1024
+"""More than there are combinations of method, route and status."""
 
 
 class Metrics:
@@ -34,24 +37,20 @@ class Metrics:
         self._seconds = Histogram(
             "loom_http_request_seconds", "time to an answer", ["route"], buckets=_BUCKETS_S, registry=self._all
         )
+        self._of = functools.lru_cache(_COUNTERS)(self._find)  # finding them by their labels takes longer than counting
 
-    def middleware(self) -> Middleware:
-        """Return the middleware that counts requests and the time they take; /events lasts, and is only counted."""
+    def count(self, route: Route, status: int, seconds: float) -> None:
+        """Count a request and the time it took; /events lasts, and is only counted."""
+        requests, times = self._of(route.method, route.path, status)
+        requests.inc()
+        if times is not None:
+            times.observe(seconds)
 
-        @web.middleware
-        async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-            started = time.perf_counter()
-            response = await handler(request)
-            resource = request.match_info.route.resource
-            route = "(none)" if resource is None else resource.canonical
-            self._requests.labels(request.method if resource else "(any)", route, str(response.status)).inc()
-            if route != "/events":
-                self._seconds.labels(route).observe(time.perf_counter() - started)
-            return response
+    def _find(self, method: str, route: str, status: int) -> tuple[Counter, Histogram | None]:
+        times = None if route == "/events" else self._seconds.labels(route)
+        return self._requests.labels(method, route, str(status)), times
 
-        return count
-
-    async def show(self, _request: web.Request) -> web.Response:
+    async def show(self, _request: web.BaseRequest, _: str) -> web.Response:
         """GET /metrics."""
         return web.Response(body=generate_latest(self._all), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
