@@ -35,6 +35,9 @@ _Row = tuple[str | float | None, ...]
 _VERSION = 2
 """Of the tables; a file with another one is not touched."""
 
+_LOG_PAGES = 8192
+"""After so many pages of 4 KiB the log is put into the file: each time that waits for the disk."""
+
 _IDLE_S = 0.5
 _PURGE_EVERY_S = 300.0
 
@@ -148,6 +151,7 @@ class SqliteLedger:
             self._check_tables(database)
             self._claim()
             database.execute("PRAGMA journal_mode = WAL")
+            database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             if self._check_tables(database) == 0:  # until it was claimed, another one may have made them
                 _create(database)
         except BaseException:
