@@ -258,11 +258,15 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, exceptions.ResponseError) and any(said in str(error) for said in _REFUSED_IN_SCRIPT)
 
 
+@functools.cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
 async def _run(commands: Any, script: str, *arguments: str | bytes | float) -> Any:
     """Run a script by its digest, by its text when Redis does not know it yet: then nothing has happened."""
-    digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
     try:
-        return await commands.evalsha(digest, len(_KEYS), *_KEYS, *arguments)
+        return await commands.evalsha(_digest(script), len(_KEYS), *_KEYS, *arguments)
     except exceptions.NoScriptError:
         return await commands.eval(script, len(_KEYS), *_KEYS, *arguments)
 

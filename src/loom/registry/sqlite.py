@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from loom.core.changes import Change
 
 _T = TypeVar("_T")
-_Row = tuple[str | float | None, ...]
+_Row = tuple[str | float | None, ...] | dict[str, str | float]
 
 _VERSION = 2
 """Of the tables; a file with another one is not touched."""
@@ -59,12 +59,18 @@ INSERT INTO nodes (node, address, zone) VALUES (?, ?, ?) ON CONFLICT (node) DO U
 _PUT_BEATS = """
 INSERT INTO nodes (node, address, zone, load, served, expires_at)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(?) WHERE true
+    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(:beats)
+WHERE NOT EXISTS (
+    SELECT 1 FROM nodes
+    WHERE expires_at <= :now AND node IN (SELECT json_extract(value, '$[0]') FROM json_each(:beats)))
 ON CONFLICT (node) DO UPDATE SET
     address = coalesce(excluded.address, address), zone = coalesce(excluded.zone, zone), load = excluded.load,
     served = excluded.served, expires_at = excluded.expires_at
 """
-"""Of many nodes at once, as a JSON array: each statement lets another thread run, and may wait for it afterwards."""
+"""Of many nodes at once, as a JSON array, unless a lease of one of them is over at `now`.
+
+Each statement lets another thread run and waits for it afterwards, which takes longer than what SQLite does.
+"""
 
 _ENDED = "SELECT node FROM nodes WHERE expires_at <= ? AND node IN (SELECT value FROM json_each(?))"
 _PUT_HOLDING = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -195,19 +201,8 @@ class SqliteLedger:
         if must_sync != self._syncs:
             self._database.execute(f"PRAGMA synchronous = {'FULL' if must_sync else 'NORMAL'}")
             self._syncs = must_sync
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            now = self.now()
-            if not changes:  # whoever commits nothing wants to know whether something could be written
-                self._database.execute("UPDATE meta SET value = value")
-            _end_leases(self._database, {change.node for change in changes}, now)
-            for statement, values in _statements(changes):
-                self._database.execute(statement, values)
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+        if not _renew(self._database, changes, self.now()):
+            _write(self._database, changes, self.now())
         if self.now() - self._purged > _PURGE_EVERY_S:
             with contextlib.suppress(sqlite3.Error):  # the batch is kept, whatever comes of tidying up
                 self._purge(self._database)
@@ -239,6 +234,28 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute("COMMIT")
 
 
+def _renew(database: sqlite3.Connection, changes: Sequence[Change], now: float) -> bool:
+    """Write heartbeats that bring no inventory, a transaction by itself; return whether these changes are just that."""
+    beats = [change for change in changes if isinstance(change, Beat) and change.inventory is None]
+    is_all = 0 < len(beats) == len(changes)
+    return is_all and database.execute(_PUT_BEATS, {"beats": _rows(beats), "now": now}).rowcount > 0
+
+
+def _write(database: sqlite3.Connection, changes: Sequence[Change], now: float) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if not changes:  # whoever commits nothing wants to know whether something could be written
+            database.execute("UPDATE meta SET value = value")
+        _end_leases(database, {change.node for change in changes}, now)
+        for statement, values in _statements(changes):
+            database.execute(statement, values)
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
 def _end_leases(database: sqlite3.Connection, nodes: set[str], now: float) -> None:
     """Forget what nodes had under a lease that is over: a new one must not bring it back."""
     for (node,) in database.execute(_ENDED, (now, json.dumps(list(nodes)))).fetchall():
@@ -263,13 +280,16 @@ def _statements(changes: Sequence[Change]) -> Iterator[tuple[str, _Row]]:
 
 
 def _of_beats(beats: Sequence[Beat]) -> Iterator[tuple[str, _Row]]:
-    rows = [(it.node, it.address, it.zone, it.load, it.served, it.expires_at) for it in beats]
-    yield _PUT_BEATS, (json.dumps(rows),)
+    yield _PUT_BEATS, {"beats": _rows(beats), "now": 0.0}
     for beat in beats:
         if beat.inventory is not None:
             yield "DELETE FROM holdings WHERE node = ? AND by_heartbeat", (beat.node,)
             for holding in beat.inventory:
                 yield _PUT_HOLDING, _row(beat.node, holding, None, by_heartbeat=True)
+
+
+def _rows(beats: Sequence[Beat]) -> str:
+    return json.dumps([(it.node, it.address, it.zone, it.load, it.served, it.expires_at) for it in beats])
 
 
 def _of(change: Change) -> Iterator[tuple[str, _Row]]:

@@ -140,17 +140,19 @@ class ControlPlane:
         """
         message = await _read(request, HeartbeatHead)
         registry, node, said = self._registry, check_node(message.node), hash(bytes(message.inventory))
-        is_old = message.epoch == registry.epoch and registry.fleet.has_said(node, said)
+        fleet = registry.fleet
+        is_old = message.epoch == registry.epoch and fleet.has_said(node, said)
         inventory = None if is_old else _inventory(message.inventory)
-        if inventory == registry.fleet.asserted(node) and message.epoch == registry.epoch:
+        if inventory == fleet.asserted(node) and message.epoch == registry.epoch:
             inventory = None  # it is kept already: the lease alone has to be renewed
         address, zone = self._allowed.check(message.address), check_zone(message.zone)
         ends = registry.now + message.ttl_s
         await registry.submit(Beat(node, ends, address, zone, message.load, message.served, inventory))
-        asserted = registry.fleet.asserted(node)
+        fleet = registry.fleet  # it may be another one by now
+        asserted = fleet.asserted(node)
         reassert = inventory is None and (asserted is None or message.epoch != registry.epoch)
-        if not reassert and message.inventory != _NOTHING:
-            registry.fleet.note_said(node, said)
+        if not reassert and not is_old and message.inventory != _NOTHING:
+            fleet.note_said(node, said)
         return _json(HeartbeatReply(registry.epoch, reassert, message.ttl_s))
 
     async def locate(self, request: web.BaseRequest, model: str) -> web.Response:

@@ -139,11 +139,14 @@ def _refuse_foreign_pages(request: web.BaseRequest, *, is_local: bool) -> None:
     origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
     is_foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
     is_foreign |= origin is not None and origin.partition("://")[2] != host
-    is_link = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
-    if is_foreign and not is_link:  # anybody may link to us; a form that posts here is another thing
+    if is_foreign and not _is_link(request):  # anybody may link to us; a form that posts here is another thing
         raise web.HTTPForbidden
     if is_local and not _is_loopback_name(host):
         raise web.HTTPForbidden
+
+
+def _is_link(request: web.BaseRequest) -> bool:
+    return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 
 _LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", ""))
@@ -192,7 +195,10 @@ def _http_error(error: web.HTTPException) -> web.StreamResponse:
 async def read_body(request: web.BaseRequest) -> bytes:
     """Return the body of a request. Raises HTTPRequestTimeout, HTTPRequestEntityTooLarge."""
     if request.content.is_eof():  # it came with the head, as most do: there is nothing to wait for
-        return await request.read()
+        body = request.content.read_nowait()
+        if len(body) > MAX_BODY:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY, len(body))
+        return body
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
