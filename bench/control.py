@@ -2,7 +2,7 @@
 
 Lookups and heartbeats per second and their p99, with a fleet in which every node has 20 models of 20, so that every
 model has as many holders as there are nodes; on SQLite and on Redis, one process each; beside a bare aiohttp handler
-that answers a constant of about the same length. Rounds are interleaved; the table has medians. Then a load held for a
+that answers a constant of the same length. Rounds are interleaved; the table has medians. Then a load held for a
 minute over two control planes on one Redis, of which one is killed in the middle: are all answers right, and does it
 cost only the connections to the dead one?
 """

@@ -125,6 +125,7 @@ class Registry:
     async def _write(self) -> None:
         while not self._is_closing:
             await self._has_work.wait()
+            await asyncio.sleep(0)  # whoever is about to say something shares the commit
             batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             if not self._waiting:
                 self._has_work.clear()
