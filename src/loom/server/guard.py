@@ -250,7 +250,7 @@ class Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it quotes the head
     ) -> web.StreamResponse:
-        """Return the reply to a request that could not be read, or whose handler failed outside the middlewares."""
+        """Return the reply to a request that could not be read, or that failed outside the door."""
         if request.writer.output_size > 0:
             raise ConnectionError("the reply has begun already")
         if status == 500 and exc is not None:
