@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loom.core.bounds import MAX_MODELS_OF_NODE, Admission
 from loom.core.changes import Beat, Change, Holding, Left, Registered, Rejected, Withdrawn
-from loom.core.fleet import Fleet
+from loom.core.fleet import Fleet, Replica
 from loom.errors import RegistryFull, UsageError
 
 BY_NODE = "with the node"
@@ -181,6 +181,8 @@ def run(said: list[Change | int]) -> tuple[Fleet, Naive]:
         else:
             fleet.apply(said_at(step, now))
             naive.apply(said_at(step, now))
+        for model in MODELS:  # what was shown before must not be shown when it is otherwise
+            fleet.show(model, 9, take, None, "", shown)
     return fleet, naive
 
 
@@ -221,6 +223,10 @@ def check_model(fleet: Fleet, naive: Naive, model: str) -> None:
             check_located(fleet, naive, model, (limit, zone, but))
 
 
+def shown(one: Replica) -> bytes:
+    return repr(one._replace(expires_at=None)).encode()
+
+
 def check_located(fleet: Fleet, naive: Naive, model: str, asked: tuple[int, str | None, str]) -> None:
     limit, zone, but = asked
     wanted = sorted(naive.key(name, model, zone) for name in naive.holders(model) if name != but)
@@ -233,6 +239,9 @@ def check_located(fleet: Fleet, naive: Naive, model: str, asked: tuple[int, str 
         node = naive.nodes[one.node]
         assert (one.holding, one.expires_at) == (node.held[model][0], naive.end_of(one.node, model))
         assert (one.address, one.zone, one.load) == (node.address, node.zone, node.load)
+    first = lambda count, wanted: list(range(count))[:wanted]  # noqa: E731 - the same ones twice
+    wanted_shown = [(shown(one), one.expires_at) for one in fleet.locate(model, limit, first, zone, but)]
+    assert fleet.show(model, limit, first, zone, but, shown) == wanted_shown
 
 
 @settings(max_examples=60)
@@ -345,7 +354,7 @@ def test_what_can_be_seen_changes_the_version(said) -> None:
 
 def view_of(fleet: Fleet) -> str:
     nodes = [replace(one, expires_at=None) for one in fleet.nodes()]
-    fetches = [replace(one, expires_at=None) for one in fleet.fetching()]
+    fetches = [one._replace(expires_at=None) for one in fleet.fetching()]
     return repr((nodes, fetches, fleet.list_models(), fleet.totals, fleet.holdings))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import loom
 from loom import errors
-from loom.errors import NotFound, UsageError
+from loom.errors import NotFound, RegistryUnavailable, UsageError
 from loom.registry.client import ControlClient
 from loom.server.serving import Beside, ControlOptions
 from tests.fetching.getter import SECRET, SIZE
@@ -123,6 +123,26 @@ def test_a_control_plane_that_is_down_costs_a_warning(origin: Origin, getter: Ge
     receipt = getter.right(origin.put("/model.bin", Thing(DATA)), DATA, control=dead)
     assert receipt.replicas is None
     assert [one for one in receipt.warnings if "without the control plane" in one and dead in one]
+
+
+def test_a_hiccup_that_is_over_costs_no_warning(
+    plane: Beside, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is how it was in the end: a moment's trouble at the beginning is nothing that anybody need read."""
+    monkeypatch.setattr("loom.fetching.announcing.RETRY_S", 0.01)
+    locate, failed = ControlClient.locate, threading.Event()
+
+    def locate_later(client: ControlClient, model: str, **facts: Any) -> dict[str, Any]:
+        if not failed.is_set():
+            failed.set()
+            raise RegistryUnavailable("away for a moment")
+        return locate(client, model, **facts)
+
+    monkeypatch.setattr(ControlClient, "locate", locate_later)
+    url = origin.put("/model.bin", Thing(DATA), paced(64 * 1024, 0.03))
+    receipt = getter.right(url, DATA, control=plane.url, model="m", timeout_s=30)
+    assert failed.is_set()
+    assert (receipt.replicas, receipt.warnings) == (0, ())
 
 
 def test_a_control_plane_that_says_nothing_costs_a_warning(

@@ -7,6 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,6 +188,41 @@ def test_a_redis_that_is_flushed_is_noticed(redis: RedisServer) -> None:
             await registry.submit(Registered("a", Holding("m")))
             async with registry_at(redis.url) as other:
                 assert has(other, "m")
+
+    run(work())
+
+
+def test_batches_of_another_epoch_are_not_taken_for_the_next_ones(redis: RedisServer, monkeypatch) -> None:
+    """Flushed and filled again, numbers may go on as if nothing had happened; each batch says what it belongs to."""
+    monkeypatch.setattr(redis_module, "BLOCK_S", 60.0)  # so that it has looked at the epoch a moment ago
+
+    async def work() -> None:
+        async with opened(redis.url) as (ledger, snapshot), opened(redis.url) as (other, _):
+            await other.commit(snapshot.epoch, [])
+            (first,) = await ledger.follow(snapshot.epoch, snapshot.number)
+            redis.ask("FLUSHALL")
+            anew = await other.load()
+            for _ in range(first.number + 1):
+                await other.commit(anew.epoch, [Registered("a", Holding("m"))])
+            with pytest.raises(EpochChanged):
+                await ledger.follow(snapshot.epoch, first.number)
+
+    run(work())
+
+
+def test_batches_that_do_not_name_their_epoch_are_believed_after_a_look(redis: RedisServer) -> None:
+    """A control plane of an older Loom writes such ones, while the fleet's are replaced one by one."""
+
+    async def work() -> None:
+        async with opened(redis.url) as (ledger, snapshot):
+            commands, _ = ledger._open()
+            for number in (1, 2):
+                await commands.incr("{loom}:number")
+                await commands.xadd("{loom}:batches", {"b": msgspec.msgpack.encode([])}, id=f"{number}-0")
+            assert [batch.number for batch in await ledger.follow(snapshot.epoch, snapshot.number)] == [1, 2]
+            redis.ask("SET", "{loom}:epoch", "another")
+            with pytest.raises(EpochChanged):
+                await ledger.follow(snapshot.epoch, snapshot.number)
 
     run(work())
 

@@ -62,6 +62,24 @@ def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, after: int) -> No
     run(work())
 
 
+def test_changes_on_each_others_heels_share_a_commit(tmp_path: Path) -> None:
+    """Not only those of the same moment: as long as every few turns of the loop bring another one."""
+
+    async def work() -> None:
+        async with registry_at(f"sqlite://{tmp_path}/r.db") as registry:
+
+            async def say(turns: int) -> None:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                await registry.submit(Registered(f"n{turns}", Holding("m")))
+
+            before = registry._number
+            await asyncio.gather(*(say(turns) for turns in range(20)))
+            assert registry._number == before + 1
+
+    run(work())
+
+
 def test_one_control_plane_has_the_file(tmp_path: Path) -> None:
     """A second one is refused, and told what to do; when the first one is gone, it may."""
     location = f"sqlite://{tmp_path}/r.db"

@@ -192,13 +192,30 @@ def test_every_failure_is_told_as_json(shared, said, status) -> None:
     )
 
 
+def test_a_body_that_is_held_back_is_asked_for(shared) -> None:
+    """curl sends a large one when it is told to (RFC 9110 section 10.1.1); the reply is not mixed up with that."""
+    body = b'{"node": "patient"}'
+    said = head("/register", "Expect: 100-Continue", f"Content-Length: {len(body)}", "Connection: close", method="POST")
+    with shared.open(said) as one, one.makefile("rb") as replies:
+        assert [replies.readline(), replies.readline()] == [b"HTTP/1.1 100 Continue\r\n", b"\r\n"]
+        one.sendall(body)
+        assert replies.readline().startswith(b"HTTP/1.1 400")
+        assert b"missing required field `model`" in replies.read()
+
+
+def test_a_body_that_is_held_back_is_not_asked_for_without_the_token(locked) -> None:
+    """A stranger is refused before it has sent anything."""
+    with locked.open(head("/register", "Expect: 100-continue", "Content-Length: 999", method="POST")) as one:
+        assert one.recv(12) == b"HTTP/1.1 401"
+
+
 def test_what_was_not_foreseen_is_told_as_json_too(shared, monkeypatch) -> None:
     """A bug is answered with 500, JSON, and nothing of what happened inside."""
 
     def locate(*_: object) -> None:
         raise ValueError("/secret/path")
 
-    monkeypatch.setattr("loom.core.fleet.Fleet.locate", locate)
+    monkeypatch.setattr("loom.core.fleet.Fleet.show", locate)
     answer = shared.ask("GET", "/locate/m")
     assert (answer.status, answer.code) == (500, "internal")
     assert b"secret" not in answer.body

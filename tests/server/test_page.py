@@ -104,6 +104,21 @@ def test_nodes_and_models_are_shown(plane, page) -> None:
     assert names(page, "nodes") == ["b"]
 
 
+def test_who_is_rejected_is_shown_when_there_is_somebody(plane, page) -> None:
+    """How many others were handed wrong bytes by a node; a column of nothing takes no room from the names."""
+    page.set_viewport_size({"width": 1280, "height": 900})
+    for name in ("gpu-0001", "gpu-0002"):
+        plane.post("/heartbeat", node=name, served=25_900_000_000, inventory=[{"model": "m"}])
+    count = cell(row(page, "nodes", "gpu-0001"), "Rejected by")
+    expect(row(page, "nodes", "gpu-0001")).to_be_visible()
+    expect(count).to_be_hidden()
+    plane.post("/register", node="gpu-0002", model="m", rejected=["gpu-0001"])
+    expect(count).to_have_text("1")
+    expect(cell(row(page, "nodes", "gpu-0002"), "Rejected by")).to_have_text("")
+    cut = "them => them.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent)"
+    assert page.locator("#nodes bdi, #nodes th, #nodes td").evaluate_all(cut) == []
+
+
 def test_a_fetch_advances(plane, page) -> None:
     """Progress, rate, what is left, and whence it came, in the table, the head and the title."""
     fetch(plane, 2 * GB)

@@ -37,6 +37,8 @@ class Admission:
         """
         if not isinstance(change, (Beat, Registered)):
             return
+        if isinstance(change, Beat) and change.inventory is None and self._fleet.has_node(change.node):
+            return  # as most do, it adds nothing
         more, net = self._more(change)
         is_new = not self._fleet.has_node(change.node) and change.node not in self._new
         if is_new and self._nodes >= MAX_NODES:

@@ -18,21 +18,23 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loom.core.changes import Beat, Change, Holding, Registered, Rejected, Withdrawn
 from loom.core.holders import Holders, rank_of
 from loom.core.rejections import Rejections
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from loom.core.holders import Sample
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """A holding and who has it. expires_at: None when it does not end by itself."""
+class Replica(NamedTuple):
+    """A holding and who has it. expires_at: None when it does not end by itself.
+
+    A tuple, for every lookup makes sixteen: a frozen dataclass costs five times as much.
+    """
 
     node: str
     address: str | None
@@ -82,7 +84,9 @@ class Totals:
 class _Node:
     """One node. `leases`: model -> when that holding ends, None for never; what is not in it ends with the node."""
 
-    __slots__ = ("address", "asserted", "expires_at", "holdings", "leases", "load", "name", "said", "served", "zone")
+    __slots__ = (
+        "address", "asserted", "expires_at", "holdings", "leases", "load", "name", "said", "served", "shown", "zone",
+    )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -95,6 +99,7 @@ class _Node:
         self.leases: dict[str, float | None] = {}
         self.asserted: tuple[Holding, ...] | None = None
         self.said: tuple[int, tuple[Holding, ...]] | None = None
+        self.shown: dict[str, bytes] = {}  # model -> what `show` makes of it, until the node or the holding changes
 
     def end_of(self, model: str) -> float | None:
         return self.leases.get(model, self.expires_at)
@@ -232,6 +237,7 @@ class Fleet:
             return
         self.version += 1
         node.address = address
+        node.shown.clear()
         for model, holding in node.holdings.items():
             self._models[model].move(node, (node.zone, zone), (rank_of(holding, node.load), rank_of(holding, load)))
         node.zone, node.load = zone, load
@@ -241,6 +247,7 @@ class Fleet:
         if holding == before:
             return
         self.version += 1
+        node.shown.pop(holding.model, None)
         holders = self._models.get(holding.model)
         if holders is None:
             holders = self._models[holding.model] = Holders()
@@ -258,6 +265,7 @@ class Fleet:
         self.version += 1
         holding = node.holdings.pop(model)
         node.leases.pop(model, None)
+        node.shown.pop(model, None)
         self.holdings -= 1
         self.partials -= holding.state == "partial"
         holders = self._models[model]
@@ -326,13 +334,32 @@ class Fleet:
         returns k different numbers below n in random order. So a thousand cold nodes do not all ask the same holder.
         Nodes that several others reject are named only when there is nobody else.
         """
+        return [_replica(node, node.holdings[model]) for node in self._best(model, limit, sample, zone, but)]
+
+    def show(
+        self, model: str, limit: int, sample: Sample, zone: str | None, but: str, show: Callable[[Replica], bytes]
+    ) -> list[tuple[bytes, float | None]]:
+        """Return what `locate` does, each as `show` puts it, and when it ends: `show` must leave that out.
+
+        What was shown is kept until it changes: putting it into words is most of what a lookup costs.
+        """
+        found = []
+        for node in self._best(model, limit, sample, zone, but):
+            shown = node.shown.get(model)
+            if shown is None:
+                shown = node.shown[model] = show(_replica(node, node.holdings[model]))
+            found.append((shown, node.leases.get(model, node.expires_at)))
+        return found
+
+    def _best(self, model: str, limit: int, sample: Sample, zone: str | None, but: str) -> list[_Node]:
         holders = self._models.get(model)
         if holders is None:
             return []
         shunned = self.rejections.shunned()
         found = [node for node in holders.best(limit + 1 + len(shunned), sample, zone) if node.name != but]
-        found = [node for node in found if node.name not in shunned] or found
-        return [_replica(node, node.holdings[model]) for node in found[:limit]]
+        if shunned:
+            found = [node for node in found if node.name not in shunned] or found
+        return found[:limit]
 
     def homes(self, model: str, limit: int) -> list[tuple[str, str]]:
         """Return at most `limit` nodes that are fetching a model, and where they can be reached: those that began

@@ -38,6 +38,8 @@ class Rejections:
 
     def expire(self, now: float) -> int:
         """Forget what has ended by `now`; return how many rejections that were."""
+        if not self._ends:
+            return 0
         ended = [(name, by) for name, ends in self._ends.items() for by, end in ends.items() if end <= now]
         for name, by in ended:
             del self._ends[name][by]

@@ -25,7 +25,7 @@ local changes = cmsgpack.unpack(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local number = redis.call('INCR', NUMBER)
-redis.call('XADD', BATCHES, 'MAXLEN', '~', ARGV[3], number .. '-0', 'b', ARGV[2])
+redis.call('XADD', BATCHES, 'MAXLEN', '~', ARGV[3], number .. '-0', 'b', ARGV[2], 'e', ARGV[1])
 
 local function read(key, node)
   local packed = redis.call('HGET', key, node)

@@ -86,6 +86,7 @@ class RedisLedger:
         self._offset_s: float | None = None
         self._latest = 0.0
         self._purged = 0.0
+        self._looked = 0.0
 
     def now(self) -> float:
         """Return Redis's time: seconds since 1970, as last heard and counted from there; it never goes back."""
@@ -125,16 +126,24 @@ class RedisLedger:
         async with self._talking():
             commands, reader = self._open()
             found = await reader.xread({_BATCHES: f"{number}-0"}, _READ_AT_ONCE, int(BLOCK_S * 1000))
-            await self._read_clock(commands)
-            known_epoch, known_number = await commands.mget(_EPOCH, _NUMBER)
+            entries = [entry for _, entries in found for entry in entries]
+            epochs = {_text(fields.get(b"e")) for _, fields in entries}
+            if epochs != {epoch} or time.monotonic() - self._looked > BLOCK_S:
+                await self._look(commands, epoch, number)
+        batches = [_batch(entry) for entry in entries]
+        if batches and batches[0].number != number + 1:
+            raise Missed
+        return batches
+
+    async def _look(self, commands: Any, epoch: str, number: int) -> None:
+        """Read the clock, and look whether the facts are still those that we know; busy streams say so themselves."""
+        await self._read_clock(commands)
+        known_epoch, known_number = await commands.mget(_EPOCH, _NUMBER)
         if _text(known_epoch) != epoch:
             raise EpochChanged
         if int(known_number or 0) < number:  # restarted with what an older snapshot had
             raise Missed
-        batches = [_batch(entry) for _, entries in found for entry in entries]
-        if batches and batches[0].number != number + 1:
-            raise Missed
-        return batches
+        self._looked = time.monotonic()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -249,11 +258,15 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, exceptions.ResponseError) and any(said in str(error) for said in _REFUSED_IN_SCRIPT)
 
 
+@functools.cache
+def _digest(script: str) -> str:
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
 async def _run(commands: Any, script: str, *arguments: str | bytes | float) -> Any:
     """Run a script by its digest, by its text when Redis does not know it yet: then nothing has happened."""
-    digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
     try:
-        return await commands.evalsha(digest, len(_KEYS), *_KEYS, *arguments)
+        return await commands.evalsha(_digest(script), len(_KEYS), *_KEYS, *arguments)
     except exceptions.NoScriptError:
         return await commands.eval(script, len(_KEYS), *_KEYS, *arguments)
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import sqlite3
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.errors import RegistryError, RegistryUnavailable
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
     from loom.core.changes import Change
 
 _T = TypeVar("_T")
-_Row = tuple[str | float | None, ...]
+_Row = tuple[str | float | None, ...] | dict[str, str | float]
 
 _VERSION = 2
 """Of the tables; a file with another one is not touched."""
+
+_LOG_PAGES = 8192
+"""After so many pages of 4 KiB the log is put into the file: each time that waits for the disk."""
 
 _IDLE_S = 0.5
 _PURGE_EVERY_S = 300.0
@@ -51,12 +56,23 @@ _PUT_NODE = """
 INSERT INTO nodes (node, address, zone) VALUES (?, ?, ?) ON CONFLICT (node) DO UPDATE SET
     address = coalesce(excluded.address, address), zone = coalesce(excluded.zone, zone)
 """
-_PUT_BEAT = """
-INSERT INTO nodes (node, address, zone, load, served, expires_at) VALUES (?, ?, ?, ?, ?, ?)
+_PUT_BEATS = """
+INSERT INTO nodes (node, address, zone, load, served, expires_at)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(:beats)
+WHERE NOT EXISTS (
+    SELECT 1 FROM nodes
+    WHERE expires_at <= :now AND node IN (SELECT json_extract(value, '$[0]') FROM json_each(:beats)))
 ON CONFLICT (node) DO UPDATE SET
     address = coalesce(excluded.address, address), zone = coalesce(excluded.zone, zone), load = excluded.load,
     served = excluded.served, expires_at = excluded.expires_at
 """
+"""Of many nodes at once, as a JSON array, unless a lease of one of them is over at `now`.
+
+Each statement lets another thread run and waits for it afterwards, which takes longer than what SQLite does.
+"""
+
+_ENDED = "SELECT node FROM nodes WHERE expires_at <= ? AND node IN (SELECT value FROM json_each(?))"
 _PUT_HOLDING = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _FORGET_IF_EMPTY = """
@@ -81,6 +97,7 @@ class SqliteLedger:
         self._lock: int | None = None
         self._number = 0
         self._purged = 0.0
+        self._syncs = True  # SQLite's own default
 
     def now(self) -> float:
         """Return seconds since 1970: the wall clock's at the start, and counted from there."""
@@ -140,6 +157,7 @@ class SqliteLedger:
             self._check_tables(database)
             self._claim()
             database.execute("PRAGMA journal_mode = WAL")
+            database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             if self._check_tables(database) == 0:  # until it was claimed, another one may have made them
                 _create(database)
         except BaseException:
@@ -180,21 +198,11 @@ class SqliteLedger:
         if self._database is None:
             raise RuntimeError("not loaded")
         must_sync = any(not isinstance(change, Beat) and not _ends(change) for change in changes)
-        self._database.execute(f"PRAGMA synchronous = {'FULL' if must_sync else 'NORMAL'}")
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            now = self.now()
-            if not changes:  # whoever commits nothing wants to know whether something could be written
-                self._database.execute("UPDATE meta SET value = value")
-            for change in changes:
-                _end_lease(self._database, change.node, now)
-                for statement, values in _statements(change):
-                    self._database.execute(statement, values)
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+        if must_sync != self._syncs:
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if must_sync else 'NORMAL'}")
+            self._syncs = must_sync
+        if not _renew(self._database, changes, self.now()):
+            _write(self._database, changes, self.now())
         if self.now() - self._purged > _PURGE_EVERY_S:
             with contextlib.suppress(sqlite3.Error):  # the batch is kept, whatever comes of tidying up
                 self._purge(self._database)
@@ -226,10 +234,31 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute("COMMIT")
 
 
-def _end_lease(database: sqlite3.Connection, node: str, now: float) -> None:
-    """Forget what a node had under a lease that is over: a new one must not bring it back."""
-    row = database.execute("SELECT expires_at FROM nodes WHERE node = ?", (node,)).fetchone()
-    if row is not None and row[0] is not None and row[0] <= now:
+def _renew(database: sqlite3.Connection, changes: Sequence[Change], now: float) -> bool:
+    """Write heartbeats that bring no inventory, a transaction by itself; return whether these changes are just that."""
+    beats = [change for change in changes if isinstance(change, Beat) and change.inventory is None]
+    is_all = 0 < len(beats) == len(changes)
+    return is_all and database.execute(_PUT_BEATS, {"beats": _rows(beats), "now": now}).rowcount > 0
+
+
+def _write(database: sqlite3.Connection, changes: Sequence[Change], now: float) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if not changes:  # whoever commits nothing wants to know whether something could be written
+            database.execute("UPDATE meta SET value = value")
+        _end_leases(database, {change.node for change in changes}, now)
+        for statement, values in _statements(changes):
+            database.execute(statement, values)
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _end_leases(database: sqlite3.Connection, nodes: set[str], now: float) -> None:
+    """Forget what nodes had under a lease that is over: a new one must not bring it back."""
+    for (node,) in database.execute(_ENDED, (now, json.dumps(list(nodes)))).fetchall():
         database.execute("DELETE FROM holdings WHERE node = ? AND by_heartbeat", (node,))
         database.execute("UPDATE nodes SET expires_at = NULL WHERE node = ?", (node,))
         database.execute(_FORGET_IF_EMPTY, (node,))
@@ -240,15 +269,31 @@ def _ends(change: Change) -> bool:
     return isinstance(change, Registered) and change.expires_at is not None
 
 
-def _statements(change: Change) -> Iterator[tuple[str, _Row]]:
-    if isinstance(change, Beat):
-        place = (change.node, change.address, change.zone)
-        yield _PUT_BEAT, (*place, change.load, change.served, change.expires_at)
-        if change.inventory is not None:
-            yield "DELETE FROM holdings WHERE node = ? AND by_heartbeat", (change.node,)
-            for holding in change.inventory:
-                yield _PUT_HOLDING, _row(change.node, holding, None, by_heartbeat=True)
-    elif isinstance(change, Registered):
+def _statements(changes: Sequence[Change]) -> Iterator[tuple[str, _Row]]:
+    """Yield what writes changes, in their order; heartbeats that follow each other are written at once."""
+    for is_beat, group in groupby(changes, lambda change: isinstance(change, Beat)):
+        if is_beat:
+            yield from _of_beats(cast("list[Beat]", list(group)))
+        else:
+            for change in group:
+                yield from _of(change)
+
+
+def _of_beats(beats: Sequence[Beat]) -> Iterator[tuple[str, _Row]]:
+    yield _PUT_BEATS, {"beats": _rows(beats), "now": 0.0}
+    for beat in beats:
+        if beat.inventory is not None:
+            yield "DELETE FROM holdings WHERE node = ? AND by_heartbeat", (beat.node,)
+            for holding in beat.inventory:
+                yield _PUT_HOLDING, _row(beat.node, holding, None, by_heartbeat=True)
+
+
+def _rows(beats: Sequence[Beat]) -> str:
+    return json.dumps([(it.node, it.address, it.zone, it.load, it.served, it.expires_at) for it in beats])
+
+
+def _of(change: Change) -> Iterator[tuple[str, _Row]]:
+    if isinstance(change, Registered):
         yield _PUT_NODE, (change.node, change.address, change.zone)
         yield _PUT_HOLDING, _row(change.node, change.holding, change.expires_at, by_heartbeat=False)
     elif isinstance(change, Withdrawn):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -17,7 +17,7 @@ from loom.core.changes import Beat, Holding, Left, Registered, Rejected, Withdra
 from loom.core.names import MAX_NODE, MAX_REPLICAS, MAX_ZONE, check_digest, check_model, check_node, check_zone
 from loom.core.swarm import MAX_HOMES
 from loom.errors import NotFound, RegistryUnavailable, UsageError
-from loom.server.guard import MAX_BODY, guard, read_body, text_of
+from loom.server.guard import Door, read_body, text_of
 from loom.server.live import Live
 from loom.server.messages import (
     HealthReply,
@@ -38,10 +38,11 @@ from loom.server.messages import (
 from loom.server.metrics import Metrics
 from loom.server.openapi import openapi_document
 from loom.server.page import add_page
-from loom.server.replies import holding_reply, model_reply, node_reply, replica_reply
+from loom.server.replies import holding_reply, join_replicas, model_reply, node_reply, replica_json
+from loom.server.routes import Routes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from loom.core.addresses import Allowed
     from loom.registry.registry import Registry
@@ -53,6 +54,7 @@ PAGE_SIZE = 1000
 """Nodes or models in one answer."""
 
 _NOTHING = msgspec.Raw(b"null")
+_NO_QUERY: dict[str, str] = {}
 
 REJECTED_S = 600.0
 """For so long it counts that a node was handed wrong bytes by another one."""
@@ -61,32 +63,35 @@ MAX_SILENCE_S = 60.0
 """After so long without its registry a control plane knows nothing that still holds: its leases have ended."""
 
 
-def control_app(
-    registry: Registry, allowed: Allowed, token: str | None = None, *, is_local: bool = False
-) -> web.Application:
+def control_app(registry: Registry, allowed: Allowed, token: str | None = None, *, is_local: bool = False) -> App:
     """Return the application.
 
     token: what every request must bring, but for the page's shell and the health checks.
     is_local: it listens on loopback addresses alone.
     """
     plane, metrics = ControlPlane(registry, allowed), Metrics(registry)
-    app = web.Application(middlewares=[metrics.middleware(), guard(token, is_local=is_local)], client_max_size=MAX_BODY)
-    app.router.add_post("/register", plane.register)
-    app.router.add_delete("/register", plane.withdraw)
-    app.router.add_post("/heartbeat", plane.heartbeat)
-    app.router.add_get("/locate/{model:.+}", plane.locate)
-    app.router.add_get("/nodes", plane.nodes)
-    app.router.add_get("/nodes/{node:.+}", plane.node)
-    app.router.add_get("/models", plane.models)
-    app.router.add_get("/healthz", plane.healthz)
-    app.router.add_get("/readyz", plane.readyz)
-    app.router.add_get("/metrics", metrics.show)
-    app.router.add_get("/openapi.json", _openapi)
-    live = Live(registry)
-    app.router.add_get("/events", live.events, allow_head=False)
-    app.on_shutdown.append(live.stop)
-    add_page(app)
-    return app
+    live, routes = Live(registry), Routes()
+    routes.add("POST", "/register", plane.register)
+    routes.add("DELETE", "/register", plane.withdraw)
+    routes.add("POST", "/heartbeat", plane.heartbeat)
+    routes.add_get("/locate/{model}", plane.locate)
+    routes.add_get("/nodes", plane.nodes)
+    routes.add_get("/nodes/{node}", plane.node)
+    routes.add_get("/models", plane.models)
+    routes.add_get("/healthz", plane.healthz)
+    routes.add_get("/readyz", plane.readyz)
+    routes.add_get("/metrics", metrics.show)
+    routes.add_get("/openapi.json", _openapi)
+    routes.add("GET", "/events", live.events)
+    add_page(routes)
+    return App(Door(routes, token, is_local=is_local, count=metrics.count), live.stop)
+
+
+class App(NamedTuple):
+    """Answers requests. stop: ends replies that would not end by themselves."""
+
+    door: Door
+    stop: Callable[[], None]
 
 
 class ControlPlane:
@@ -96,7 +101,7 @@ class ControlPlane:
         self._registry = registry
         self._allowed = allowed
 
-    async def register(self, request: web.Request) -> web.Response:
+    async def register(self, request: web.BaseRequest, _: str) -> web.Response:
         """POST /register."""
         message = await _read(request, RegisterRequest)
         ends = None if message.ttl_s is None else self._registry.now + message.ttl_s
@@ -116,7 +121,7 @@ class ControlPlane:
             if registry.fleet.has_node(name) and left < REJECTED_S / 2:
                 await registry.submit(Rejected(name, by, registry.now + REJECTED_S))
 
-    async def withdraw(self, request: web.Request) -> web.Response:
+    async def withdraw(self, request: web.BaseRequest, _: str) -> web.Response:
         """DELETE /register."""
         message = await _read(request, WithdrawRequest)
         fleet, node, model = self._registry.fleet, message.node, message.model
@@ -127,7 +132,7 @@ class ControlPlane:
         await self._registry.submit(Left(node) if model is None else Withdrawn(node, model))
         return _json(WithdrawReply(node, count))
 
-    async def heartbeat(self, request: web.Request) -> web.Response:
+    async def heartbeat(self, request: web.BaseRequest, _: str) -> web.Response:
         """POST /heartbeat: renew a node's lease, with all that it holds.
 
         Nine of ten say what the last one said, and reading an inventory is most of their cost: what is said in the
@@ -135,35 +140,37 @@ class ControlPlane:
         """
         message = await _read(request, HeartbeatHead)
         registry, node, said = self._registry, check_node(message.node), hash(bytes(message.inventory))
-        is_old = message.epoch == registry.epoch and registry.fleet.has_said(node, said)
+        fleet = registry.fleet
+        is_old = message.epoch == registry.epoch and fleet.has_said(node, said)
         inventory = None if is_old else _inventory(message.inventory)
-        if inventory == registry.fleet.asserted(node) and message.epoch == registry.epoch:
+        if inventory == fleet.asserted(node) and message.epoch == registry.epoch:
             inventory = None  # it is kept already: the lease alone has to be renewed
         address, zone = self._allowed.check(message.address), check_zone(message.zone)
         ends = registry.now + message.ttl_s
         await registry.submit(Beat(node, ends, address, zone, message.load, message.served, inventory))
-        asserted = registry.fleet.asserted(node)
+        fleet = registry.fleet  # it may be another one by now
+        asserted = fleet.asserted(node)
         reassert = inventory is None and (asserted is None or message.epoch != registry.epoch)
-        if not reassert and message.inventory != _NOTHING:
-            registry.fleet.note_said(node, said)
+        if not reassert and not is_old and message.inventory != _NOTHING:
+            fleet.note_said(node, said)
         return _json(HeartbeatReply(registry.epoch, reassert, message.ttl_s))
 
-    async def locate(self, request: web.Request) -> web.Response:
+    async def locate(self, request: web.BaseRequest, model: str) -> web.Response:
         """GET /locate/{model}: who has it, best source first."""
-        model, query = request.match_info["model"], request.query
+        query = request.query if request.query_string else _NO_QUERY
         limit = _number(query.get("limit"), "limit", DEFAULT_REPLICAS, MAX_REPLICAS)
         fleet, now = self._registry.fleet, self._registry.now
         zone, asker = text_of(query, "zone", MAX_ZONE), text_of(query, "node", MAX_NODE)
-        replicas = fleet.locate(model, limit, _sample, zone, asker)
-        if not replicas:
+        found = fleet.show(model, limit, _sample, zone, asker, replica_json)
+        if not found:
             hint = "fetch it from its origin" if not fleet.count_holders(model) else "no node but the one that asks"
             raise NotFound(f"no node has {model!r}", hint)
         count = _number(query.get("homes"), "homes", 0, MAX_HOMES)
         homes = [HomeReply(*one) for one in fleet.homes(model, count)] if count else UNSET
-        found = [replica_reply(one, now) for one in replicas]
-        return _json(LocateReply(model, fleet.count_holders(model), found, homes))
+        replicas: Any = join_replicas(found, now)
+        return _json(LocateReply(model, fleet.count_holders(model), replicas, homes))
 
-    async def nodes(self, request: web.Request) -> web.Response:
+    async def nodes(self, request: web.BaseRequest, _: str) -> web.Response:
         """GET /nodes."""
         limit = _number(request.query.get("limit"), "limit", PAGE_SIZE, PAGE_SIZE)
         fleet, now = self._registry.fleet, self._registry.now
@@ -171,9 +178,9 @@ class ControlPlane:
         rest = found[-1].node if len(found) == limit else ""
         return _json(NodesReply(len(fleet), [node_reply(one, now) for one in found], rest))
 
-    async def node(self, request: web.Request) -> web.Response:
+    async def node(self, _request: web.BaseRequest, name: str) -> web.Response:
         """GET /nodes/{node}: one node and all that it holds."""
-        name, fleet, now = request.match_info["node"], self._registry.fleet, self._registry.now
+        fleet, now = self._registry.fleet, self._registry.now
         found = fleet.node(name)
         if found is None:
             raise NotFound(f"the registry does not know node {name!r}", "see `loom nodes`")
@@ -181,7 +188,7 @@ class ControlPlane:
             NodeDetailReply(node_reply(found, now), [holding_reply(one, now) for one in fleet.inventory(name)])
         )
 
-    async def models(self, request: web.Request) -> web.Response:
+    async def models(self, request: web.BaseRequest, _: str) -> web.Response:
         """GET /models."""
         limit = _number(request.query.get("limit"), "limit", PAGE_SIZE, PAGE_SIZE)
         fleet = self._registry.fleet
@@ -189,22 +196,22 @@ class ControlPlane:
         rest = found[-1].model if len(found) == limit else ""
         return _json(ModelsReply(fleet.models, [model_reply(one) for one in found], rest))
 
-    async def healthz(self, _request: web.Request) -> web.Response:
+    async def healthz(self, _request: web.BaseRequest, _: str) -> web.Response:
         """GET /healthz: the process answers."""
         return _json(HealthReply("ok"))
 
-    async def readyz(self, _request: web.Request) -> web.Response:
+    async def readyz(self, _request: web.BaseRequest, _: str) -> web.Response:
         """GET /readyz: lookups can be answered. A registry that is away for a moment does not take that away."""
         if self._registry.silent_s > MAX_SILENCE_S:
             raise RegistryUnavailable("the registry has been away for too long", "see the control plane's log")
         return _json(ReadyReply(ready=True, writable=not self._registry.trouble))
 
 
-async def _openapi(_request: web.Request) -> web.Response:
+async def _openapi(_request: web.BaseRequest, _: str) -> web.Response:
     return web.Response(body=openapi_document(), content_type="application/json")
 
 
-async def _read(request: web.Request, kind: type[T]) -> T:
+async def _read(request: web.BaseRequest, kind: type[T]) -> T:
     """Return the message in a request's body, whatever its Content-Type says. Raises UsageError."""
     return _decode(await read_body(request), kind)
 
@@ -232,7 +239,14 @@ def _number(text: str | None, name: str, default: int, most: int) -> int:
 
 
 def _sample(count: int, wanted: int) -> list[int]:
-    return random.sample(range(count), wanted)
+    """Return different numbers below `count` in random order; few of many by drawing until there are enough."""
+    if count < 4 * wanted:
+        keys = [random.random() for _ in range(count)]
+        return sorted(range(count), key=keys.__getitem__)[:wanted]
+    found: dict[int, None] = {}
+    while len(found) < wanted:
+        found[int(random.random() * count)] = None
+    return list(found)
 
 
 def _inventory(raw: msgspec.Raw) -> tuple[Holding, ...] | None:

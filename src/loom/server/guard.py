@@ -12,6 +12,7 @@ import errno
 import hmac
 import logging
 import socket
+import time
 import traceback
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,15 @@ from loom.errors import AccessDenied, LoomError, NotFound, RegistryFull, Registr
 from loom.server.messages import ErrorFacts, ErrorReply
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from aiohttp.typedefs import Handler, Middleware
+    from aiohttp import StreamReader
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http_parser import RawRequestMessage
 
+    from loom.server.routes import Route, Routes
+
+    Count = Callable[[Route, int, float], None]
     _Address = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 
 HEAD_TIMEOUT_S = 10.0
@@ -68,21 +74,36 @@ def error_reply(status: int, code: str, message: str, hint: str = "") -> web.Res
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
-def guard(token: str | None, *, is_local: bool) -> Middleware:
-    """Return the middleware: it asks for the token, if there is one, and turns errors into replies.
+class Door:
+    """Answers every request: asks for the token, if there is one, has a handler answer, and turns errors into replies.
 
     is_local: only this machine can reach us, so nobody has another name for us than localhost.
+    count: told of every request once it is answered: its route, its status, and the seconds it took.
     """
-    wanted = token.encode() if token else None
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def __init__(self, routes: Routes, token: str | None, *, is_local: bool, count: Count) -> None:
+        self._routes = routes
+        self._wanted = token.encode() if token else None
+        self._is_local = is_local
+        self._count = count
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer."""
+        started = time.perf_counter()
+        route, name = self._routes.find(request.method, request.path)
+        response = await self._answer(request, route, name)
+        self._count(route, response.status, time.perf_counter() - started)
+        return response
+
+    async def _answer(self, request: web.BaseRequest, route: Route, name: str) -> web.StreamResponse:
         try:
-            if not wanted:
-                _refuse_foreign_pages(request, is_local=is_local)
+            if not self._wanted:
+                _refuse_foreign_pages(request, is_local=self._is_local)
             elif request.path not in OPEN_PATHS:
-                _require_token(request, wanted)
-            return await handler(request)
+                _require_token(request, self._wanted)
+            if "Expect" in request.headers:
+                await _go_on(request)
+            return await route.handler(request, name)
         except LoomError as error:
             status, code = next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
             return error_reply(status, code, error.message, error.hint)
@@ -93,7 +114,13 @@ def guard(token: str | None, *, is_local: bool) -> Middleware:
         except Exception as error:  # noqa: BLE001 - the last resort
             return _unforeseen(error)
 
-    return middleware
+
+async def _go_on(request: web.BaseRequest) -> None:
+    """Ask for the body that a client holds back until it is asked for (RFC 9110 section 10.1.1)."""
+    if request.headers["Expect"].lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the reply itself has not begun
 
 
 def _unforeseen(error: BaseException) -> web.Response:
@@ -103,7 +130,7 @@ def _unforeseen(error: BaseException) -> web.Response:
     return error_reply(500, "internal", "the control plane failed in a way it did not foresee", "its log says where")
 
 
-def _refuse_foreign_pages(request: web.Request, *, is_local: bool) -> None:
+def _refuse_foreign_pages(request: web.BaseRequest, *, is_local: bool) -> None:
     """Refuse what a page of somebody else's has a browser of this network send (CSRF, DNS rebinding).
 
     Where there is a token, no such page has it, and proxies may call us what they like. Browsers say where a request
@@ -112,22 +139,30 @@ def _refuse_foreign_pages(request: web.Request, *, is_local: bool) -> None:
     origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
     is_foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
     is_foreign |= origin is not None and origin.partition("://")[2] != host
-    is_link = request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
-    if is_foreign and not is_link:  # anybody may link to us; a form that posts here is another thing
+    if is_foreign and not _is_link(request):  # anybody may link to us; a form that posts here is another thing
         raise web.HTTPForbidden
     if is_local and not _is_loopback_name(host):
         raise web.HTTPForbidden
 
 
+def _is_link(request: web.BaseRequest) -> bool:
+    return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
+
+
+_LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", ""))
+
+
 def _is_loopback_name(host: str) -> bool:
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name.lower() in _LOOPBACK_NAMES:
+        return True
     try:
-        return not name or ip_address(name).is_loopback
+        return ip_address(name).is_loopback
     except ValueError:
-        return name.lower() == "localhost"
+        return False
 
 
-def _require_token(request: web.Request, wanted: bytes) -> None:
+def _require_token(request: web.BaseRequest, wanted: bytes) -> None:
     """Compare in constant time. The scheme's name has no case (RFC 9110 section 11.1)."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     is_right = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted)
@@ -157,8 +192,13 @@ def _http_error(error: web.HTTPException) -> web.StreamResponse:
     return reply
 
 
-async def read_body(request: web.Request) -> bytes:
+async def read_body(request: web.BaseRequest) -> bytes:
     """Return the body of a request. Raises HTTPRequestTimeout, HTTPRequestEntityTooLarge."""
+    if request.content.is_eof():  # it came with the head, as most do: there is nothing to wait for
+        body = request.content.read_nowait()
+        if len(body) > MAX_BODY:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY, len(body))
+        return body
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()
@@ -196,7 +236,8 @@ class Protocol(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take in what the client says. With a whole head it has done its part."""
         super().data_received(data)
-        self._has_asked = self._has_asked or bool(self._messages)
+        if not self._has_asked:
+            self._has_asked = bool(self._messages)
 
     def _cut_if_new(self) -> None:
         if not self._has_asked and self.transport is not None:
@@ -209,7 +250,7 @@ class Protocol(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it quotes the head
     ) -> web.StreamResponse:
-        """Return the reply to a request that could not be read, or whose handler failed outside the middlewares."""
+        """Return the reply to a request that could not be read, or that failed outside the door."""
         if request.writer.output_size > 0:
             raise ConnectionError("the reply has begun already")
         if status == 500 and exc is not None:
@@ -219,12 +260,14 @@ class Protocol(RequestHandler):
         reply.force_close()
         return reply
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Send a reply; aiohttp's own errors take our form."""
-        told = _http_error(resp) if isinstance(resp, web.HTTPException) else resp
-        return await super().finish_response(request, told, start_time)
+
+def make_request(
+    message: RawRequestMessage, payload: StreamReader, protocol: RequestHandler, writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:  # fmt: skip
+    """Return a request, whose body is bounded."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
 
 
 class Doorman:

@@ -46,11 +46,11 @@ class Live:
         self._made: tuple[_State | None, bytes] = (None, b"")
         self._stopping = asyncio.Event()
 
-    async def stop(self, _app: web.Application) -> None:
+    def stop(self) -> None:
         """End every stream."""
         self._stopping.set()
 
-    async def events(self, request: web.Request) -> web.StreamResponse:
+    async def events(self, request: web.BaseRequest, _: str) -> web.StreamResponse:
         """GET /events: a view now, and another whenever something has changed; `?search=` narrows it."""
         search = text_of(request.query, "search")
         if self._viewers >= MAX_VIEWERS:
@@ -65,7 +65,7 @@ class Live:
             self._viewers -= 1
         return response
 
-    async def _stream(self, request: web.Request, response: web.StreamResponse, search: str) -> None:
+    async def _stream(self, request: web.BaseRequest, response: web.StreamResponse, search: str) -> None:
         """Write what is new until the viewer is gone, or the control plane stops."""
         shown: _State | None = None
         silent_s = 0.0

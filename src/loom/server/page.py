@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from loom.server.routes import Handler, Routes
 
 _FILES = {
     "/": ("page.html", "text/html"),
@@ -27,14 +27,14 @@ _HEADERS = {
 """Nothing foreign is loaded, nothing is sent elsewhere, and nobody can frame the page."""
 
 
-def add_page(app: web.Application) -> None:
+def add_page(routes: Routes) -> None:
     """Add the page's routes."""
     for path, (name, content_type) in _FILES.items():
-        app.router.add_get(path, _shower(files("loom.server").joinpath("static", name).read_bytes(), content_type))
+        routes.add_get(path, _shower(files("loom.server").joinpath("static", name).read_bytes(), content_type))
 
 
-def _shower(body: bytes, content_type: str) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def show(_request: web.Request) -> web.Response:
+def _shower(body: bytes, content_type: str) -> Handler:
+    async def show(_request: web.BaseRequest, _: str) -> web.Response:
         return web.Response(body=body, content_type=content_type, charset="utf-8", headers=_HEADERS)
 
     return show

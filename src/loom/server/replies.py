@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from loom.server.messages import FetchReply, HoldingReply, ModelReply, NodeReply, ReplicaReply
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loom.core.fleet import ModelSummary, NodeSummary, Replica
 
 
-def replica_reply(one: Replica, now: float) -> ReplicaReply:
-    """Return who has (some of) a model; now: in seconds of the ledger's clock."""
-    it, left = one.holding, _left(one.expires_at, now)
-    return ReplicaReply(one.node, it.state, one.address, one.zone, one.load, it.digest, it.size, it.received, left)
+def replica_json(one: Replica) -> bytes:
+    """Return who has (some of) a model as JSON; its end, and when it expires, are left to `join_replicas`."""
+    it = one.holding
+    reply = ReplicaReply(one.node, it.state, one.address, one.zone, one.load, it.digest, it.size, it.received)
+    return msgspec.json.encode(reply)[:-1]
+
+
+def join_replicas(shown: Sequence[tuple[bytes, float | None]], now: float) -> msgspec.Raw:
+    """Return replicas as a JSON array, each with the time that its lease has left; now: of the ledger's clock."""
+    rows = [one + (b"}" if ends is None else b',"expires_in_s":%.3f}' % (ends - now)) for one, ends in shown]
+    return msgspec.Raw(b"[" + b",".join(rows) + b"]")
 
 
 def holding_reply(one: Replica, now: float) -> HoldingReply:

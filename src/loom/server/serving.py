@@ -19,11 +19,13 @@ from loom.registry.locations import open_ledger
 from loom.registry.registry import Registry
 from loom.server import guard
 from loom.server.control import control_app
-from loom.server.guard import BACKLOG, Doorman, listen
+from loom.server.guard import BACKLOG, Doorman, listen, make_request
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable
+
+    from loom.server.control import App
 
 STOP_TIMEOUT_S = 5.0
 """How long requests under way may take once the control plane is asked to stop."""
@@ -141,20 +143,18 @@ async def _serving(
 
 
 @contextlib.asynccontextmanager
-async def _answering(
-    app: web.Application, doors: list[tuple[socket.socket, ssl.SSLContext | None]]
-) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, shutdown_timeout=STOP_TIMEOUT_S)
+async def _answering(app: App, doors: list[tuple[socket.socket, ssl.SSLContext | None]]) -> AsyncIterator[None]:
+    server = web.Server(app.door, request_factory=make_request)
+    runner = web.ServerRunner(server, shutdown_timeout=STOP_TIMEOUT_S)
     await runner.setup()
-    if runner.server is None:
-        raise RuntimeError("aiohttp made no server")
-    factory, loop = Doorman(runner.server), asyncio.get_running_loop()
+    factory, loop = Doorman(server), asyncio.get_running_loop()
     servers = [await loop.create_server(factory, sock=one, backlog=BACKLOG, **_tls(context)) for one, context in doors]
     try:
         yield
     finally:
-        for server in servers:
-            server.close()
+        for one in servers:
+            one.close()
+        app.stop()
         await runner.cleanup()
 
 

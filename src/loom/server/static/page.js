@@ -27,6 +27,7 @@ const node = column("Node", (it) => it.node, { isName: true });
 const model = column("Model", (it) => it.model, { isName: true });
 const zone = column("Zone", (it) => visible(it.zone ?? ""), { class: "zone" });
 const load = number("Load", (it) => it.load ?? 0);
+const rejected = (it) => it.rejected_by ?? 0;
 const size = bytes("Size", (it) => it.size ?? null);
 const progressed = (it) => (it.state === "partial" && it.size ? percent((it.received ?? 0) / it.size) : it.state);
 const state = column("State", progressed, { class: "state" });
@@ -83,7 +84,7 @@ const tables = {
   nodes: new Table($("nodes"), "Nodes", [
     node, zone, number("Models", (it) => it.models), number("Fetching", (it) => it.fetching), load,
     bytes("Served", (it) => it.served),
-    number("Rejected by", (it) => it.rejected_by, (it) => it || "", "wide"),
+    number("Rejected by", rejected, (it) => (rejected(it) ? count(rejected(it)) : ""), "rejected"),
   ], (it) => it.node, ofNode),
   models: new Table($("models"), "Models", [
     model, size, number("Complete", (it) => it.complete), number("Fetching", (it) => it.partial),
@@ -124,6 +125,7 @@ function show(view) {
   tables.fetches.show(fetches, search ? "Nothing that matches is being fetched." : "Nothing is being fetched.");
   tables.nodes.show(nodes, `No node${match}.`);
   tables.models.show(models, `No model${match}.`);
+  $("nodes").classList.toggle("rejects", nodes.some(rejected)); // a column that is mostly empty takes room from names
   showBound("fetches", fetches.length, totals.fetching);
   showBound("nodes", nodes.length, totals.nodes, !search || nodes.length >= MAX_ROWS);
   showBound("models", models.length, totals.models, !search || models.length >= MAX_ROWS);
