@@ -31,7 +31,7 @@ _Waiting = tuple["Change", "asyncio.Future[None]"]
 MAX_BATCH = 2000
 """Changes in one commit: what SQLite takes in some 20 ms."""
 
-_TURNS = 4
+_TURNS = 8
 """So many turns of the event loop without a further change: then it is time to commit. An idle one takes 10 us."""
 
 MAX_WAITING = 50_000
