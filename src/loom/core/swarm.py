@@ -22,8 +22,10 @@ Pure: time comes in as `now`, chance as `random`. Not thread-safe.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from heapq import nlargest
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,7 +99,7 @@ POLLS_PER_S = 10.0
 MAX_PREFIXES = 64
 
 CANDIDATES = 4
-"""Of what a peer has, how much is looked at before one is chosen."""
+"""How many peers that have something are looked at before one is chosen."""
 
 _MASK = 2**64 - 1
 
@@ -200,24 +202,51 @@ def home_units(key: str, homes: Sequence[str], me: str, count: int) -> list[int]
     ranks = [0] * len(homes)
     if me not in homes:
         return ranks
-    mine, others = _seed(key, me), [(_seed(key, name), name) for name in homes if name != me]
-    for unit in range(count):
-        weight = (_weigh(mine, unit), me)
-        rank = sum((_weigh(seed, unit), name) > weight for seed, name in others)
+    others = [(_weights(key, name, count), name) for name in homes if name != me]
+    for unit, weight in enumerate(_weights(key, me, count)):
+        mine = (weight, me)
+        rank = len([1 for weights, name in others if (weights[unit], name) > mine])
         ranks[rank] |= 1 << unit
     return ranks
 
 
-def _seed(key: str, name: str) -> int:
-    return int.from_bytes(sha256(f"{key}\n{name}".encode("utf-8", "surrogateescape")).digest()[:8])
+@lru_cache(maxsize=4 * MAX_HOMES)
+def _weights(key: str, name: str, count: int) -> array[int]:
+    """Return what a node weighs for each unit: the finaliser of splitmix64 (Steele, Lea and Flood, 2014) over its
+    number and the unit's.
+    """
+    seed = int.from_bytes(sha256(f"{key}\n{name}".encode("utf-8", "surrogateescape")).digest()[:8])
+    weights = array("Q")
+    for unit in range(count):
+        x = (seed + (unit + 1) * 0x9E3779B97F4A7C15) & _MASK
+        x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+        x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _MASK
+        weights.append(x ^ x >> 31)
+    return weights
 
 
-def _weigh(seed: int, unit: int) -> int:
-    """Mix a node's number with a unit's: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
-    x = (seed + (unit + 1) * 0x9E3779B97F4A7C15) & _MASK
-    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _MASK
-    return x ^ x >> 31
+class Census:
+    """How many of some bitmaps have each bit. Plane k is the bitmap of those whose count has the bit k."""
+
+    def __init__(self, bitmaps: Iterable[int]) -> None:
+        self._planes: list[int] = []
+        for carry in bitmaps:
+            for k, plane in enumerate(self._planes):
+                self._planes[k], carry = plane ^ carry, plane & carry  # noqa: PLW2901 - a ripple-carry adder
+                if not carry:
+                    break
+            else:
+                self._planes.append(carry)
+
+    def rarest(self, bits: int) -> int:
+        """Return those of `bits` that the fewest have."""
+        for plane in reversed(self._planes):
+            bits = bits & ~plane or bits
+        return bits
+
+    def count(self, bit: int) -> int:
+        """Return how many have a bit."""
+        return sum(bool(plane & bit) << k for k, plane in enumerate(self._planes))
 
 
 class Free:
@@ -241,7 +270,8 @@ class Free:
 class Peer:
     """Another node. `address` is where it listens; `asked` counts the requests to it that are under way.
 
-    is_neighbour: bytes are taken from it; else it is only asked what it has, being a home.
+    is_neighbour: bytes are taken from it; else it is only asked what it has, being a home. begun: a bitmap of the
+    units of which it has a beginning that is worth asking for.
     """
 
     name: str
@@ -250,6 +280,7 @@ class Peer:
     is_neighbour: bool = True
     units: int = 0
     prefixes: dict[int, int] = field(default_factory=dict)
+    begun: int = 0
     coming: int = 0
     vouched: int = 0
     heard_at: float = float("-inf")
@@ -290,7 +321,6 @@ class Swarm:
         self.piece_size = min(max(grid.size // PIECES, 1024 * 1024), MAX_PIECE, grid.unit_size)
         self._random = random
         self._mine = [grid.everything]
-        self._seeds = {me: _seed(key, me)}
         self._to_check: set[str] = set()
         self._impatient = 0
         self._polls_left = 0.0
@@ -344,13 +374,13 @@ class Swarm:
         names = tuple(name for name in self._listed_homes if name not in gone) or (self.me,)
         if names != self.homes:
             self.homes = names
-            self._seeds = {name: _seed(self.key, name) for name in (*names, self.me)}
             self._mine = home_units(self.key, names, self.me, self.grid.count)
 
     def saw(self, peer: Peer, it: Availability, now: float) -> None:
         """A peer has said what it has."""
         peer.units, peer.prefixes, peer.coming, peer.vouched = it.units, it.prefixes, it.coming, it.vouched
         peer.heard_at, peer.avoided_until = now, 0.0
+        peer.begun = sum(1 << unit for unit, size in it.prefixes.items() if size >= MIN_PIECE)
 
     def fed(self, peer: Peer, now: float) -> None:
         """Bytes have come from a peer."""
@@ -381,7 +411,8 @@ class Swarm:
         peer.polled_at = float("-inf")
 
     def _forget(self, peer: Peer) -> None:
-        peer.units, peer.prefixes, peer.coming, peer.vouched, peer.heard_at = 0, {}, 0, 0, float("-inf")
+        peer.units, peer.prefixes, peer.begun, peer.coming, peer.vouched = 0, {}, 0, 0, 0
+        peer.heard_at = float("-inf")
 
     def ban(self, peer: Peer) -> None:
         """A peer handed out wrong bytes: never again."""
@@ -410,27 +441,27 @@ class Swarm:
         live = [peer for peer in self.peers.values() if peer.is_neighbour and peer.is_live(now)]
         ready = [peer for peer in live if peer.asked < PULLS_PER_PEER and peer.busy_until <= now]
         ready.sort(key=lambda peer: (not peer.is_near, peer.asked, self._random()))
+        census = Census(peer.units for peer in live)
         best, least, asked = None, 0.0, 0
         for peer in ready:
             if best and (best.peer.is_near, best.peer.asked) != (peer.is_near, peer.asked):
                 break
-            spans_of_peer = [*self._begun(peer, free), *self._whole(peer, free)]
+            spans_of_peer = [span for span in (self._begun(peer, free, census), self._whole(peer, free, census)) if span]
             for span in spans_of_peer:
-                holders = self._count_holders(live, span) + self._random()
+                holders = census.count(1 << span.start // self.grid.unit_size) + self._random()
                 if best is None or holders < least:
                     best, least = Pull(peer, span), holders
             asked += bool(spans_of_peer)
             if asked == CANDIDATES:
                 break
-        if best or not free.units or any(peer.units & free.units or self._begun(peer, free) for peer in live):
+        if best or not free.units or any(self._offers(peer, free, census) for peer in live):
             self._hungry_since = None
         elif self._hungry_since is None:
             self._hungry_since = now
         return best
 
-    def _count_holders(self, live: Sequence[Peer], span: Span) -> int:
-        bit = 1 << span.start // self.grid.unit_size
-        return len([peer for peer in live if peer.units & bit])
+    def _offers(self, peer: Peer, free: Free, census: Census) -> bool:
+        return bool(peer.units & free.units or self._begun(peer, free, census))
 
     def idle_peers(self, now: float) -> list[Peer]:
         """Return the peers that are asked for nothing and have something, in random order."""
@@ -446,28 +477,25 @@ class Swarm:
         bits = self.grid.touched([span])
         return peer.units & bits == bits
 
-    def _whole(self, peer: Peer, free: Free) -> Iterator[Span]:
-        """Yield a few spans of units that a peer has whole, by chance."""
+    def _whole(self, peer: Peer, free: Free, census: Census) -> Span | None:
+        """Return a span of the rarest unit that a peer has whole, one of them by chance."""
         units = peer.units & free.units
-        for _ in range(min(CANDIDATES, units.bit_count())):
-            unit = self._pick(units)
-            units ^= 1 << unit
-            if span := free.first(*self.grid.span(unit)):
-                yield Span(span.start, min(span.end, span.start + self.piece_size))
+        if not units:
+            return None
+        span = free.first(*self.grid.span(self._pick(census.rarest(units))))
+        return span and Span(span.start, min(span.end, span.start + self.piece_size))
 
-    def _begun(self, peer: Peer, free: Free) -> list[Span]:
-        """Return a few spans of units that are still on their way to a peer."""
-        spans: list[Span] = []
-        for unit, size in peer.prefixes.items():
-            if size < MIN_PIECE or not free.units & (1 << unit):
-                continue
+    def _begun(self, peer: Peer, free: Free, census: Census) -> Span | None:
+        """Return a span of the rarest unit that is still on its way to a peer."""
+        units = peer.begun & free.units
+        while units:
+            unit = self._pick(census.rarest(units))
+            units ^= 1 << unit
             start = unit * self.grid.unit_size
-            span = free.first(start, start + size)
+            span = free.first(start, start + peer.prefixes[unit])
             if span and span.size >= MIN_PIECE:
-                spans.append(Span(span.start, min(span.end, span.start + self.piece_size)))
-                if len(spans) == CANDIDATES:
-                    break
-        return spans
+                return Span(span.start, min(span.end, span.start + self.piece_size))
+        return None
 
     def _pick(self, bitmap: int) -> int:
         """Return one of the bits that are set, by chance: the first one behind a random place."""
@@ -477,7 +505,7 @@ class Swarm:
 
     def home_of(self, unit: int) -> str:
         """Return the name of the home of a unit: it, most likely, has asked the origin for it."""
-        return max(self.homes, key=lambda name: (_weigh(self._seeds[name], unit), name))
+        return max(self.homes, key=lambda name: self._rank(name, unit))
 
     def check(self, names: Iterable[str]) -> None:
         """Have nodes asked what they have, neighbours or not."""
@@ -534,8 +562,10 @@ class Swarm:
         return not units & ~(held | ahead)
 
     def _outranks(self, name: str, unit: int) -> int:
-        seed = self._seeds.get(name)
-        return int(seed is not None and (_weigh(seed, unit), name) > (_weigh(self._seeds[self.me], unit), self.me))
+        return int(name in self.homes and self._rank(name, unit) > self._rank(self.me, unit))
+
+    def _rank(self, name: str, unit: int) -> tuple[int, str]:
+        return _weights(self.key, name, self.grid.count)[unit], name
 
     def _checked(self, units: int, now: float, *, is_help: bool = False) -> int:
         """Return one of the units about whose other homes we know enough: what is unknown is asked about first.
@@ -557,7 +587,7 @@ class Swarm:
     def _rivals(self, unit: int) -> list[str]:
         """Return the homes next in rank for a unit, which may have asked for it already."""
         others = [name for name in self.homes if name != self.me]
-        return nlargest(RIVALS, others, key=lambda name: (_weigh(self._seeds[name], unit), name))
+        return nlargest(RIVALS, others, key=lambda name: self._rank(name, unit))
 
     def _is_unknown(self, name: str, now: float, strikes: int) -> bool:
         peer = self.peers.get(name)
