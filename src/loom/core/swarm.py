@@ -86,7 +86,11 @@ HELP_AFTER_S = 2.0
 many, and one alone would get to the last of them late. At once would be too soon: all begin together, and hear late.
 """
 
-RIVALS = 4
+RIVALS = 3
+FORMER_HOMES = 8
+"""Whom a home asks before it asks the origin: the first in rank, and those that were first before others came. Of n
+homes about ln n have been first: 5 of 64."""
+
 HEAR_S = 2.0
 """How long one waits for those that have just been met to say what they have, before the origin is asked."""
 
@@ -585,9 +589,16 @@ class Swarm:
         return 0
 
     def _rivals(self, unit: int) -> list[str]:
-        """Return the homes next in rank for a unit, which may have asked for it already."""
-        others = [name for name in self.homes if name != self.me]
-        return nlargest(RIVALS, others, key=lambda name: self._rank(name, unit))
+        """Return the homes that may have asked for a unit already: those that ranked first while the list, which is in
+        the order in which they began, was shorter; and the next in rank, should those be gone.
+        """
+        ranks = {name: self._rank(name, unit) for name in self.homes}
+        firsts, best = [], (-1, "")
+        for name, rank in ranks.items():
+            if rank > best:
+                firsts, best = [*firsts, name], rank
+        rivals = [*firsts[-FORMER_HOMES:], *nlargest(RIVALS, ranks, key=ranks.__getitem__)]
+        return [name for name in dict.fromkeys(rivals) if name != self.me]
 
     def _is_unknown(self, name: str, now: float, strikes: int) -> bool:
         peer = self.peers.get(name)
