@@ -254,12 +254,22 @@ class Census:
 
 
 class Free:
-    """The bytes that are missing and nobody has been asked for."""
+    """The bytes that are missing and nobody has been asked for. units: a bitmap of those that have some of them; fresh:
+    of those whose first byte is one; begun: of any others, how far from their beginning the first one is.
+    """
 
     def __init__(self, spans: Iterable[Span], grid: Grid) -> None:
         self._spans = sorted(spans)
         self._starts = [start for start, _ in self._spans]
-        self.units = grid.touched(self._spans)
+        self.units = self.fresh = 0
+        self.begun: dict[int, int] = {}
+        for start, end in self._spans:
+            unit, offset = divmod(start, grid.unit_size)
+            bits = (1 << (end - 1) // grid.unit_size + 1) - (1 << unit)
+            if offset and not self.units >> unit & 1:
+                self.begun[unit] = offset
+            self.fresh |= bits & ~(1 << unit) if offset else bits
+            self.units |= bits
 
     def first(self, start: int, end: int) -> Span | None:
         """Return the first of them that lie in [start, end)."""
@@ -491,7 +501,10 @@ class Swarm:
 
     def _begun(self, peer: Peer, free: Free, census: Census) -> Span | None:
         """Return a span of the rarest unit that is still on its way to a peer."""
-        units = peer.begun & free.units
+        units = peer.begun & free.fresh
+        for unit, offset in free.begun.items():
+            if peer.prefixes.get(unit, 0) - offset >= MIN_PIECE:
+                units |= 1 << unit
         while units:
             unit = self._pick(census.rarest(units))
             units ^= 1 << unit
