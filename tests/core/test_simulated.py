@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.simulated import Setting, Simulation
+from bench.simulation import Setting, Simulation
 
 MB = 1_000_000
 
