@@ -100,7 +100,7 @@ class Fluid:
                 link.open = 0
             for flow in flows:
                 up, down = flow.up, flow.down
-                more = up.share if up.share < down.share else down.share
+                more = min(down.share, up.share)
                 flow.rate += more
                 up.left -= more
                 down.left -= more

@@ -25,8 +25,8 @@ decides in a real fetch; only sockets, disks, processors and the control plane a
 
     python -m bench.simulated --nodes 1000 --report docs/benchmarks
 
-- The bound is the one of the [real swarm](README.md): max(F/U, F/d, N F/(U + N u)). "Slowest" counts from the moment when
-  the first node begins.
+- The bound is the one of the [real swarm](README.md): max(F/U, F/d, N F/(U + N u)). "Slowest" counts from when the
+  first node begins.
 - The copies are what the origin sent; "in vain" is what nodes took twice, each in sizes of the file.
 - Bytes move as a fluid: all flows of a link share it fairly, in steps of the time in the table, a request to a peer
   begins after {latency_ms:g} ms, one to the origin after 20 ms. Nodes look up when a request has ended, or 0.2 s after

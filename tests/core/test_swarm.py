@@ -15,9 +15,9 @@ from loom.core.swarm import (
     MAX_HOMES,
     MAX_PATIENCE_S,
     MAX_UNITS,
+    MIN_PIECE,
     PATIENCE_S,
     STALL_S,
-    MIN_PIECE,
     Availability,
     Census,
     Free,
@@ -199,7 +199,7 @@ def test_a_home_looks_at_those_next_in_rank_first() -> None:
 
 
 def test_a_home_asks_those_that_were_home_before() -> None:
-    """While the list of homes was shorter others ranked first, and may have asked already, however many have come since."""
+    """While the list of homes was shorter others ranked first, and may have asked already."""
     order = [f"n{number}" for number in range(40)] + ["me"]
     ranked = [home_units("key", order, name, GRID.count) for name in order]
     for unit in units_of(ranked[-1][0]):

@@ -460,22 +460,24 @@ class Swarm:
         for peer in ready:
             if best and (best.peer.is_near, best.peer.asked) != (peer.is_near, peer.asked):
                 break
-            spans_of_peer = [span for span in (self._begun(peer, free, census), self._whole(peer, free, census)) if span]
-            for span in spans_of_peer:
+            offered = self._offered(peer, free, census)
+            for span in offered:
                 holders = census.count(1 << span.start // self.grid.unit_size) + self._random()
                 if best is None or holders < least:
                     best, least = Pull(peer, span), holders
-            asked += bool(spans_of_peer)
+            asked += bool(offered)
             if asked == CANDIDATES:
                 break
-        if best or not free.units or any(self._offers(peer, free, census) for peer in live):
+        if best or not free.units or any(self._offered(peer, free, census) for peer in live):
             self._hungry_since = None
         elif self._hungry_since is None:
             self._hungry_since = now
         return best
 
-    def _offers(self, peer: Peer, free: Free, census: Census) -> bool:
-        return bool(peer.units & free.units or self._begun(peer, free, census))
+    def _offered(self, peer: Peer, free: Free, census: Census) -> list[Span]:
+        """Return what could be taken from a peer: at most one span of a unit on its way to it, one of a whole unit."""
+        found = self._begun(peer, free, census), self._whole(peer, free, census)
+        return [span for span in found if span]
 
     def idle_peers(self, now: float) -> list[Peer]:
         """Return the peers that are asked for nothing and have something, in random order."""
