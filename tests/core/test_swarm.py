@@ -249,6 +249,21 @@ def test_of_a_beginning_only_what_is_worth_it_is_taken() -> None:
     assert it.choose(spans[:1], 0.0) is None
 
 
+def test_a_home_that_answers_again_is_one_again() -> None:
+    """Three failures in a row take it off the list; three with answers between them do not, bytes or no bytes."""
+    it = swarm_of(homes=("a", "me"))
+    peer = it.peers["a"]
+    for now in (0.0, 10.0, 20.0):
+        it.failed(peer, now)
+        it.saw(peer, NOTHING, now + 5)
+        assert it.homes == ("a", "me")
+    for now in (30.0, 40.0, 50.0):
+        it.failed(peer, now)
+    assert it.homes == ("me",)
+    it.saw(peer, NOTHING, 60.0)
+    assert it.homes == ("a", "me")
+
+
 def test_patience_ends_by_rank() -> None:
     """With nothing to take from anybody the third in rank asks the origin, then the fourth, in the end everybody."""
     homes = ("a", "b", "c", "me")

@@ -72,10 +72,9 @@ AVOID_S = 2.0
 MAX_AVOID_S = 60.0
 """A peer that failed is left alone for so long; twice as long each time."""
 
-GONE_STRIKES = 3
-"""A home that failed so often in a row is none any more, in our eyes. Others may still reach it: where opinions about
-who is a home differ, a unit is asked for twice.
-"""
+GONE_MISSED = 3
+"""A home that failed so often in a row is none any more, in our eyes, until it answers. Others may still reach it:
+where opinions about who is a home differ, a unit is asked for twice."""
 
 POLL_S = 0.5
 CALM_POLL_S = 3.0
@@ -285,7 +284,8 @@ class Peer:
     """Another node. `address` is where it listens; `asked` counts the requests to it that are under way.
 
     is_neighbour: bytes are taken from it; else it is only asked what it has, being a home. begun: a bitmap of the
-    units of which it has a beginning that is worth asking for.
+    units of which it has a beginning that is worth asking for. strikes: how often it failed since bytes came from it;
+    missed: since it answered.
     """
 
     name: str
@@ -304,6 +304,7 @@ class Peer:
     busy_until: float = 0.0
     avoided_until: float = 0.0
     strikes: int = 0
+    missed: int = 0
     is_banned: bool = False
 
     def is_live(self, now: float) -> bool:
@@ -384,7 +385,7 @@ class Swarm:
 
     def _reckon_homes(self) -> None:
         """Rank the homes that there are, as far as we know: without those that kept failing us."""
-        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.strikes >= GONE_STRIKES}
+        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.missed >= GONE_MISSED}
         names = tuple(name for name in self._listed_homes if name not in gone) or (self.me,)
         if names != self.homes:
             self.homes = names
@@ -394,14 +395,15 @@ class Swarm:
         """A peer has said what it has."""
         peer.units, peer.prefixes, peer.coming, peer.vouched = it.units, it.prefixes, it.coming, it.vouched
         peer.heard_at, peer.avoided_until = now, 0.0
+        if peer.missed:
+            peer.missed = 0
+            self._reckon_homes()
         peer.begun = sum(1 << unit for unit, size in it.prefixes.items() if size >= MIN_PIECE)
 
     def fed(self, peer: Peer, now: float) -> None:
         """Bytes have come from a peer."""
         self._fed_at = now
-        if peer.strikes:
-            peer.strikes = 0
-            self._reckon_homes()
+        peer.strikes = 0
 
     def busy(self, peer: Peer, wait_s: float, now: float) -> None:
         """A peer has no slot to spare."""
@@ -410,6 +412,7 @@ class Swarm:
     def failed(self, peer: Peer, now: float) -> None:
         """A peer broke off, did not answer or made no sense: leave it alone for a while; what it had does not count."""
         peer.strikes += 1
+        peer.missed += 1
         peer.avoided_until = now + min(AVOID_S * 2 ** (peer.strikes - 1), MAX_AVOID_S)
         self._forget(peer)
         self._reckon_homes()
@@ -591,11 +594,11 @@ class Swarm:
 
         A helper begins at the other end than the home, and does not take a missed answer for a no.
         """
-        strikes = GONE_STRIKES if is_help else 1
+        most = GONE_MISSED if is_help else 1
         while units:
             bit = 1 << units.bit_length() - 1 if is_help else units & -units
             units ^= bit
-            unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now, strikes)]
+            unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now, most)]
             self._to_check.update(unknown)
             if not unknown:
                 return bit
@@ -615,11 +618,11 @@ class Swarm:
         rivals = [*firsts[-FORMER_HOMES:], *nlargest(RIVALS, ranks, key=ranks.__getitem__)]
         return [name for name in dict.fromkeys(rivals) if name != self.me]
 
-    def _is_unknown(self, name: str, now: float, strikes: int) -> bool:
+    def _is_unknown(self, name: str, now: float, most: int) -> bool:
         peer = self.peers.get(name)
         if peer is None:
             return False  # nobody told us where it is
-        return peer.strikes < strikes and not peer.is_banned and now - peer.heard_at > FRESH_S
+        return peer.missed < most and not peer.is_banned and now - peer.heard_at > FRESH_S
 
     def _may_ask(self, waited_s: float) -> int:
         """Return the units for which patience is over."""
