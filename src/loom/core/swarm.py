@@ -8,9 +8,9 @@ uplinks allow.
 
 The origin. Rendezvous hashing ranks the *homes*, some of the nodes that are fetching the same, for every unit: the
 first one asks the origin for it, and nobody else does. All have the same list of homes from the control plane, or
-nearly: as it grows, a unit gets a new home only when the new one ranks first, and the old home is the second then. So
-a home looks at those next in rank before it asks, and does not when one of them has the unit, or is getting it. A home
-that is through with its own helps: it asks for units of which it is the second, and which the first has not come to.
+nearly: it is in the order in which they began, and as it grows, a unit gets a new home only when the new one ranks
+first. So before a home asks it looks at those that were home while the list was shorter, and at the next in rank, and
+does not ask when one of them has the unit, or is getting it. A home that is through with its own helps: it asks for units of which it is the second, and which the first has not come to.
 Should a home be dead, slow or cut off, the second one asks after PATIENCE_S without anything to take from anybody,
 the third one after twice that, and so on. So a node needs no opinion about who is alive.
 
@@ -94,7 +94,7 @@ HEAR_S = 2.0
 """How long one waits for those that have just been met to say what they have, before the origin is asked."""
 
 FRESH_S = 1.0
-"""Before a home asks the origin it knows what so many of the next in rank have, not older than this."""
+"""Before a home asks the origin it knows what the former homes and the next in rank have, not older than this."""
 
 POLLS_PER_S = 10.0
 """Questions what peers have; they do not multiply with the nodes, for replies that bring bytes tell it, too."""
@@ -611,7 +611,8 @@ class Swarm:
         the order in which they began, was shorter; and the next in rank, should those be gone.
         """
         ranks = {name: self._rank(name, unit) for name in self.homes}
-        firsts, best = [], (-1, "")
+        firsts: list[str] = []
+        best = (-1, "")
         for name, rank in ranks.items():
             if rank > best:
                 firsts, best = [*firsts, name], rank

@@ -46,4 +46,4 @@ def run(arguments: list[str], voice: Voice) -> int:
 def _copies(row: dict[str, Any]) -> str:
     """Return how many times the origin has sent the model, as nodes said."""
     copies = row.get("copies")
-    return f"{copies:.2f}" if isinstance(copies, (int, float)) else ""
+    return f"{copies:.2f}" if isinstance(copies, (int, float)) else "-"
