@@ -320,7 +320,7 @@ class Simulation:
             node.asks_at = self.now + IDLE_S if step is None else self.now
         if step is None or isinstance(step, Wait):
             return False
-        self._begin(_Request(node, worker, tuple(step), self._origin, self.now + ORIGIN_LATENCY_S))
+        self._begin(_Request(node, worker, step, self._origin, self.now + ORIGIN_LATENCY_S))
         return True
 
     # How requests begin and end

@@ -10,9 +10,10 @@ The origin. Rendezvous hashing ranks the *homes*, some of the nodes that are fet
 first one asks the origin for it, and nobody else does. All have the same list of homes from the control plane, or
 nearly: it is in the order in which they began, and as it grows, a unit gets a new home only when the new one ranks
 first. So before a home asks it looks at those that were home while the list was shorter, and at the next in rank, and
-does not ask when one of them has the unit, or is getting it. A home that is through with its own helps: it asks for units of which it is the second, and which the first has not come to.
-Should a home be dead, slow or cut off, the second one asks after PATIENCE_S without anything to take from anybody,
-the third one after twice that, and so on. So a node needs no opinion about who is alive.
+does not ask when one of them has the unit, or is getting it. A home that is through with its own helps: it asks for
+units of which it is the second, and which the first has not come to. Should a home be dead, slow or cut off, the second
+one asks after PATIENCE_S without anything to take from anybody, the third one after twice that, and so on. So a node
+needs no opinion about who is alive.
 
 Why it ends. Bytes come from peers, or nothing comes for a while; then patience runs out, and they come from the
 origin.
