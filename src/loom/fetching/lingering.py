@@ -47,7 +47,7 @@ def linger(facts: dict[str, Any], listening: int, file: int) -> None:
         pass_fds=(listening, file),
     )  # fmt: skip
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, child.pid, _NICENESS)
+        os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
     if child.stdin is not None:
         with child.stdin as pipe:
             pipe.write(json.dumps({**facts, "listening": listening, "file": file}).encode())
