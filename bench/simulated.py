@@ -1,6 +1,7 @@
 """Simulate cold starts and print what came of them: `python -m bench.simulated`, or `make simulated`.
 
-How it is done and what it leaves out: bench.simulation. Without options the links are those of `make swarm`'s rows.
+How it is done and what it leaves out: bench.simulation. Without options the links are those of the real rows of 16 and
+32 nodes.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _row(run: dict[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.simulated", description=__doc__)
     parser.add_argument("--nodes", type=_numbers, default=[100], help="how many, or several numbers: 60,100,300")
-    parser.add_argument("--size", type=float, default=300, help="of the file, MB")
+    parser.add_argument("--size", type=float, default=200, help="of the file, MB")
     parser.add_argument("--link", type=float, default=5, help="a node's uplink and downlink, MB/s")
     parser.add_argument("--origin", type=float, default=20, help="its uplink, MB/s")
     parser.add_argument("--killed", type=int, default=0, help="of the nodes, how many die at 40 %% of the bound")
