@@ -14,9 +14,10 @@ PYTEST :=
 AT_ONCE := 3
 BENCH :=
 SWARM :=
+SIMULATED :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint format demo bench bench-quick swarm docs servers tested tools clean
+.PHONY: help test lint format demo bench bench-quick swarm simulated docs servers tested tools clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -51,6 +52,9 @@ bench-quick: tools $(VENV)/.ready $(PEERS)/.ready ## The same with a small file:
 
 swarm: servers $(VENV)/.ready ## As root: 16 and 32 nodes start cold together on slow links of their own, about 15 minutes
 	$(BIN)/python -m bench.swarm --report docs/benchmarks $(SWARM)
+
+simulated: $(VENV)/.ready ## Cold starts of 60 to 1000 nodes in virtual time, over the code that decides in a real one; some 10 minutes
+	$(BIN)/python -m bench.simulated --nodes 32,60,100,300,1000 --report docs/benchmarks $(SIMULATED)
 
 docs: $(VENV)/.ready ## Write the pages that are made from the code
 	$(BIN)/python -m loom.cli.document docs

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from loom.errors import StoreError as StoreError
     from loom.errors import StoreFull as StoreFull
     from loom.errors import UsageError as UsageError
-    from loom.fetching import fetch as fetch
+    from loom.fetching.fetch import fetch as fetch
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "fetch": "loom.fetching",
+    "fetch": "loom.fetching.fetch",
     "Options": "loom.core.options",
     "Progress": "loom.core.receipt",
     "Receipt": "loom.core.receipt",

@@ -158,7 +158,7 @@ def test_the_commands_tell_a_fleet(start, loom) -> None:
     assert run("nodes").splitlines()[1].split()[:6] == ["n1", "1", "0", "-", "z1", "http://127.0.0.1:3001"]
     assert run("nodes").splitlines()[-1] == "2 nodes"
     assert run("nodes", "n1").splitlines()[1].split() == ["org/llama", "complete", "-", "4", "min", digest[:12]]
-    assert run("models").splitlines()[1].split()[:3] == ["org/llama", "2", "0"]
+    assert run("models").splitlines()[1].split()[:4] == ["org/llama", "2", "0", "-"]
     assert run("models", "nothing") == "0 models\n"
     assert [one["node"] for one in json.loads(run("locate", "org/llama", "--zone", "z1", "--json"))["replicas"]] == [
         "n1",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.simulated import Setting, Simulation
+from bench.simulation import Setting, Simulation
 
 MB = 1_000_000
 
@@ -18,8 +18,9 @@ MB = 1_000_000
         (Setting(8, 400 * MB, seeds=1), 0.01, 2.0),
         (Setting(1, 400 * MB), 1.01, 1.6),
         (Setting(8, 400 * MB, begin_within_s=6.0), 1.3, 3.0),
+        (Setting(48, 60 * MB, link=5e6, origin=20e6, step_s=0.1), 1.1, 1.4),
     ],
-    ids=["cold", "slow origin", "two die", "one has it", "alone", "late comers"],
+    ids=["cold", "slow origin", "two die", "one has it", "alone", "late comers", "more homes than units"],
 )
 def test_a_cold_start(setting: Setting, most_copies: float, most_of_bound: float) -> None:
     """About one copy from the origin, and not far from the fluid bound; the start of the nodes is part of it."""

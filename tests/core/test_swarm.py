@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loom.core.ranges import RangeSet, Span
 from loom.core.swarm import (
-    GONE_STRIKES,
+    GONE_MISSED,
     HEADWAY,
     HEAR_S,
     HELP_AFTER_S,
@@ -19,16 +19,20 @@ from loom.core.swarm import (
     MAX_PATIENCE_S,
     MAX_PEERS,
     MAX_UNITS,
+    MIN_PIECE,
     PATIENCE_S,
     PULLS_PER_PEER,
     SHARES,
     STALL_S,
     Availability,
+    Census,
+    Free,
     Grid,
     Swarm,
     format_availability,
     home_units,
     parse_availability,
+    units_of,
 )
 
 SIZE = 320_000_000
@@ -200,6 +204,72 @@ def test_a_home_looks_at_those_next_in_rank_first() -> None:
     assert it.ask_origin(ALL, 1.0) is not None
 
 
+def test_a_home_asks_those_that_were_home_before() -> None:
+    """While the list of homes was shorter others ranked first, and may have asked already."""
+    order = [f"n{number}" for number in range(40)] + ["me"]
+    ranked = [home_units("key", order, name, GRID.count) for name in order]
+    for unit in units_of(ranked[-1][0]):
+        former = [name for at, name in enumerate(order[:-1])
+                  if home_units("key", order[: at + 1], name, GRID.count)[0] >> unit & 1]  # fmt: skip
+        it = swarm_of(homes=tuple(order))
+        assert it.ask_origin([GRID.span(unit)], 1.0) is None
+        assert set(former) <= {peer.name for peer in it.to_poll(1.0, is_idle=True)}
+        for name in order[:-1]:
+            it.saw(it.peers[name], Availability(0, {}, 1 << unit) if name == former[0] else NOTHING, 1.0)
+        assert it.ask_origin([GRID.span(unit)], 1.0) is None
+        it.saw(it.peers[former[0]], NOTHING, 1.0)
+        assert it.ask_origin([GRID.span(unit)], 1.0) == GRID.span(unit)
+
+
+@given(st.lists(st.integers(0, 2**20 - 1), max_size=40), st.integers(1, 2**20 - 1))
+def test_the_census_counts(bitmaps: list[int], bits: int) -> None:
+    """How many have a bit, and which are the rarest, as counting one by one says."""
+    census = Census(bitmaps)
+    counts = {bit: sum(bitmap >> bit & 1 for bitmap in bitmaps) for bit in units_of(bits)}
+    assert {bit: census.count(1 << bit) for bit in counts} == counts
+    assert set(units_of(census.rarest(bits))) == {bit for bit, n in counts.items() if n == min(counts.values())}
+
+
+@given(st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(1, 40_000_000)), max_size=8))
+def test_what_is_free_is_known_by_unit(pairs: list[tuple[int, int]]) -> None:
+    """Which units have free bytes, and where in each the first one is."""
+    spans = list(RangeSet((start, min(SIZE, start + size)) for start, size in pairs))
+    free = Free(reversed(spans), GRID)
+    for unit in range(GRID.count):
+        start, end = GRID.span(unit)
+        inside = [max(one.start, start) - start for one in spans if one.start < end and start < one.end]
+        assert bool(free.units >> unit & 1) == bool(inside)
+        assert bool(free.fresh >> unit & 1) == (inside[:1] == [0])
+        assert free.begun.get(unit) == (inside[0] if inside and inside[0] else None)
+
+
+def test_of_a_beginning_only_what_is_worth_it_is_taken() -> None:
+    """One that is here so far already is passed over for another one that is not."""
+    it = swarm_of("a")
+    here = 2_000_000
+    it.saw(it.peers["a"], Availability(0, {5: here + MIN_PIECE - 1, 7: here + MIN_PIECE}), 0.0)
+    start, other = GRID.span(5).start + here, GRID.span(7).start + here
+    spans = [Span(start, other - here), Span(other, SIZE)]
+    for _ in range(10):
+        assert it.choose(spans, 0.0).span == (other, other + MIN_PIECE)  # type: ignore[union-attr]
+    assert it.choose(spans[:1], 0.0) is None
+
+
+def test_a_home_that_answers_again_is_one_again() -> None:
+    """Three failures in a row take it off the list; three with answers between them do not, bytes or no bytes."""
+    it = swarm_of(homes=("a", "me"))
+    peer = it.peers["a"]
+    for now in (0.0, 10.0, 20.0):
+        it.failed(peer, now)
+        it.saw(peer, NOTHING, now + 5)
+        assert it.homes == ("a", "me")
+    for now in (30.0, 40.0, 50.0):
+        it.failed(peer, now)
+    assert it.homes == ("me",)
+    it.saw(peer, NOTHING, 60.0)
+    assert it.homes == ("a", "me")
+
+
 def test_patience_ends_by_rank() -> None:
     """With nothing to take from anybody the third in rank asks the origin, then the fourth, in the end everybody."""
     homes = ("a", "b", "c", "me")
@@ -269,7 +339,7 @@ def test_who_comes_back_at_another_address_begins_afresh() -> None:
     """Its process is a new one; but who handed out wrong bytes is the same node still."""
     it = swarm_of("a", "b")
     for peer in it.peers.values():
-        it.failed(peer, 0.0, GONE_STRIKES)
+        it.failed(peer, 0.0, GONE_MISSED)
     it.ban(it.peers["b"])
     for name in ("a", "b"):
         it.meet(name, f"http://{name}:2")

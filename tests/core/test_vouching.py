@@ -101,6 +101,15 @@ def test_whoever_can_tell_most_is_asked_first() -> None:
     assert units == bits(*range(MAX_ASKED))
 
 
+def test_several_are_asked_at_once_and_nothing_twice() -> None:
+    """Each about what none of the others is asked about, and no more of them than there may be."""
+    it = taken(1, 2, 3)
+    peers = [peer("b", 1), peer("c", 2, 3), peer("d", 1, 2), peer("e", 2)]
+    asked = [(peer("c", 2, 3), bits(2, 3)), (peer("b", 1), bits(1))]
+    assert it.questions(peers, home_of, 9, is_last=False) == asked
+    assert it.questions(peers, home_of, 1, is_last=False) == asked[:1]
+
+
 def test_who_answers_nothing_of_use_is_not_asked_for_ever() -> None:
     """However it does so."""
     for answer in ({}, {7: RIGHT}):

@@ -56,6 +56,20 @@ def test_the_fleet_in_numbers(plane) -> None:
     assert seen["loom_fetched_bytes_total", (("source", "origin"),)] == 100
 
 
+def test_copies_from_the_origin_are_counted(plane) -> None:
+    """What came from origins, in sizes of each model, in one number for all models, and for each in /models."""
+    for node, received in (("a", 40), ("a", 100), ("b", 5)):
+        plane.post("/register", node=node, model="m", size=100, state="partial", from_origin=received)
+    plane.post("/register", node="a", model="m", size=100)
+    plane.post("/register", node="b", model="k", size=10, from_origin=15)
+    plane.post("/register", node="b", model="of an unknown size", from_origin=15)
+    assert scrape(plane)["loom_origin_copies_total", ()] == pytest.approx(2.55)
+    rows = plane.ask("GET", "/models").json["models"]
+    assert {row["model"]: (row["from_origin"], row.get("copies")) for row in rows} == {
+        "m": (105, 1.05), "k": (15, 1.5), "of an unknown size": (15, None)
+    }  # fmt: skip
+
+
 def test_requests_are_counted_by_what_they_asked(plane) -> None:
     """One count for each route, method and status, and how long they took."""
     plane.post("/register", node="a", model="m")

@@ -63,13 +63,21 @@ class NodeSummary:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """A model in one line: how many nodes have all of it, how many are fetching it."""
+    """A model in one line: how many nodes have all of it, how many are fetching it; from_origin: bytes that they took
+    from the origin all together, since the first of them came.
+    """
 
     model: str
     digest: str | None
     size: int | None
     complete: int
     partial: int
+    from_origin: int = 0
+
+    @property
+    def copies(self) -> float | None:
+        """How many times the origin has sent it, None when its size is not known."""
+        return self.from_origin / self.size if self.size else None
 
 
 @dataclass(slots=True)
@@ -79,6 +87,8 @@ class Totals:
     from_origin: int = 0
     from_peers: int = 0
     served: int = 0
+    copies: float = 0.0
+    """What came from origins, each model's bytes in sizes of that model."""
 
 
 class _Node:
@@ -259,7 +269,7 @@ class Fleet:
         else:
             holders.move(node, (node.zone, node.zone), (rank_of(before, node.load), rank))
         node.holdings[holding.model] = holding
-        self._count(before or Holding(holding.model), holding)
+        self._count(before or Holding(holding.model), holding, holders)
 
     def _drop(self, node: _Node, model: str) -> None:
         self.version += 1
@@ -273,8 +283,11 @@ class Fleet:
         if not holders:
             del self._models[model]
 
-    def _count(self, before: Holding, after: Holding) -> None:
-        self.totals.from_origin += _growth(before.from_origin, after.from_origin)
+    def _count(self, before: Holding, after: Holding, holders: Holders[_Node]) -> None:
+        more = _growth(before.from_origin, after.from_origin)
+        holders.from_origin += more
+        self.totals.from_origin += more
+        self.totals.copies += more / after.size if after.size else 0.0
         self.totals.from_peers += _growth(before.from_peers, after.from_peers)
 
     def doubt(self) -> None:
@@ -428,7 +441,8 @@ class Fleet:
     def _model(self, model: str) -> ModelSummary:
         holders = self._models[model]
         one = next(iter(holders)).holdings[model]
-        return ModelSummary(model, one.digest, one.size, len(holders) - holders.partials, holders.partials)
+        counts = len(holders) - holders.partials, holders.partials
+        return ModelSummary(model, one.digest, one.size, *counts, holders.from_origin)
 
 
 def _growth(before: int, after: int) -> int:

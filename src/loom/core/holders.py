@@ -75,10 +75,12 @@ class _Ranked(Generic[T]):
 class Holders(Generic[T]):
     """Who has one model."""
 
-    __slots__ = ("_all", "_partial", "_zones", "count")
+    __slots__ = ("_all", "_partial", "_zones", "count", "from_origin")
 
     def __init__(self) -> None:
         self.count = 0
+        self.from_origin = 0
+        """Bytes that holders took from the origin, those that are gone among them."""
         self._partial: dict[T, None] = {}  # in the order in which they came
         self._all: _Ranked[T] = _Ranked()
         self._zones: dict[str, _Ranked[T]] = {}

@@ -6,7 +6,6 @@ there. The hash covers the time, the peer that is asked and what it is asked for
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 
 SCHEME = "Loom-HMAC-SHA256"
@@ -38,6 +37,5 @@ def is_proved(said: str, token: str, authority: str, target: str, now: float) ->
 
 def _mac(token: str, seconds: str, authority: str, target: str) -> str:
     message = f"GET\n{seconds}\n{authority.lower()}\n{target}"
-    return hmac.new(
-        token.encode("utf-8", "surrogateescape"), message.encode("utf-8", "surrogateescape"), hashlib.sha256
-    ).hexdigest()
+    key, said = (text.encode("utf-8", "surrogateescape") for text in (token, message))
+    return hmac.digest(key, said, "sha256").hex()

@@ -8,11 +8,12 @@ uplinks allow.
 
 The origin. Rendezvous hashing ranks the *homes*, some of the nodes that are fetching the same, for every unit: the
 first one asks the origin for it, and nobody else does. All have the same list of homes from the control plane, or
-nearly: as it grows, a unit gets a new home only when the new one ranks first, and the old home is the second then. So
-a home looks at those next in rank before it asks, and does not when one of them has the unit, or is getting it. A home
-that is through with its own helps: it asks for units of which it is the second, and which the first has not come to.
-Should a home be dead, slow or cut off, the second one asks after PATIENCE_S without anything to take from anybody,
-the third one after twice that, and so on. So a node needs no opinion about who is alive.
+nearly: it is in the order in which they began, and as it grows, a unit gets a new home only when the new one ranks
+first. So before a home asks it looks at those that were home while the list was shorter, and at the next in rank, and
+does not ask when one of them has the unit, or is getting it. A home that is through with its own helps: it asks for
+units of which it is the second, and which the first has not come to. Should a home be dead, slow or cut off, the second
+one asks after PATIENCE_S without anything to take from anybody, the third one after twice that, and so on. So a node
+needs no opinion about who is alive.
 
 Why it ends. Bytes come from peers, or nothing comes for a while; then patience runs out, and they come from the
 origin.
@@ -22,8 +23,10 @@ Pure: time comes in as `now`, chance as `random`. Not thread-safe.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from heapq import nlargest
 from typing import TYPE_CHECKING, NamedTuple
@@ -78,12 +81,11 @@ AVOID_S = 2.0
 MAX_AVOID_S = 60.0
 """A peer that failed is left alone for so long; twice as long each time."""
 
-GONE_STRIKES = 3
-"""A home that failed so often in a row is none any more, in our eyes. Others may still reach it: where opinions about
-who is a home differ, a unit is asked for twice.
-"""
+GONE_MISSED = 3
+"""A home that failed so often in a row is none any more, in our eyes, until it answers. Others may still reach it:
+where opinions about who is a home differ, a unit is asked for twice."""
 
-MUTE_STRIKES = 2
+MUTE_MISSED = 2
 """The same of a home that has never answered."""
 
 POLL_S = 0.5
@@ -95,7 +97,11 @@ HELP_AFTER_S = 2.0
 many, and one alone would get to the last of them late. At once would be too soon: all begin together, and hear late.
 """
 
-RIVALS = 4
+RIVALS = 3
+FORMER_HOMES = 8
+"""Whom a home asks before it asks the origin: the first in rank, and those that were first before others came. Of n
+homes about ln n have been first: 5 of 64."""
+
 HEAR_S = 2.0
 """How long one waits for those that have just been met to say what they have, before the origin is asked."""
 
@@ -103,7 +109,7 @@ MAX_HEAR_S = 4.0
 """How long one waits for such, all in all: a list may hold any number of dead ones."""
 
 FRESH_S = 1.0
-"""Before a home asks the origin it knows what so many of the next in rank have, not older than this."""
+"""Before a home asks the origin it knows what the former homes and the next in rank have, not older than this."""
 
 POLLS_PER_S = 10.0
 """Questions what peers have; they do not multiply with the nodes, for replies that bring bytes tell it, too."""
@@ -111,7 +117,7 @@ POLLS_PER_S = 10.0
 MAX_PREFIXES = 64
 
 CANDIDATES = 4
-"""Of what a peer has, how much is looked at before one is chosen."""
+"""How many peers that have something are looked at before one is chosen."""
 
 _MASK = 2**64 - 1
 
@@ -221,33 +227,70 @@ def home_units(key: str, homes: Sequence[str], me: str, count: int) -> list[int]
     ranks = [0] * len(homes)
     if me not in homes:
         return ranks
-    mine, others = _seed(key, me), [(_seed(key, name), name) for name in homes if name != me]
-    for unit in range(count):
-        weight = (_weigh(mine, unit), me)
-        rank = sum((_weigh(seed, unit), name) > weight for seed, name in others)
+    others = [(_weights(key, name, count), name) for name in homes if name != me]
+    for unit, weight in enumerate(_weights(key, me, count)):
+        mine = (weight, me)
+        rank = len([1 for weights, name in others if (weights[unit], name) > mine])
         ranks[rank] |= 1 << unit
     return ranks
 
 
-def _seed(key: str, name: str) -> int:
-    return int.from_bytes(sha256(f"{key}\n{name}".encode("utf-8", "surrogateescape")).digest()[:8])
+@lru_cache(maxsize=4 * MAX_HOMES)
+def _weights(key: str, name: str, count: int) -> array[int]:
+    """Return what a node weighs for each unit: the finaliser of splitmix64 (Steele, Lea and Flood, 2014) over its
+    number and the unit's.
+    """
+    seed = int.from_bytes(sha256(f"{key}\n{name}".encode("utf-8", "surrogateescape")).digest()[:8])
+    weights = array("Q")
+    for unit in range(count):
+        x = (seed + (unit + 1) * 0x9E3779B97F4A7C15) & _MASK
+        x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+        x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _MASK
+        weights.append(x ^ x >> 31)
+    return weights
 
 
-def _weigh(seed: int, unit: int) -> int:
-    """Mix a node's number with a unit's: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
-    x = (seed + (unit + 1) * 0x9E3779B97F4A7C15) & _MASK
-    x = ((x ^ x >> 30) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ x >> 27) * 0x94D049BB133111EB) & _MASK
-    return x ^ x >> 31
+class Census:
+    """How many of some bitmaps have each bit. Plane k is the bitmap of those whose count has the bit k."""
+
+    def __init__(self, bitmaps: Iterable[int]) -> None:
+        self._planes: list[int] = []
+        for carry in bitmaps:
+            for k, plane in enumerate(self._planes):
+                self._planes[k], carry = plane ^ carry, plane & carry  # noqa: PLW2901 - a ripple-carry adder
+                if not carry:
+                    break
+            else:
+                self._planes.append(carry)
+
+    def rarest(self, bits: int) -> int:
+        """Return those of `bits` that the fewest have."""
+        for plane in reversed(self._planes):
+            bits = bits & ~plane or bits
+        return bits
+
+    def count(self, bit: int) -> int:
+        """Return how many have a bit."""
+        return sum(bool(plane & bit) << k for k, plane in enumerate(self._planes))
 
 
 class Free:
-    """The bytes that are missing and nobody has been asked for."""
+    """The bytes that are missing and nobody has been asked for. units: a bitmap of those that have some of them; fresh:
+    of those whose first byte is one; begun: of any others, how far from their beginning the first one is.
+    """
 
     def __init__(self, spans: Iterable[Span], grid: Grid) -> None:
         self._spans = sorted(spans)
         self._starts = [start for start, _ in self._spans]
-        self.units = grid.touched(self._spans)
+        self.units = self.fresh = 0
+        self.begun: dict[int, int] = {}
+        for start, end in self._spans:
+            unit, offset = divmod(start, grid.unit_size)
+            bits = (1 << (end - 1) // grid.unit_size + 1) - (1 << unit)
+            if offset and not self.units >> unit & 1:
+                self.begun[unit] = offset
+            self.fresh |= bits & ~(1 << unit) if offset else bits
+            self.units |= bits
 
     def first(self, start: int, end: int) -> Span | None:
         """Return the first of them that lie in [start, end)."""
@@ -262,7 +305,9 @@ class Free:
 class Peer:
     """Another node. `address` is where it listens; `asked` counts the requests to it that are under way.
 
-    is_neighbour: bytes are taken from it; else it is only asked what it has, being a home.
+    is_neighbour: bytes are taken from it; else it is only asked what it has, being a home. begun: a bitmap of the
+    units of which it has a beginning that is worth asking for. strikes: how often it failed since bytes came from it;
+    missed: since it answered.
     """
 
     name: str
@@ -271,6 +316,7 @@ class Peer:
     is_neighbour: bool = True
     units: int = 0
     prefixes: dict[int, int] = field(default_factory=dict)
+    begun: int = 0
     coming: int = 0
     vouched: int = 0
     heard_at: float = float("-inf")
@@ -282,13 +328,14 @@ class Peer:
     strikes: int = 0
     breaks: int = 0
     brought: int = 0
+    missed: int = 0
     has_spoken: bool = False
     is_banned: bool = False
 
     @property
-    def most_strikes(self) -> int:
-        """After so many it counts as gone; who has never said a word, sooner."""
-        return GONE_STRIKES if self.has_spoken else MUTE_STRIKES
+    def most_missed(self) -> int:
+        """After so many failures in a row it is no home any more; who has never said a word, sooner."""
+        return GONE_MISSED if self.has_spoken else MUTE_MISSED
 
     def is_live(self, now: float) -> bool:
         """Return whether what it says counts."""
@@ -319,7 +366,6 @@ class Swarm:
         self.piece_size = min(max(grid.size // PIECES, 1024 * 1024), MAX_PIECE, grid.unit_size)
         self._random = random
         self._mine = [grid.everything]
-        self._seeds = {me: _seed(key, me)}
         self._to_check: set[str] = set()
         self._impatient = 0
         self._polls_left = 0.0
@@ -342,7 +388,8 @@ class Swarm:
         if peer is None:
             peer = self.peers[name] = Peer(name, address, is_near, is_neighbour=False)
         if peer.address != address:  # another process: what the last one failed to do is not its fault
-            peer.address, peer.strikes, peer.breaks, peer.avoided_until = address, 0, 0, 0.0
+            peer.address, peer.avoided_until = address, 0.0
+            peer.strikes = peer.missed = peer.breaks = 0
             self._forget(peer)
         if not peer.is_neighbour and sum(it.is_neighbour and not it.strikes for it in self.peers.values()) < most:
             peer.is_neighbour, peer.is_near = True, is_near
@@ -381,17 +428,20 @@ class Swarm:
 
     def _reckon_homes(self) -> None:
         """Rank the homes that there are, as far as we know: without those that kept failing us."""
-        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.strikes >= peer.most_strikes}
+        gone = {peer.name for peer in self.peers.values() if peer.is_banned or peer.missed >= peer.most_missed}
         names = tuple(name for name in self._listed_homes if name not in gone) or (self.me,)
         if names != self.homes:
             self.homes = names
-            self._seeds = {name: _seed(self.key, name) for name in (*names, self.me)}
             self._mine = home_units(self.key, names, self.me, self.grid.count)
 
     def saw(self, peer: Peer, it: Availability, now: float) -> None:
         """A peer has said what it has."""
         peer.units, peer.prefixes, peer.coming, peer.vouched = it.units, it.prefixes, it.coming, it.vouched
         peer.heard_at, peer.avoided_until, peer.has_spoken = now, 0.0, True
+        if peer.missed:
+            peer.missed = 0
+            self._reckon_homes()
+        peer.begun = sum(1 << unit for unit, size in it.prefixes.items() if size >= MIN_PIECE)
 
     def fed(self, peer: Peer, now: float, size: int = HEADWAY) -> bool:
         """Bytes have come from a peer; return whether that makes headway, together with those before.
@@ -403,9 +453,7 @@ class Swarm:
             self._fed_mark, self._fed_at = self._brought + max(HEADWAY, self.grid.size // SHARES), now
         peer.brought += size
         if peer.brought >= HEADWAY:
-            was_struck, peer.brought, peer.breaks, peer.strikes = peer.strikes > 0, 0, 0, 0
-            if was_struck:
-                self._reckon_homes()
+            peer.brought = peer.breaks = peer.strikes = 0
         return before // HEADWAY < self._brought // HEADWAY
 
     def busy(self, peer: Peer, wait_s: float, now: float) -> None:
@@ -415,9 +463,10 @@ class Swarm:
     def failed(self, peer: Peer, now: float, strikes: int = 1) -> None:
         """A peer broke off, did not answer or made no sense: leave it alone for a while; what it had does not count.
 
-        strikes: how many times at once; GONE_STRIKES when nothing listens where it was.
+        strikes: how many times at once; GONE_MISSED when nothing listens where it was.
         """
         peer.strikes += strikes
+        peer.missed += strikes
         peer.brought = 0
         peer.avoided_until = now + min(AVOID_S * 2 ** (peer.strikes - 1), MAX_AVOID_S)
         self._forget(peer)
@@ -438,7 +487,8 @@ class Swarm:
         peer.polled_at = float("-inf")
 
     def _forget(self, peer: Peer) -> None:
-        peer.units, peer.prefixes, peer.coming, peer.vouched, peer.heard_at = 0, {}, 0, 0, float("-inf")
+        peer.units, peer.prefixes, peer.begun, peer.coming, peer.vouched = 0, {}, 0, 0, 0
+        peer.heard_at = float("-inf")
 
     def ban(self, peer: Peer) -> None:
         """A peer handed out wrong bytes: never again."""
@@ -476,27 +526,29 @@ class Swarm:
         live = [peer for peer in self.peers.values() if peer.is_neighbour and peer.is_live(now)]
         ready = [peer for peer in live if peer.asked < PULLS_PER_PEER and peer.busy_until <= now]
         ready.sort(key=lambda peer: (not peer.is_near, peer.asked, self._random()))
+        census = Census(peer.units for peer in live)
         best, least, asked = None, 0.0, 0
         for peer in ready:
             if best and (best.peer.is_near, best.peer.asked) != (peer.is_near, peer.asked):
                 break
-            spans_of_peer = [*self._begun(peer, free), *self._whole(peer, free)]
-            for span in spans_of_peer:
-                holders = self._count_holders(live, span) + self._random()
+            offered = self._offered(peer, free, census)
+            for span in offered:
+                holders = census.count(1 << span.start // self.grid.unit_size) + self._random()
                 if best is None or holders < least:
                     best, least = Pull(peer, span), holders
-            asked += bool(spans_of_peer)
+            asked += bool(offered)
             if asked == CANDIDATES:
                 break
-        if best or not free.units or any(peer.units & free.units or self._begun(peer, free) for peer in live):
+        if best or not free.units or any(self._offered(peer, free, census) for peer in live):
             self._hungry_since = None
         elif self._hungry_since is None:
             self._hungry_since = now
         return best
 
-    def _count_holders(self, live: Sequence[Peer], span: Span) -> int:
-        bit = 1 << span.start // self.grid.unit_size
-        return len([peer for peer in live if peer.units & bit])
+    def _offered(self, peer: Peer, free: Free, census: Census) -> list[Span]:
+        """Return what could be taken from a peer: at most one span of a unit on its way to it, one of a whole unit."""
+        found = self._begun(peer, free, census), self._whole(peer, free, census)
+        return [span for span in found if span]
 
     def idle_peers(self, now: float) -> list[Peer]:
         """Return the peers that are asked for nothing and have something, in random order."""
@@ -512,28 +564,28 @@ class Swarm:
         bits = self.grid.touched([span])
         return peer.units & bits == bits
 
-    def _whole(self, peer: Peer, free: Free) -> Iterator[Span]:
-        """Yield a few spans of units that a peer has whole, by chance."""
+    def _whole(self, peer: Peer, free: Free, census: Census) -> Span | None:
+        """Return a span of the rarest unit that a peer has whole, one of them by chance."""
         units = peer.units & free.units
-        for _ in range(min(CANDIDATES, units.bit_count())):
-            unit = self._pick(units)
-            units ^= 1 << unit
-            if span := free.first(*self.grid.span(unit)):
-                yield Span(span.start, min(span.end, span.start + self.piece_size))
+        if not units:
+            return None
+        span = free.first(*self.grid.span(self._pick(census.rarest(units))))
+        return span and Span(span.start, min(span.end, span.start + self.piece_size))
 
-    def _begun(self, peer: Peer, free: Free) -> list[Span]:
-        """Return a few spans of units that are still on their way to a peer."""
-        spans: list[Span] = []
-        for unit, size in peer.prefixes.items():
-            if size < MIN_PIECE or not free.units & (1 << unit):
-                continue
+    def _begun(self, peer: Peer, free: Free, census: Census) -> Span | None:
+        """Return a span of the rarest unit that is still on its way to a peer."""
+        units = peer.begun & free.fresh
+        for unit, offset in free.begun.items():
+            if peer.prefixes.get(unit, 0) - offset >= MIN_PIECE:
+                units |= 1 << unit
+        while units:
+            unit = self._pick(census.rarest(units))
+            units ^= 1 << unit
             start = unit * self.grid.unit_size
-            span = free.first(start, start + size)
+            span = free.first(start, start + peer.prefixes[unit])
             if span and span.size >= MIN_PIECE:
-                spans.append(Span(span.start, min(span.end, span.start + self.piece_size)))
-                if len(spans) == CANDIDATES:
-                    break
-        return spans
+                return Span(span.start, min(span.end, span.start + self.piece_size))
+        return None
 
     def _pick(self, bitmap: int) -> int:
         """Return one of the bits that are set, by chance: the first one behind a random place."""
@@ -543,7 +595,7 @@ class Swarm:
 
     def home_of(self, unit: int) -> str:
         """Return the name of the home of a unit: it, most likely, has asked the origin for it."""
-        return max(self.homes, key=lambda name: (_weigh(self._seeds[name], unit), name))
+        return max(self.homes, key=lambda name: self._rank(name, unit))
 
     def check(self, names: Iterable[str]) -> None:
         """Have nodes asked what they have, neighbours or not."""
@@ -601,19 +653,21 @@ class Swarm:
         return not units & ~(held | ahead)
 
     def _outranks(self, name: str, unit: int) -> int:
-        seed = self._seeds.get(name)
-        return int(seed is not None and (_weigh(seed, unit), name) > (_weigh(self._seeds[self.me], unit), self.me))
+        return int(name in self.homes and self._rank(name, unit) > self._rank(self.me, unit))
+
+    def _rank(self, name: str, unit: int) -> tuple[int, str]:
+        return _weights(self.key, name, self.grid.count)[unit], name
 
     def _checked(self, units: int, now: float, *, is_help: bool = False) -> int:
         """Return one of the units about whose other homes we know enough: what is unknown is asked about first.
 
         A helper begins at the other end than the home, and does not take a missed answer for a no.
         """
-        strikes = GONE_STRIKES if is_help else 1
+        most = GONE_MISSED if is_help else 1
         while units:
             bit = 1 << units.bit_length() - 1 if is_help else units & -units
             units ^= bit
-            unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now, strikes)]
+            unknown = [name for name in self._rivals(bit.bit_length() - 1) if self._is_unknown(name, now, most)]
             self._to_check.update(unknown)
             if not unknown:
                 return bit
@@ -626,15 +680,23 @@ class Swarm:
         return [name for name in self.homes if (peer := self.peers.get(name)) and not peer.has_spoken]
 
     def _rivals(self, unit: int) -> list[str]:
-        """Return the homes next in rank for a unit, which may have asked for it already."""
-        others = [name for name in self.homes if name != self.me]
-        return nlargest(RIVALS, others, key=lambda name: (_weigh(self._seeds[name], unit), name))
+        """Return the homes that may have asked for a unit already: those that ranked first while the list, which is in
+        the order in which they began, was shorter; and the next in rank, should those be gone.
+        """
+        ranks = {name: self._rank(name, unit) for name in self.homes}
+        firsts: list[str] = []
+        best = (-1, "")
+        for name, rank in ranks.items():
+            if rank > best:
+                firsts, best = [*firsts, name], rank
+        rivals = [*firsts[-FORMER_HOMES:], *nlargest(RIVALS, ranks, key=ranks.__getitem__)]
+        return [name for name in dict.fromkeys(rivals) if name != self.me]
 
-    def _is_unknown(self, name: str, now: float, strikes: int) -> bool:
+    def _is_unknown(self, name: str, now: float, most: int) -> bool:
         peer = self.peers.get(name)
         if peer is None:
             return False  # nobody told us where it is
-        return peer.strikes < strikes and not peer.is_banned and now - peer.heard_at > FRESH_S
+        return peer.missed < most and not peer.is_banned and now - peer.heard_at > FRESH_S
 
     def _may_ask(self, waited_s: float) -> int:
         """Return the units for which patience is over."""

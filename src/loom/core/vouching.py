@@ -130,14 +130,27 @@ class Vouching:
         waiting = waiting & self._foreign or waiting
         return (waiting & -waiting).bit_length() - 1 if waiting else None
 
+    def questions(
+        self, peers: Iterable[Peer], home_of: Callable[[int], str], most: int, *, is_last: bool
+    ) -> list[tuple[Peer, int]]:
+        """Return which of `peers` to ask about which units, at most so many, none twice; `is_last`: see `question`."""
+        found: list[tuple[Peer, int]] = []
+        left, asked = list(peers), 0
+        while len(found) < most and (question := self.question(left, home_of, is_last=is_last, but=asked)):
+            found.append(question)
+            left.remove(question[0])
+            asked |= question[1]
+        return found
+
     def question(
-        self, peers: Iterable[Peer], home_of: Callable[[int], str], *, is_last: bool
+        self, peers: Iterable[Peer], home_of: Callable[[int], str], *, is_last: bool, but: int = 0
     ) -> tuple[Peer, int] | None:
         """Return which of `peers` to ask about which units: whoever can tell of most; None when nobody can.
 
-        is_last: nobody else will turn up: then a peer's word about its own bytes counts, too.
+        is_last: nobody else will turn up: then a peer's word about its own bytes counts, too. but: a bitmap of units
+        that somebody else is being asked about.
         """
-        pending = self.pending
+        pending = self.pending & ~but
         if not pending:
             return None
         best, units = None, 0

@@ -1,5 +1,4 @@
-"""The orchestrator: runs a core transfer over sources, net and store."""
+"""The orchestrator (loom.fetching.fetch): runs a core transfer over sources, net and store.
 
-from loom.fetching.fetch import fetch
-
-__all__ = ["fetch"]
+Nothing is imported here, for a process that only hands on a file (loom.fetching.lingering) needs little of it.
+"""

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from loom.net.connection import Pool
 
 ASK_EVERY_S = 1.0
-"""While bytes still come, one question to one peer so often: what is asked early need not be asked at the end."""
+ASK_AT_ONCE = 4
+"""While bytes still come, a few peers are asked so often: what is asked early need not be asked at the end."""
 
 LAST_S = 2.0
 """How long a complete file waits for a voucher that may still turn up."""
@@ -200,17 +201,18 @@ class Confirmer:
         return await loop.run_in_executor(self._thread, hash_span, self._job.staging.read, span)
 
     async def _ask_next(self) -> bool:
-        """Ask one peer, if it is time and there is a question."""
+        """Ask a few peers, if it is time and there is a question."""
         with self._job.lock:
             is_last = self._job.transfer.is_complete
             if self._is_late() if is_last else now() - self._asked_at < ASK_EVERY_S:
                 return False
             self._asked_at = now()
             live = [peer for peer in self._swarm.peers.values() if peer.is_live(now())]
-            question = self.vouching.question(live, self._swarm.home_of, is_last=is_last)
-        if question is None:
-            return False
-        peer, units = question
+            questions = self.vouching.questions(live, self._swarm.home_of, ASK_AT_ONCE, is_last=is_last)
+        await asyncio.gather(*(self._put(peer, units) for peer, units in questions))
+        return bool(questions)
+
+    async def _put(self, peer: Peer, units: int) -> None:
         digests: dict[int, str] = {}
         try:
             digests = await self._ask(peer, units)
@@ -218,7 +220,6 @@ class Confirmer:
             self._failed(peer, fault)
         with self._job.lock:
             self.vouching.told(peer.name, units, digests)
-        return True
 
     async def _settle_next(self, origin: Pool) -> bool:
         if not self.vouching.disputes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -30,6 +31,9 @@ BEAT_S = 5.0
 TTL_S = 15.0
 _TIMEOUT_S = 2.0
 
+_NICENESS = 10
+"""Whoever still fetches on this machine, or serves the model already, comes first."""
+
 
 def linger(facts: dict[str, Any], listening: int, file: int) -> None:
     """Start the process; `facts` are what `_run` reads. It outlives this one. Raises OSError.
@@ -42,6 +46,8 @@ def linger(facts: dict[str, Any], listening: int, file: int) -> None:
         command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True, cwd=home,
         pass_fds=(listening, file),
     )  # fmt: skip
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
     if child.stdin is not None:
         with child.stdin as pipe:
             pipe.write(json.dumps({**facts, "listening": listening, "file": file}).encode())

@@ -25,7 +25,7 @@ from loom.core.faults import Fault, Remedy
 from loom.core.headers import Version
 from loom.core.names import MAX_REJECTED
 from loom.core.options import parse_listen
-from loom.core.swarm import GONE_STRIKES, PULLS, Availability, Grid, Peer, Swarm
+from loom.core.swarm import GONE_MISSED, PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Wait
 from loom.core.urls import parse_url
 from loom.errors import LoomError, OriginUnreachable
@@ -487,7 +487,7 @@ class Company:
             elif fault.verdict is Verdict.GONE:
                 self._swarm.gone(peer, at)
             elif fault.verdict is Verdict.DEAD:
-                self._swarm.failed(peer, at, GONE_STRIKES)
+                self._swarm.failed(peer, at, GONE_MISSED)
             elif fault.verdict is Verdict.FAILED:
                 self._swarm.failed(peer, at)
         if fault.verdict is Verdict.WRONG:

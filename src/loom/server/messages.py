@@ -178,13 +178,17 @@ class NodeDetailReply(Struct):
 
 
 class ModelReply(Struct, omit_defaults=True):
-    """A model: how many nodes have all of it, how many are fetching it."""
+    """A model: how many nodes have all of it, how many are fetching it. `from_origin`: bytes that they took from the
+    origin all together; `copies`: the same, in sizes of the model.
+    """
 
     model: str
     complete: int
     partial: int
     digest: str | None = None
     size: int | None = None
+    from_origin: int = 0
+    copies: float | None = None
 
 
 class ModelsReply(Struct):

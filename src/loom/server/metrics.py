@@ -96,4 +96,7 @@ class _FleetCollector:
         fetched.add_metric(["origin"], fleet.totals.from_origin)
         fetched.add_metric(["peers"], fleet.totals.from_peers)
         yield fetched
+        yield CounterMetricFamily(
+            "loom_origin_copies", "bytes from origins in sizes of the models that they are of", fleet.totals.copies
+        )
         yield CounterMetricFamily("loom_served_bytes", "bytes that nodes handed to peers", fleet.totals.served)

@@ -44,7 +44,8 @@ def node_reply(one: NodeSummary, now: float | None = None) -> NodeReply:
 
 def model_reply(one: ModelSummary) -> ModelReply:
     """Return a model."""
-    return ModelReply(one.model, one.complete, one.partial, one.digest, one.size)
+    copies = None if one.copies is None else round(one.copies, 3)
+    return ModelReply(one.model, one.complete, one.partial, one.digest, one.size, one.from_origin, copies)
 
 
 def fetch_reply(one: Replica) -> FetchReply:

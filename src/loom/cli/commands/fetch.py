@@ -61,7 +61,7 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
 
 
 def _fetch(url: str, out: str | None, choices: dict[str, Any], talk: Talk, voice: Voice) -> Receipt:
-    from loom.fetching import fetch
+    from loom.fetching.fetch import fetch
 
     try:
         receipt = fetch(url, out, on_progress=talk.progress, **choices)

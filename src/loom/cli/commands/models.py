@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom.cli.fleet import fleet_parser, format_digest, format_known_size, open_client
 from loom.cli.output import format_table, print_json, print_result
@@ -30,10 +30,20 @@ def run(arguments: list[str], voice: Voice) -> int:
         return 0
     if models:
         rows = [
-            [row["model"], f"{row['complete']:,}", f"{row['partial']:,}", format_known_size(row), format_digest(row)]
+            [
+                row["model"], f"{row['complete']:,}", f"{row['partial']:,}", _copies(row), format_known_size(row),
+                format_digest(row),
+            ]
             for row in models
-        ]
-        print_result(format_table(["MODEL", "NODES", "FETCHING", "SIZE", "DIGEST"], rows, right=(1, 2, 3)))
+        ]  # fmt: skip
+        names = ["MODEL", "NODES", "FETCHING", "COPIES", "SIZE", "DIGEST"]
+        print_result(format_table(names, rows, right=(1, 2, 3, 4)))
         print_result("")
     print_result(count(len(models), "models"))
     return 0
+
+
+def _copies(row: dict[str, Any]) -> str:
+    """Return how many times the origin has sent the model, as nodes said."""
+    copies = row.get("copies")
+    return f"{copies:.2f}" if isinstance(copies, (int, float)) else "-"
