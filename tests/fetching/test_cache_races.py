@@ -175,7 +175,7 @@ def test_locks_that_everybody_gets_and_two_versions(origin, cached, racers):
     """Where locks do nothing and the object changes meanwhile, nobody gets a mixture of two versions."""
     other, counts = seeded(SIZE, 2), itertools.count()
     new = Thing(other, etag='"v2"', last_modified="Thu, 02 Jan 2025 00:00:00 GMT")
-    url = origin.put("/m.bin", Thing(DATA), lambda x: x.become(new) if next(counts) >= 9 else None, paced(CHUNK, 0.005))
+    url = origin.put("/m.bin", Thing(DATA), lambda x: x.become(new) if next(counts) >= 4 else None, paced(CHUNK, 0.005))
     for at, receipt in enumerate(racers(4, url, "flock")):
         out = cached.out(f"{at}.bin")
         assert not out.exists() if receipt == "changed" else out.read_bytes() in (DATA, other)

@@ -98,7 +98,17 @@ def test_all_that_is_registered_is_told(plane) -> None:
     models = plane.get("/models")
     assert models == {
         "total": 1,
-        "models": [{"model": "m", "complete": 0, "partial": 1, "digest": DIGEST, "size": 2**53}],
+        "models": [
+            {
+                "model": "m",
+                "complete": 0,
+                "partial": 1,
+                "digest": DIGEST,
+                "size": 2**53,
+                "from_origin": 1,
+                "copies": 0.0,
+            }
+        ],
         "next": "",
     }
 
