@@ -335,6 +335,19 @@ def test_single_bytes_are_no_headway() -> None:
     assert it.ask_origin(ALL, 111.0 + STALL_S - 0.1) is None
 
 
+def test_a_very_large_file_over_a_thin_link() -> None:
+    """Of 500 GB peers that bring 1.2 MB/s are all that a node needs: else a whole fleet would turn to its origin."""
+    it = Swarm("key", "me", Grid(500_000_000_000), random.Random(1).random)
+    it.meet("a", "http://a:1")
+    it.set_homes([("a", "http://a:1")])
+    peer = it.peers["a"]
+    wanted = [Span(0, 500_000_000_000)]
+    for second in range(60):
+        it.saw(peer, Availability(it.grid.everything, {}), float(second))
+        it.fed(peer, float(second), 1_200_000)
+        assert it.ask_origin(wanted, float(second)) is None
+
+
 def test_who_comes_back_at_another_address_begins_afresh() -> None:
     """Its process is a new one; but who handed out wrong bytes is the same node still."""
     it = swarm_of("a", "b")

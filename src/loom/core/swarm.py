@@ -73,9 +73,10 @@ HEADWAY = 256 * 1024
 """Bytes that count as being fed. Single ones do not: with them a peer could keep everybody waiting for ever."""
 
 SHARES = 1000
+MAX_SHARE = 5_000_000
 """Of so many shares of the file peers have to bring one in STALL_S, or what they claim to have no longer counts: so
-they can hold up a fetch for an hour and a half at most, however large it is.
-"""
+they can hold up a fetch for an hour and a half. But not more than 1 MB/s in all: of a very large file a fleet behind a
+thin link brings no thousandth in time, and all of it would turn to the origin."""
 
 AVOID_S = 2.0
 MAX_AVOID_S = 60.0
@@ -373,7 +374,8 @@ class Swarm:
         self._hungry_since: float | None = None
         self._fed_at: float | None = None
         self._brought = 0
-        self._fed_mark = max(HEADWAY, grid.size // SHARES)
+        self._headway = max(HEADWAY, min(grid.size // SHARES, MAX_SHARE))
+        self._fed_mark = self._headway
         self._awaiting_since: float | None = None
         self._hear_left_s = MAX_HEAR_S
         self._busy_at: float | None = None
@@ -450,7 +452,7 @@ class Swarm:
         """
         before, self._brought = self._brought, self._brought + size
         if self._brought >= self._fed_mark:
-            self._fed_mark, self._fed_at = self._brought + max(HEADWAY, self.grid.size // SHARES), now
+            self._fed_mark, self._fed_at = self._brought + self._headway, now
         peer.brought += size
         if peer.brought >= HEADWAY:
             peer.brought = peer.breaks = peer.strikes = 0
