@@ -64,9 +64,9 @@ def test_the_rate_of_an_origin_that_sends_once_a_second(clock) -> None:
     report = Reporter(told.append)
     report.connecting()
     report.stream = SimpleNamespace(size=None, received=0, patience=SimpleNamespace(retries=0))
-    for tick in range(40):
-        report.stream.received = MB * (1 + tick // 8)
-        clock[0] += 0.125
+    for tick in range(1, 32):
+        report.stream.received = MB * (1 + int(0.16 * tick))
+        clock[0] += 0.16
         report.now()
     assert 0.9 * MB < told[-1].bytes_per_second < 1.1 * MB
 
