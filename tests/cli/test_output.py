@@ -58,6 +58,13 @@ def test_progress_says_what_matters() -> None:
     assert "3 retries" in format_progress("m", Progress("fetching", 200, 100, 0, 50.0, 2, 3), 120)
 
 
+def test_progress_of_what_has_all_arrived() -> None:
+    """Peers may still be asked to vouch for it: nothing is being fetched, so there is no rate, and nobody at work."""
+    line = format_progress("m", Progress("fetching", 200, 200, 0, 50.0), 120)
+    assert line == f"m  {format_bar(1.0)}  100 %  200 B of 200 B  finishing"
+    assert format_progress("m", Progress("fetching", 200, 200, note="asking peers"), 120).endswith("  asking peers")
+
+
 def test_progress_without_a_size_claims_nothing() -> None:
     """Where the origin tells no length there is no share and no time to go."""
     line = format_progress("m", Progress("fetching", None, 100, 0, 50.0, 1, 0), 120)
@@ -123,12 +130,6 @@ def test_no_name_steers_the_terminal() -> None:
     assert printable("a\x1b[31m\nb\udcff") == "a?[31m?b?"
     shown = format_progress("\x1b[2J", Progress("connecting", note="\x07"), 80) + format_error(StoreFull("\x1b", "\r"))
     assert not set(shown) & set("\x1b\x07\r")
-
-
-def test_what_has_arrived_has_no_eta() -> None:
-    """When all bytes are there nothing is said of the time to go."""
-    line = format_progress("m", Progress("fetching", 100, 100, 0, 50.0, 0, 0), 120)
-    assert line.endswith("100 %  100 B of 100 B  50 B/s  0 workers")
 
 
 def test_an_endless_eta_is_left_out() -> None:

@@ -125,6 +125,20 @@ def test_a_control_plane_that_is_down_costs_a_warning(origin: Origin, getter: Ge
     assert [one for one in receipt.warnings if "without the control plane" in one and dead in one]
 
 
+def test_an_origin_that_is_away_and_a_control_plane_that_is_not_to_be_asked(
+    origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peers might have had it: why they could not be found is told with the origin's failure."""
+    monkeypatch.setattr("loom.fetching.announcing.BUDGET_S", 20.0)
+    url = origin.put("/model.bin", Thing(DATA))
+    origin.close()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dead = f"http://127.0.0.1:{server.getsockname()[1]}"
+    error = getter.wrong(url, errors.OriginUnreachable, control=dead, retries=0)
+    assert "nor could the control plane tell of peers" in error.hint
+    assert dead in error.hint
+
+
 def test_a_hiccup_that_is_over_costs_no_warning(
     plane: Beside, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

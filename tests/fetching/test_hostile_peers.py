@@ -300,6 +300,25 @@ def test_vouchers_that_never_answer_are_not_all_waited_for(cold: Cold) -> None:
     assert 0 < sum("/digests/" in target for peer in peers for target in peer.asked) < len(peers)
 
 
+def test_who_does_not_vouch_yet_is_not_asked_without_end(cold: Cold) -> None:
+    """The file is complete, and its home may vouch any moment: it is asked now and then, not as fast as it answers."""
+
+    def vouches_for_nothing(ask: Ask) -> None:
+        have = Availability(GRID.everything, {})
+        if ask.kind == "blob":
+            ask.part(ask.start, ask.end, have=have)
+            ask.send(DATA[ask.start : ask.end])
+        else:
+            ask.head("200 OK", 0, have=have)
+
+    with lying(cold, vouches_for_nothing) as home:
+        facts = {"state": "partial", "size": SIZE, "address": home.url, "own_address": True, "ttl_s": 60}
+        ControlClient(cold.control, token=TOKEN).register("liar", loom_model(cold.url), **facts)
+        receipt = cold.fetch("b")
+    assert "no other node could vouch" in receipt.warnings[0]
+    assert 0 < sum(target.endswith("/have") for target in home.asked) < 50
+
+
 @pytest.mark.parametrize("wait", ["nan", "inf", "-inf", "-1", "1e999", "", "0x1", "9" * 400, "Mon, 01 Jan 2035"])
 def test_a_busy_peer_is_asked_again(cold: Cold, origin: Origin, wait: str) -> None:
     """Whatever it says for how long it is busy: only what makes sense counts, and no more than a moment."""

@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import loom
+from loom.core.proof import prove
 from loom.core.reference import reference_key, version_key
 from loom.core.swarm import Availability, Grid, format_availability
 from loom.errors import NotFound
@@ -284,6 +286,28 @@ def test_who_is_done_first_stays_for_the_others(cold: Cold) -> None:
     wait_until(lambda: [one["node"] for one in cold.replicas() if one.get("address")] == ["a"])
     assert cold.fetch("c", linger_s=0).peers == {"a": SIZE - 1}
     wait_until(lambda: "a" not in [one["node"] for one in cold.replicas()])
+
+
+def test_who_is_done_first_stays_for_those_who_listen_nowhere(cold: Cold, origin: Origin) -> None:
+    """A peer that only takes (--private) is in no list: its asking alone tells of it."""
+    cold.url = origin.put("/slow.bin", Thing(DATA), paced(100_000, 0.05))
+    asked: list[str] = []
+
+    def ask(_: loom.Progress) -> None:
+        for one in [] if asked else cold.replicas():
+            if address := one.get("address"):
+                authority = address.removeprefix("http://")
+                proof = prove(TOKEN, authority, "/refs/0", time.time())
+                connection = HTTPConnection(authority, timeout=10)
+                connection.request("GET", "/refs/0", headers={"Authorization": proof})
+                assert connection.getresponse().status == 404
+                connection.close()
+                asked.append(address)
+
+    cold.fetch("a", workers=2, linger_s=1.5, timeout_s=20, on_progress=ask)
+    assert asked
+    wait_until(lambda: any(one["state"] == "complete" and one.get("address") == asked[0] for one in cold.replicas()))
+    wait_until(lambda: not cold.replicas())
 
 
 def test_another_version_is_nobodys_business(cold: Cold, origin: Origin) -> None:

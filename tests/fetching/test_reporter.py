@@ -35,7 +35,7 @@ def test_the_rate_counts_from_the_request_and_without_what_was_there(clock) -> N
     report.connecting()
     clock[0] += 0.5
     transfer = Transfer(100 * MB, Options(), ranges=[Span(0, 30 * MB)])
-    report.job = SimpleNamespace(lock=Lock(), transfer=transfer)
+    report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=None)
     for received in (31 * MB, 32 * MB):
         transfer.have.add(30 * MB, received)
         report.now()
@@ -56,3 +56,27 @@ def test_the_rate_of_a_stream_that_begins_again(clock) -> None:
         report.stream.received = received
         report.now()
     assert [progress.bytes_per_second for progress in told] == [0.0, 8 * MB, 0.0, 2 * MB]
+
+
+def test_the_rate_of_an_origin_that_sends_once_a_second(clock) -> None:
+    """Just before the next lot the window holds three seconds' worth, not two."""
+    told: list[Progress] = []
+    report = Reporter(told.append)
+    report.connecting()
+    report.stream = SimpleNamespace(size=None, received=0, patience=SimpleNamespace(retries=0))
+    for tick in range(1, 32):
+        report.stream.received = MB * (1 + int(0.16 * tick))
+        clock[0] += 0.16
+        report.now()
+    assert 0.9 * MB < told[-1].bytes_per_second < 1.1 * MB
+
+
+def test_a_complete_file_says_whom_it_waits_for(clock) -> None:
+    """All bytes are there, and peers are still asked about theirs; who fetched alone waits for nobody."""
+    told: list[Progress] = []
+    report = Reporter(told.append)
+    transfer = Transfer(MB, Options(), ranges=[Span(0, MB)])
+    for company in (object(), None):
+        report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=company)
+        report.now()
+    assert [progress.note for progress in told] == ["asking peers to confirm what they sent", ""]

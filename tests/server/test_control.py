@@ -113,6 +113,13 @@ def test_all_that_is_registered_is_told(plane) -> None:
     }
 
 
+def test_a_model_that_nobody_has_under_that_name(plane) -> None:
+    """It may be there by another name, such as its host and path: the hint says where to look."""
+    status, body = curl(f"{plane.url}/locate/model.gguf")
+    assert status == 404
+    assert "loom models" in json.loads(body)["error"]["hint"]
+
+
 def test_an_empty_registry(plane) -> None:
     """Empty lists are no errors; an unknown name is."""
     assert plane.get("/nodes") == {"total": 0, "nodes": [], "next": ""}

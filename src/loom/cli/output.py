@@ -85,6 +85,8 @@ def _motion(progress: Progress) -> list[str]:
         return [progress.note]
     if progress.phase != "fetching":
         return []
+    if progress.size and progress.received >= progress.size:
+        return [printable(progress.note) or "finishing"]
     parts = [f"{format_size(progress.bytes_per_second)}/s"]
     if progress.size and progress.bytes_per_second > 0:
         left_s = (progress.size - progress.received) / progress.bytes_per_second

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from loom.core.names import model_of
 from loom.core.swarm import MAX_HOMES
-from loom.errors import LoomError, NotFound
+from loom.errors import LoomError, NotFound, OriginUnreachable
 from loom.registry.client import ControlClient
 
 if TYPE_CHECKING:
@@ -109,6 +109,13 @@ class Announcer:
         if self._trouble:
             warnings += (f"fetched without the control plane: {self._trouble}",)
         return dataclasses.replace(receipt, replicas=self._replicas, warnings=warnings)
+
+    def explain(self, error: OriginUnreachable) -> OriginUnreachable:
+        """Return an error that says, too, why the control plane could not tell of peers that might have helped out."""
+        if self._peers is None or not self._trouble:
+            return error
+        hints = filter(None, (error.hint, f"nor could the control plane tell of peers: {self._trouble}"))
+        return OriginUnreachable(error.message, "; ".join(hints))
 
     def _run(self) -> None:
         """On the thread: look up, announce until the end, say how it ended."""

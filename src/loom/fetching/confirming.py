@@ -41,6 +41,9 @@ ASK_S = 10.0
 ASK_UNIT_S = 0.1
 """How long a complete file goes on asking: so long, and so much longer for each unit that was vouched for meanwhile."""
 
+CHECK_EVERY_S = 0.5
+"""Meanwhile the homes of what is pending are asked so often what they vouch for."""
+
 OFFENCES = 2
 """So many wrong units from a peer that does not vouch for them, and may have been deceived itself, are too many."""
 
@@ -79,7 +82,7 @@ class Confirmer:
         self._wrong = wrong
         self._writing: dict[int, Span] = {}
         self._offences: dict[str, int] = {}
-        self._asked_at = float("-inf")
+        self._asked_at = self._checked_at = float("-inf")
         self._complete_at: float | None = None
         self._vouched_before = 0
         self._wake: asyncio.Event | None = None
@@ -164,10 +167,16 @@ class Confirmer:
                 return False
             pending = self.vouching.pending
             if pending and now() - self._completed_at() < LAST_S and self._may_hear(pending):
-                self._swarm.check(self.vouching.homes(self._swarm.home_of))
+                self._check_homes()
                 return False
             self.vouching.excuse()
             return True
+
+    def _check_homes(self) -> None:
+        """Have those asked who most likely vouch first; each answer leads back here, so not too often."""
+        if now() - self._checked_at >= CHECK_EVERY_S:
+            self._checked_at = now()
+            self._swarm.check(self.vouching.homes(self._swarm.home_of))
 
     def _completed_at(self) -> float:
         if self._complete_at is None:

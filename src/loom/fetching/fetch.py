@@ -19,7 +19,7 @@ from loom.core.ranges import Span
 from loom.core.receipt import Receipt
 from loom.core.reference import reference_key
 from loom.core.urls import file_name, redact
-from loom.errors import Interrupted
+from loom.errors import Interrupted, OriginUnreachable
 from loom.fetching.crew import Crew
 from loom.fetching.patience import Patience
 from loom.fetching.reporter import Reporter
@@ -82,7 +82,10 @@ def fetch(
         announcer = stack.enter_context(Announcer(url, options, node, peers, on_progress))
         if peers is not None:
             peers.wait_for_news = announcer.wait
-        return announcer.complete(_run(url, out, options, announcer.progress, peers))
+        try:
+            return announcer.complete(_run(url, out, options, announcer.progress, peers))
+        except OriginUnreachable as error:
+            raise announcer.explain(error) from error
 
 
 def _run(

@@ -55,6 +55,9 @@ WINDOW_S = 5.0
 PATIENT_S = 30.0
 """As long as a peer has sent something so recently, an origin that does not answer ends nothing."""
 
+NAMELESS_S = 5.0
+"""A peer that listens nowhere (--private), and has asked us for something so recently, may not have all of it yet."""
+
 RESOLVERS = 32
 """So many peers are asked at once what a reference leads to; the control plane names the likeliest first."""
 
@@ -208,7 +211,9 @@ class Peers:
         server, options = self._server, self._options
         with self._lock:
             company, self._company = self._company, None
-        if server is None or company is None or not options.linger_s or not company.is_wanted():
+        if server is None or company is None or not options.linger_s:
+            return
+        if not company.is_wanted() and now() - server.nameless_at > NAMELESS_S:
             return
         if not os.path.basename(sys.executable).startswith(("python", "pypy")):
             return  # Python is embedded in another program: nobody knows what starting that would do

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loom.fetching.worker import Job
 
 RATE_WINDOW_S = 3.0
-"""The rate shown is the mean of so many seconds: calm to read, and quick to tell a stall."""
+"""The rate shown is the mean of so many seconds, or a little more: calm to read, and quick to tell a stall."""
 
 
 class Reporter:
@@ -79,7 +79,10 @@ class Reporter:
             transfer = job.transfer
             received, active, retries = transfer.have.total, transfer.active, transfer.retries
             paused_s = transfer.paused_until - time.monotonic()
+            is_whole = transfer.is_complete
         note = f"throttled by the origin, next try in {paused_s:.0f} s" if paused_s > 0 else self.note
+        if is_whole and job.company is not None:
+            note = "asking peers to confirm what they sent"
         rate = self._rate(received, transfer.resumed)
         return Progress(self._phase, transfer.size, received, transfer.resumed, rate, active, retries, note)
 
@@ -92,7 +95,7 @@ class Reporter:
         if not self._samples:
             self._samples.append((self._since, resumed))
         self._samples.append((now, received))
-        while now - self._samples[0][0] > RATE_WINDOW_S:
+        while now - self._samples[1][0] >= RATE_WINDOW_S:  # never less: origins that limit a rate send by the second
             self._samples.popleft()
         since, before = self._samples[0]
         return (received - before) / (now - since) if now > since else 0.0

@@ -163,7 +163,8 @@ class ControlPlane:
         zone, asker = text_of(query, "zone", MAX_ZONE), text_of(query, "node", MAX_NODE)
         found = fleet.show(model, limit, _sample, zone, asker, replica_json)
         if not found:
-            hint = "fetch it from its origin" if not fleet.count_holders(model) else "no node but the one that asks"
+            is_unknown = not fleet.count_holders(model)
+            hint = "see `loom models`, or fetch it from its origin" if is_unknown else "no node but the one that asks"
             raise NotFound(f"no node has {model!r}", hint)
         count = _number(query.get("homes"), "homes", 0, MAX_HOMES)
         homes = [HomeReply(*one) for one in fleet.homes(model, count)] if count else UNSET

@@ -121,6 +121,8 @@ class PeerServer:
         self._socket = listening
         self.asked_at = time.monotonic()
         """When a peer last asked for something."""
+        self.nameless_at = float("-inf")
+        """When somebody last asked who listens nowhere: of such a peer it is not known what it has."""
         self._thread = threading.Thread(target=self._run, name="loom-peers", daemon=True)
 
     def start(self) -> None:
@@ -221,6 +223,8 @@ class PeerServer:
         visitor = _parse_visitor(request.get("loom-node"), request.get("loom-address"))
         if visitor and come_from and str(parse_address(visitor.address).ip) == plain_ip(come_from[0]):
             self._on_visit(visitor)
+        else:
+            self.nameless_at = time.monotonic()
 
     async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> None:
         match request.target.split("/"):
