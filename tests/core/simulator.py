@@ -55,13 +55,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """How one request goes: `fault` instead of bytes, or at most `brings` of them and `then` an ending."""
+    """How one request goes: `fault` instead of bytes, or at most `brings` of them and `then` an ending.
+
+    burst_s: what its rate gives in so many seconds arrives at once, as from an origin that limits it by the second.
+    """
 
     latency_s: float = 0.02
     rate: float = 10e6
     fault: Fault | None = None
     brings: int | None = None
     then: Ending = Ending.ENDS
+    burst_s: float = QUANTUM_S
 
 
 def lost() -> Fault:
@@ -226,7 +230,7 @@ class Simulation:
                 self._end(flow)
             return
         rate = min(flow.rate, self.link / max(1, len(self._flows)))
-        size = max(1, min(flow.left, flow.may_bring, int(rate * QUANTUM_S), MAX_QUANTUM))
+        size = max(1, min(flow.left, flow.may_bring, int(rate * flow.reply.burst_s), MAX_QUANTUM))
         self._later(size / rate, lambda: self._receive(flow, size))
 
     def _receive(self, flow: _Flow, size: int) -> None:

@@ -114,3 +114,22 @@ def test_jitter_only_lengthens(attempt: int, backoff_s: float, jitter: float) ->
     """A pause is never shorter than was chosen, and at most a quarter longer."""
     plain = backoff_delay(attempt, backoff_s, 0.0)
     assert plain <= backoff_delay(attempt, backoff_s, jitter) <= 1.25 * plain
+
+
+def test_regular_silence_is_no_change_of_rate() -> None:
+    """Of a connection that brings 1 MB each second the rate stays what it is until the next arrival is long due."""
+    meter = Meter(0.0)
+    for second in range(1, 6):
+        meter.add(1_000_000, float(second))
+        assert meter.read(second + 0.9) == pytest.approx(1e6)
+    assert meter.gap_s == 1.0
+    assert meter.read(10.0) < 0.5e6
+
+
+def test_a_gap_that_is_not_repeated_is_forgotten() -> None:
+    """One long silence is no habit: after a while of steady arrivals a shorter one counts again."""
+    meter = Meter(0.0)
+    meter.add(1000, 5.0)
+    for step in range(1, 601):
+        meter.add(1000, 5.0 + step / 10)
+    assert meter.gap_s == pytest.approx(0.1)

@@ -61,6 +61,26 @@ def test_near_by_the_file_grows_from_its_front() -> None:
     assert len(sim.requests) <= SIZE / (NEAR_WINDOW / WORKERS) + 2 * WORKERS
 
 
+@pytest.mark.parametrize("latency_s", [0.0005, 0.15])
+@pytest.mark.parametrize("workers", [4, 16])
+def test_an_origin_that_sends_by_the_second(workers: int, latency_s: float) -> None:
+    """Regular silence is no death: where connections are limited by bursts next to nothing is asked for twice."""
+    size, reply = 15 * MB * workers, Reply(latency_s, MB, burst_s=1.0)
+    sim = Simulation(size, lambda _: reply, Options(workers=workers), is_probed=True).run()
+    assert (sim.error, sim.transfer.retries) == (None, 0)
+    assert sim.now <= 1.15 * 15
+    assert sim.wasted <= 0.02 * size
+
+
+def test_one_that_dies_among_bursts() -> None:
+    """A connection of such an origin that falls silent for good is found out, and its rest asked for again."""
+    died = Reply(0.0005, MB, brings=6 * MB, then=Ending.STALLS, burst_s=1.0)
+    well = Reply(0.0005, MB, burst_s=1.0)
+    sim = Simulation(60 * MB, lambda q: died if q.number == 3 else well, Options(workers=4), is_probed=True).run()
+    assert sim.error is None
+    assert sim.now <= 1.5 * 15
+
+
 @pytest.mark.parametrize(("latency_s", "rate", "link"), [(0.012, 1e9, 1.8e9), (0.03, 1e9, 125e6), (0.15, 1e9, 1.2e9)])
 def test_a_link_that_all_share(latency_s: float, rate: float, link: float) -> None:
     """Where the link is the limit it is kept full, and nobody steals what gains nothing."""

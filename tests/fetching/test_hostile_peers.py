@@ -315,8 +315,12 @@ def test_who_does_not_vouch_yet_is_not_asked_without_end(cold: Cold) -> None:
         facts = {"state": "partial", "size": SIZE, "address": home.url, "own_address": True, "ttl_s": 60}
         ControlClient(cold.control, token=TOKEN).register("liar", loom_model(cold.url), **facts)
         receipt = cold.fetch("b")
+        asked = sum(target.endswith("/have") for target in home.asked)
+        verified = cold.fetch("c", sha256=sha256(DATA).hexdigest())
     assert "no other node could vouch" in receipt.warnings[0]
-    assert 0 < sum(target.endswith("/have") for target in home.asked) < 50
+    assert receipt.unconfirmed > 0
+    assert 0 < asked < 50
+    assert (verified.warnings, verified.unconfirmed) == ((), 0)
 
 
 @pytest.mark.parametrize("wait", ["nan", "inf", "-inf", "-1", "1e999", "", "0x1", "9" * 400, "Mon, 01 Jan 2035"])

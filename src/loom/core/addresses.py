@@ -58,7 +58,7 @@ class Allowed:
     def _check(self, address: str) -> str:
         place = parse_address(address)
         if not any(place.ip in network for network in self._networks):
-            hint = "allow it: loom control --allow-cidr"
+            hint = f"allow it, or the network around it: loom control --allow-cidr {place.ip}"
             raise UsageError(f"{place.ip} is not in a network that nodes may be in", hint)
         return str(place)
 
@@ -80,7 +80,7 @@ def parse_address(address: str) -> Place:
     scheme = scheme.lower() if slashes else "http"
     host, colon, port = rest.rstrip("/").rpartition(":")
     if scheme not in ("http", "https") or not colon or not _is_port(port):
-        raise UsageError(f"{address[:80]!r} is no address", "write http://10.1.2.3:3001")
+        raise UsageError(f"{address[:80]!r} is no address", "write it with its port: http://10.1.2.3:3001")
     ip = _parse_ip(host, address)
     if any(ip in network for network in NEVER):
         raise UsageError(f"{ip} is never the address of a node", "link-local and metadata addresses are refused")

@@ -20,16 +20,29 @@ WINDOW_STEPS = 4
 """Steps in which a window slides: what falls silent is noticed after one window and at most a quarter."""
 
 
+GAP_FACTOR = 2.0
+"""Silence up to so many times the longest gap lately is how this connection sends, and says nothing about its rate."""
+
+GAP_FADES = 0.1
+"""By so much a second is a gap forgotten that is not repeated."""
+
+
 class Meter:
-    """The recent rate of one connection, in bytes per second: half the newest sample, half the past."""
+    """The recent rate of one connection, in bytes per second: half the newest sample, half the past.
+
+    `gap_s` is the longest silence between arrivals lately: origins that limit a rate often send once a second.
+    """
 
     def __init__(self, now: float) -> None:
-        self._since = now
+        self._since = self._heard = now
         self._bytes = 0
         self._rate = 0.0
+        self.gap_s = 0.0
 
     def add(self, size: int, now: float) -> None:
         """Count `size` bytes that arrived by `now`."""
+        silent_s, self._heard = now - self._heard, now
+        self.gap_s = max(silent_s, self.gap_s - GAP_FADES * silent_s)
         self._bytes += size
         elapsed_s = now - self._since
         if elapsed_s >= SAMPLE_S:
@@ -38,11 +51,11 @@ class Meter:
             self._since, self._bytes = now, 0
 
     def read(self, now: float) -> float:
-        """Return the rate at `now`; silence counts, so it falls towards 0 while nothing arrives."""
+        """Return the rate at `now`; unusual silence counts, so it falls towards 0 while nothing arrives."""
         elapsed_s = now - self._since
         if not self._rate:
             return self._bytes / elapsed_s if elapsed_s > 0 else 0.0
-        if elapsed_s <= 2 * SAMPLE_S:
+        if elapsed_s <= max(2 * SAMPLE_S, GAP_FACTOR * self.gap_s):
             return self._rate
         return min(self._rate, (self._bytes + self._rate * SAMPLE_S) / elapsed_s)
 

@@ -42,7 +42,7 @@ class Receipt:
     bytes_per_second: bytes fetched now / elapsed_s.
     requests: HTTP requests sent, redirects included.
     retries: how many of them repeated one that failed.
-    workers: the most requests that were under way at once.
+    workers: the most requests that were under way at once, those to peers among them.
     ranges: False when the origin ignores ranges and the file came as one stream.
     sources: bytes taken from each kind of source, for instance {"origin": 2700000000} or {"origin": 160000000, "peers":
         2540000000} or, on a hit, {"cache": 2700000000}; a hedged tail counts twice.
@@ -56,6 +56,7 @@ class Receipt:
     replicas: how many other nodes have (some of) the model, as the control plane said; None when it was not asked, or
         did not answer in time.
     peers: bytes taken from each peer, by its node's name; empty when none were.
+    unconfirmed: of these, bytes that no other node could vouch for, in whole units; 0 when the digest was verified.
     warnings: sentences worth a human's look; mostly empty.
     """
 
@@ -78,6 +79,7 @@ class Receipt:
     warnings: tuple[str, ...] = field(default=())
     replicas: int | None = None
     peers: dict[str, int] = field(default_factory=dict)
+    unconfirmed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain JSON values."""

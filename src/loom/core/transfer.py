@@ -152,6 +152,7 @@ class Transfer:
         self._refused_above = options.workers
         self._latency_s = 0.0
         self._usual_rate = 0.0
+        self._gap_s = 0.0
         self._is_near = round_trip_s < NEAR_S
         self._completed: list[int] = []
         for span in (*(chunk_span(index, size, self.chunk_size) for index in done), *ranges):
@@ -382,11 +383,12 @@ class Transfer:
         return run
 
     def _close_run(self, worker: int, now: float) -> _Run:
-        """Take the run off `worker`; learn its rate."""
+        """Take the run off `worker`; learn its rate, and how long it is silent at times."""
         run = self._runs.pop(worker)
         if run.opened_at is not None and not run.is_peer and run.pos - run.piece.start >= MIN_STEAL:
             rate = run.meter.read(now)
             self._usual_rate = (self._usual_rate + rate) / 2 if self._usual_rate else rate
+            self._gap_s = (self._gap_s + run.meter.gap_s) / 2
         return run
 
     def _release(self, run: _Run, cost: _Piece) -> None:
@@ -422,8 +424,8 @@ class Transfer:
         typical = self._typical_rate(runs, now)
         if not runs or not typical:
             return None
-        victim = max(runs, key=lambda run: self._ends_in(run, typical, now))
-        ends_in_s = self._ends_in(victim, typical, now)
+        gap_s = self._usual_gap_s()
+        ends_in_s, victim = max(((self._ends_in(run, typical, gap_s, now), run) for run in runs), key=lambda it: it[0])
         alone_s = self._latency_s + victim.left / typical
         if (
             victim.left <= max(2 * self.chunk_size, MIN_STEAL + SPLIT_ALIGN)
@@ -437,14 +439,22 @@ class Transfer:
         rates = sorted(rate for run in runs if (rate := run.meter.read(now)))
         return max(self._usual_rate, rates[len(rates) // 2] if rates else 0.0)
 
-    def _ends_in(self, run: _Run, typical: float, now: float) -> float:
-        """Return the seconds until `run` ends, if it goes on as it does; one too young to judge goes as is typical."""
-        silent_s = now - run.heard_at
-        if silent_s > HEDGE_FACTOR * self._latency_s + HEDGE_SLACK_S:
+    def _usual_gap_s(self) -> float:
+        """Return for how long connections are silent at times, as far as it is known from this origin."""
+        gaps = sorted(gap_s for run in self._runs.values() if (gap_s := run.meter.gap_s))
+        return max(self._gap_s, gaps[len(gaps) // 2] if gaps else 0.0)
+
+    def _ends_in(self, run: _Run, typical: float, gap_s: float, now: float) -> float:
+        """Return the seconds until `run` ends, if it goes on as it does; one too young to judge goes as is typical.
+
+        typical: bytes per second; gap_s: how long connections are silent at times.
+        """
+        silent_s, usual_s = now - run.heard_at, max(gap_s, run.meter.gap_s)
+        if silent_s > HEDGE_FACTOR * max(self._latency_s, usual_s) + HEDGE_SLACK_S:
             return NEVER_S + run.left / typical
         if run.opened_at is None:
             return max(0.0, self._latency_s - silent_s) + run.left / typical
-        if now - run.opened_at < SAMPLE_S:
+        if now - run.opened_at < max(SAMPLE_S, HEDGE_FACTOR * usual_s):
             return run.left / typical
         return run.left / max(run.meter.read(now), 1.0)
 

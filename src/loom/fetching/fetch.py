@@ -270,6 +270,7 @@ class _Fetch:
             ranges=sent is None or sent.stream is None,
             sources=self._sources(version, outcome, fetched),
             peers=dict(self._peers.taken) if self._peers else {},
+            unconfirmed=sent.unconfirmed if sent else 0,
             resumed=sent.resumed if sent else 0,
             outcome=outcome,
             digest=f"sha256:{digest}" if digest else None,

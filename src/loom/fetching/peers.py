@@ -290,10 +290,7 @@ class Company:
 
     def remarks(self) -> list[str]:
         """Return what a human should know of the peers, a sentence each."""
-        remarks = [f"{name} {why}: it was not asked again" for name, why in sorted(self._rejected.items())]
-        if unconfirmed := self.confirmer.unconfirmed:
-            remarks.append(f"{unconfirmed / 1e6:,.1f} MB came from peers, and no other node could vouch for them")
-        return remarks
+        return [f"{name} {why}: it was not asked again" for name, why in sorted(self._rejected.items())]
 
     def is_wanted(self) -> bool:
         """Return whether somebody there does not have all of it yet."""

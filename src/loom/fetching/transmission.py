@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from loom.sources.http import HttpSource, Reply
     from loom.store.staging import Staging
 
+USUAL_SHARE = 16
+"""Up to such a part of a file stays unconfirmed in a healthy fleet: units that two nodes took from the origin in parts,
+so that none of them can vouch for the whole. More than that is worth a human's look."""
+
 
 class Transmission:
     """The bytes of one fetch: `run` one of the ways once, then `close`.
@@ -94,6 +98,12 @@ class Transmission:
         """Requests sent to peers."""
         return self.job.company.requests if self.job and self.job.company else 0
 
+    @property
+    def unconfirmed(self) -> int:
+        """Bytes from peers that nobody else vouched for; none if the digest of the whole was verified."""
+        company = self.job.company if self.job else None
+        return company.confirmer.unconfirmed if company is not None and not self._options.sha256 else 0
+
     def keep(self) -> None:
         """Put on record all that has arrived; nobody writes any more."""
         if self.job is not None:
@@ -139,6 +149,8 @@ class Transmission:
             raise
         for remark in job.company.remarks() if job.company is not None else ():
             self._warn(remark)
+        if self.unconfirmed * USUAL_SHARE > job.transfer.size:
+            self._warn(f"{self.unconfirmed / 1e6:,.1f} MB came from peers, and no other node could vouch for them")
         self._report.now()
 
     def run_stream(self, crew: Crew, reply: Reply) -> Standing:
