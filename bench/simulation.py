@@ -22,7 +22,7 @@ from loom.core.options import Options
 from loom.core.swarm import MAX_HOMES, PULLS, Availability, Grid, Peer, Swarm
 from loom.core.transfer import Transfer, Wait
 from loom.errors import OriginUnreachable
-from loom.fetching.peers import FIRST_PULL, IDLE_S, WINDOW_S
+from loom.fetching.company import FIRST_PULL, IDLE_S, WINDOW_S
 from loom.sharing.server import RETRY_AFTER_S, SLOTS
 
 if TYPE_CHECKING:

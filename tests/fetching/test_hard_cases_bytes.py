@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from loom.errors import (
     OriginError,
     StoreFull,
 )
+from loom.store import allocation
 from tests.fetching.getter import SIZE, Getter
 from tests.fetching.kit import CHUNK
 from tests.origins.deliveries import (
@@ -229,12 +231,17 @@ def test_weights_without_their_magic(origin, tmp_path, path, name):
     assert "GGUF" in " ".join(receipt.warnings)
 
 
-@pytest.mark.parametrize("name", ["posix_fallocate", "posix_fadvise"])
-def test_no_preallocation(origin, getter, monkeypatch, name):
-    """A file system that cannot preallocate (or takes minutes for it) is of no consequence."""
+@pytest.mark.parametrize("how", ["refused", "slow"])
+def test_disk_blocks_cannot_be_allocated_ahead(origin, getter, monkeypatch, how):
+    """Where the file system cannot, or takes its time for it, that is tried once, and the file is right."""
+    calls: list[int] = []
 
-    def refuse(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
+    def allocate(_fd: int, _mode: int, offset: int, _size: int) -> int:
+        calls.append(offset)
+        if how == "slow":
+            time.sleep(0.05)
+        return -1 if how == "refused" else 0
 
-    monkeypatch.setattr(os, name, refuse, raising=False)
+    monkeypatch.setattr(allocation, "_system_call", lambda: allocate)
     getter.right(origin.put("/m", THING), DATA)
+    assert len(calls) == 1

@@ -45,7 +45,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"loom.core.swarm.{name}", value)
     monkeypatch.setattr("loom.sources.peer.TIMEOUT_S", 0.5)
     monkeypatch.setattr("loom.sources.peer.ASK_S", 0.5)
-    monkeypatch.setattr("loom.fetching.peers.WINDOW_S", 0.8)
+    monkeypatch.setattr("loom.fetching.company.WINDOW_S", 0.8)
     monkeypatch.setattr("loom.fetching.confirming.ASK_S", 1.0)
 
 

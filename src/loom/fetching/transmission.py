@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.options import Options
     from loom.core.ranges import Span
+    from loom.fetching.company import Company
     from loom.fetching.crew import Crew
-    from loom.fetching.peers import Company, Peers
+    from loom.fetching.peers import Peers
     from loom.fetching.reporter import Reporter
     from loom.fetching.ways import Standing, Way
     from loom.sources.http import HttpSource, Reply

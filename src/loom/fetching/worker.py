@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.ranges import Span
     from loom.core.transfer import Transfer
-    from loom.fetching.peers import Company
+    from loom.fetching.company import Company
     from loom.net.connection import Pool
     from loom.sources.http import HttpSource, Reply
     from loom.store.staging import Staging

@@ -1,0 +1,352 @@
+"""The company of one fetch: which peers have, or are fetching, the same file, and what is taken from them.
+
+One task on the crew's first loop asks the swarm (loom.core.swarm) what to take from whom, and takes it, beside the
+workers that ask the origin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+from typing import IO, TYPE_CHECKING
+
+from loom.core.faults import Fault, Remedy
+from loom.core.swarm import GONE_MISSED, PULLS, Availability, Grid, Peer, Swarm
+from loom.core.transfer import Wait
+from loom.errors import LoomError, OriginUnreachable
+from loom.fetching.confirming import Confirmer
+from loom.sources.peer import Fleet, PeerFault, PeerSource, Verdict
+
+if TYPE_CHECKING:
+    from loom.core.options import Options
+    from loom.core.ranges import Span
+    from loom.fetching.worker import Job
+    from loom.net.connection import Pool
+    from loom.sharing.server import Visitor
+
+FIRST_PULL = 100_000
+"""Requests to peers are numbered from here: workers of the origin have the numbers below."""
+
+WINDOW_S = 5.0
+"""A peer that makes too little progress for so long is cut: there are others."""
+
+PATIENT_S = 30.0
+"""As long as a peer has sent something so recently, an origin that does not answer ends nothing."""
+
+IDLE_S = 0.2
+"""How often one looks again when nothing happened."""
+
+now = time.monotonic
+
+
+class Company:
+    """The swarm about one file, and the requests to peers that are under way. `job.lock` guards the swarm."""
+
+    def __init__(
+        self,
+        job: Job,
+        key: str,
+        fleet: Fleet,
+        pool: Pool,
+        options: Options,
+        taken: dict[str, int],
+        rejected: dict[str, str],
+    ) -> None:
+        transfer = job.transfer
+        self.grid = Grid(transfer.size)
+        self._job = job
+        self._swarm = Swarm(key, fleet.node, self.grid, random.random)
+        self._source = PeerSource(key, self.grid, fleet)
+        self._pool = pool
+        self._taken = taken
+        self._rejected = rejected
+        self.confirmer = Confirmer(
+            job, self.grid, self._swarm, options,
+            ask=lambda peer, units: self._source.digests(self._pool, peer.address, units),
+            failed=lambda peer, fault: self._failed(None, peer, fault), wrong=self._reject,
+        )  # fmt: skip
+        self.fed_at = float("-inf")
+        """When peers last brought what is worth having, or promised it."""
+        self._pulls: dict[int, asyncio.Task[None]] = {}
+        self._polls: dict[str, asyncio.Task[None]] = {}
+        self._cut: set[int] = set()
+        self._next_number = FIRST_PULL
+        self._wake: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._quiet_until = self._yield_at = 0.0
+
+    @property
+    def requests(self) -> int:
+        """Requests sent to peers."""
+        return self._source.requests
+
+    def visited(self, visitor: Visitor) -> None:
+        """Take note of who has come by. From any thread."""
+        with self._job.lock:
+            self._swarm.visited(visitor.node, visitor.address)
+
+    def remarks(self) -> list[str]:
+        """Return what a human should know of the peers, a sentence each."""
+        return [f"{name} {why}: it was not asked again" for name, why in sorted(self._rejected.items())]
+
+    def is_wanted(self) -> bool:
+        """Return whether somebody there does not have all of it yet."""
+        with self._job.lock:
+            peers = self._swarm.peers.values()
+            return any(not peer.strikes and peer.units != self.grid.everything for peer in peers)
+
+    def learn(self, listed: dict[str, tuple[str, bool]], homes: dict[str, str]) -> None:
+        """Take in who is there. From any thread."""
+        with self._job.lock:
+            for name, (address, is_near) in listed.items():
+                self._swarm.meet(name, address, is_near=is_near)
+            self._swarm.forget_dead(set(listed), now())
+            self._swarm.set_homes(homes.items())
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the state looked at again, for it has changed. From any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the fetch is done
+                self._loop.call_soon_threadsafe(self._look_again)
+
+    def _look_again(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+        self.confirmer.look_again()
+
+    # For the workers that ask the origin; the job's lock is held
+
+    def next_of_origin(self, worker: int, at: float) -> Span | Wait | None:
+        """Return what a worker is to ask the origin for; everything, as ever, as long as nobody else is there."""
+        transfer = self._job.transfer
+        if transfer.is_complete or transfer.error is not None:
+            return None
+        if self._swarm.is_alone(at):
+            return transfer.next(worker, at)
+        if wait := transfer.wait_for_origin(at):
+            return wait
+        if at < self._quiet_until:
+            return Wait(self._quiet_until)
+        if len(transfer.asked_of_origin()) >= self._swarm.most_at_origin(transfer.workers):
+            return Wait(at + IDLE_S)
+        wanted = self._swarm.ask_origin(transfer.free(at), at)
+        if wanted is not None and (span := transfer.claim(worker, wanted, at)):
+            return span
+        self._quiet_until = at + IDLE_S
+        return Wait(self._quiet_until)
+
+    def available(self) -> Availability:
+        """Return what can be handed out."""
+        transfer = self._job.transfer
+        available = self.grid.available(transfer.have, transfer.asked_of_origin())
+        return available._replace(vouched=self.confirmer.vouching.vouched)
+
+    def digest(self, unit: int) -> str | None:
+        """Return the digest of a unit that we vouch for. From any thread."""
+        with self._job.lock:
+            return self.confirmer.vouching.digest(unit)
+
+    def digests(self) -> dict[int, str]:
+        """Return all digests that we vouch for. From any thread."""
+        with self._job.lock:
+            return dict(self.confirmer.vouching.digests())
+
+    # Taking from peers, on the crew's first loop
+
+    async def run(self, origin: Pool) -> None:
+        """Take from peers what they have, and have it confirmed, until the job is finished. origin: for requests there,
+        from this loop.
+        """
+        self._loop = asyncio.get_running_loop()
+        await asyncio.gather(self._take(), self.confirmer.run(origin))
+
+    async def _take(self) -> None:
+        self._wake = asyncio.Event()
+        while not self._job.finished.is_set():
+            self._wake.clear()
+            self._job.transfer.is_fed_elsewhere = now() - self.fed_at < PATIENT_S
+            while len(self._pulls) < PULLS and self._begin_pull():
+                pass
+            self._poll()
+            self._yield()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_S):  # wait_for can swallow a cancellation (bpo-42130)
+                    await self._wake.wait()
+
+    def _yield(self) -> None:
+        """Let go of what we ask the origin for beyond our share, and of what others have from it, or are about to."""
+        at = now()
+        if at < self._yield_at:
+            return
+        self._yield_at = at + IDLE_S
+        transfer = self._job.transfer
+        with self._job.lock:
+            if not self._swarm.is_alone(at):
+                transfer.shorten(self.grid.unit_size, self._swarm.most_at_origin(transfer.workers))
+            transfer.yield_origin(lambda span: self._swarm.should_yield(span, at))
+
+    def cut(self, number: int) -> None:
+        """End a request that makes too little progress. Call it on the first loop."""
+        task = self._pulls.get(number)
+        if task is not None:
+            self._cut.add(number)
+            task.cancel()
+
+    def _begin_pull(self) -> bool:
+        job, at, number = self._job, now(), self._next_number
+        with job.lock:
+            if job.transfer.is_complete or job.transfer.error is not None:
+                return False
+            peer, span = self._choose(number, at)
+            if peer is None or span is None:
+                return False
+            peer.asked += 1
+        self._next_number += 1
+        self.confirmer.began(number, span)
+        task = self._pulls[number] = asyncio.create_task(self._pull(number, peer, span))
+        task.add_done_callback(lambda _: self._pulls.pop(number, None))
+        return True
+
+    def _choose(self, number: int, at: float) -> tuple[Peer | None, Span | None]:
+        transfer, swarm = self._job.transfer, self._swarm
+        pull = swarm.choose(transfer.free(), at)
+        if pull is not None:
+            return pull.peer, transfer.claim(number, pull.span, at, peer_window_s=WINDOW_S)
+        for peer in swarm.idle_peers(at):
+            offers = lambda span, peer=peer: swarm.has_all(peer, span)  # noqa: E731
+            if span := transfer.claim_late(number, offers, at, WINDOW_S):
+                return peer, span
+        return None, None
+
+    async def _pull(self, number: int, peer: Peer, span: Span) -> None:
+        """Take one span from one peer, and tell the transfer and the swarm how that went."""
+        job, start = self._job, span.start
+        brought = 0
+
+        def accept(size: int) -> int:
+            nonlocal brought
+            brought += size
+            with job.lock:
+                self.confirmer.brought(number, peer.name, brought)
+            return self._accept(number, peer, size)
+
+        try:
+            response, served, available = await self._source.open(self._pool, peer.address, span)
+            with job.lock:
+                self._swarm.saw(peer, available, now())
+                job.transfer.opened(number, now())
+            try:
+                await response.pour_into(self._pool.pourer, job.staging, start, served.size, accept)
+            finally:
+                self._pool.put(response)
+            if served.end < span.end:
+                raise PeerFault(Verdict.FAILED, "brought less than it had said that it has")
+            with job.lock:
+                job.transfer.ended(number, now())
+        except PeerFault as fault:
+            self._failed(number, peer, fault)
+        except OSError:
+            verdict = Verdict.GONE if brought else Verdict.FAILED
+            self._failed(number, peer, PeerFault(verdict, "broke off"))
+        except LoomError as error:
+            job.fail(error)
+        except asyncio.CancelledError:
+            if number not in self._cut:
+                raise
+            self._cut.discard(number)
+            with job.lock:
+                is_overtaken = job.transfer.have.covers(*span)
+            self._failed(number, peer, PeerFault(Verdict.ABSENT if is_overtaken else Verdict.FAILED, "sent too little"))
+        finally:
+            self.confirmer.ended(number, peer.name, brought)
+            peer.asked -= 1
+            self._look_again()
+
+    def _accept(self, number: int, peer: Peer, size: int) -> int:
+        left = self._job.accept(number, size)
+        with self._job.lock:
+            self._taken[peer.name] = self._taken.get(peer.name, 0) + size
+            if self._swarm.fed(peer, at := now(), size):
+                self.fed_at = at
+        return left
+
+    def _failed(self, number: int | None, peer: Peer, fault: PeerFault) -> None:
+        at = now()
+        with self._job.lock:
+            if number is not None:
+                error = OriginUnreachable(f"peer {peer.name} {fault}")
+                self._job.transfer.failed(number, Fault(Remedy.ELSEWHERE, error), at)
+            if fault.available is not None:
+                self._swarm.saw(peer, fault.available, at)
+            if fault.verdict is Verdict.BUSY:
+                self._swarm.busy(peer, fault.wait_s, at)
+            elif fault.verdict is Verdict.STRANGER:
+                self._swarm.lost(peer, at)
+            elif fault.verdict is Verdict.GONE:
+                self._swarm.gone(peer, at)
+            elif fault.verdict is Verdict.DEAD:
+                self._swarm.failed(peer, at, GONE_MISSED)
+            elif fault.verdict is Verdict.FAILED:
+                self._swarm.failed(peer, at)
+        if fault.verdict is Verdict.WRONG:
+            self._reject(peer.name, str(fault))
+
+    def _reject(self, name: str, why: str) -> None:
+        """Never ask a peer again."""
+        with self._job.lock:
+            self._rejected[name] = why
+            if name in self._swarm.peers:
+                self._swarm.ban(self._swarm.peers[name])
+
+    def _poll(self) -> None:
+        with self._job.lock:
+            due = self._swarm.to_poll(now(), is_idle=len(self._pulls) < PULLS)
+        for peer in due:
+            if peer.name not in self._polls:  # one missed answer is one, however often it was waited for
+                self._polls[peer.name] = asyncio.create_task(self._ask(peer))
+
+    async def _ask(self, peer: Peer) -> None:
+        try:
+            available = await self._source.have(self._pool, peer.address)
+        except PeerFault as fault:
+            self._failed(None, peer, fault)
+        else:
+            with self._job.lock:
+                self._swarm.saw(peer, available, now())
+        finally:
+            del self._polls[peer.name]
+        self._look_again()
+
+
+class Part:
+    """What the job has, as an item on the shelf."""
+
+    def __init__(self, job: Job, company: Company) -> None:
+        self.size = job.transfer.size
+        self.version = job.version
+        self._job = job
+        self._company = company
+        self._fd = job.staging.duplicate()
+
+    def available(self) -> Availability:
+        with self._job.lock:
+            return self._company.available()
+
+    def end_from(self, start: int, end: int) -> int:
+        with self._job.lock:
+            gaps = self._job.transfer.have.missing(start, end)
+        return gaps[0].start if gaps else end
+
+    def open(self) -> IO[bytes]:
+        return os.fdopen(os.dup(self._fd), "rb", buffering=0)
+
+    def digest(self, unit: int) -> str | None:
+        return self._company.digest(unit)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
