@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 import ssl
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from loom.net.head import ConnectionLost
 
@@ -26,7 +26,7 @@ PIPE_SIZE = 1024 * 1024
 """Bytes in the pipe: what an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)."""
 
 BUFFER_SIZE = 512 * 1024
-"""Bytes in the buffer: 32 TLS records. 256 KiB took a tenth longer where blocks are allocated ahead (docs/decisions)."""
+"""Bytes in the buffer: 32 TLS records. With 256 KiB a file takes a tenth longer (docs/decisions)."""
 
 BURST = 4
 """Moves per wake-up of one connection, so that its neighbours on the loop get their turn."""
@@ -112,7 +112,7 @@ class Pourer:
         size, room = 0, min(wanted, BUFFER_SIZE)
         try:
             while size < room:
-                got = sock.read(room - size, self._buffer[size:room])
+                got: Any = sock.read(room - size, self._buffer[size:room])  # recv_into, less a call per record
                 if not got:
                     break
                 size += got
