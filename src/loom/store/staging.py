@@ -43,7 +43,7 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 """A link that somebody planted under our name must not make us write elsewhere."""
 
 PIECE_SIZE = 256 * 1024
-"""Bytes per write from a pipe. The kernel allocates page cache in units up to the size of a write: large ones cost
+"""Bytes per write. The kernel allocates page cache in units up to the size of a write: large ones cost
 less, but are cold where a virtual machine gives its free memory back to the host (docs/decisions)."""
 
 MAX_RANK = 8
@@ -467,7 +467,7 @@ def _mode_of(path: Path) -> int:
 
 def _write_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
-        written = os.pwrite(fd, data, offset)
+        written = os.pwrite(fd, data[:PIECE_SIZE], offset)
         data, offset = data[written:], offset + written
 
 
