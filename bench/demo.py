@@ -70,12 +70,18 @@ def play(url: str, here: Path, source: Path) -> None:
     run("cache", "ls")
     empty(cache)
 
-    say("4. Two nodes fetch it, and tell a control plane; then that is asked who has it.")
+    say("4. Two nodes fetch it at once and take from each other; then their control plane is asked who has it.")
     with control_plane(here.parent) as plane:
         os.environ["LOOM_CONTROL"] = plane
-        for node in ("gpu-1", "gpu-2"):
-            (here / "model.gguf").unlink(missing_ok=True)
-            loom(url, here, "--no-cache", "--model", "demo/model", "--node", node)
+        words = ["--no-cache", "--model", "demo/model", "--node"]
+        for folder in (here, other):
+            (folder / "model.gguf").unlink(missing_ok=True)
+        show_command(url, *words, "gpu-1", "--quiet", "&")
+        with subprocess.Popen([*command(url), *words, "gpu-1", "--quiet"], cwd=other) as first:
+            loom(url, here, *words, "gpu-2")
+        if first.returncode:
+            sys.exit("demo: the first node's fetch failed")
+        compare(source, other / "model.gguf")
         run("models")
         run("locate", "demo/model")
         print(f"\n   $ curl {plane}/locate/demo/model", flush=True)

@@ -124,6 +124,16 @@ def test_fetches_that_begin_together_share(cold: Cold, origin: Origin) -> None:
     assert any(receipt.peers for receipt in receipts)
 
 
+def test_copies_count_those_who_stay_to_hand_on(cold: Cold, origin: Origin) -> None:
+    """What two nodes took from the origin is known to the last byte, also of the one that goes on handing it out."""
+    cold.url = origin.put("/slow.bin", Thing(DATA), paced(150_000, 0.05))
+    with ThreadPoolExecutor(2) as pool:
+        fetches = [pool.submit(cold.fetch, name, workers=2, timeout_s=20, linger_s=1) for name in ("a", "b")]
+        taken = sum(fetch.result().sources["origin"] for fetch in fetches)
+    client = ControlClient(cold.control, token=TOKEN)
+    wait_until(lambda: [one["from_origin"] for one in client.models()] == [taken])
+
+
 def test_a_peer_that_is_killed_or_stopped_costs_nothing_but_time(cold: Cold, origin: Origin) -> None:
     """A process in the middle of its fetch is stopped, another one killed: whoever took from them goes on."""
     cold.url = origin.put("/slow.bin", Thing(DATA), paced(100_000, 0.05))

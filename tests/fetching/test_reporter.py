@@ -76,7 +76,9 @@ def test_a_complete_file_says_whom_it_waits_for(clock) -> None:
     told: list[Progress] = []
     report = Reporter(told.append)
     transfer = Transfer(MB, Options(), ranges=[Span(0, MB)])
-    for company in (object(), None):
+    from_peers = SimpleNamespace(confirmer=SimpleNamespace(came_from=[(Span(0, MB), "a")]))
+    alone = SimpleNamespace(confirmer=SimpleNamespace(came_from=[]))
+    for company in (from_peers, alone, None):
         report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=company)
         report.now()
-    assert [progress.note for progress in told] == ["asking peers to confirm what they sent", ""]
+    assert [progress.note for progress in told] == ["asking peers to confirm what they sent", "", ""]

@@ -104,7 +104,7 @@ class Announcer:
             self._trouble = f"{self._client} did not answer within {BUDGET_S:g} s"
         self._receipt = receipt
         if self._peers is not None:
-            self._peers.linger(receipt.out, self._model)
+            self._peers.linger(receipt, self._model)
         warnings = receipt.warnings
         if self._trouble:
             warnings += (f"fetched without the control plane: {self._trouble}",)

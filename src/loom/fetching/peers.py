@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from loom.core.options import Options
+    from loom.core.receipt import Receipt
     from loom.fetching.worker import Job
 
 NAMELESS_S = 5.0
@@ -187,8 +188,8 @@ class Peers:
         """Bytes handed to peers."""
         return self._server.served if self._server else 0
 
-    def linger(self, out: str, model: str) -> None:
-        """Have the file at `out` handed to peers for a while by a process of its own, if anybody may want it."""
+    def linger(self, receipt: Receipt, model: str) -> None:
+        """Have what was fetched handed to peers for a while by a process of its own, if anybody may want it."""
         server, options = self._server, self._options
         with self._lock:
             company, self._company = self._company, None
@@ -202,8 +203,9 @@ class Peers:
             **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": server.authority,
             "token": options.control_token, "control": options.control, "control_ca_file": options.control_ca_file,
             "node": self.fleet.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
+            "from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0),
         }  # fmt: skip
-        with contextlib.suppress(OSError), open(out, "rb") as file:
+        with contextlib.suppress(OSError), open(receipt.out, "rb") as file:
             linger(facts, self._listening.fileno(), file.fileno())
             self._has_heir = True
 

@@ -81,7 +81,7 @@ class Reporter:
             paused_s = transfer.paused_until - time.monotonic()
             is_whole = transfer.is_complete
         note = f"throttled by the origin, next try in {paused_s:.0f} s" if paused_s > 0 else self.note
-        if is_whole and job.company is not None:
+        if is_whole and job.company is not None and job.company.confirmer.came_from:
             note = "asking peers to confirm what they sent"
         rate = self._rate(received, transfer.resumed)
         return Progress(self._phase, transfer.size, received, transfer.resumed, rate, active, retries, note)
