@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from bench.fluid import Flow, Fluid, Link
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options
-from loom.core.swarm import MAX_HOMES, PULLS, Availability, Grid, Peer, Swarm
+from loom.core.swarm import MAX_HOMES, PULLS, Peer, Swarm
 from loom.core.transfer import Transfer, Wait
+from loom.core.units import Availability, Grid
 from loom.errors import OriginUnreachable
 from loom.fetching.company import FIRST_PULL, IDLE_S, WINDOW_S
 from loom.sharing.server import RETRY_AFTER_S, SLOTS

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.core.ranges import Span
-from loom.core.swarm import Grid, Peer, units_of
+from loom.core.swarm import Peer
+from loom.core.units import Grid, units_of
 from loom.core.vouching import MAX_ASKED, Dispute, Vouching
 
 GRID = Grid(320_000_000)

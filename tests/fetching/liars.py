@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loom.core.swarm import Availability, Grid, format_availability
+from loom.core.units import Availability, Grid, format_availability
 
 if TYPE_CHECKING:
     from collections.abc import Callable

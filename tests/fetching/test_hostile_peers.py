@@ -15,7 +15,8 @@ import pytest
 
 import loom
 from loom.core.reference import reference_key, version_key
-from loom.core.swarm import MAX_PATIENCE_S, Availability, Grid
+from loom.core.swarm import MAX_PATIENCE_S
+from loom.core.units import Availability, Grid
 from loom.fetching.peers import Peers
 from loom.registry.client import ControlClient
 from loom.server.node import Node, NodeOptions

@@ -20,7 +20,7 @@ import pytest
 import loom
 from loom.core.proof import prove
 from loom.core.reference import reference_key, version_key
-from loom.core.swarm import Availability, Grid, format_availability
+from loom.core.units import Availability, Grid, format_availability
 from loom.errors import NotFound
 from loom.registry.client import ControlClient
 from loom.server.node import Node, NodeOptions

@@ -13,7 +13,7 @@ import pytest
 
 from loom.core.headers import Version
 from loom.core.proof import prove
-from loom.core.swarm import Availability, Grid
+from loom.core.units import Availability, Grid
 from loom.sharing import server as server_module
 from loom.sharing.server import PeerServer, Visitor, listen
 from loom.sharing.shelf import OwnShelf, WholeFile

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from loom.core.swarm import units_of
+from loom.core.units import units_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from loom.core.ranges import Span
-    from loom.core.swarm import Grid, Peer
+    from loom.core.swarm import Peer
+    from loom.core.units import Grid
 
 MAX_ASKED = 64
 """Units that one question is about: what has to be hashed for the answer takes its time."""

@@ -14,8 +14,9 @@ import time
 from typing import IO, TYPE_CHECKING
 
 from loom.core.faults import Fault, Remedy
-from loom.core.swarm import GONE_MISSED, PULLS, Availability, Grid, Peer, Swarm
+from loom.core.swarm import GONE_MISSED, PULLS, Peer, Swarm
 from loom.core.transfer import Wait
+from loom.core.units import Availability, Grid
 from loom.errors import LoomError, OriginUnreachable
 from loom.fetching.confirming import Confirmer
 from loom.sources.peer import Fleet, PeerFault, PeerSource, Verdict

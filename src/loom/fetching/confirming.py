@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from loom.core.ranges import Span
-from loom.core.swarm import units_of
+from loom.core.units import units_of
 from loom.core.vouching import Vouching
 from loom.errors import IntegrityError, LoomError
 from loom.fetching.patience import Patience
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from loom.core.options import Options
-    from loom.core.swarm import Grid, Peer, Swarm
+    from loom.core.swarm import Peer, Swarm
+    from loom.core.units import Grid
     from loom.core.vouching import Dispute
     from loom.fetching.worker import Job
     from loom.net.connection import Pool

@@ -31,7 +31,7 @@ from loom.core.addresses import is_address, parse_address, plain_ip
 from loom.core.headers import parse_request_range
 from loom.core.names import check_node
 from loom.core.proof import SCHEME, is_proved
-from loom.core.swarm import Grid, format_availability, parse_bitmap, units_of
+from loom.core.units import Grid, format_availability, parse_bitmap, units_of
 from loom.errors import UsageError
 
 if TYPE_CHECKING:

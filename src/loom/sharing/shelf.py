@@ -7,7 +7,7 @@ import threading
 from functools import partial
 from typing import IO, TYPE_CHECKING, Protocol
 
-from loom.core.swarm import Availability, Grid
+from loom.core.units import Availability, Grid
 from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from loom.core.headers import Version, parse_content_range
 from loom.core.names import MAX_SIZE
 from loom.core.proof import prove
 from loom.core.ranges import Span, format_range
-from loom.core.swarm import Availability, Grid, parse_availability
+from loom.core.units import Availability, Grid, parse_availability
 from loom.core.urls import parse_url
 from loom.errors import LoomError
 from loom.net.connection import Stale
