@@ -136,3 +136,18 @@ def test_who_breaks_off_within_a_redirect() -> None:
 
     error = asyncio.run(scene()).error
     assert (type(error), error.message) == (OriginUnreachable, "hub.test: connection reset by peer")
+
+
+def test_the_first_answer_tells_what_the_file_must_be() -> None:
+    """What redirects and the first reply tell of the whole file comes with the reply."""
+
+    async def scene() -> None:
+        digest = "ab" * 32
+        redirect = (302, {**REDIRECT[1], "x-linked-size": "100", "x-linked-etag": f'"{digest}"'})
+        source = HttpSource("http://hub.test/m", Options(), "m")
+        expected = (await source.probe(Script(redirect, PART), SPAN)).expected
+        assert (expected.size, expected.sha256) == (100, digest)
+        assert expected.digest is not None
+        assert expected.digest.told_by == "X-Linked-ETag of hub.test"
+
+    asyncio.run(scene())

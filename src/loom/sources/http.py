@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from loom.core.content import is_unwanted_page
+from loom.core.expectation import NOTHING_TOLD, Expectation, parse_expectation
 from loom.core.faults import Fault, Remedy
 from loom.core.headers import (
     ContentRange,
@@ -33,6 +34,7 @@ from loom.core.ranges import Span, format_range
 from loom.core.urls import Url, join_url, parse_url
 from loom.errors import (
     AccessDenied,
+    IntegrityError,
     NotFound,
     OriginChanged,
     OriginError,
@@ -53,6 +55,9 @@ MAX_REDIRECTS = 10
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRANSIENT = frozenset((408, 425, 500, 502, 504, 520, 521, 522, 523, 524))
 _RESOLVE_POLL_S = 0.02
+_OTHER_FILE = (
+    "a proxy, a mirror or the storage holds another file: nothing was kept; --sha256 decides by your own digest"
+)
 _MEDDLED = "a proxy or a CDN in between may be to blame: ask the origin without it"
 
 
@@ -61,6 +66,7 @@ class Reply:
     """An answer that brings bytes: `span` of an object of `version`, or, when `span` is None, all of it in one stream.
 
     `is_unchanged`: a conditional request found the version that the caller has already; there is no body.
+    `expected`: what the reply, or a redirect on the way to it, told of the whole file.
     """
 
     response: Response
@@ -68,6 +74,7 @@ class Reply:
     version: Version
     name: str = ""
     is_unchanged: bool = False
+    expected: Expectation = NOTHING_TOLD
 
 
 class HttpSource:
@@ -83,8 +90,10 @@ class HttpSource:
         self.round_trip_s = math.inf
         self._name = name
         self._timeout_s = options.timeout_s
+        self._is_digest_given = options.sha256 is not None
         self._headers = headers_for(self.reference, options.request_headers())
         self._target: Url | None = None
+        self._told = NOTHING_TOLD  # by the redirects on the way to the target
         self._is_resolving = False
         self._lock = threading.Lock()
 
@@ -187,12 +196,14 @@ class HttpSource:
         return True
 
     async def _follow(self, pool: Pool, headers: dict[str, str]) -> tuple[Url, Response]:
-        url = self.reference
+        url, told = self.reference, NOTHING_TOLD
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._exchange(pool, url, headers)
             location = response.head.fields.get("location")
             if response.head.status not in _REDIRECTS or not location:
+                self._told = told
                 return url, response
+            told = told.joined(_told_by(url, response.head, is_redirect=True))
             try:
                 hop = _next_hop(url, location)
                 async with asyncio.timeout(self._timeout_s):
@@ -227,7 +238,7 @@ class HttpSource:
         """Return the reply; None when it tells nothing of the object: then it must be asked for without a range."""
         head = response.head
         if head.status == 304 and have is not None:
-            return Reply(response, None, have, is_unchanged=True)
+            return Reply(response, None, have, is_unchanged=True, expected=self._told)
         if head.status in (304, 412):
             raise self._bad(f"answered {head.status} though there was no condition")
         content_range = _content_range(head)
@@ -241,7 +252,8 @@ class HttpSource:
             return None  # a range in chunks (RFC 9112 section 7.1), or up to the connection's end
         served = self._served(head, content_range, span)
         name = parse_disposition(head.fields.get("content-disposition", ""))
-        return Reply(response, served, parse_version(head.fields, content_range.size), name)
+        expected = self._expected(head, content_range.size, is_whole=head.length == content_range.size)
+        return Reply(response, served, parse_version(head.fields, content_range.size), name, expected=expected)
 
     def _read_pinned(self, response: Response, span: Span, version: Version) -> Reply:
         head = response.head
@@ -261,7 +273,18 @@ class HttpSource:
         head = response.head
         name = parse_disposition(head.fields.get("content-disposition", ""))
         span = Span(0, 0) if head.length == 0 else None  # an empty object has no range: that is not ignoring ranges
-        return Reply(response, span, parse_version(head.fields, head.length), name)
+        expected = self._expected(head, head.length, is_whole=True)
+        return Reply(response, span, parse_version(head.fields, head.length), name, expected=expected)
+
+    def _expected(self, head: Head, size: int | None, *, is_whole: bool) -> Expectation:
+        """Return what was told of the whole file, by the redirects and now. Raises Fault when `size` is another one,
+        unless the caller's digest decides.
+        """
+        told = self._told.joined(_told_by(self._target or self.reference, head, is_whole=is_whole))
+        if told.size is not None and size not in (None, told.size) and not self._is_digest_given:
+            message = f"{self.reference} has {size:,} bytes, not the {told.size:,} that {told.size_told_by} says"
+            raise Fault(Remedy.NONE, IntegrityError(message, _OTHER_FILE))
+        return told
 
     def _unsatisfied(self, response: Response, content_range: ContentRange | None, asked: Span) -> Reply | None:
         """416 to a probe: an empty object has no first byte; any other size means that it shrank under our journal."""
@@ -341,6 +364,10 @@ def _status_hint(url: Url, status: int) -> str:
 def _content_range(head: Head) -> ContentRange | None:
     text = head.fields.get("content-range")
     return None if text is None else parse_content_range(text)
+
+
+def _told_by(url: Url, head: Head, *, is_redirect: bool = False, is_whole: bool = False) -> Expectation:
+    return parse_expectation(head.fields, url.endpoint.authority, is_redirect=is_redirect, is_whole=is_whole)
 
 
 def _as_sent(etag: str) -> str:

@@ -1,0 +1,170 @@
+"""What an origin tells of the whole file before, or beside, its bytes: a size and a digest, to be verified. Pure.
+
+Rule: a field counts only when its own definition says what its value is of. An ETag that looks like a digest is none,
+unless its form (`"sha256:..."`) or the protocol around it (the hub's, by X-Repo-Commit) says so. Three kinds of fields:
+those that tell of the file wherever they stand, on a redirect too; those that tell of the selected representation, also
+beside a part of it; and those that tell of the very content that they came with, which is the file only when all of it
+came.
+"""
+
+from __future__ import annotations
+
+import binascii
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
+"""Bytes of a digest, by hashlib's name of the algorithm."""
+
+_RANKS = ("sha256", "sha512", "sha1", "md5")
+"""Best first: SHA-256 is what the cache and the swarm name content by."""
+
+_HASH_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "md5": "md5"}
+"""Algorithms of Repr-Digest, Content-Digest (RFC 9530) and Digest (RFC 3230), whose names have no case."""
+
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A digest of the whole file: hashlib's name of the algorithm, the value in hex, and who told it in which field."""
+
+    algorithm: str
+    value: str
+    told_by: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.value}"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the whole file must be: `size` in bytes (None: not told) and `digest` (None: not told).
+
+    size_told_by: who told the size, in which field, for an error.
+    """
+
+    size: int | None = None
+    size_told_by: str = ""
+    digest: Digest | None = None
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 that was told, 64 hex digits; "" when none was."""
+        return self.digest.value if self.digest is not None and self.digest.algorithm == "sha256" else ""
+
+    def joined(self, later: Expectation) -> Expectation:
+        """Return both together: of two sizes the earlier, of two digests the better algorithm, else the earlier.
+
+        What stands nearest to the reference knows best what it means; storage at a redirect's end may be out of date.
+        """
+        size_of = later if self.size is None else self
+        return Expectation(size_of.size, size_of.size_told_by, _best([self.digest, later.digest]))
+
+
+NOTHING_TOLD = Expectation()
+
+
+def parse_expectation(fields: Mapping[str, str], host: str, *, is_redirect: bool, is_whole: bool) -> Expectation:
+    """Read what a reply of `host` tells of the whole file; malformed values count as absent.
+
+    is_redirect: the reply leads elsewhere: only what tells of the file wherever it stands counts.
+    is_whole: the reply's content is the whole file, not a part of it.
+    """
+    found = [*_anywhere(fields)]
+    if not is_redirect:
+        found += _beside_any_part(fields)
+        found += _of_the_content(fields) if is_whole else ()
+    digest = _best([Digest(algorithm, value, f"{name} of {host}") for name, algorithm, value in found])
+    size = _number(fields.get("x-linked-size", ""))
+    return Expectation(size, f"X-Linked-Size of {host}" if size is not None else "", digest)
+
+
+def _best(digests: list[Digest | None] | list[Digest]) -> Digest | None:
+    told = [digest for digest in digests if digest is not None]
+    return min(told, key=lambda digest: _RANKS.index(digest.algorithm), default=None)
+
+
+_Found = tuple[str, str, str]
+"""A field's name, the algorithm, the value in hex."""
+
+
+def _anywhere(fields: Mapping[str, str]) -> Iterator[_Found]:
+    """Yield what names the file itself: the hub's, a registry's and an Artifactory's fields."""
+    yield from _hex("X-Linked-ETag", "sha256", _opaque(fields.get("x-linked-etag", "")))
+    yield from _named("Docker-Content-Digest", fields.get("docker-content-digest", ""))
+    yield from _hex("X-Checksum-Sha256", "sha256", fields.get("x-checksum-sha256", ""))
+
+
+def _beside_any_part(fields: Mapping[str, str]) -> Iterator[_Found]:
+    """Yield what tells of the whole representation, also beside a part of it."""
+    etag = fields.get("etag", "")
+    yield from _named("ETag", _opaque(etag))
+    if "x-repo-commit" in fields:  # the hub's protocol: the ETag of a large file is its SHA-256
+        yield from _hex("ETag", "sha256", _opaque(etag))
+    yield from _listed("Repr-Digest", fields.get("repr-digest", ""))
+    yield from _listed("Digest", fields.get("digest", ""))
+    if fields.get("x-goog-stored-content-encoding", "identity") == "identity":  # else it is of what is stored, not sent
+        yield from _listed("X-Goog-Hash", fields.get("x-goog-hash", ""))
+    yield from _base64("X-Ms-Blob-Content-MD5", "md5", fields.get("x-ms-blob-content-md5", ""))
+    yield from _hex("X-Bz-Content-Sha1", "sha1", fields.get("x-bz-content-sha1", ""))
+    if fields.get("x-amz-checksum-type", "").upper() == "FULL_OBJECT":
+        yield from _s3_checksums(fields)
+
+
+def _of_the_content(fields: Mapping[str, str]) -> Iterator[_Found]:
+    """Yield what tells of the content of this very reply."""
+    yield from _listed("Content-Digest", fields.get("content-digest", ""))
+    yield from _base64("Content-MD5", "md5", fields.get("content-md5", ""))
+    yield from _s3_checksums(fields)
+
+
+def _s3_checksums(fields: Mapping[str, str]) -> Iterator[_Found]:
+    """Read S3's checksums; one over the checksums of parts ends in their number ("...-3"), which is no base64."""
+    yield from _base64("X-Amz-Checksum-Sha256", "sha256", fields.get("x-amz-checksum-sha256", ""))
+    yield from _base64("X-Amz-Checksum-Sha1", "sha1", fields.get("x-amz-checksum-sha1", ""))
+
+
+def _opaque(etag: str) -> str:
+    """Return the text of a strong ETag; "" for a weak one, which promises no bytes."""
+    text = etag.strip()
+    return "" if text.startswith("W/") else text.removeprefix('"').removesuffix('"')
+
+
+def _named(field: str, text: str) -> Iterator[_Found]:
+    """Read "sha256:<hex>", as the image registries write it."""
+    algorithm, _, value = text.strip().partition(":")
+    if algorithm.lower() in ("sha256", "sha512"):
+        yield from _hex(field, algorithm.lower(), value)
+
+
+def _listed(field: str, text: str) -> Iterator[_Found]:
+    """Read "sha-256=:<base64>:, ..." and the older "SHA-256=<base64>,..."; what cannot be checked here is left out."""
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        algorithm = _HASH_NAMES.get(name.strip().lower())
+        if algorithm is not None:
+            yield from _base64(field, algorithm, value.partition(";")[0].strip().strip(":"))
+
+
+def _hex(field: str, algorithm: str, text: str) -> Iterator[_Found]:
+    value = text.strip().lower()
+    if len(value) == 2 * _SIZES[algorithm] and _HEX.issuperset(value):
+        yield field, algorithm, value
+
+
+def _base64(field: str, algorithm: str, text: str) -> Iterator[_Found]:
+    try:
+        raw = binascii.a2b_base64(text.strip().encode("ascii"), strict_mode=True)
+    except (ValueError, UnicodeError):
+        return
+    if len(raw) == _SIZES[algorithm]:
+        yield field, algorithm, raw.hex()
+
+
+def _number(text: str) -> int | None:
+    digits = text.strip()
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
