@@ -12,7 +12,7 @@ import pytest
 
 import loom
 from loom.cli.main import run
-from loom.core.reference import reference_key
+from loom.core.keys import reference_key
 from loom.store.cache import Cache
 from loom.store.settling import settle_all
 from tests.origins.deliveries import closes

@@ -16,8 +16,8 @@ import loom
 from loom.cli import quick
 from loom.cli.flags import ALL_FLAGS, OUT, URL
 from loom.cli.settings import fleet_token, options_of, resolve
+from loom.core.keys import reference_key
 from loom.core.options import LINKS
-from loom.core.reference import reference_key
 from loom.errors import UsageError
 from loom.store.cache import Cache, read_boot_id
 from loom.store.placing import WAYS
@@ -26,7 +26,7 @@ from tests.origins.things import Thing, seeded
 SRC = Path(__file__).parents[2] / "src"
 ALLOWED = frozenset(
     ("loom", "loom.__main__", "loom.cli", "loom.cli.quick", "loom.cli.streams", "loom.cli.words", "loom.core",
-     "loom.core.reference", "loom.store", "loom.store.cache", "loom.store.placing", "errno", "_sha256", "_sha2")
+     "loom.core.keys", "loom.store", "loom.store.cache", "loom.store.placing", "errno", "_sha256", "_sha2")
 )  # fmt: skip
 """All that a hit may import beyond what the interpreter has loaded when it starts, and `time`, `__future__`."""
 

@@ -1,71 +1,69 @@
-"""References: the same object has one key, and two objects never share one."""
+"""References: what a user typed is read once, and the value tells what is needed of it."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 
 import pytest
 
-from loom.core.reference import is_immutable, reference_key, stable_url
+from loom.core.keys import reference_key
+from loom.core.options import Options
+from loom.core.reference import parse_reference
+from loom.errors import UsageError
 
+SECRET = "s3cr3tXYZ"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SIGNED = f"https://b.s3.amazonaws.com/a%20b.gguf?X-Amz-Algorithm=A&X-Amz-Signature={SECRET}&versionId=2"
+
+
+def test_what_a_reference_tells() -> None:
+    """Place, key, name and model are read from the text; the key is the one that a cache hit computes by itself."""
+    one = parse_reference(f"https://u:{SECRET}@Host:8443/org/m.gguf?rev=1#f")
+    assert (one.endpoint.host, one.endpoint.port, one.name) == ("host", 8443, "m.gguf")
+    assert (one.stable, one.shown) == ("https://host:8443/org/m.gguf?rev=1", "https://Host:8443/org/m.gguf?rev=1")
+    assert one.key == reference_key(one.stable)
+    assert one.model == f"host:8443/org/m.gguf@{one.key[:12]}"
+    assert not one.is_immutable
+    assert parse_reference(f"https://h/o/r/resolve/{COMMIT}/f").is_immutable
+
+
+def test_a_reference_never_shows_its_secrets() -> None:
+    """Neither its text for debugging nor what is shown to people repeats user info or a signature."""
+    for text in (SIGNED, f"https://u:{SECRET}@h/x", f"https://h/x?token={SECRET}"):
+        one = parse_reference(text)
+        assert SECRET not in repr(one) + one.shown + one.model
+    assert parse_reference(SIGNED).name == "a b.gguf"
+
+
+def test_a_reference_is_frozen() -> None:
+    """Nothing changes it once it is read."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse_reference("http://h/m").key = ""
+
+
+@pytest.mark.parametrize("text", ["", "model", "ftp://h/x", "http://h/a b"])
+def test_what_is_no_reference(text: str) -> None:
+    """What cannot be asked for is refused where it is read."""
+    with pytest.raises(UsageError):
+        parse_reference(text)
 
 
 @pytest.mark.parametrize(
-    ("url", "stable"),
+    ("url", "choices", "audience"),
     [
-        ("https://b.s3.amazonaws.com/k?X-Amz-Signature=1&versionId=2&X-Amz-Date=3", "https://b.s3.amazonaws.com/k?versionId=2"),
-        ("https://b.s3.amazonaws.com/k?AWSAccessKeyId=1&Signature=2&Expires=3", "https://b.s3.amazonaws.com/k"),
-        ("https://a.blob.core.windows.net/c/k?sv=1&se=2&sr=b&sp=r&sig=3", "https://a.blob.core.windows.net/c/k"),
-        ("https://storage.googleapis.com/b/k?X-Goog-Signature=1", "https://storage.googleapis.com/b/k"),
-        ("https://d.cloudfront.net/k?Expires=1&Signature=2&Key-Pair-Id=3&v=4", "https://d.cloudfront.net/k?v=4"),
-        ("https://u:p@h/k?download=true#f", "https://h/k?download=true"),
-        ("HTTPS://Host:443", "https://host/"),
-        ("http://Host:443/A", "http://host:443/A"),
-        ("http://h:80/a", "http://h/a"),
-        ("http://[::1]:80/a?", "http://[::1]/a"),
-        ("https://h/a?b@c://d?e", "https://h/a?b@c://d?e"),
-        ("http://[::bad/", "http://[::bad/"),
-        ("no url", "no url"),
-    ],
-)  # fmt: skip
-def test_what_stays_the_same(url: str, stable: str) -> None:
-    """What a signature, a fragment or another way to write the host adds is left out; what chooses the object stays."""
-    assert stable_url(url) == stable
-    assert reference_key(url) == hashlib.sha256(stable.encode()).hexdigest()
-    assert stable_url(stable) == stable
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("http://h/a?sp=1", "http://h/a?sp=2"),
-        ("http://h/a?expires=1", "http://h/a?expires=2"),
-        ("http://h/a?signature=1", "http://h/a?signature=2"),
-        ("http://h/a?policy=1&key-pair-id=2", "http://h/a?policy=2&key-pair-id=2"),
-        ("http://h/a?x-amz-date=1", "http://h/a?x-amz-date=2"),
-        ("http://h/a", "https://h/a"),
-        ("http://h/a", "http://h:81/a"),
-        ("http://h/a", "http://h/A"),
-        ("http://h/a?b&c", "http://h/a?c&b"),
-    ],
-)
-def test_two_objects_never_share_a_key(one: str, other: str) -> None:
-    """A parameter that only looks like a part of a signature may be what chooses the object."""
-    assert reference_key(one) != reference_key(other)
-
-
-@pytest.mark.parametrize(
-    ("url", "immutable"),
-    [
-        (f"https://hub/org/repo/resolve/{COMMIT}/model.gguf", True),
-        (f"https://hub/blobs/sha256:{'AB' * 32}", True),
-        ("https://hub/org/repo/resolve/main/model.gguf", False),
-        (f"https://hub/f?rev={COMMIT}", False),
-        (f"https://{COMMIT}/f", False),
-        (f"https://hub/{COMMIT}0/f", False),
+        ("https://h/m", {}, "anyone"),
+        ("https://h/m?download=true&revision=v1", {}, "anyone"),
+        ("https://h/m#user@x", {}, "anyone"),
+        ("https://h/m@2", {}, "anyone"),
+        ("https://h/m", {"token": "t"}, "fleet"),
+        ("https://h/m", {"headers": {"X-Key": "k"}}, "fleet"),
+        ("https://u@h/m", {}, "fleet"),
+        ("https://h/m?key=k", {}, "fleet"),
+        (SIGNED, {}, "fleet"),
+        (SIGNED, {"private": True}, "nobody"),
+        ("https://h/m", {"private": True}, "nobody"),
     ],
 )
-def test_what_can_never_change(url: str, immutable: bool) -> None:
-    """A commit or a digest in the path names bytes for ever; a branch does not."""
-    assert is_immutable(url) == immutable
+def test_who_may_have_what_was_fetched(url, choices, audience) -> None:
+    """What only a credential opened is for the fleet alone: a signature in the URL is one."""
+    assert Options(**choices).audience(parse_reference(url)) == audience

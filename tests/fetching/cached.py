@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import loom
-from loom.core.reference import reference_key
+from loom.core.keys import reference_key
 from loom.fetching.vault import Vault
 from loom.store.cache import Cache, names_in, settled_blob
 from loom.store.inventory import take_inventory

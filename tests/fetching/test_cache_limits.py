@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loom.core.reference import reference_key
+from loom.core.keys import reference_key
 from loom.errors import OriginUnreachable, StoreFull
 from tests.fetching.cached import Cached
 from tests.fetching.kit import CHUNK

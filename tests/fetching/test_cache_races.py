@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import loom.fetching.vault
-from loom.core.reference import reference_key
+from loom.core.keys import reference_key
 from loom.store.cache import Cache
 from loom.store.inventory import collect_garbage
 from loom.store.staging import Staging

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import loom
-from loom.core.reference import reference_key, version_key
+from loom.core.keys import reference_key, version_key
+from loom.core.reference import parse_reference
 from loom.core.swarm import MAX_PATIENCE_S
 from loom.core.units import Availability, Grid
 from loom.fetching.peers import Peers
@@ -467,7 +468,7 @@ def test_dead_peers_cost_a_moment_however_many(cold: Cold) -> None:
 def test_nobody_is_sent_to_an_odd_address(cold: Cold) -> None:
     """Whatever the control plane says: only addresses of nodes are connected to, in their one form."""
     options = loom.Options(control=cold.control, no_peers=False)
-    with contextlib.closing(Peers(cold.url, options, "me")) as peers:
+    with contextlib.closing(Peers(parse_reference(cold.url), options, "me")) as peers:
         odd = ["http://127.0.0.1:x@169.254.169.254", "http://169.254.169.254:80", "http://metadata:80", "", None, 5]
         rows = [{"node": f"n{number}", "address": address} for number, address in enumerate(odd)]
         peers.learn([*rows, {"node": "right", "address": "http://127.0.0.1:3001"}], rows[:-3])

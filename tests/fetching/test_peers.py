@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import loom
+from loom.core.keys import reference_key, version_key
 from loom.core.proof import prove
-from loom.core.reference import reference_key, version_key
 from loom.core.units import Availability, Grid, format_availability
 from loom.errors import NotFound
 from loom.registry.client import ControlClient

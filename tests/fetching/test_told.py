@@ -20,7 +20,7 @@ def hub(origin, target: str, *fields: tuple[str, str]) -> str:
 
 
 def test_another_size_than_told(origin, other_origin, getter):
-    """A file of another size than the redirect told is refused before its bytes are fetched; the error says who told."""
+    """A file of another size than the redirect told is refused before its bytes come; the error says who told."""
     url = hub(origin, other_origin.put("/blob", Thing(DATA[:1000])), ("X-Linked-Size", str(SIZE)))
     error = getter.wrong(url, IntegrityError)
     assert f"X-Linked-Size of 127.0.0.1:{origin.port}" in str(error)

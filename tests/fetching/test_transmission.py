@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from loom.core.options import Options
+from loom.core.reference import parse_reference
 from loom.fetching.transmission import USUAL_SHARE, Transmission
 
+REFERENCE = parse_reference("https://h/m")
 SIZE = 1_600_000_000
 
 
@@ -20,7 +22,14 @@ def test_what_nobody_vouched_for_is_told_when_it_is_much(unconfirmed: int, is_to
     transfer = SimpleNamespace(size=SIZE, useful_workers=lambda: 1)
     job = SimpleNamespace(transfer=transfer, company=company)
     one = Transmission(
-        "https://h/m", None, Options(), None, SimpleNamespace(now=lambda: None), None, hire=None, warn=warnings.append
+        REFERENCE,
+        None,
+        Options(),
+        None,
+        SimpleNamespace(now=lambda: None),
+        None,
+        hire=None,
+        warn=warnings.append,
     )
     one.job = job
     one._work(SimpleNamespace(work=lambda *_: None), job, None)

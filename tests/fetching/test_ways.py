@@ -6,6 +6,7 @@ import pytest
 
 from loom.core.headers import Version
 from loom.core.options import Options
+from loom.core.reference import parse_reference
 from loom.errors import NotCached
 from loom.fetching.reporter import Reporter
 from loom.fetching.vault import Vault
@@ -14,7 +15,7 @@ from loom.sources.http import Reply
 from tests.fetching.kit import CHUNK
 from tests.origins.things import seeded
 
-URL = "http://a.test/m.bin"
+URL = parse_reference("http://a.test/m.bin")
 DATA = seeded(2 * CHUNK)
 VERSION = Version(len(DATA), '"one"')
 NEW = Version(len(DATA), '"two"')

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from loom.core.keys import reference_key, version_key
 from loom.core.names import check_model
-from loom.core.reference import reference_key, version_key
 from loom.sharing import cached
 from loom.sharing.cached import CacheShelf
 from loom.store.cache import Cache, Ref

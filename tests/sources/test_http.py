@@ -12,6 +12,7 @@ from loom.core.faults import Fault, Remedy
 from loom.core.headers import Version
 from loom.core.options import Options
 from loom.core.ranges import Span
+from loom.core.reference import parse_reference
 from loom.errors import AccessDenied, OriginUnreachable
 from loom.net.connection import Response
 from loom.net.head import Head
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from loom.core.urls import Url
 
+REFERENCE = parse_reference("http://hub.test/m")
 REDIRECT = (302, {"location": "http://blobs.test/m?signature=1", "content-length": "0"})
 PART = (206, {"content-range": "bytes 0-9/100", "content-length": "10", "etag": '"v1"'})
 DENIED = (403, {"content-length": "0"})
@@ -71,7 +73,7 @@ def test_a_signature_expires_under_two_requests_while_the_reference_is_throttled
     async def scene() -> None:
         late = asyncio.Event()
         pool = Script(REDIRECT, PART, late, DENIED, THROTTLED, REDIRECT, PART)
-        source = HttpSource("http://hub.test/m", Options(), "m")
+        source = HttpSource(REFERENCE, Options(), "m")
         await source.probe(pool, SPAN)
         waiting = asyncio.create_task(fault_of(source.open(pool, SPAN, VERSION)))
         await asyncio.sleep(0)
@@ -91,7 +93,7 @@ def test_a_late_refusal_does_not_undo_a_fresh_signature() -> None:
     async def scene() -> None:
         late = asyncio.Event()
         pool = Script(REDIRECT, PART, late, DENIED, REDIRECT, PART, PART)
-        source = HttpSource("http://hub.test/m", Options(), "m")
+        source = HttpSource(REFERENCE, Options(), "m")
         await source.probe(pool, SPAN)
         waiting = asyncio.create_task(fault_of(source.open(pool, SPAN, VERSION)))
         await asyncio.sleep(0)
@@ -110,7 +112,7 @@ def test_a_fresh_signature_that_is_refused() -> None:
 
     async def scene() -> Fault:
         pool = Script(REDIRECT, PART, DENIED, REDIRECT, DENIED)
-        source = HttpSource("http://hub.test/m", Options(), "m")
+        source = HttpSource(REFERENCE, Options(), "m")
         await source.probe(pool, SPAN)
         await fault_of(source.open(pool, SPAN, VERSION))
         return await fault_of(source.open(pool, SPAN, VERSION))
@@ -132,7 +134,7 @@ def test_who_breaks_off_within_a_redirect() -> None:
             return Lost(response.connection, response.head, b"")
 
     async def scene() -> Fault:
-        return await fault_of(HttpSource("http://hub.test/m", Options(), "m").probe(Pool(REDIRECT), SPAN))
+        return await fault_of(HttpSource(REFERENCE, Options(), "m").probe(Pool(REDIRECT), SPAN))
 
     error = asyncio.run(scene()).error
     assert (type(error), error.message) == (OriginUnreachable, "hub.test: connection reset by peer")
@@ -144,7 +146,7 @@ def test_the_first_answer_tells_what_the_file_must_be() -> None:
     async def scene() -> None:
         digest = "ab" * 32
         redirect = (302, {**REDIRECT[1], "x-linked-size": "100", "x-linked-etag": f'"{digest}"'})
-        source = HttpSource("http://hub.test/m", Options(), "m")
+        source = HttpSource(REFERENCE, Options(), "m")
         expected = (await source.probe(Script(redirect, PART), SPAN)).expected
         assert (expected.size, expected.sha256) == (100, digest)
         assert expected.digest is not None

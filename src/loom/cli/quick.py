@@ -11,7 +11,7 @@ import sys
 import time
 
 from loom.cli.words import format_hit, path_from, printable, working_folder
-from loom.core.reference import reference_key
+from loom.core.keys import reference_key
 from loom.store.cache import Cache, cache_root, user_folder
 from loom.store.placing import is_among_devices, place
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from loom.cli.commands.control import control_options, describe, tell_trouble
-from loom.core.names import model_of
+from loom.core.reference import parse_reference
 from loom.errors import LoomError
 from loom.registry.client import ControlClient
 
@@ -40,7 +40,7 @@ def fetch_and_serve(
         talk.say(f"loom control: {describe(options, plane.url)}")
         here = {"control": plane.inner_url, "control_ca_file": None}
         receipt = fetch(here if choices["control"] is None else {})
-        model, node = choices["model"] or model_of(url), choices["node"] or socket.gethostname()
+        model, node = choices["model"] or parse_reference(url).model, choices["node"] or socket.gethostname()
         facts = {"size": receipt.size, "digest": receipt.digest, "zone": choices["zone"], "ttl_s": TTL_S}
         with contextlib.suppress(KeyboardInterrupt):
             keep_registered(ControlClient(plane.inner_url, token=options.token), node, model, facts, talk)

@@ -5,7 +5,7 @@ Rule: a name is shown in logs, terminals and a browser, and stands in URLs; it h
 
 from __future__ import annotations
 
-from loom.core.reference import reference_key, stable_url
+from loom.core.keys import reference_key, stable_url
 from loom.errors import UsageError
 
 MAX_NODE = 253
@@ -42,14 +42,16 @@ def check_model(name: str) -> str:
     return _check("model", name, MAX_MODEL)
 
 
-def model_of(url: str) -> str:
-    """Return what a control plane calls the model behind a URL, unless somebody says otherwise.
+def model_of(url: str, key: str = "") -> str:
+    """Return what a control plane calls the model behind a URL, unless the user says otherwise.
+
+    key: the reference's, for a URL whose query is blanked; "" computes it.
 
     Host and path, as they stay when the URL is signed anew, so that two files called model.safetensors are two models.
     A query may hold secrets: what stands for it are 12 digits of the reference's key.
     """
     name, question, _ = stable_url(url).partition("://")[2].partition("?")
-    suffix = f"@{reference_key(url)[:12]}" if question else ""
+    suffix = f"@{(key or reference_key(url))[:12]}" if question else ""
     safe = "".join(c if c.isprintable() else "_" for c in name).strip()
     parts = [part for part in safe.split("/") if part not in (".", "..")]
     return "/".join(parts)[-MAX_MODEL + len(suffix) :].strip() + suffix

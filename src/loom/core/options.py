@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node, check_zone
-from loom.core.reference import stable_url
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from loom.core.reference import Reference
 
     Check = Callable[[str, Any], None]
 
@@ -110,12 +111,11 @@ class Options:
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
 
-    def audience(self, url: str) -> str:
-        """Return who may have what is fetched from `url`: "anyone", "fleet" (a credential was used) or "nobody"."""
+    def audience(self, reference: Reference) -> str:
+        """Return who may have what is fetched: "anyone", "fleet" (a credential was used) or "nobody"."""
         if self.private:
             return "nobody"
-        is_open = not self.headers and self.token is None and stable_url(url) == stable_url(url.partition("?")[0])
-        return "anyone" if is_open and "@" not in url.partition("://")[2].partition("/")[0] else "fleet"
+        return "fleet" if self.headers or self.token is not None or reference.holds_secret else "anyone"
 
     def request_headers(self) -> dict[str, str]:
         """Return the caller's headers, the token among them; they are meant for the host of the URL alone."""

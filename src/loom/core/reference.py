@@ -1,100 +1,58 @@
-"""References: what stays the same of a URL however often it is signed anew, and the key that follows from it.
+"""References: what a user names, read once and a value from then on.
 
-Rule: this module is on the path of a cache hit, so it imports next to nothing. `urllib.parse` costs 4 ms, `hashlib` 5,
-because it loads OpenSSL: one short text can do with the interpreter's own SHA-256.
+Rule: `parse_reference` is the only reader of a URL that a user typed; the rest of the code takes a Reference. The path
+of a cache hit imports the key's function alone (loom.core.keys): this module would cost it too much.
 """
 
 from __future__ import annotations
 
-try:
-    from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]  # Python 3.12 and later
-except ImportError:
-    try:
-        from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]  # Python 3.11
-    except ImportError:
-        from hashlib import sha256
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+from loom.core.keys import is_immutable, stable_url, text_key
+from loom.core.names import model_of
+from loom.core.urls import Url, file_name, parse_url, redact
 
-_SIGNATURES = (
-    (("x-amz-signature",), ("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-expires",
-                            "x-amz-security-token", "x-amz-signedheaders", "x-amz-content-sha256", "x-id")),
-    (("x-goog-signature",), ("x-goog-algorithm", "x-goog-credential", "x-goog-date", "x-goog-expires",
-                             "x-goog-signedheaders")),
-    (("signature", "awsaccesskeyid"), ("expires", "x-amz-security-token")),
-    (("signature", "googleaccessid"), ("expires",)),
-    (("signature", "key-pair-id"), ("expires", "policy")),
-    (("sig", "sv"), ("se", "sp", "spr", "sr", "st", "sdd", "sip", "skoid", "sktid", "skt", "ske", "sks", "skv", "saoid",
-                     "suoid", "scid")),
-)  # fmt: skip
-"""Query parameters of signed URLs: by which ones a scheme is recognised, and which others belong to it.
-
-S3 (version 4), Google Cloud Storage (version 4), S3 (version 2), Google (version 2), CloudFront, Azure's SAS. A name
-alone proves nothing: `?sp=2` elsewhere may choose the object, and two objects must never share a key.
-"""
-
-_HEX = frozenset("0123456789abcdef")
+if TYPE_CHECKING:
+    from loom.core.urls import Endpoint
 
 
-def stable_url(url: str) -> str:
-    """Return what stays the same when a signed URL is signed anew. Never raises.
+@dataclass(frozen=True)
+class Reference:
+    """One object at an origin, whichever version of it stands there at the time.
 
-    Scheme and host in lower case, without the scheme's own port; no user info, no signature, no fragment; everything
-    else as it is. It names the reference, not the bytes: those are pinned by their version.
+    url: where it is asked for, with all its secrets: for requests alone.
+    stable: the URL as it stays when it is signed anew: no user info, signature or fragment.
+    key: the SHA-256 of `stable`, 64 hex digits: what cache, journal and peers know it by.
+    shown: the URL for people and records: user info dropped, query values blanked.
+    name: the file's name as the URL gives it; "" when it gives none.
+    is_immutable: whether the URL names a commit or a digest, so that what it leads to never changes.
     """
-    head, slashes, rest = url.partition("#")[0].partition("://")
-    if not slashes:
-        return url
-    rest, _, query = rest.partition("?")
-    authority, slash, path = rest.partition("/")
-    scheme, host = head.lower(), authority.rpartition("@")[2].lower()
-    host = host.removesuffix(_DEFAULT_PORTS.get(scheme, "\n"))
-    kept = "&".join(_unsigned(query.split("&")))
-    return f"{scheme}://{host}{slash or '/'}{path}" + (f"?{kept}" if kept else "")
+
+    url: Url = field(repr=False)
+    stable: str = field(repr=False)
+    key: str
+    shown: str
+    name: str
+    is_immutable: bool
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Scheme, host and port of the origin."""
+        return self.url.endpoint
+
+    @property
+    def model(self) -> str:
+        """What a control plane calls it, unless the user says otherwise."""
+        return model_of(self.stable, self.key)
+
+    @property
+    def holds_secret(self) -> bool:
+        """Whether the URL itself may be a credential: user info, a signature, a value that is not plainly harmless."""
+        return self.url.holds_secret
 
 
-def _unsigned(pairs: list[str]) -> list[str]:
-    """Return the query's parameters without those that sign it."""
-    names = {pair.partition("=")[0].lower() for pair in pairs}
-    signing: set[str] = set()
-    for marks, others in _SIGNATURES:
-        if names.issuperset(marks):
-            signing.update(marks, others)
-    return [pair for pair in pairs if pair and pair.partition("=")[0].lower() not in signing]
-
-
-def reference_key(url: str) -> str:
-    """Return the key of a reference: the SHA-256 of its stable URL, 64 hex digits."""
-    return text_key(stable_url(url))
-
-
-def text_key(text: str) -> str:
-    """Return the SHA-256 of any text, a path for one: 64 hex digits."""
-    digest: str = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    return digest
-
-
-def is_key(text: str) -> bool:
-    """Return whether this is a key as `reference_key` and `version_key` make them."""
-    return len(text) == 64 and _HEX.issuperset(text)
-
-
-def version_key(reference: str, etag: str, last_modified: str, size: int) -> str:
-    """Return the key of the bytes that one version of a reference (its key) has: 64 hex digits.
-
-    Nodes that fetched the same version of the same reference have the same one, without talking about it.
-    """
-    text = f"{reference}\n{etag}\n{last_modified if not etag else ''}\n{size}"
-    digest: str = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    return digest
-
-
-def is_immutable(url: str) -> bool:
-    """Return whether the URL names a commit or a digest, so that what it leads to can never change.
-
-    A commit is 40 hexadecimal digits that are one part of the path, as the hubs have it: /org/repo/resolve/<commit>/f;
-    a digest is 64 of them, alone or behind "sha256:".
-    """
-    path = url.partition("#")[0].partition("?")[0].partition("://")[2]
-    parts = (part.lower().removeprefix("sha256:") for part in path.split("/")[1:])
-    return any(len(part) in (40, 64) and _HEX.issuperset(part) for part in parts)
+def parse_reference(text: str) -> Reference:
+    """Read what a user typed. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
+    url, stable = parse_url(text), stable_url(text)
+    return Reference(url, stable, text_key(stable), redact(text), file_name(text), is_immutable(text))

@@ -50,6 +50,12 @@ class Url:
     username: str | None = None
     password: str | None = None
 
+    @property
+    def holds_secret(self) -> bool:
+        """Whether it may be a credential: user info, or a query's value that is not plainly harmless."""
+        names = (pair.partition("=")[0] for pair in self.target.partition("?")[2].split("&") if pair)
+        return self.username is not None or not all(map(_is_open, names))
+
     def __str__(self) -> str:
         """Return the URL with blanks for its secrets; the full one is never needed as text."""
         return redact(f"{self.endpoint.scheme}://{self.endpoint.authority}{self.target}")

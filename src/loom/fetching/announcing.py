@@ -11,7 +11,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from loom.core.names import model_of
 from loom.core.swarm import MAX_HOMES
 from loom.errors import LoomError, NotFound, OriginUnreachable
 from loom.registry.client import ControlClient
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from loom.core.options import Options
     from loom.core.receipt import Progress, Receipt
+    from loom.core.reference import Reference
     from loom.fetching.peers import Peers
 
 BUDGET_S = 0.3
@@ -49,7 +49,7 @@ class Announcer:
 
     def __init__(
         self,
-        url: str,
+        reference: Reference,
         options: Options,
         node: str,
         peers: Peers | None = None,
@@ -59,7 +59,7 @@ class Announcer:
         self._quick_client = _client(options, BUDGET_S)
         self._on_progress = on_progress
         self._zone = options.zone
-        self._model = options.model or model_of(url)
+        self._model = options.model or reference.model
         self._node = node
         self._peers = peers
         self._now: Progress | None = None

@@ -17,8 +17,7 @@ from loom.core.faults import Fault, Remedy
 from loom.core.options import Options, check_call, no_way_at_all
 from loom.core.ranges import Span
 from loom.core.receipt import Receipt
-from loom.core.reference import reference_key
-from loom.core.urls import file_name, redact
+from loom.core.reference import parse_reference
 from loom.errors import Interrupted, OriginUnreachable
 from loom.fetching.crew import Crew
 from loom.fetching.patience import Patience
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.receipt import Progress
+    from loom.core.reference import Reference
     from loom.fetching.peers import Peers
     from loom.fetching.transmission import Transmission
     from loom.fetching.ways import Standing, Way
@@ -71,25 +71,26 @@ def fetch(
     check_call(url, out, on_progress)
     if options.offline and options.no_cache:
         raise no_way_at_all()
+    reference = parse_reference(url)
     if options.control is None:
-        return _run(url, out, options, on_progress)
+        return _run(reference, out, options, on_progress)
     from loom.fetching.announcing import Announcer
     from loom.fetching.peers import Peers
 
     with contextlib.ExitStack() as stack:
         node = options.node or socket.gethostname()
-        peers = None if options.no_peers else stack.enter_context(contextlib.closing(Peers(url, options, node)))
-        announcer = stack.enter_context(Announcer(url, options, node, peers, on_progress))
+        peers = None if options.no_peers else stack.enter_context(contextlib.closing(Peers(reference, options, node)))
+        announcer = stack.enter_context(Announcer(reference, options, node, peers, on_progress))
         if peers is not None:
             peers.wait_for_news = announcer.wait
         try:
-            return announcer.complete(_run(url, out, options, announcer.progress, peers))
+            return announcer.complete(_run(reference, out, options, announcer.progress, peers))
         except OriginUnreachable as error:
             raise announcer.explain(error) from error
 
 
 def _run(
-    url: str,
+    reference: Reference,
     out: str | os.PathLike[str] | None,
     options: Options,
     on_progress: Callable[[Progress], None] | None,
@@ -98,9 +99,9 @@ def _run(
     report = Reporter(on_progress)
     for _ in range(_JOINS):
         with contextlib.suppress(TakenOver, BlobGone):
-            return _attempt(_Fetch(url, None if out is None else Path(out), options, report, peers))
+            return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, peers))
     options = dataclasses.replace(options, no_cache=True)
-    return _attempt(_Fetch(url, None if out is None else Path(out), options, report, peers))
+    return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, peers))
 
 
 def _attempt(one: _Fetch) -> Receipt:
@@ -124,14 +125,16 @@ class _OriginAway(Exception):
 class _Fetch:
     """One call of `fetch`: `run` once, then `close`."""
 
-    def __init__(self, url: str, out: Path | None, options: Options, report: Reporter, peers: Peers | None) -> None:
+    def __init__(
+        self, reference: Reference, out: Path | None, options: Options, report: Reporter, peers: Peers | None
+    ) -> None:
         self._started = time.monotonic()
-        self._url = url
+        self._reference = reference
         self._options = options
         self._report = report
         self._peers = peers
-        self._source = HttpSource(url, options, telling_name(out.name if out else "", file_name(url)))
-        self._out = check_out(out or Path(file_name(url))) if out or file_name(url) else None
+        self._source = HttpSource(reference, options, telling_name(out.name if out else "", reference.name))
+        self._out = check_out(out or Path(reference.name)) if out or reference.name else None
         self._patience = Patience(options)
         self._warnings: list[str] = []
         self._way: Way | None = None
@@ -153,7 +156,7 @@ class _Fetch:
 
     def _look(self) -> tuple[Way, Standing | None]:
         """Return the way that it goes, and the file if that is there already."""
-        facts = (self._url, self._out, self._options, self._report, self._warnings.append)
+        facts = (self._reference, self._out, self._options, self._report, self._warnings.append)
         if not self._options.no_cache:
             try:
                 through = self._way = ThroughCache(*facts)
@@ -177,7 +180,7 @@ class _Fetch:
         return self._probed
 
     def _hire(self) -> Crew:
-        decrypts = self._source.reference.endpoint.scheme == "https"
+        decrypts = self._reference.endpoint.scheme == "https"
         self._crew = Crew(self._options, self._tick, decrypts=decrypts)
         return self._crew
 
@@ -188,7 +191,7 @@ class _Fetch:
         if crew is None:
             raise RuntimeError("nobody has been asked")
         one = self._transmission = Transmission(
-            self._url, self._source, self._options, way, self._report, self._peers, hire=self._hire, warn=warn
+            self._reference, self._source, self._options, way, self._report, self._peers, hire=self._hire, warn=warn
         )
         if isinstance(reply, Hearsay):
             return one.run_spans(crew, reply.version, None)
@@ -232,7 +235,7 @@ class _Fetch:
         except Fault as fault:
             if fault.remedy is Remedy.NONE or self._peers is None:
                 raise
-            version = await self._peers.resolve(reference_key(self._url))
+            version = await self._peers.resolve(self._reference.key)
             if version is None:
                 raise
             raise _OriginAway(fault.error.message, Hearsay(version)) from fault
@@ -259,7 +262,7 @@ class _Fetch:
         fetched = sent.fetched if sent else 0
         taken = self._peers.taken_in_all if self._peers else 0
         return Receipt(
-            url=redact(self._url),
+            url=self._reference.shown,
             out=str(way.out),
             size=version.size or 0,
             elapsed_s=round(elapsed_s, 6),

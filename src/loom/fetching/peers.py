@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from loom.core.options import Options
     from loom.core.receipt import Receipt
+    from loom.core.reference import Reference
     from loom.fetching.worker import Job
 
 NAMELESS_S = 5.0
@@ -52,8 +53,8 @@ now = time.monotonic
 class Peers:
     """Peers by name, a server for them, and the swarm about one file once that is known. `open` it, and `close` it."""
 
-    def __init__(self, url: str, options: Options, node: str) -> None:
-        self._audience = options.audience(url)
+    def __init__(self, reference: Reference, options: Options, node: str) -> None:
+        self._audience = options.audience(reference)
         self.taken: dict[str, int] = {}
         self.rejected: dict[str, str] = {}
         self.wait_for_news: Callable[[], object] = lambda: None

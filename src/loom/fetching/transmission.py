@@ -12,10 +12,9 @@ import time
 from typing import TYPE_CHECKING
 
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning, telling_name
+from loom.core.keys import version_key
 from loom.core.ranges import RangeSet
-from loom.core.reference import reference_key, version_key
 from loom.core.transfer import Transfer
-from loom.core.urls import file_name, redact
 from loom.errors import IntegrityError, StoreError, StoreFull
 from loom.fetching.crew import TICK_S, fit_descriptors
 from loom.fetching.stream import Stream
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.options import Options
     from loom.core.ranges import Span
+    from loom.core.reference import Reference
     from loom.fetching.company import Company
     from loom.fetching.crew import Crew
     from loom.fetching.peers import Peers
@@ -49,7 +49,7 @@ class Transmission:
 
     def __init__(
         self,
-        url: str,
+        reference: Reference,
         source: HttpSource,
         options: Options,
         way: Way,
@@ -59,7 +59,7 @@ class Transmission:
         hire: Callable[[], Crew],
         warn: Callable[[str], None],
     ) -> None:
-        self._url = url
+        self._reference = reference
         self._source = source
         self._options = options
         self._way = way
@@ -131,7 +131,7 @@ class Transmission:
         transfer = Transfer(size, options, done, random.random, self._source.round_trip_s, ranges)
         job = self.job = self._report.job = Job(self._source, staging, transfer, version)
         if self._peers is not None and version.is_known and size:
-            reference = reference_key(self._url)
+            reference = self._reference.key
             key = version_key(reference, version.etag, version.last_modified, size)
             self._peers.join(job, key, reference, options.sha256 or "", is_hearsay=first is None)
         if options.sha256:
@@ -194,14 +194,14 @@ class Transmission:
 
     def _judge_content(self, staging: Staging) -> IntegrityError | None:
         out = self._way.out
-        name = telling_name(out.name if out else "", file_name(self._url))
+        name = telling_name(out.name if out else "", self._reference.name)
         beginning = staging.read(SNIFF_SIZE, 0)
         if warning := judge_beginning(beginning, name):
             self._warn(warning)
         if not is_page_as_weights(beginning, name):
             return None
         hint = "the origin may want a sign-in: check --token or --header"
-        return IntegrityError(f"{redact(self._url)} is a web page, not {name}", hint)
+        return IntegrityError(f"{self._reference.shown} is a web page, not {name}", hint)
 
     def _judge_digest(self) -> IntegrityError | None:
         if self._hasher is None:
@@ -211,7 +211,7 @@ class Transmission:
             digest = self._fetch_again(self.job, self.job.company)
         if digest == self._options.sha256:
             return None
-        message = f"{redact(self._url)} has sha256 {digest}, not {self._options.sha256}"
+        message = f"{self._reference.shown} has sha256 {digest}, not {self._options.sha256}"
         return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
 
     def _fetch_again(self, job: Job, company: Company) -> str:

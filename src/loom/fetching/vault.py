@@ -17,8 +17,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.core.reference import is_immutable, reference_key
-from loom.core.urls import file_name, redact
 from loom.errors import StoreError, StoreFull
 from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, remove, settled_blob
 from loom.store.faults import faults, require_room, translate
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.options import Options
+    from loom.core.reference import Reference
     from loom.store.inventory import Blob, Part
 
 _FOLDERS = ("staging", "refs", f"blobs/{NEW}")
@@ -44,13 +43,17 @@ class Vault:
     """
 
     def __init__(
-        self, root: str, url: str, options: Options, on_hashed: Callable[[int, int], None] = lambda *_: None
+        self,
+        root: str,
+        reference: Reference,
+        options: Options,
+        on_hashed: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
-        self.key = reference_key(url)
+        self.key = reference.key
         self._cache = Cache(root)
-        self._url = url
+        self._reference = reference
         self._options = options
-        self._audience = options.audience(url)
+        self._audience = options.audience(reference)
         self._on_hashed = on_hashed
         self._blob = ""
 
@@ -115,7 +118,7 @@ class Vault:
     def _adopt(self, other: Ref, digest: str) -> Ref:
         """Let the caller's reference lead to a blob that is here already."""
         ref = Ref(
-            redact(self._url), file_name(self._url), other.blob, other.size, other.mtime_ns,
+            self._reference.shown, self._reference.name, other.blob, other.size, other.mtime_ns,
             digest=digest, verified="supplied", boot_id=other.boot_id, audience=self._audience,
         )  # fmt: skip
         self._record(ref)
@@ -166,7 +169,7 @@ class Vault:
         options = self._options
         if options.offline or options.sha256 is not None or ref.checked_at >= since:
             return True
-        return not options.revalidate and is_fresh(ref, options.max_age_s, is_immutable=is_immutable(self._url))
+        return not options.revalidate and is_fresh(ref, options.max_age_s, is_immutable=self._reference.is_immutable)
 
     def confirm(self, ref: Ref) -> Ref:
         """Note that the origin has just called it current; return what is on record now."""
@@ -204,7 +207,7 @@ class Vault:
     def stage(self) -> Staging:
         """Return the staging of this reference, not yet claimed."""
         self._blob = f"{NEW}/{self.key[:16]}-{os.urandom(6).hex()}"
-        label = {"url": redact(self._url), "name": file_name(self._url), "audience": self._audience}
+        label = {"url": self._reference.shown, "name": self._reference.name, "audience": self._audience}
         return Staging(Path(self._cache.blob_path(self._blob)), self.key, Path(self.root) / "staging", label)
 
     def make_room(self, size: int) -> str:
@@ -303,7 +306,7 @@ class Vault:
         try:
             with contextlib.suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            ref = Ref(redact(self._url), name, self._blob, size, os.fstat(held).st_mtime_ns, etag=version.etag,
+            ref = Ref(self._reference.shown, name, self._blob, size, os.fstat(held).st_mtime_ns, etag=version.etag,
                       last_modified=version.last_modified, digest=digest, verified="supplied" if digest else "",
                       checked_at=time.time(), boot_id=read_boot_id(), audience=self._audience)  # fmt: skip
             if os.path.isdir(f"{self.root}/blobs/{NEW}"):

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from loom.core.headers import Version
-from loom.core.reference import reference_key
-from loom.core.urls import file_name, redact
 from loom.errors import NotCached, StoreFull
 from loom.fetching.crew import TICK_S
 from loom.fetching.vault import BlobGone, Vault
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loom.core.options import Options
+    from loom.core.reference import Reference
     from loom.fetching.reporter import Reporter
     from loom.sources.http import Reply
     from loom.store.cache import Ref
@@ -104,12 +103,12 @@ class ThroughCache:
     """Fetch into the cache and place the blob at the output, unless it is there already. Raises NoCache."""
 
     def __init__(
-        self, url: str, out: Path | None, options: Options, report: Reporter, warn: Callable[[str], None]
+        self, reference: Reference, out: Path | None, options: Options, report: Reporter, warn: Callable[[str], None]
     ) -> None:
         self.out = out
         self.record: Record | None = None
         self.have: Version | None = None
-        self._url = url
+        self._reference = reference
         self._options = options
         self._report = report
         self._warn = warn
@@ -117,7 +116,7 @@ class ThroughCache:
         root = cache_root(options.cache, os.environ)
         if not root:
             raise NoCache("there is no home folder for a cache (set LOOM_CACHE): fetched without one")
-        self._vault = Vault(root, url, options, report.hashing)
+        self._vault = Vault(root, reference, options, report.hashing)
         self._staging = self._vault.stage()
         self._ref: Ref | None = None
 
@@ -132,7 +131,7 @@ class ThroughCache:
         ref = self._ref = vault.find() or vault.rescue() or vault.find_digest()
         if ref is not None and vault.is_fresh(ref, self._since):
             return self._hit(ref)
-        _refuse_network(self._url, self._options)
+        _refuse_network(self._reference, self._options)
         if self.out and _has_wanted_digest(self.out, self._options, self._report):
             return Standing(Version(self.out.stat().st_size), "present")
         if ref is None and self.out:
@@ -159,7 +158,7 @@ class ThroughCache:
 
     def publish(self, version: Version, outcome: str) -> Standing:
         out = self._named()
-        ref, held = self._vault.publish(self._staging, version, file_name(self._url) or out.name)
+        ref, held = self._vault.publish(self._staging, version, self._reference.name or out.name)
         try:
             placement = self._place(ref, out)
         except BlobGone:
@@ -200,19 +199,19 @@ class BesideOutput:
     """Fetch to a part beside the output, and rename it."""
 
     def __init__(
-        self, url: str, out: Path | None, options: Options, report: Reporter, warn: Callable[[str], None]
+        self, reference: Reference, out: Path | None, options: Options, report: Reporter, warn: Callable[[str], None]
     ) -> None:
         self.out = out
         self.record: Record | None = None
         self.have: Version | None = None
-        self._url = url
+        self._reference = reference
         self._options = options
         self._report = report
         self._warn = warn
         self._staging: Staging | None = None
 
     def find(self) -> Standing | None:
-        _refuse_network(self._url, self._options)
+        _refuse_network(self._reference, self._options)
         if self.out is None:
             return None  # the first reply will tell the name
         have = self._claim(self.out).published()
@@ -249,7 +248,7 @@ class BesideOutput:
         return Standing(version, "present")
 
     def _claim(self, out: Path) -> Staging:
-        first = Staging(out, reference_key(self._url), label={"name": out.name})
+        first = Staging(out, self._reference.key, label={"name": out.name})
         staging = self._staging = _claim(first, self._report, self._options.timeout_s, self._warn)
         self.record = staging.unfinished()
         return staging
@@ -281,9 +280,9 @@ def _claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[
     return staging
 
 
-def _refuse_network(url: str, options: Options) -> None:
+def _refuse_network(reference: Reference, options: Options) -> None:
     if options.offline:
-        raise NotCached(f"{redact(url)} is not in the cache", "run it once without --offline")
+        raise NotCached(f"{reference.shown} is not in the cache", "run it once without --offline")
 
 
 def _has_wanted_digest(out: Path, options: Options, report: Reporter) -> bool:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from loom.core.bounds import MAX_MODELS_OF_NODE
 from loom.core.headers import Version
+from loom.core.keys import is_key, version_key
 from loom.core.names import check_model, model_of
-from loom.core.reference import is_key, version_key
 from loom.errors import UsageError
 from loom.sharing.shelf import WholeFile
 from loom.store.cache import Cache, Ref
@@ -60,8 +60,8 @@ class CacheShelf:
         """Yield what a heartbeat lists: every model that can be handed out, once, as many as one heartbeat takes."""
         named: set[str] = set()
         room = MAX_INVENTORY
-        for _key, ref in self._cache.records():
-            model = _model_of(ref) if ref is not None else ""
+        for key, ref in self._cache.records():
+            model = _model_of(key, ref) if ref is not None else ""
             if ref is None or not model or model in named or not self._may_have(ref) or not self._cache.is_whole(ref):
                 continue
             digest = {"digest": f"sha256:{ref.digest}"} if is_key(ref.digest) else {}
@@ -119,10 +119,10 @@ class CacheShelf:
         self._keys = keys
 
 
-def _model_of(ref: Ref) -> str:
-    """Return the model behind a record; "" when nobody could have it by that name."""
+def _model_of(key: str, ref: Ref) -> str:
+    """Return the model behind a record; "" when it could not be asked for by that name."""
     try:
-        return check_model(model_of(ref.url))
+        return check_model(model_of(ref.url, key))
     except UsageError:
         return ""
 

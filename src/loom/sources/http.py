@@ -31,7 +31,7 @@ from loom.core.headers import (
     parse_wait,
 )
 from loom.core.ranges import Span, format_range
-from loom.core.urls import Url, join_url, parse_url
+from loom.core.urls import Url, join_url
 from loom.errors import (
     AccessDenied,
     IntegrityError,
@@ -46,6 +46,7 @@ from loom.sources.faults import fault_of
 
 if TYPE_CHECKING:
     from loom.core.options import Options
+    from loom.core.reference import Reference
     from loom.net.connection import Pool, Response
     from loom.net.head import Head
 
@@ -84,8 +85,8 @@ class HttpSource:
     reply, infinite before the first.
     """
 
-    def __init__(self, reference: str, options: Options, name: str) -> None:
-        self.reference = parse_url(reference)
+    def __init__(self, reference: Reference, options: Options, name: str) -> None:
+        self.reference = reference.url
         self.requests = 0
         self.round_trip_s = math.inf
         self._name = name

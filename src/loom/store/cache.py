@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import time
 
-from loom.core.reference import text_key
+from loom.core.keys import text_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from loom.cli.flags import CACHE, CACHE_COMMAND_FLAGS, CONFIG, JSON, parse_value
 from loom.cli.output import Talk, format_table, print_json, print_result
 from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.words import count, format_age, format_size
-from loom.core.reference import reference_key
+from loom.core.keys import reference_key
 from loom.core.urls import redact
 from loom.errors import IntegrityError, NotCached, UsageError
 from loom.store.cache import Cache, cache_root

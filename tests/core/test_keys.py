@@ -1,0 +1,71 @@
+"""References: the same object has one key, and two objects never share one."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from loom.core.keys import is_immutable, reference_key, stable_url
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("url", "stable"),
+    [
+        ("https://b.s3.amazonaws.com/k?X-Amz-Signature=1&versionId=2&X-Amz-Date=3", "https://b.s3.amazonaws.com/k?versionId=2"),
+        ("https://b.s3.amazonaws.com/k?AWSAccessKeyId=1&Signature=2&Expires=3", "https://b.s3.amazonaws.com/k"),
+        ("https://a.blob.core.windows.net/c/k?sv=1&se=2&sr=b&sp=r&sig=3", "https://a.blob.core.windows.net/c/k"),
+        ("https://storage.googleapis.com/b/k?X-Goog-Signature=1", "https://storage.googleapis.com/b/k"),
+        ("https://d.cloudfront.net/k?Expires=1&Signature=2&Key-Pair-Id=3&v=4", "https://d.cloudfront.net/k?v=4"),
+        ("https://u:p@h/k?download=true#f", "https://h/k?download=true"),
+        ("HTTPS://Host:443", "https://host/"),
+        ("http://Host:443/A", "http://host:443/A"),
+        ("http://h:80/a", "http://h/a"),
+        ("http://[::1]:80/a?", "http://[::1]/a"),
+        ("https://h/a?b@c://d?e", "https://h/a?b@c://d?e"),
+        ("http://[::bad/", "http://[::bad/"),
+        ("no url", "no url"),
+    ],
+)  # fmt: skip
+def test_what_stays_the_same(url: str, stable: str) -> None:
+    """What a signature, a fragment or another way to write the host adds is left out; what chooses the object stays."""
+    assert stable_url(url) == stable
+    assert reference_key(url) == hashlib.sha256(stable.encode()).hexdigest()
+    assert stable_url(stable) == stable
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://h/a?sp=1", "http://h/a?sp=2"),
+        ("http://h/a?expires=1", "http://h/a?expires=2"),
+        ("http://h/a?signature=1", "http://h/a?signature=2"),
+        ("http://h/a?policy=1&key-pair-id=2", "http://h/a?policy=2&key-pair-id=2"),
+        ("http://h/a?x-amz-date=1", "http://h/a?x-amz-date=2"),
+        ("http://h/a", "https://h/a"),
+        ("http://h/a", "http://h:81/a"),
+        ("http://h/a", "http://h/A"),
+        ("http://h/a?b&c", "http://h/a?c&b"),
+    ],
+)
+def test_two_objects_never_share_a_key(one: str, other: str) -> None:
+    """A parameter that only looks like a part of a signature may be what chooses the object."""
+    assert reference_key(one) != reference_key(other)
+
+
+@pytest.mark.parametrize(
+    ("url", "immutable"),
+    [
+        (f"https://hub/org/repo/resolve/{COMMIT}/model.gguf", True),
+        (f"https://hub/blobs/sha256:{'AB' * 32}", True),
+        ("https://hub/org/repo/resolve/main/model.gguf", False),
+        (f"https://hub/f?rev={COMMIT}", False),
+        (f"https://{COMMIT}/f", False),
+        (f"https://hub/{COMMIT}0/f", False),
+    ],
+)
+def test_what_can_never_change(url: str, immutable: bool) -> None:
+    """A commit or a digest in the path names bytes for ever; a branch does not."""
+    assert is_immutable(url) == immutable
