@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +14,9 @@ from loom.core.headers import (
     parse_disposition,
     parse_length,
     parse_version,
-    parse_wait,
 )
 
 ANYTHING = st.text("".join(map(chr, range(256))) + "bytes=0123456789/*-;,\"'%", max_size=60)
-NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -53,38 +49,6 @@ def test_content_range(text, parsed) -> None:
 def test_content_length(text, length) -> None:
     """A list of equal numbers is one number; anything doubtful is none."""
     assert parse_length(text) == length
-
-
-@pytest.mark.parametrize(
-    ("fields", "wait_s"),
-    [
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "Mon, 23 Nov 2026 12:00:30 GMT"}, 30.0),
-        ({"retry-after": "Mon, 23 Nov 2026 11:00:00 GMT"}, 0.0),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "Mon, 23 Nov 2026 12:00:30 -0000"}, 30.0),
-        ({"retry-after": "Mon, 23 Nov 2026 12:00:30 +9999"}, None),
-        ({"retry-after": "Mon, 23 Nov 99999 12:00:30 GMT"}, None),
-        ({"retry-after": "9" * 5000}, 1e9),
-        ({"retry-after": "²"}, None),
-        ({"retry-after": "-5"}, None),
-        ({"retry-after": "3", "ratelimit": '"default";r=0;t=87'}, 3.0),
-        ({"ratelimit": '"burst";r=0;t=87, "daily";r=5;t=1'}, 87.0),
-        ({"ratelimit": '"burst";r=5;t=1, "daily";t=87;r=0'}, 87.0),
-        ({"ratelimit": '"burst";r=0;t=2, "daily";r=0;t=87'}, 87.0),
-        ({"ratelimit": "r=\u0660;t=\u0663"}, None),
-        ({"ratelimit-remaining": "0", "ratelimit-reset": "²"}, None),
-        ({"ratelimit": '"default";r=0;t=87'}, 87.0),
-        ({"ratelimit": "limit=100, remaining=0, reset=12"}, 12.0),
-        ({"ratelimit": '"default";r=5;t=87'}, None),
-        ({"ratelimit-remaining": "0", "ratelimit-reset": "9"}, 9.0),
-        ({"ratelimit-remaining": "3", "ratelimit-reset": "9"}, None),
-        ({}, None),
-    ],
-)
-def test_how_long_to_wait(fields, wait_s) -> None:
-    """Retry-After in both forms, RateLimit in its three; None when nobody says."""
-    assert parse_wait(fields, NOW) == wait_s
 
 
 @pytest.mark.parametrize(
@@ -140,8 +104,6 @@ def test_no_field_is_too_odd(text) -> None:
     """Servers write what they like: parsers answer, they do not raise."""
     parse_content_range(text)
     parse_length(text)
-    parse_wait({"retry-after": text}, NOW)
-    parse_wait({"ratelimit": text, "ratelimit-remaining": "0", "ratelimit-reset": text}, NOW)
     name = parse_disposition("attachment; filename*=" + text)
     assert "/" not in name + parse_disposition("attachment; filename=" + text)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -150,17 +151,30 @@ def test_throttled_and_then_served(origin, getter, told, status):
 
 
 @pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("years", [-2, 0, 2])
+def test_throttled_by_a_server_whose_clock_is_off(origin, getter, number, years):
+    """A date to come back at is read by the server's own clock: the pause is short however far apart the clocks are."""
+    theirs = datetime.now(UTC) + timedelta(days=365 * years)
+    fields = {"Date": theirs, "Retry-After": theirs + timedelta(seconds=1)}
+    said = [(name, when.strftime("%a, %d %b %Y %H:%M:%S GMT")) for name, when in fields.items()]
+    receipt = getter.right(origin.put("/m", THING, only(number, answers(503, *said))), DATA)
+    assert receipt.retries == 1
+
+
+@pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize(
     "field",
     [
         ("RateLimit", '"default";r=0;t=86400'),
         ("Retry-After", "86400"),
-        ("Retry-After", "Tue, 01 Jan 2999 00:00:00 GMT"),
+        ("Retry-After", "Fri, 02 Jan 2099 00:00:00 GMT"),
+        ("X-RateLimit-Reset", "4070995200"),
     ],
 )
 def test_told_to_wait_too_long(origin, getter, field, number):
     """An origin that asks for a pause of a day gets none: the error says what it asked for."""
-    url = origin.put("/m", THING, only(number, answers(429, field)))
+    said = [field, ("Date", "Thu, 01 Jan 2099 00:00:00 GMT"), ("X-RateLimit-Remaining", "0")]
+    url = origin.put("/m", THING, only(number, answers(429, *said)))
     error = getter.wrong(url, OriginThrottled)
     assert "asks to wait" in str(error)
 

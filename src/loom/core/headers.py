@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -18,8 +17,6 @@ _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})
 _REQUEST_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?", re.IGNORECASE | re.ASCII)
 _CHARSETS = frozenset(("utf-8", "iso-8859-1"))
 _DISPOSITION = re.compile(r";\s*(filename\*?)\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
-_RATE_LIMIT = re.compile(r"(?:^|[;,\s])(r|remaining|t|reset)=(\d{1,9})", re.IGNORECASE | re.ASCII)
-_RATE_NAMES = {"r": "r", "remaining": "r", "t": "t", "reset": "t"}
 
 
 @dataclass(frozen=True)
@@ -64,52 +61,6 @@ def parse_length(text: str) -> int | None:
     numbers = {part.strip() for part in text.split(",")}
     number = numbers.pop()
     return int(number) if not numbers and number.isascii() and number.isdigit() and len(number) < 19 else None
-
-
-def parse_wait(fields: Mapping[str, str], now: datetime) -> float | None:
-    """Return the seconds that a throttling reply asks to wait, or None when it does not say.
-
-    Retry-After in seconds or as a date (RFC 9110 section 10.2.3); else RateLimit with nothing remaining
-    (draft-ietf-httpapi-ratelimit-headers), in the structured (r=0;t=87) and the older (remaining=0, reset=87) form.
-    """
-    after = fields.get("retry-after", "").strip()
-    if after.isascii() and after.isdigit():
-        return _seconds(after)
-    if after:
-        return _seconds_until(after, now)
-    limit = fields.get("ratelimit", "")
-    waits = [_exhausted_for(part) for part in [*limit.split(","), limit]]  # the older form has commas within
-    if any(waits):
-        return max(waits)
-    reset = fields.get("ratelimit-reset", "").strip()
-    return (
-        _seconds(reset)
-        if reset.isascii() and reset.isdigit() and fields.get("ratelimit-remaining", "").strip() == "0"
-        else None
-    )
-
-
-def _exhausted_for(limit: str) -> float:
-    """Return for how many seconds nothing more is allowed, by one limit; 0.0 when something is."""
-    values = {_RATE_NAMES[name.lower()]: int(value) for name, value in _RATE_LIMIT.findall(limit)}
-    return float(values.get("t", 0)) if values.get("r") == 0 else 0.0
-
-
-def _seconds(digits: str) -> float:
-    """Return the number, up to more than anybody would wait; Python refuses to read numbers of any length."""
-    return float(digits if len(digits) < 10 else 10**9)
-
-
-def _seconds_until(date: str, now: datetime) -> float | None:
-    from email.utils import parsedate_to_datetime  # 15 ms that almost no fetch has to spend
-
-    try:
-        when = parsedate_to_datetime(date)
-    except (ValueError, OverflowError):
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - now).total_seconds())
 
 
 def as_text(value: str) -> str:

@@ -28,10 +28,10 @@ from loom.core.headers import (
     parse_content_range,
     parse_disposition,
     parse_version,
-    parse_wait,
 )
 from loom.core.ranges import Span, format_range
 from loom.core.urls import Url, join_url
+from loom.core.waits import parse_wait
 from loom.errors import (
     AccessDenied,
     IntegrityError,
