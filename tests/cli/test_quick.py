@@ -18,6 +18,7 @@ from loom.cli.flags import ALL_FLAGS, OUT, URL
 from loom.cli.settings import fleet_token, options_of, resolve
 from loom.core.keys import reference_key
 from loom.core.options import LINKS
+from loom.core.tokens import MAX_TOKENS, first_token
 from loom.errors import UsageError
 from loom.store.cache import Cache, read_boot_id
 from loom.store.placing import WAYS
@@ -166,6 +167,7 @@ def test_the_table_of_flags_agrees() -> None:
     assert all(known[option].name == name and known[option].metavar for option, name in quick.VALUES.items())
     assert all(known[option].name == name and not known[option].metavar for option, name in quick.SWITCHES.items())
     assert {flag.variable for flag in ALL_FLAGS} | {"LOOM_FLEET_TOKEN"} >= {f"LOOM_{name}" for name in quick.HARMLESS}
+    assert quick._MAX_TOKENS == MAX_TOKENS
     assert set(WAYS) == set(LINKS) > set(quick.LINKS)
     assert all(how in WAYS[link] for link, how in quick.LINKS.items())
 
@@ -174,15 +176,16 @@ PLAIN = {
     "WORKERS": ["1", "16", "1024"], "RETRIES": ["0", "100"], "BACKOFF": ["0", "5"], "TIMEOUT": ["1", "60"],
     "CHUNK_SIZE": ["10MB", "64KiB", "1GB", "65536"], "MAX_CACHE_SIZE": ["0", "500GB", "2GiB"], "OFFLINE": ["0", "true"],
     "TOKEN": ["t0k3n"], "FLEET_TOKEN": ["t0k3n"], "HEADER": ["X-Key: a b", "Authorization: Basic eA=="],
-    "CA_FILE": ["ca.pem"], "TOKEN_FILE": ["one-line"], "CONTROL_CA_FILE": [__file__], "NODE": ["node-1.rack2"],
-    "ZONE": ["eu-west-1a"], "CONTROL": ["http://control:3000", "https://loom.example/"], "CACHE": ["/nowhere"],
+    "CA_FILE": ["ca.pem"], "TOKEN_FILE": ["one-line", "two-lines"], "CONTROL_CA_FILE": [__file__],
+    "NODE": ["node-1.rack2"], "ZONE": ["eu-west-1a"],
+    "CONTROL": ["http://control:3000", "https://loom.example/"], "CACHE": ["/nowhere"],
 }  # fmt: skip
 WRONG = {
     "WORKERS": ["0", "1025", "abc", "1.5"], "RETRIES": ["-1", "101", "x"], "BACKOFF": ["3601", "-1", "x"],
     "TIMEOUT": ["0", "86401", "nan"], "CHUNK_SIZE": ["1", "10XB", "2GB", "MB", "iMB"], "MAX_CACHE_SIZE": ["x", "-1"],
     "OFFLINE": ["maybe"], "TOKEN": [" ", "t\u00f6"], "FLEET_TOKEN": ["t\u00f6"],
     "HEADER": ["Host: x", "x", "X-\u00e4: 1", "Range: bytes=0-1"], "NODE": ["..", " "],
-    "TOKEN_FILE": ["/nowhere", "/", os.devnull, "blank", "two-lines", "latin-1"],
+    "TOKEN_FILE": ["/nowhere", "/", os.devnull, "blank", "too-many", "a-tab", "latin-1"],
     "ZONE": ["."], "CONTROL": ["control:3000", "http://", "http://h:0", "http://h:70000", "http://a..b", "ftp://h"],
 }  # fmt: skip
 
@@ -191,7 +194,11 @@ WRONG = {
 def token_files(tmp_path, monkeypatch) -> None:
     """Files in the working folder that LOOM_TOKEN_FILE may name."""
     monkeypatch.chdir(tmp_path)
-    for name, data in {"one-line": b"t0k3n\n", "blank": b" \n", "two-lines": b"a\nb", "latin-1": b"\xf6"}.items():
+    files = {
+        "one-line": b"t0k3n\n", "two-lines": b"t0k3n\n\nold\n", "blank": b" \n", "a-tab": b"a\tb", "latin-1": b"\xf6",
+        "too-many": b"x\n" * (MAX_TOKENS + 1),
+    }  # fmt: skip
+    for name, data in files.items():
         Path(name).write_bytes(data)
 
 
@@ -205,7 +212,7 @@ def test_plain_settings_stay_on_the_quick_way() -> None:
             assert not quick._has_more_settings(environ), (name, text)
             settings = resolve({}, environ, {}, "c.toml")
             assert options_of(settings)
-            assert fleet_token(settings, environ) in (None, "t0k3n")
+            assert first_token(fleet_token(settings, environ)) in (None, "t0k3n")
 
 
 @pytest.mark.usefixtures("token_files")

@@ -22,13 +22,13 @@ DEADLINE_MS = 10_000
 
 
 @contextlib.contextmanager
-def headless() -> Iterator[Browser]:
-    """Run the browser; skip the test where there is none."""
+def headless(*more: str) -> Iterator[Browser]:
+    """Run the browser, with more options; skip the test where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)}")
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    options = [*more, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=options)
         yield browser

@@ -353,3 +353,27 @@ def test_digests_that_take_long_are_told_bit_by_bit(door: Door, monkeypatch: pyt
     """At least one, so that whoever asks gets on."""
     monkeypatch.setattr(server_module, "TELL_S", 0.0)
     assert [len(door.get(f"/blobs/{KEY}/digests/7")[2].splitlines()) for _ in range(3)] == [1, 1, 1]
+
+
+def test_a_page_in_a_browser_is_given_nothing(door: Door) -> None:
+    """Neither one that says where it is from, nor one whose own name was made to lead here; an address is no name."""
+    pages = (
+        (door.authority, "Origin: http://page.example"),
+        (door.authority, "Sec-Fetch-Site: same-origin"),
+        ("page.example:3001", "Accept-Language: "),
+        ("page.example", "User-Agent: Mozilla/5.0"),
+    )
+    for host, said in pages:
+        assert door.get(f"/blobs/{KEY}", said, host=host)[0] == 403
+    assert not door.visits
+    assert door.get(f"/blobs/{KEY}", "Accept-Language: en", "Range: bytes=0-9")[0] == 206
+    assert door.get(f"/blobs/{KEY}", "Range: bytes=0-9", host="gpu-1.example.com:3001")[0] == 206
+
+
+def test_during_a_rotation_a_peer_proves_either_token(path: Path) -> None:
+    """The first line is what we send; who still has the other one is let in, too."""
+    for it in doors(path, f"new\n{TOKEN}"):
+        target = f"/blobs/{KEY}"
+        for token, status in (("new", 206), (TOKEN, 206), ("other", 401), (f"new\n{TOKEN}", 401)):
+            proof = Fleet("", "", token).headers(it.authority, target)["Authorization"]
+            assert it.get(target, f"Authorization: {proof}", "Range: bytes=0-9")[0] == status

@@ -221,7 +221,8 @@ OUTPUT_FLAGS = (
 
 CONTROL_FLAGS = (
     Flag("control", parse_text, None, "URL", "the control plane: http://host:3000", "control"),
-    Flag("token_file", parse_text, None, "FILE", "holds the fleet's token (or: LOOM_FLEET_TOKEN)"),
+    Flag("token_file", parse_text, None, "FILE", "holds the fleet's token (or: LOOM_FLEET_TOKEN); with a second line, "
+         "for a rotation, the first is sent and both are accepted"),
     Flag("control_ca_file", parse_text, None, "FILE", "authorities to trust (PEM) when it is asked by https",
          "control_ca_file"),
 )  # fmt: skip
@@ -255,8 +256,12 @@ LISTEN_FLAGS = (
          "allow_anonymous"),
     Flag("tls_cert", parse_text, None, "FILE", "certificate chain (PEM): speak https"),
     Flag("tls_key", parse_text, None, "FILE", "its key (PEM), when that is another file"),
-    Flag("allow_cidr", parse_text, (), "CIDR", "network that nodes may be in; may be given several times (default: the "
-         "private ones)", is_list=True),
+    Flag("read_token_file", parse_text, None, "FILE", "holds a token that may only read: for people, Prometheus (or: "
+         "LOOM_READ_TOKEN)"),
+    Flag("allow_cidr", parse_text, (), "CIDR", "network that nodes may be in; replaces the default, the private ones; "
+         "may be given several times", is_list=True),
+    Flag("allow_host", parse_text, (), "NAME", "name with a dot by which a browser may call it when there is no token; "
+         "may be given several times", is_list=True),
 )  # fmt: skip
 """How a control plane listens. Not LOOM_PORT: Kubernetes sets that for a service called loom, to tcp://..."""
 

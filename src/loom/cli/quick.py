@@ -31,6 +31,7 @@ _SIZES = {"CHUNK_SIZE": (64 * 1024, 10**9), "MAX_CACHE_SIZE": (0, 2**63)}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TEXTS = frozenset(("CACHE", "TOKEN", "FLEET_TOKEN", "CA_FILE"))
 _FILES = frozenset(("TOKEN_FILE", "CONTROL_CA_FILE"))
+_MAX_TOKENS = 8  # loom.core.tokens: importing it is not for a hit
 _NAMES = frozenset(("NODE", "ZONE"))
 HARMLESS = frozenset((*_NUMBERS, *_SIZES, *_TEXTS, *_FILES, *_NAMES, "HEADER", "OFFLINE", "CONTROL"))
 """Variables, without LOOM_, that change nothing about a hit, if the long way would take their values."""
@@ -151,10 +152,11 @@ def _is_harmless(name: str, text: str) -> bool:
 def _holds_token(path: str) -> bool:
     try:
         with open(path, "rb", buffering=0) as file:
-            text = file.read(65536).decode("ascii").strip()
+            lines = file.read(65536).decode("ascii").split("\n")
     except (OSError, ValueError):
         return False
-    return text != "" and text.isprintable()
+    tokens = [line for line in lines if line.strip()]
+    return 0 < len(tokens) <= _MAX_TOKENS and all(token.isprintable() for token in tokens)
 
 
 def _is_number(text: str, bounds: tuple[int, int], unit: int = 1) -> bool:

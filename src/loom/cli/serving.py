@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from loom.cli.commands.control import control_options, describe, tell_trouble
+from loom.cli.settings import read_token
 from loom.core.reference import parse_reference
 from loom.errors import LoomError
 from loom.registry.client import ControlClient
@@ -35,7 +37,7 @@ def fetch_and_serve(
     """Start a control plane, fetch with it, then serve until SIGINT or SIGTERM. Raises what the fetch raises."""
     from loom.server.serving import Beside
 
-    options = control_options(settings, choices["control_token"])
+    options = control_options(settings, choices["control_token"], read_token(settings, os.environ))
     with Beside(options, lambda trouble: tell_trouble(talk, trouble)) as plane:
         talk.say(f"loom control: {describe(options, plane.url)}")
         here = {"control": plane.inner_url, "control_ca_file": None}

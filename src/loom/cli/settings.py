@@ -17,6 +17,7 @@ from loom.cli.flags import (
     parse_value,
 )
 from loom.core.options import check_option, no_way_at_all
+from loom.core.tokens import MAX_TOKENS, are_tokens, split_tokens
 from loom.errors import UsageError
 from loom.store.cache import user_folder
 
@@ -173,28 +174,37 @@ def options_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
 def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str | None:
     """Return the fleet's token: from --token-file, else LOOM_FLEET_TOKEN; None without one.
 
+    While tokens are exchanged there are several, one a line: the first is sent, all of them are accepted.
     Never LOOM_TOKEN: that is what the origin gets, and neither may get the other's. Raises UsageError when the file
-    cannot be read, is empty, or holds no token.
+    cannot be read, is empty, or holds what is no token.
     """
-    setting = settings["token_file"]
+    return _tokens_of(settings["token_file"], "LOOM_FLEET_TOKEN", environ)
+
+
+def read_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str | None:
+    """Return the tokens that let a client of this control plane read, as `fleet_token` does; None without one."""
+    return _tokens_of(settings["read_token_file"], "LOOM_READ_TOKEN", environ)
+
+
+def _tokens_of(setting: Setting, variable: str, environ: Mapping[str, str]) -> str | None:
     if setting.value:
         try:
             with open(setting.value, encoding="utf-8") as file:
-                token = file.read(65536).strip()
+                text = file.read(65536).strip()
         except (OSError, UnicodeError) as error:
             reason = str(error.strerror).lower() if isinstance(error, OSError) else "it is not text"
             hint = "it holds one line: openssl rand -hex 32"
             raise UsageError(f"{setting.source}: cannot read {setting.value}: {reason}", hint) from None
-        if not token:
+        if not text:
             raise UsageError(f"{setting.source}: {setting.value} is empty", f"openssl rand -hex 32 > {setting.value}")
     else:
-        token = environ.get("LOOM_FLEET_TOKEN", "").strip()
-        if not token:
+        text = environ.get(variable, "").strip()
+        if not text:
             return None
-    if not (token.isascii() and token.isprintable()):
-        where = setting.value or "LOOM_FLEET_TOKEN"
-        raise UsageError(f"the fleet's token in {where} is not one line of printable ASCII", "openssl rand -hex 32")
-    return token
+    if not are_tokens(text):
+        hint = f"a token a line, at most {MAX_TOKENS}, in printable ASCII: openssl rand -hex 32"
+        raise UsageError(f"the token in {setting.value or variable} is not one", hint)
+    return "\n".join(split_tokens(text))
 
 
 def denied_hint(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str:

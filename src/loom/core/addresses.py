@@ -58,7 +58,7 @@ class Allowed:
     def _check(self, address: str) -> str:
         place = parse_address(address)
         if not any(place.ip in network for network in self._networks):
-            hint = f"allow it, or the network around it: loom control --allow-cidr {place.ip}"
+            hint = f"loom control --allow-cidr {place.ip}, or the network around it; it replaces the private networks"
             raise UsageError(f"{place.ip} is not in a network that nodes may be in", hint)
         return str(place)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node, check_zone
+from loom.core.tokens import MAX_TOKENS, are_tokens
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Options:
     max_cache_size: bytes; before a fetch needs the room, what was used least recently is evicted. None is no limit.
     control: a control plane's URL: it is asked who has the model, and told how the fetch goes. None for neither. One
         that is down or slow costs a fetch at most 0.3 s and a warning.
-    control_token: the fleet's token, for the control plane alone.
+    control_token: the fleet's token, for the control plane alone. Several, one a line: the first is sent, and a peer
+        may prove that it knows any of them.
     control_ca_file: PEM file of the authorities to trust when the control plane is asked, instead of the system's.
     model: what the control plane shall call it; None for host and path of the URL.
     node: what it shall call this machine; None for its host name.
@@ -239,6 +241,13 @@ def _token(spelled: str, value: Any) -> None:
         raise UsageError(f"{spelled} is empty or holds characters that a header cannot carry", hint)
 
 
+def _tokens(spelled: str, value: Any) -> None:
+    _text(spelled, value)
+    if not are_tokens(value):
+        hint = f"a token a line, at most {MAX_TOKENS}, in printable ASCII"
+        raise UsageError(f"{spelled} is empty or holds characters that a header cannot carry", hint)
+
+
 def _headers(spelled: str, value: Any) -> None:
     if not hasattr(value, "items"):
         message = f"{spelled} must be a mapping of names to values, not {type(value).__name__}"
@@ -294,7 +303,7 @@ _CHECKS: dict[str, Check] = {
     "offline": _switch,
     "max_cache_size": _whole(0, 2**63, "number of bytes"),
     "control": _parsed(parse_control_url),
-    "control_token": _token,
+    "control_token": _tokens,
     "control_ca_file": _path,
     "model": _parsed(check_model),
     "node": _parsed(check_node),

@@ -22,6 +22,7 @@ from loom.core.addresses import format_authority, is_address
 from loom.core.headers import Version
 from loom.core.names import MAX_REJECTED
 from loom.core.options import parse_listen
+from loom.core.tokens import first_token
 from loom.core.urls import parse_url
 from loom.fetching.announcing import BUDGET_S
 from loom.fetching.company import Company, Part
@@ -70,7 +71,7 @@ class Peers:
         self._options = options
         self._facts: dict[str, Any] = {}
         self._pool: Pool | None = None
-        self.fleet = Fleet(node, "", options.control_token)
+        self.fleet = Fleet(node, "", first_token(options.control_token))
         self.is_opened = threading.Event()
         """It is known whether, and where, others may ask this fetch."""
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 
 from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node
+from loom.core.tokens import first_token
 from loom.core.urls import join_url
 from loom.errors import (
     AccessDenied,
@@ -62,7 +63,8 @@ class ControlClient:
     """Asks one control plane, or whichever answers behind one address.
 
     url: http:// or https://, with a path when it stands behind one. Raises UsageError.
-    token: the fleet's, sent with every request; it goes to no other host, for redirects are not followed.
+    token: the fleet's, of several the first, sent with every request; it goes to no other host, for redirects are not
+        followed.
     ca_file: PEM file of the authorities to trust instead of the system's. Raises UsageError when https needs it and it
         cannot be used.
     timeout_s: for a whole request, from its first to its last byte.
@@ -75,7 +77,8 @@ class ControlClient:
     ) -> None:  # fmt: skip
         self._url = parse_control_url(url)
         self._prefix = self._url.target.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        sent = first_token(token)
+        self._headers = {"Authorization": f"Bearer {sent}"} if sent else {}
         self._timeout_s = timeout_s
         self._denied_hint = denied_hint
         self._context = _context(ca_file) if self._url.endpoint.scheme == "https" and ca_file else None

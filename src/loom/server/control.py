@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from loom.core.addresses import Allowed
     from loom.registry.registry import Registry
+    from loom.server.access import Access
 
 T = TypeVar("T")
 
@@ -63,12 +64,8 @@ MAX_SILENCE_S = 60.0
 """After so long without its registry a control plane knows nothing that still holds: its leases have ended."""
 
 
-def control_app(registry: Registry, allowed: Allowed, token: str | None = None, *, is_local: bool = False) -> App:
-    """Return the application.
-
-    token: what every request must bring, but for the page's shell and the health checks.
-    is_local: it listens on loopback addresses alone.
-    """
+def control_app(registry: Registry, allowed: Allowed, access: Access) -> App:
+    """Return the application."""
     plane, metrics = ControlPlane(registry, allowed), Metrics(registry)
     live, routes = Live(registry), Routes()
     routes.add("POST", "/register", plane.register)
@@ -84,7 +81,7 @@ def control_app(registry: Registry, allowed: Allowed, token: str | None = None, 
     routes.add_get("/openapi.json", _openapi)
     routes.add("GET", "/events", live.events)
     add_page(routes)
-    return App(Door(routes, token, is_local=is_local, count=metrics.count), live.stop)
+    return App(Door(routes, access, metrics.count), live.stop)
 
 
 class App(NamedTuple):

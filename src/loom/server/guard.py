@@ -1,4 +1,4 @@
-"""The door: who may ask, how long a client may take, and how every failure is told.
+"""The door: how long a client may take, and how every failure is told. Who may ask: loom.server.access.
 
 Slow clients ("slowloris"): a connection that does not bring its first request's head in time is cut, a body that does
 not come in time is answered with 408, an idle kept-alive connection is closed, and one that does not read its reply is
@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hmac
 import logging
 import socket
 import time
 import traceback
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from loom.core.names import MAX_MODEL
 from loom.errors import AccessDenied, LoomError, NotFound, RegistryFull, RegistryUnavailable, UsageError
+from loom.server.access import Forbidden
 from loom.server.messages import ErrorFacts, ErrorReply
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.http_parser import RawRequestMessage
 
+    from loom.server.access import Access
     from loom.server.routes import Route, Routes
 
     Count = Callable[[Route, int, float], None]
@@ -45,11 +45,9 @@ LINGER_S = 1.0
 BACKLOG = 1024
 MAX_BODY = 1024 * 1024
 
-OPEN_PATHS = frozenset(("/", "/page.js", "/table.js", "/page.css", "/healthz", "/readyz", "/openapi.json"))
-"""What needs no token: nothing of this says anything about the fleet."""
-
 _STATUS: tuple[tuple[type[LoomError], int, str], ...] = (
     (UsageError, 400, "bad-request"),
+    (Forbidden, 403, "forbidden"),
     (AccessDenied, 401, "unauthorized"),
     (NotFound, 404, "not-found"),
     (RegistryFull, 507, "registry-full"),
@@ -75,16 +73,14 @@ def error_reply(status: int, code: str, message: str, hint: str = "") -> web.Res
 
 
 class Door:
-    """Answers every request: asks for the token, if there is one, has a handler answer, and turns errors into replies.
+    """Answers every request: asks whether it is allowed, has a handler answer, and turns errors into replies.
 
-    is_local: only this machine can reach us, so nobody has another name for us than localhost.
     count: told of every request once it is answered: its route, its status, and the seconds it took.
     """
 
-    def __init__(self, routes: Routes, token: str | None, *, is_local: bool, count: Count) -> None:
+    def __init__(self, routes: Routes, access: Access, count: Count) -> None:
         self._routes = routes
-        self._wanted = token.encode() if token else None
-        self._is_local = is_local
+        self._access = access
         self._count = count
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -97,10 +93,7 @@ class Door:
 
     async def _answer(self, request: web.BaseRequest, route: Route, name: str) -> web.StreamResponse:
         try:
-            if not self._wanted:
-                _refuse_foreign_pages(request, is_local=self._is_local)
-            elif request.path not in OPEN_PATHS:
-                _require_token(request, self._wanted)
+            self._access.check(request)
             if "Expect" in request.headers:
                 await _go_on(request)
             return await route.handler(request, name)
@@ -130,61 +123,16 @@ def _unforeseen(error: BaseException) -> web.Response:
     return error_reply(500, "internal", "the control plane failed in a way it did not foresee", "its log says where")
 
 
-def _refuse_foreign_pages(request: web.BaseRequest, *, is_local: bool) -> None:
-    """Refuse what a page of somebody else's has a browser of this network send (CSRF, DNS rebinding).
-
-    Where there is a token, no such page has it, and proxies may call us what they like. Browsers say where a request
-    comes from (Fetch standard, Origin and Sec-Fetch-Site); other clients say nothing.
-    """
-    origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
-    is_foreign = request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
-    is_foreign |= origin is not None and origin.partition("://")[2] != host
-    if is_foreign and not _is_link(request):  # anybody may link to us; a form that posts here is another thing
-        raise web.HTTPForbidden
-    if is_local and not _is_loopback_name(host):
-        raise web.HTTPForbidden
-
-
-def _is_link(request: web.BaseRequest) -> bool:
-    return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
-
-
-_LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", ""))
-
-
-def _is_loopback_name(host: str) -> bool:
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name.lower() in _LOOPBACK_NAMES:
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def _require_token(request: web.BaseRequest, wanted: bytes) -> None:
-    """Compare in constant time. The scheme's name has no case (RFC 9110 section 11.1)."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    is_right = hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted)
-    if not is_right or scheme.lower() != "bearer":
-        hint = "send the fleet's token: --token-file or LOOM_FLEET_TOKEN, or Authorization: Bearer TOKEN"
-        raise AccessDenied("wrong token" if given else "no token", hint)
-
-
 def _http_error(error: web.HTTPException) -> web.StreamResponse:
     if error.status < 400:
         raise error
     code = _CODES.get(error.status, "bad-request")
     message = f"{error.status} {error.reason}"
-    hint = _HINT
-    if error.status == 403:
-        message = "a page of another site may not ask, nor may who calls this host by another name"
-        hint = "behind a proxy, give the control plane a token"
-    elif error.status == 404:
+    if error.status == 404:
         message = "there is nothing at this address"
     elif error.status == 413:
         message = f"the body has more than {MAX_BODY // 1024} KiB"
-    reply = error_reply(error.status, code, message, hint)
+    reply = error_reply(error.status, code, message, _HINT)
     if "Allow" in error.headers:
         reply.headers["Allow"] = error.headers["Allow"]
     if error.status in (408, 413):

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 from aiohttp import web
 
 from loom.core.addresses import Allowed
+from loom.core.tokens import split_tokens
 from loom.errors import UsageError
 from loom.registry.locations import open_ledger
 from loom.registry.registry import Registry
 from loom.server import guard
+from loom.server.access import Access, own_names
 from loom.server.control import control_app
 from loom.server.guard import BACKLOG, Doorman, listen, make_request
 
@@ -39,9 +41,12 @@ class ControlOptions:
     """The choices of one control plane. Raises UsageError when they do not go together.
 
     registry: where facts are kept, see loom.registry.locations.
-    token: what every request must bring; None for none, which beyond loopback needs allow_anonymous.
+    token: what every request must bring; several one a line; None for none, which beyond loopback needs
+        allow_anonymous.
+    read_token: the same for clients that may only read.
     tls_cert, tls_key: PEM files; the key may be in the first one.
     allow_cidr: networks that nodes may be in; empty for the private ones, and loopback when that is where we listen.
+    allow_host: names with a dot by which browsers may call it when there is no token.
     """
 
     registry: str
@@ -52,12 +57,19 @@ class ControlOptions:
     tls_cert: str | None = None
     tls_key: str | None = None
     allow_cidr: tuple[str, ...] = ()
+    allow_host: tuple[str, ...] = ()
+    read_token: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port must be between 0 and 65535, not {self.port}", "0 is any port that is free")
-        if self.token is not None and not self.token.strip():
-            raise UsageError("the fleet's token is empty", "write one into the file: openssl rand -hex 32")
+        for token in (self.token, self.read_token):
+            if token is not None and not token.strip():
+                raise UsageError("the fleet's token is empty", "write one into the file: openssl rand -hex 32")
+        if self.read_token is not None and self.token is None:
+            raise UsageError("a token for reading, and none for the fleet", "give the fleet one, too: --token-file")
+        if shared := set(split_tokens(self.token)) & set(split_tokens(self.read_token)):
+            raise UsageError(f"{len(shared)} token is both the fleet's and one for reading", "make another one")
         if self.tls_key and not self.tls_cert:
             raise UsageError("--tls-key without --tls-cert", "name both, or one PEM file with --tls-cert")
         if not self.is_local and self.token is None and not self.allow_anonymous:
@@ -71,6 +83,12 @@ class ControlOptions:
             return ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def access(self) -> Access:
+        """What it asks of its visitors."""
+        tokens, read_tokens = split_tokens(self.token), split_tokens(self.read_token)
+        return Access(tokens, read_tokens, self.is_local, own_names(self.allow_host))
 
     @property
     def scheme(self) -> str:
@@ -136,7 +154,7 @@ async def _serving(
     registry = Registry(open_ledger(options.registry), on_trouble)
     try:
         await registry.start()
-        async with _answering(control_app(registry, allowed, options.token, is_local=options.is_local), doors):
+        async with _answering(control_app(registry, allowed, options.access), doors):
             yield
     finally:
         await registry.close()

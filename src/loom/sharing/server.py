@@ -28,9 +28,11 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from loom.core.addresses import is_address, parse_address, plain_ip
+from loom.core.browsers import can_be_rebound, is_browser, names_its_page
 from loom.core.headers import parse_request_range
 from loom.core.names import check_node
 from loom.core.proof import SCHEME, is_proved
+from loom.core.tokens import split_tokens
 from loom.core.units import Grid, format_availability, parse_bitmap, units_of
 from loom.errors import UsageError
 
@@ -60,8 +62,8 @@ TELL_S = 0.3
 _TARGET = re.compile(rb"/[!-~]*")
 """RFC 3986 knows no other characters; some of those that it does not know mean something to a file system."""
 
-_REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
-            405: "Method Not Allowed", 416: "Range Not Satisfiable", 503: "Service Unavailable",
+_REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
+            404: "Not Found", 405: "Method Not Allowed", 416: "Range Not Satisfiable", 503: "Service Unavailable",
             504: "Gateway Timeout"}  # fmt: skip
 
 
@@ -95,7 +97,8 @@ class _Request:
 class PeerServer:
     """Serves a shelf on a thread of its own, from `start` to `stop`, which closes the socket.
 
-    token: the fleet's; None serves everybody who can reach it. on_visit: called, on the server's thread, with every
+    token: the fleet's, several one a line: a peer proves that it knows one of them; None serves everybody who can reach
+    it, but for pages in browsers. on_visit: called, on the server's thread, with every
     peer that introduces itself.
     """
 
@@ -111,7 +114,7 @@ class PeerServer:
         self.load = 0
         self.served = 0
         self._shelf = shelf
-        self._token = token
+        self._tokens = split_tokens(token)
         self._on_visit = on_visit
         self._connections: set[asyncio.Task[None]] = set()
         self._waiting: dict[asyncio.Task[None], None] = {}
@@ -201,7 +204,7 @@ class PeerServer:
             except _Refused as refusal:
                 body = json.dumps({"error": {"code": refusal.code}}).encode()
                 await _send(writer, refusal.status, body, refusal.fields)
-                if refusal.status in (400, 401, 405):
+                if refusal.status in (400, 401, 403, 405):
                     return  # what follows could be anything
 
     def _admit(self, head: bytes, writer: asyncio.StreamWriter) -> _Request:
@@ -211,8 +214,11 @@ class PeerServer:
             return request
         said, host, now = request.get("authorization"), request.get("host"), time.time()
         is_ours = not self.authority or host in (self.authority, self.authority.removesuffix(":80"))
-        if self._token is not None and not (is_ours and is_proved(said, self._token, host, request.target, now)):
+        proved = [is_proved(said, token, host, request.target, now) for token in self._tokens]
+        if self._tokens and not (is_ours and any(proved)):
             raise _Refused(401, "access-denied", {"WWW-Authenticate": SCHEME})
+        if not self._tokens and _is_of_a_page(request.fields):
+            raise _Refused(403, "forbidden")
         self._introduce(request, writer)
         self.asked_at = time.monotonic()
         return request
@@ -301,6 +307,11 @@ class PeerServer:
                 raise OSError("the file is shorter than it was")
             at += sent
             self.served += sent
+
+
+def _is_of_a_page(fields: dict[str, str]) -> bool:
+    """Return whether a page in a browser asks: of a stranger, for we have none. A person who types our address may."""
+    return names_its_page(fields) or (can_be_rebound(fields.get("host", "")) and is_browser(fields))
 
 
 def _digests(item: Item, asked: int) -> list[str]:

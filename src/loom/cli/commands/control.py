@@ -13,7 +13,7 @@ from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON, LISTEN_FLAGS
 from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
-from loom.cli.settings import Setting, fleet_token
+from loom.cli.settings import Setting, fleet_token, read_token
 from loom.errors import UsageError
 from loom.registry.locations import default_registry, show_location
 
@@ -40,22 +40,24 @@ def parser() -> Parser:
 def run(arguments: list[str], voice: Voice) -> int:
     """Serve until SIGINT or SIGTERM."""
     settings = read_settings(parse(parser(), arguments), voice)
-    options = control_options(settings, fleet_token(settings, os.environ))
+    options = control_options(settings, fleet_token(settings, os.environ), read_token(settings, os.environ))
     asyncio.run(_serve(options, Talk("", {}, quiet=False), voice))
     return 0
 
 
-def control_options(settings: Mapping[str, Setting], token: str | None) -> ControlOptions:
+def control_options(
+    settings: Mapping[str, Setting], token: str | None, read_token: str | None = None
+) -> ControlOptions:
     """Return what the settings ask of a control plane. Raises UsageError, also when its packages are missing."""
     try:
         from loom.server.serving import ControlOptions
     except ImportError as error:
         hint = "pip install 'loom-weights[control]'"
         raise UsageError(f"the control plane needs a package that is not here: {error.name}", hint) from error
-    names = ("host", "port", "allow_anonymous", "tls_cert", "tls_key", "allow_cidr")
+    names = ("host", "port", "allow_anonymous", "tls_cert", "tls_key", "allow_cidr", "allow_host")
     values: dict[str, Any] = {name: settings[name].value for name in names}
     registry = settings["registry"].value or default_registry(os.environ)
-    return ControlOptions(registry=registry, token=token, **values)
+    return ControlOptions(registry=registry, token=token, read_token=read_token, **values)
 
 
 async def _serve(options: ControlOptions, talk: Talk, voice: Voice) -> None:

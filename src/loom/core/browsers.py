@@ -1,0 +1,53 @@
+"""Requests that a page in a browser makes: recognised by what every browser says and no script can take away.
+
+Source: the Fetch standard, sections 3.1 (Origin) and 4.6 (forbidden names), and Chromium 156 as it was seen: over plain
+HTTP it sends no Sec-Fetch-Site, and no Origin with a GET to the page's own origin; a script may empty Accept-Language,
+and cannot remove it.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+_OWN_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
+"""Names that nobody can buy (RFC 6761, RFC 6762, RFC 8375; ICANN's resolution of 29 July 2024 for .internal)."""
+
+
+def names_its_page(fields: Mapping[str, str]) -> bool:
+    """Return whether a request says which page made it. fields: by lower-case name, or a mapping that ignores case."""
+    return "origin" in fields or "sec-fetch-site" in fields
+
+
+def is_browser(fields: Mapping[str, str]) -> bool:
+    """Return whether a request comes from a browser, also one that does not say from which page."""
+    said = names_its_page(fields) or "accept-language" in fields
+    return said or fields.get("user-agent", "").startswith("Mozilla/")
+
+
+def host_name(host: str) -> str:
+    """Return the name or address in a Host field, in lower case and without the port."""
+    return (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower()
+
+
+def can_be_rebound(host: str, own: Collection[str] = ()) -> bool:
+    """Return whether the owner of the name in a Host field could be a stranger, who has it lead here (DNS rebinding).
+
+    own: names of ours, in lower case. An address is no name; a name without a dot cannot be bought.
+    """
+    name = host_name(host).rstrip(".")
+    if "." not in name or name in own or name.endswith(_OWN_SUFFIXES):
+        return False
+    return not is_ip(name)
+
+
+def is_ip(name: str) -> bool:
+    """Return whether a name is an IP address."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
