@@ -87,7 +87,9 @@ def test_the_last_line_tells_resumed_and_verified() -> None:
     """What was there before, and that the digest was verified, are said when so."""
     from dataclasses import replace
 
-    line = format_receipt(replace(RECEIPT, resumed=10**9, digest="sha256:00", outcome="resumed"), "/models")
+    line = format_receipt(
+        replace(RECEIPT, resumed=10**9, verified_by="sha256 given by --sha256", outcome="resumed"), "/models"
+    )
     assert line.endswith("1.00 GB were here  sha256 verified")
     present = format_receipt(replace(RECEIPT, outcome="present", requests=1), "/models")
     assert present == "m.gguf  2.70 GB  already here and current  1 request"

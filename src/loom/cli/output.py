@@ -78,7 +78,7 @@ def _state(progress: Progress, width: int, *, ascii_only: bool) -> list[str]:
 
 def _motion(progress: Progress) -> list[str]:
     if progress.phase == "verifying":
-        return ["verifying sha256", progress.note] if progress.note else ["verifying sha256"]
+        return ["verifying the digest", progress.note] if progress.note else ["verifying the digest"]
     if progress.phase == "copying":
         return ["copying from the cache"]
     if progress.phase == "waiting" and progress.size:
@@ -102,7 +102,7 @@ def format_receipt(receipt: Receipt, folder: str) -> str:
     name = printable(path_from(folder, receipt.out))
     if receipt.outcome == "present":
         parts = [name, format_size(receipt.size), "already here and current", count(receipt.requests, "requests")]
-        return "  ".join([*parts, "sha256 verified"] if receipt.digest else parts)
+        return "  ".join([*parts, *_proof(receipt)])
     if receipt.outcome == "cached":
         return format_hit(name, receipt.size, receipt.elapsed_s, receipt.requests, receipt.link, receipt.link_note)
     parts = [
@@ -117,7 +117,11 @@ def format_receipt(receipt: Receipt, folder: str) -> str:
         parts.append(f"{format_size(receipt.resumed)} were here")
     if receipt.link not in ("none", "hard"):
         parts.append(format_link(receipt.link, receipt.link_note))
-    return "  ".join([*parts, "sha256 verified"] if receipt.digest else parts)
+    return "  ".join([*parts, *_proof(receipt)])
+
+
+def _proof(receipt: Receipt) -> list[str]:
+    return [f"{receipt.verified_by.partition(' ')[0]} verified"] if receipt.verified_by else []
 
 
 def format_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

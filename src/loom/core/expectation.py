@@ -27,6 +27,9 @@ _HASH_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "md5": "
 
 _HEX = frozenset("0123456789abcdef")
 
+GIVEN = "--sha256"
+"""Who told a digest that the caller gave."""
+
 
 @dataclass(frozen=True)
 class Digest:
@@ -38,6 +41,15 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.value}"
+
+    def describe(self) -> str:
+        """Return what it is and where it is from, for people and receipts."""
+        return f"{self.algorithm} {'given' if self.is_given else 'told'} by {self.told_by}"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the caller gave it: then what the origin tells does not count."""
+        return self.told_by == GIVEN
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,10 @@ class Expectation:
     def sha256(self) -> str:
         """The SHA-256 that was told, 64 hex digits; "" when none was."""
         return self.digest.value if self.digest is not None and self.digest.algorithm == "sha256" else ""
+
+    def wanted(self, given: str | None) -> Digest | None:
+        """Return the digest that the file is held to: the SHA-256 that the caller has given, else the one told."""
+        return Digest("sha256", given, GIVEN) if given is not None else self.digest
 
     def joined(self, later: Expectation) -> Expectation:
         """Return both together: of two sizes the earlier, of two digests the better algorithm, else the earlier.

@@ -57,6 +57,8 @@ class Receipt:
         did not answer in time.
     peers: bytes taken from each peer, by its node's name; empty when none were.
     unconfirmed: of these, bytes that no other node could vouch for, in whole units; 0 when the digest was verified.
+    verified_by: the digest that the bytes were compared with, and who told it: "sha256 given by --sha256" or, from the
+        origin, "sha256 told by X-Linked-ETag of hub.example"; None when there was none.
     warnings: sentences worth a human's look; mostly empty.
     """
 
@@ -80,6 +82,7 @@ class Receipt:
     replicas: int | None = None
     peers: dict[str, int] = field(default_factory=dict)
     unconfirmed: int = 0
+    verified_by: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain JSON values."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.core.content import telling_name
+from loom.core.expectation import NOTHING_TOLD
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options, check_call, no_way_at_all
 from loom.core.ranges import Span
@@ -197,7 +198,7 @@ class _Fetch:
             return one.run_spans(crew, reply.version, None)
         if reply.span is None:
             return one.run_stream(crew, reply)
-        return one.run_spans(crew, reply.version, (reply.span, reply))
+        return one.run_spans(crew, reply.version, (reply.span, reply), reply.expected)
 
     def close(self) -> None:
         """Stop whatever still runs, keep what has arrived, and let go of sockets, files and locks."""
@@ -259,6 +260,7 @@ class _Fetch:
         digest = self._options.sha256 or standing.digest
         elapsed_s = time.monotonic() - self._started
         sent = self._transmission
+        proof = sent.verified_by if sent else NOTHING_TOLD.wanted(self._options.sha256)
         fetched = sent.fetched if sent else 0
         taken = self._peers.taken_in_all if self._peers else 0
         return Receipt(
@@ -274,6 +276,7 @@ class _Fetch:
             sources=self._sources(version, outcome, fetched),
             peers=dict(self._peers.taken) if self._peers else {},
             unconfirmed=sent.unconfirmed if sent else 0,
+            verified_by=proof.describe() if proof else None,
             resumed=sent.resumed if sent else 0,
             outcome=outcome,
             digest=f"sha256:{digest}" if digest else None,

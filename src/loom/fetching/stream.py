@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from loom.core.expectation import NOTHING_TOLD
 from loom.core.faults import Fault, Remedy
 from loom.core.headers import Version
 from loom.core.pace import ProgressWindow
@@ -22,7 +23,7 @@ _CHECKS_PER_WINDOW = 8
 
 
 class Stream:
-    """One object in one stream. `received` and `version` start afresh with every try; `fetched` counts all bytes."""
+    """One object in one stream. `fetched` counts all bytes; the other facts start afresh with every try."""
 
     def __init__(self, source: HttpSource, staging: Staging, options: Options) -> None:
         self._source = source
@@ -32,6 +33,7 @@ class Stream:
         self.patience = Patience(options)
         self.size: int | None = None
         self.version = Version(None)
+        self.expected = NOTHING_TOLD
         self.received = 0
         self.fetched = 0
 
@@ -51,7 +53,7 @@ class Stream:
     async def _take(self, pool: Pool, reply: Reply) -> None:
         self.received = 0
         self._staging.truncate(0)
-        self.size, self.version = reply.response.head.length, reply.version
+        self.size, self.version, self.expected = reply.response.head.length, reply.version, reply.expected
         self._window = ProgressWindow(self._timeout_s, time.monotonic())
         pour = asyncio.ensure_future(self._pour(pool, reply))
         try:

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning, telling_name
+from loom.core.expectation import NOTHING_TOLD
 from loom.core.keys import version_key
 from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
@@ -24,6 +25,7 @@ from loom.store.hashing import Hasher, hash_span
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loom.core.expectation import Digest, Expectation
     from loom.core.headers import Version
     from loom.core.options import Options
     from loom.core.ranges import Span
@@ -68,9 +70,21 @@ class Transmission:
         self._hire = hire
         self._warn = warn
         self._hasher: Hasher | None = None
+        self._expected = NOTHING_TOLD
+        self.verified_by: Digest | None = None
         self.job: Job | None = None
         self.stream: Stream | None = None
         self.is_published = False
+
+    @property
+    def _wanted(self) -> Digest | None:
+        """The digest that the file is held to; None when neither the caller nor the origin has told one."""
+        return self._expected.wanted(self._options.sha256)
+
+    def _hash(self, size: int, front: Callable[[], int], staging: Staging) -> None:
+        """Have the file hashed behind its front, if there is a digest to compare with."""
+        if wanted := self._wanted:
+            self._hasher = Hasher(size, front, staging.read, wanted.algorithm)
 
     # What it came to
 
@@ -103,7 +117,7 @@ class Transmission:
     def unconfirmed(self) -> int:
         """Bytes from peers that nobody else vouched for; none if the digest of the whole was verified."""
         company = self.job.company if self.job else None
-        return company.confirmer.unconfirmed if company is not None and not self._options.sha256 else 0
+        return company.confirmer.unconfirmed if company is not None and self._wanted is None else 0
 
     def keep(self) -> None:
         """Put on record all that has arrived; nobody writes any more."""
@@ -118,9 +132,12 @@ class Transmission:
 
     # With ranges, and without
 
-    def run_spans(self, crew: Crew, version: Version, first: tuple[Span, Reply] | None) -> Standing:
-        """Fetch what is missing in spans; `first` is the probe's span and its reply."""
+    def run_spans(
+        self, crew: Crew, version: Version, first: tuple[Span, Reply] | None, expected: Expectation = NOTHING_TOLD
+    ) -> Standing:
+        """Fetch what is missing in spans; `first` is the probe's span and its reply, `expected` what that has told."""
         way, options = self._way, self._options
+        self._expected = expected
         record, size = way.record, version.size or 0
         if record is not None and not (version.is_known and record.version.matches(version)):
             record = None
@@ -133,9 +150,8 @@ class Transmission:
         if self._peers is not None and version.is_known and size:
             reference = self._reference.key
             key = version_key(reference, version.etag, version.last_modified, size)
-            self._peers.join(job, key, reference, options.sha256 or "", is_hearsay=first is None)
-        if options.sha256:
-            self._hasher = Hasher(size, job.front, staging.read)
+            self._peers.join(job, key, reference, options.sha256 or expected.sha256, is_hearsay=first is None)
+        self._hash(size, job.front, staging)
         if not transfer.is_complete or job.company is not None:
             self._work(crew, job, first)
         return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
@@ -168,8 +184,8 @@ class Transmission:
             staging.discard()
             raise
         size = stream.received
-        if self._options.sha256:
-            self._hasher = Hasher(size, lambda: size, staging.read)
+        self._expected = stream.expected
+        self._hash(size, lambda: size, staging)
         return self._finish(staging, dataclasses.replace(stream.version, size=size), "fetched")
 
     def _fitting_workers(self, wanted: int) -> int:
@@ -183,14 +199,24 @@ class Transmission:
 
     def _finish(self, staging: Staging, version: Version, outcome: str) -> Standing:
         """Verify and publish."""
-        error = self._judge_content(staging) or self._judge_digest()
+        error = self._judge_size(version.size) or self._judge_content(staging) or self._judge_digest()
         if error is not None:
             staging.discard()
             raise error
         try:
-            return self._way.publish(version, outcome)
+            return self._way.publish(version, outcome, self._sha256())
         finally:
             self.is_published = staging.is_published
+
+    def _judge_size(self, size: int | None) -> IntegrityError | None:
+        """Compare the size of what came with the one told; a stream may not have said its length beforehand."""
+        told = self._expected
+        if told.size in (None, size) or self._options.sha256:
+            return None
+        message = (
+            f"{self._reference.shown} ended after {size:,} bytes, not the {told.size:,} that {told.size_told_by} says"
+        )
+        return IntegrityError(message, "nothing was kept; run the same command again")
 
     def _judge_content(self, staging: Staging) -> IntegrityError | None:
         out = self._way.out
@@ -204,15 +230,16 @@ class Transmission:
         return IntegrityError(f"{self._reference.shown} is a web page, not {name}", hint)
 
     def _judge_digest(self) -> IntegrityError | None:
-        if self._hasher is None:
+        wanted = self._wanted
+        if self._hasher is None or wanted is None:
             return None
         digest = self._await_digest(self._hasher)
-        if digest != self._options.sha256 and self.job is not None and self.job.company is not None:
+        if digest != wanted.value and self.job is not None and self.job.company is not None:
             digest = self._fetch_again(self.job, self.job.company)
-        if digest == self._options.sha256:
+        if digest == wanted.value:
+            self.verified_by = wanted
             return None
-        message = f"{self._reference.shown} has sha256 {digest}, not {self._options.sha256}"
-        return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
+        return _other_digest(self._reference.shown, digest, wanted)
 
     def _fetch_again(self, job: Job, company: Company) -> str:
         """Ask the origin for all that came from peers, which shows who handed out wrong bytes; return the digest."""
@@ -226,11 +253,25 @@ class Transmission:
             job.fetched += again.fetched
         for peer in sorted({peer for span, peer, before in taken if hash_span(staging.read, span) != before}):
             self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")
-        self._hasher = Hasher(size, lambda: size, staging.read)
-        return self._await_digest(self._hasher)
+        self._hash(size, lambda: size, staging)
+        return self._await_digest(self._hasher) if self._hasher else ""
 
     def _await_digest(self, hasher: Hasher) -> str:
         self._report.verifying(hasher.share)
         while not hasher.wait(TICK_S):
             self._report.verifying(hasher.share)
         return hasher.digest()
+
+    def _sha256(self) -> str:
+        """Return the SHA-256 that the bytes were verified by, "" when they were not, or by another algorithm."""
+        proof = self.verified_by
+        return proof.value if proof is not None and proof.algorithm == "sha256" else ""
+
+
+def _other_digest(url: str, digest: str, wanted: Digest) -> IntegrityError:
+    if wanted.is_given:
+        message = f"{url} has sha256 {digest}, not {wanted.value}"
+        return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
+    message = f"{url} has {wanted.algorithm} {digest}, not {wanted.value}, as {wanted.told_by} says"
+    hint = "nothing was kept: a mirror, a proxy or the storage holds other bytes; give the digest you expect: --sha256"
+    return IntegrityError(message, hint)

@@ -294,20 +294,21 @@ class Vault:
         freed = sum(blob.size for blob in idle) / 1e6
         return f"`loom cache gc --max-size 0` would free {freed:,.0f} MB: {shown}{more}"
 
-    def publish(self, staging: Staging, version: Version, name: str) -> tuple[Ref, int]:
+    def publish(self, staging: Staging, version: Version, name: str, digest: str = "") -> tuple[Ref, int]:
         """Make what is staged a blob and record it; return the record and a descriptor of the blob's bytes.
+
+        digest: the SHA-256 that the bytes were verified by, "" when they were not.
 
         The descriptor keeps the blob from being evicted until the caller, who closes it, has placed it. Should somebody
         have removed the cache meanwhile, it is all that is left. Raises StoreError, TakenOver.
         """
         size = version.size or 0
-        digest = self._options.sha256 or ""
         held = staging.duplicate()
         try:
             with contextlib.suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
             ref = Ref(self._reference.shown, name, self._blob, size, os.fstat(held).st_mtime_ns, etag=version.etag,
-                      last_modified=version.last_modified, digest=digest, verified="supplied" if digest else "",
+                      last_modified=version.last_modified, digest=digest, verified=self._verified(digest),
                       checked_at=time.time(), boot_id=read_boot_id(), audience=self._audience)  # fmt: skip
             if os.path.isdir(f"{self.root}/blobs/{NEW}"):
                 staging.publish(version, lambda: self._write(ref))
@@ -315,6 +316,9 @@ class Vault:
             os.close(held)
             raise
         return ref, held
+
+    def _verified(self, digest: str) -> str:
+        return "" if not digest else "supplied" if digest == self._options.sha256 else "told"
 
     def _write(self, ref: Ref) -> None:
         with faults("write", self.root):

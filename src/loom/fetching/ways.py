@@ -92,8 +92,8 @@ class Way(Protocol):
         record: what is on the disk when it is of this version, to be gone on with. Raises StoreFull, TakenOver.
         """
 
-    def publish(self, version: Version, outcome: str) -> Standing:
-        """Give the file its final name. Raises StoreError, TakenOver."""
+    def publish(self, version: Version, outcome: str, digest: str = "") -> Standing:
+        """Give the file its final name. digest: the SHA-256 that it was verified by. Raises StoreError, TakenOver."""
 
     def close(self) -> None:
         """Let go of files and locks; what was staged stays for the next fetch."""
@@ -156,9 +156,9 @@ class ThroughCache:
             raise StoreFull(error.message, self._vault.hint_of_room() or error.hint) from error
         return self._staging
 
-    def publish(self, version: Version, outcome: str) -> Standing:
+    def publish(self, version: Version, outcome: str, digest: str = "") -> Standing:
         out = self._named()
-        ref, held = self._vault.publish(self._staging, version, self._reference.name or out.name)
+        ref, held = self._vault.publish(self._staging, version, self._reference.name or out.name, digest)
         try:
             placement = self._place(ref, out)
         except BlobGone:
@@ -170,7 +170,7 @@ class ThroughCache:
         except StoreFull as error:
             self._warn(error.message)
         self._vault.settle_later()
-        return Standing(version, outcome, placement)
+        return Standing(version, outcome, placement, digest)
 
     def close(self) -> None:
         self._staging.close()
@@ -233,11 +233,11 @@ class BesideOutput:
         staging.begin(version, chunk_size, record)
         return staging
 
-    def publish(self, version: Version, outcome: str) -> Standing:
+    def publish(self, version: Version, outcome: str, digest: str = "") -> Standing:
         staging = self._claimed()
         staging.publish(version)
         staging.sweep()
-        return Standing(version, outcome)
+        return Standing(version, outcome, None, digest)
 
     def close(self) -> None:
         if self._staging is not None:

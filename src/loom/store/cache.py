@@ -64,7 +64,8 @@ class Ref:
     url: for people: secrets blanked out. name: the file's name as the origin gave it.
     blob: the blob's path below `blobs`; size: bytes; mtime_ns: its modification time when it was published.
     etag, last_modified: the origin's validators, as sent. digest: 64 hex digits, "" while nobody has computed it.
-    verified: how the digest is known: "supplied" by the caller and matched, or "computed" here; "" for not at all.
+    verified: how the digest is known: "supplied" by the caller and matched, "told" by the origin and matched, or
+    "computed" here; "" for not at all.
     audience: who may have it: "anyone", "fleet" (it was fetched with a credential: nodes that know the fleet's token),
     "nobody" (`--private`).
     checked_at: when the origin was last asked, seconds since 1970. boot_id: of the boot in which it was published.

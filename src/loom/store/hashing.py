@@ -25,13 +25,15 @@ _POLL_S = 0.02
 
 
 class Hasher:
-    """Computes the SHA-256 of a file of `size` bytes that is still being written."""
+    """Computes the digest of a file of `size` bytes that is still being written. algorithm: hashlib's name of it."""
 
-    def __init__(self, size: int, front: Callable[[], int], read: Callable[[int, int], bytes]) -> None:
+    def __init__(
+        self, size: int, front: Callable[[], int], read: Callable[[int, int], bytes], algorithm: str = "sha256"
+    ) -> None:
         self._size = size
         self._front = front
         self._read = read
-        self._sha256 = hashlib.sha256()
+        self._hash = hashlib.new(algorithm, usedforsecurity=False)
         self._stop = threading.Event()
         self._error: Exception | None = None
         self.hashed = 0
@@ -49,11 +51,11 @@ class Hasher:
         return not self._thread.is_alive()
 
     def digest(self) -> str:
-        """Return 64 hex digits. Raises what reading raised."""
+        """Return the digest in hex. Raises what reading raised."""
         self._thread.join()
         if self._error is not None:
             raise self._error
-        return self._sha256.hexdigest()
+        return self._hash.hexdigest()
 
     def stop(self) -> None:
         """Give up; return when the thread no longer reads."""
@@ -74,7 +76,7 @@ class Hasher:
             block = self._read(min(BLOCK, front - self.hashed), self.hashed)
             if not block:
                 raise EOFError(f"the file ends at {self.hashed} of {self._size} bytes")
-            self._sha256.update(block)
+            self._hash.update(block)
             self.hashed += len(block)
 
 

@@ -33,7 +33,9 @@ from loom.store.inventory import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_STATES = {"supplied": "sha256 supplied", "computed": "sha256 computed", "unhashed": "not yet hashed"}
+_STATES = {
+    "supplied": "sha256 supplied", "told": "sha256 told", "computed": "sha256 computed", "unhashed": "not yet hashed",
+}  # fmt: skip
 
 
 def parser() -> Parser:
