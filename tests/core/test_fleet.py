@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from loom.core.bounds import MAX_MODELS_OF_NODE, Admission
 from loom.core.changes import Beat, Change, Holding, Left, Registered, Rejected, Withdrawn
 from loom.core.fleet import Fleet, Replica
+from loom.core.names import node_key
 from loom.errors import RegistryFull, UsageError
 
 BY_NODE = "with the node"
@@ -577,7 +578,37 @@ def test_homes_are_those_that_began_first() -> None:
         fleet.apply(Registered(name, begun, None if name == "d" else f"http://{name}:1", None, 99.0))
     fleet.apply(Beat("c", 99.0, load=9))
     fleet.apply(Registered("a", replace(begun, received=5), None, None, 99.0))
-    assert fleet.homes("m", 3) == [("c", "http://c:1"), ("a", "http://a:1"), ("b", "http://b:1")]
+    assert fleet.homes("m", 3) == [("c", "http://c:1", ""), ("a", "http://a:1", ""), ("b", "http://b:1", "")]
     fleet.apply(Registered("c", Holding("m"), None, None, 99.0))
-    assert fleet.homes("m", 9) == [(name, f"http://{name}:1") for name in "abe"]
+    assert fleet.homes("m", 9) == [(name, f"http://{name}:1", "") for name in "abe"]
     assert fleet.homes("other", 9) == []
+
+
+def test_two_nodes_of_one_name_are_two_nodes() -> None:
+    """Each has its own holdings, address and lease; each leaves alone, and both tell how many share the name."""
+    fleet, (one, two) = Fleet(), (node_key("n", "0a"), node_key("n", "0b"))
+    for key, port in ((one, 1), (two, 2)):
+        fleet.apply(Registered(key, Holding("m", state="partial"), f"http://10.0.0.1:{port}", None, 9.0 * port))
+    fleet.apply(Registered("n", Holding("other")))
+    assert [(it.key, it.namesakes) for it in fleet.nodes()] == [("n", 0), (one, 1), (two, 1)]
+    assert fleet.keys_of("n") == ["n", one, two]
+    assert fleet.namesakes == 2
+    assert fleet.homes("m", 9) == [("n", "http://10.0.0.1:1", "0a"), ("n", "http://10.0.0.1:2", "0b")]
+    assert [it.identity for it in fleet.locate("m", 9, lambda n, k: list(range(n))[:k], but=one)] == ["0b"]
+    fleet.expire(10.0)
+    assert [(it.key, it.namesakes) for it in fleet.nodes()] == [("n", 0), (two, 0)]
+    fleet.apply(Left("n"))
+    assert fleet.keys_of("n") == [two]
+    assert fleet.namesakes == 0
+
+
+def test_what_a_fetch_handed_out_is_counted() -> None:
+    """It is part of what its node served while the fetch is known, and of the total for good."""
+    fleet, key = Fleet(), node_key("n", "0a")
+    fleet.apply(Beat(key, 99.0, served=5))
+    for served in (0, 10, 30):
+        fleet.apply(Registered(key, Holding("m"), None, None, 9.0, served))
+    assert [it.served for it in fleet.nodes()] == [35]
+    fleet.expire(10.0)
+    assert [it.served for it in fleet.nodes()] == [5]
+    assert fleet.totals.served == 35

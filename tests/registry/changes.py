@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from loom.core.changes import Beat, Change, Holding, Left, Registered, Withdrawn
+from loom.core.names import node_key
 
 if TYPE_CHECKING:
     from loom.core.fleet import Fleet
 
-NODES = st.sampled_from(("a", "b", "c", "d"))
+KEYS = ("a", "b", node_key("a", "0f"), node_key("a", "1e"))
+NODES = st.sampled_from(KEYS)
 MODELS = ("m", "n/o", "p")
 ZONES = st.sampled_from((None, "z1", "z2"))
 HOLDINGS = st.builds(
@@ -47,9 +49,9 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
 
 def facts_of(fleet: Fleet) -> set[tuple[object, ...]]:
     return {
-        (one.node, one.address, one.zone, one.load, one.holding, one.expires_at)
+        (node.key, one.address, one.zone, one.load, one.holding, one.expires_at)
         for node in fleet.nodes()
-        for one in fleet.inventory(node.node)
+        for one in fleet.inventory(node.key)
     }
 
 

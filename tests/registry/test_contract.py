@@ -16,7 +16,7 @@ from loom.errors import RegistryUnavailable
 from loom.registry.ledger import EpochChanged
 from loom.registry.locations import open_ledger
 from loom.registry.registry import MAX_BATCH, Registry
-from tests.registry.changes import CHANGES, facts_of, sample
+from tests.registry.changes import CHANGES, KEYS, facts_of, sample
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -276,13 +276,13 @@ def test_a_large_inventory_is_kept(location: str) -> None:
 def test_what_is_loaded_is_what_was_told(location: str, batches: list[list[Change]]) -> None:
     """Whatever is committed, another process loads the fleet that comes of applying it."""
     later = [[_later(change) for change in batch] for batch in batches]
-    everything = [Left(name) for name in "abcd"]
+    everything = [Left(key) for key in KEYS]
 
     async def work() -> None:
         wanted = fleet_of([change for batch in later for change in batch])
         fleet = await kept(location, [everything, *later])
         assert facts_of(fleet) == facts_of(wanted)
-        assert {one.node for one in fleet.nodes()} == {one.node for one in wanted.nodes() if _is_kept(one)}
+        assert {one.key for one in fleet.nodes()} == {one.key for one in wanted.nodes() if _is_kept(one)}
 
     def _is_kept(one: object) -> bool:
         return bool(one.models) or one.expires_at is not None  # type: ignore[attr-defined]

@@ -529,3 +529,39 @@ def test_a_process_hands_out_one_model_elsewhere(plane) -> None:
         assert found["homes"] == ([] if model == "old" else [{"node": "n", "address": f"http://127.0.0.1:{port}"}])
     assert plane.get("/nodes/n")["node"]["address"] == "http://127.0.0.1:1"
     assert "homes" not in plane.get("/locate/m")
+
+
+def test_two_machines_of_one_name_both_count(plane) -> None:
+    """Machines cloned from one image share a name: each is listed, found, left out and withdrawn alone."""
+    for identity, port in (("0a", 1), ("0b", 2)):
+        place = {"address": f"http://127.0.0.1:{port}", "ttl_s": 30}
+        plane.post("/register", node="n", model="m", identity=identity, state="partial", **place)
+    both = plane.get("/nodes")["nodes"]
+    assert [(one["node"], one["identity"], one["namesakes"]) for one in both] == [("n", "0a", 1), ("n", "0b", 1)]
+    assert plane.get("/nodes?limit=1")["next"] > "n"
+    assert [
+        one["identity"] for one in plane.get(f"/nodes?after={quote(plane.get('/nodes?limit=1')['next'])}")["nodes"]
+    ] == ["0b"]
+    found = plane.get("/locate/m?node=n&identity=0a&homes=9")
+    assert [one["address"] for one in found["replicas"]] == ["http://127.0.0.1:2"]
+    assert [(one["node"], one["identity"]) for one in found["homes"]] == [("n", "0a"), ("n", "0b")]
+    assert plane.get("/nodes/n")["namesakes"][0]["identity"] == "0b"
+    assert plane.get("/nodes/n?identity=0b")["node"]["identity"] == "0b"
+    assert plane.ask("DELETE", "/register", {"node": "n", "model": "m", "identity": "0a"}).json["withdrawn"] == 1
+    assert [one["identity"] for one in plane.get("/nodes")["nodes"]] == ["0b"]
+    plane.post("/register", node="n", model="m")
+    assert plane.ask("DELETE", "/register", {"node": "n"}).json["withdrawn"] == 2
+
+
+@pytest.mark.parametrize("identity", ["x", "0A", "a" * 65, "a\n"])
+def test_what_is_no_identity(shared, identity) -> None:
+    """Hexadecimal digits alone: it becomes part of a key."""
+    assert shared.ask("POST", "/register", {"node": "n", "model": "m", "identity": identity}).code == "bad-request"
+
+
+def test_the_rejected_one_of_two_of_one_name(plane) -> None:
+    """Who hands out wrong bytes is told by its identity: its namesake is not blamed."""
+    for identity in ("0a", "0b"):
+        plane.post("/register", node="n", model="m", identity=identity)
+    plane.post("/register", node="other", model="m", rejected=["n"], rejected_identities=["0b"])
+    assert [one.get("rejected_by", 0) for one in plane.get("/nodes")["nodes"]] == [0, 1, 0]

@@ -1,4 +1,7 @@
-"""What can happen in a fleet, said as absolute statements: applied twice, or after they came true, they do no harm."""
+"""What can happen in a fleet, said as absolute statements: applied twice, or after they came true, they do no harm.
+
+A node stands in them by its key (loom.core.names.node_key): its name and, where it has one, its identity.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ class Holding:
 class Registered:
     """A node has a model: until `expires_at`, or until withdrawn when that is None.
 
-    address and zone: None leaves what was known of the node.
+    address and zone: None leaves what was known of the node. served: bytes of the model that the node's fetch handed to
+    peers. Soft: a ledger passes it on to all control planes and does not keep it.
     """
 
     node: str
@@ -43,6 +47,7 @@ class Registered:
     address: str | None = None
     zone: str | None = None
     expires_at: float | None = None
+    served: int = 0
 
 
 @dataclass(frozen=True, slots=True)

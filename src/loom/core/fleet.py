@@ -16,12 +16,14 @@ once by zone and once for all zones, and an answer is drawn from the best bags.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from loom.core.changes import Beat, Change, Holding, Registered, Rejected, Withdrawn
 from loom.core.holders import Holders, rank_of
+from loom.core.names import node_key, split_key
 from loom.core.rejections import Rejections
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Replica(NamedTuple):
-    """A holding and who has it. expires_at: None when it does not end by itself.
+    """A holding and who has it. expires_at: None when it does not end by itself. identity: "" for a node without one.
 
     A tuple, for every lookup makes sixteen: a frozen dataclass costs five times as much.
     """
@@ -42,12 +44,13 @@ class Replica(NamedTuple):
     load: int
     holding: Holding
     expires_at: float | None
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSummary:
     """A node in one line. expires_at: of its heartbeats' lease, None without one. models: how many it has. rejected_by:
-    how many others were handed wrong bytes by it not long ago.
+    how many others were handed wrong bytes by it not long ago. namesakes: how many other nodes have the same name.
     """
 
     node: str
@@ -59,6 +62,13 @@ class NodeSummary:
     fetching: int
     expires_at: float | None
     rejected_by: int = 0
+    identity: str = ""
+    namesakes: int = 0
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other node (loom.core.names.node_key)."""
+        return node_key(self.node, self.identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +105,18 @@ class _Node:
     """One node. `leases`: model -> when that holding ends, None for never; what is not in it ends with the node."""
 
     __slots__ = (
-        "address", "asserted", "expires_at", "holdings", "leases", "load", "name", "said", "served", "shown", "zone",
+        "address", "asserted", "expires_at", "fetch_served", "holdings", "identity", "key", "leases", "load", "name",
+        "said", "served", "shown", "zone",
     )  # fmt: skip
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.name, self.identity = split_key(key)
         self.address: str | None = None
         self.zone: str | None = None
         self.load = 0
         self.served = 0
+        self.fetch_served: dict[str, int] = {}  # model -> bytes of it that a fetch of this node handed out
         self.expires_at: float | None = None
         self.holdings: dict[str, Holding] = {}
         self.leases: dict[str, float | None] = {}
@@ -126,7 +139,8 @@ class Fleet:
         self.holdings = 0
         self.partials = 0
         """How many holdings there are, and how many of them are still being fetched."""
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, _Node] = {}  # by key
+        self._names: Counter[str] = Counter()  # how many nodes with an identity have a name
         self._models: dict[str, Holders[_Node]] = {}
         self._due: list[tuple[float, str, str]] = []  # (when, node, model or "" for the node's own lease)
 
@@ -165,6 +179,7 @@ class Fleet:
         before, node.leases[model] = node.leases.get(model), change.expires_at
         self._remember(before, change.expires_at, node, model)
         self._put(node, change.holding)
+        self._count_served(node, model, change.served)
 
     def _withdraw(self, change: Withdrawn) -> None:
         node = self._nodes.get(change.node)
@@ -174,9 +189,9 @@ class Fleet:
             self._forget_if_empty(node)
 
     def _leave(self, name: str) -> None:
-        node = self._nodes.pop(name, None)
+        node = self._nodes.get(name)
         if node is not None:
-            self.version += 1
+            self._remove(node)
             for model in list(node.holdings):
                 self._drop(node, model)
 
@@ -223,7 +238,7 @@ class Fleet:
     def _remember(self, before: float | None, end: float | None, node: _Node, model: str) -> None:
         """Have an end, which is set already, looked at when it is due; one that moved on is found at the old time."""
         if end is not None and (before is None or end < before):
-            heapq.heappush(self._due, (end, node.name, model))
+            heapq.heappush(self._due, (end, node.key, model))
         if len(self._due) > 2 * (len(self._nodes) + self.holdings) + 1000:
             ends = {(name, model): self._end(name, model) for _, name, model in self._due}
             self._due = sorted((end, *lease) for lease, end in ends.items() if end is not None)
@@ -233,12 +248,19 @@ class Fleet:
         if node is None:
             self.version += 1
             node = self._nodes[name] = _Node(name)
+            self._names[node.name] += bool(node.identity)
         return node
 
     def _forget_if_empty(self, node: _Node) -> None:
-        if not node.holdings and node.expires_at is None and node.name in self._nodes:
-            self.version += 1
-            del self._nodes[node.name]
+        if not node.holdings and node.expires_at is None and node.key in self._nodes:
+            self._remove(node)
+
+    def _remove(self, node: _Node) -> None:
+        self.version += 1
+        del self._nodes[node.key]
+        self._names[node.name] -= bool(node.identity)
+        if not self._names[node.name]:
+            del self._names[node.name]
 
     def _place(self, node: _Node, address: str | None, zone: str | None, load: int) -> None:
         """Note where a node is and how busy; what it holds is ranked anew only if that matters."""
@@ -276,6 +298,7 @@ class Fleet:
         holding = node.holdings.pop(model)
         node.leases.pop(model, None)
         node.shown.pop(model, None)
+        node.fetch_served.pop(model, None)
         self.holdings -= 1
         self.partials -= holding.state == "partial"
         holders = self._models[model]
@@ -289,6 +312,13 @@ class Fleet:
         self.totals.from_origin += more
         self.totals.copies += more / after.size if after.size else 0.0
         self.totals.from_peers += _growth(before.from_peers, after.from_peers)
+
+    def _count_served(self, node: _Node, model: str, served: int) -> None:
+        before = node.fetch_served.get(model, 0)
+        if served != before:
+            self.version += 1
+            self.totals.served += _growth(before, served)
+            node.fetch_served[model] = served
 
     def doubt(self) -> None:
         """Have every node say its whole inventory again: what is known of it may not be what it said last."""
@@ -369,20 +399,20 @@ class Fleet:
         if holders is None:
             return []
         shunned = self.rejections.shunned()
-        found = [node for node in holders.best(limit + 1 + len(shunned), sample, zone) if node.name != but]
+        found = [node for node in holders.best(limit + 1 + len(shunned), sample, zone) if node.key != but]
         if shunned:
-            found = [node for node in found if node.name not in shunned] or found
+            found = [node for node in found if node.key not in shunned] or found
         return found[:limit]
 
-    def homes(self, model: str, limit: int) -> list[tuple[str, str]]:
-        """Return at most `limit` nodes that are fetching a model, and where they can be reached: those that began
-        first, the same ones for whoever asks.
+    def homes(self, model: str, limit: int) -> list[tuple[str, str, str]]:
+        """Return at most `limit` nodes that are fetching a model: name, address and identity of those that began first,
+        the same ones for every node that asks.
         """
         holders = self._models.get(model)
         if holders is None:
             return []
-        places = ((node.name, node.holdings[model].address or node.address) for node in holders.partial())
-        return list(islice(((name, address) for name, address in places if address), limit))
+        places = ((node, node.holdings[model].address or node.address) for node in holders.partial())
+        return list(islice(((node.name, address, node.identity) for node, address in places if address), limit))
 
     def count_holders(self, model: str) -> int:
         """Return how many nodes have some of a model."""
@@ -400,9 +430,20 @@ class Fleet:
         return self._summary(node) if node else None
 
     def nodes(self, after: str = "", limit: int = 1000, search: str = "") -> list[NodeSummary]:
-        """Return nodes by name, those behind `after` whose name, zone or address holds `search`."""
-        matching = (n.name for n in self._nodes.values() if n.name > after and (not search or _matches(n, search)))
-        return [self._summary(self._nodes[name]) for name in heapq.nsmallest(limit, matching)]
+        """Return nodes by name, those whose key is behind `after` and whose name, zone or address holds `search`."""
+        matching = (n.key for n in self._nodes.values() if n.key > after and (not search or _matches(n, search)))
+        return [self._summary(self._nodes[key]) for key in heapq.nsmallest(limit, matching)]
+
+    def keys_of(self, name: str) -> list[str]:
+        """Return the keys of all nodes of a name; the one without an identity comes first."""
+        if not self._names[name]:
+            return [name] if name in self._nodes else []
+        return sorted(key for key, node in self._nodes.items() if node.name == name)
+
+    @property
+    def namesakes(self) -> int:
+        """How many nodes share their name with another one."""
+        return sum(count for count in self._names.values() if count > 1)
 
     def list_models(self, after: str = "", limit: int = 1000, search: str = "") -> list[ModelSummary]:
         """Return models by name, those behind `after` whose name holds `search`."""
@@ -411,7 +452,7 @@ class Fleet:
 
     def fetching(self, limit: int = 1000, search: str = "") -> list[Replica]:
         """Return what is being fetched now: the partial replicas, of nodes or of models that `search` finds."""
-        return heapq.nsmallest(limit, self._partial(search), key=lambda r: (r.holding.model, r.node))
+        return heapq.nsmallest(limit, self._partial(search), key=lambda r: (r.holding.model, r.node, r.identity))
 
     def changes(self) -> Iterator[Change]:
         """Yield changes that make an empty Fleet into this one; what ends by itself comes with its end."""
@@ -419,10 +460,10 @@ class Fleet:
             held = [(model, holding) for model, holding in node.holdings.items()]
             if node.expires_at is not None:
                 inventory = tuple(holding for model, holding in held if model not in node.leases)
-                yield Beat(node.name, node.expires_at, node.address, node.zone, node.load, node.served, inventory)
+                yield Beat(node.key, node.expires_at, node.address, node.zone, node.load, node.served, inventory)
             for model, holding in held:
                 if model in node.leases:
-                    yield Registered(node.name, holding, node.address, node.zone, node.leases[model])
+                    yield Registered(node.key, holding, node.address, node.zone, node.leases[model])
 
     def _partial(self, search: str) -> Iterator[Replica]:
         for model, holders in self._models.items():
@@ -433,10 +474,11 @@ class Fleet:
 
     def _summary(self, node: _Node) -> NodeSummary:
         fetching = sum(1 for holding in node.holdings.values() if holding.state == "partial")
-        counts = node.load, node.served, len(node.holdings), fetching
+        counts = node.load, node.served + sum(node.fetch_served.values()), len(node.holdings), fetching
         return NodeSummary(
-            node.name, node.address, node.zone, *counts, node.expires_at, len(self.rejections.of(node.name))
-        )
+            node.name, node.address, node.zone, *counts, node.expires_at, len(self.rejections.of(node.key)),
+            node.identity, max(0, self._names[node.name] - 1) if node.identity else 0,
+        )  # fmt: skip
 
     def _model(self, model: str) -> ModelSummary:
         holders = self._models[model]
@@ -456,5 +498,6 @@ def _matches(node: _Node, search: str) -> bool:
 
 def _replica(node: _Node, holding: Holding) -> Replica:
     return Replica(
-        node.name, holding.address or node.address, node.zone, node.load, holding, node.end_of(holding.model)
-    )
+        node.name, holding.address or node.address, node.zone, node.load, holding, node.end_of(holding.model),
+        node.identity,
+    )  # fmt: skip

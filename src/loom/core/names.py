@@ -5,8 +5,14 @@ Rule: a name is shown in logs, terminals and a browser, and stands in URLs; it h
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import TYPE_CHECKING
+
 from loom.core.keys import reference_key, stable_url
 from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_NODE = 253
 """Characters in a node's name: as many as a host name may have (RFC 1035)."""
@@ -15,6 +21,12 @@ MAX_MODEL = 1024
 """Characters in a model's name: as many as an object's key may have bytes in S3."""
 
 MAX_ZONE = 128
+
+MAX_IDENTITY = 64
+"""Hexadecimal digits in a node's identity."""
+
+_SEPARATOR = "\x1f"
+"""Stands in no name, for it cannot be printed, and sorts before all that can."""
 
 MAX_SIZE = 2**53
 """Bytes: the largest whole number that every JSON reader keeps exact (RFC 8259 section 6)."""
@@ -35,6 +47,39 @@ _HEX = frozenset("0123456789abcdef")
 def check_node(name: str) -> str:
     """Return the name of a node. Raises UsageError."""
     return _check("node", name, MAX_NODE)
+
+
+def check_identity(text: str) -> str:
+    """Return the identity of a node, "" for none. Raises UsageError."""
+    if len(text) > MAX_IDENTITY or not _HEX.issuperset(text):
+        raise UsageError("an identity is up to 64 hexadecimal digits", "leave it out: Loom makes one")
+    return text
+
+
+def node_key(name: str, identity: str = "") -> str:
+    """Return what tells a node from every other one: its name and its identity.
+
+    A name alone does not: machines cloned from one image have the same. A node of an older Loom, and one that a plain
+    registration names, has no identity; its key is its name.
+    """
+    return f"{name}{_SEPARATOR}{identity}" if identity else name
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Return the name and the identity in a node's key."""
+    name, _, identity = key.partition(_SEPARATOR)
+    return name, identity
+
+
+def show_nodes(keys: Iterable[str]) -> dict[str, str]:
+    """Return what people are shown for nodes, by key: the name, and eight digits of the identity where two share it."""
+    known = list(dict.fromkeys(keys))
+    names = Counter(split_key(key)[0] for key in known)
+    return {key: _shown(*split_key(key), is_unique=names[split_key(key)[0]] == 1) for key in known}
+
+
+def _shown(name: str, identity: str, *, is_unique: bool) -> str:
+    return name if is_unique or not identity else f"{name} ({identity[:8]})"
 
 
 def check_model(name: str) -> str:

@@ -88,18 +88,22 @@ class ControlClient:
         return str(self._url).rstrip("/")
 
     def register(self, node: str, model: str, **facts: Any) -> dict[str, Any]:
-        """Say that a node has a model. facts: address, zone, digest, size, state, received, ttl_s ...; None: unsaid."""
+        """Say that a node has a model. facts: the fields of the message (docs/design.md); None: unsaid."""
         said = {name: value for name, value in facts.items() if value is not None}
         message = {"node": check_node(node), "model": check_model(model), **said}
         return self._ask("POST", "/register", replies.REGISTERED, message)
 
-    def withdraw(self, node: str, model: str | None = None) -> dict[str, Any]:
-        """Say that a node has a model no more, or that it is gone altogether. Raises NotFound."""
+    def withdraw(self, node: str, model: str | None = None, *, identity: str = "") -> dict[str, Any]:
+        """Say that a node has a model no more, or that it is gone altogether; without identity: all nodes of that name.
+
+        Raises NotFound.
+        """
         message = {"node": check_node(node)} | ({} if model is None else {"model": check_model(model)})
+        message |= {"identity": identity} if identity else {}
         return self._ask("DELETE", "/register", replies.WITHDRAWN, message)
 
     def heartbeat(self, node: str, **facts: Any) -> dict[str, Any]:
-        """Renew a node's lease. facts: inventory, epoch, address, zone, load, served, ttl_s."""
+        """Renew a node's lease. facts: identity, inventory, epoch, address, zone, load, served, ttl_s."""
         return self._ask("POST", "/heartbeat", replies.BEAT, {"node": check_node(node), **facts})
 
     def locate(
@@ -108,6 +112,7 @@ class ControlClient:
         *,
         zone: str | None = None,
         node: str | None = None,
+        identity: str = "",
         limit: int | None = None,
         homes: int | None = None,
     ) -> dict[str, Any]:
@@ -115,7 +120,7 @@ class ControlClient:
 
         Raises NotFound when nobody has.
         """
-        asked = {"zone": zone, "node": node, "limit": limit, "homes": homes}
+        asked = {"zone": zone, "node": node, "identity": identity, "limit": limit, "homes": homes}
         return self._ask("GET", f"/locate/{quote(check_model(model))}{_query(asked)}", replies.LOCATED)
 
     def nodes(self, search: str = "") -> list[dict[str, Any]]:
@@ -126,9 +131,14 @@ class ControlClient:
         """Return all models, by name."""
         return list(self._pages("models", "model", search))
 
-    def node(self, node: str) -> dict[str, Any]:
-        """Return a node and all that it holds. Raises NotFound."""
-        return self._ask("GET", f"/nodes/{quote(check_node(node))}", replies.NODE_DETAIL, most=MAX_LIST)
+    def node(self, node: str, identity: str = "") -> dict[str, Any]:
+        """Return a node and all that it holds; without identity the first of that name. Raises NotFound."""
+        return self._ask(
+            "GET",
+            f"/nodes/{quote(check_node(node))}{_query({'identity': identity})}",
+            replies.NODE_DETAIL,
+            most=MAX_LIST,
+        )
 
     def _pages(self, what: str, key: str, search: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of all pages. Raises RegistryError when one does not lead on, as the same one again would."""

@@ -317,6 +317,7 @@ def _pack(change: Change) -> dict[str, Any]:
         facts |= {"e": change.expires_at, "i": _pack_inventory(change.inventory)}
     elif isinstance(change, Registered):
         facts |= {"k": "r", "a": change.address, "z": change.zone, "m": change.holding.model, "e": change.expires_at}
+        facts["s"] = change.served or None
         facts["h"] = _facts(change.holding, change.expires_at)
     elif isinstance(change, Withdrawn):
         facts |= {"k": "w", "m": change.model}
@@ -353,7 +354,7 @@ def _unpack(facts: dict[str, Any]) -> Change:
         return Beat(node, float(facts["e"]), *place, facts["l"], facts["s"], held)
     if kind == "r":
         holding, expires_at = _holding(facts["m"], facts["h"])
-        return Registered(node, holding, *place, expires_at)
+        return Registered(node, holding, *place, expires_at, facts.get("s", 0))
     if kind == "x":
         return Rejected(node, facts["b"], float(facts["e"]))
     return Withdrawn(node, facts["m"]) if kind == "w" else Left(node)

@@ -28,10 +28,18 @@ class Shape(NamedTuple):
 _HELD: Mapping[str, Any] = {"digest": str, "size": int, "received": int, "expires_in_s": float}
 _NODE = Shape(
     {"node": str, "models": int, "load": int, "served": int},
-    {"fetching": int, "address": str, "zone": str, "expires_in_s": float, "rejected_by": int},
+    {
+        "fetching": int,
+        "address": str,
+        "zone": str,
+        "expires_in_s": float,
+        "rejected_by": int,
+        "identity": str,
+        "namesakes": int,
+    },
 )
-_REPLICA = Shape({"node": str}, {"state": str, "address": str, "zone": str, "load": int, **_HELD})
-_HOME = Shape({"node": str, "address": str})
+_REPLICA = Shape({"node": str}, {"state": str, "address": str, "zone": str, "load": int, "identity": str, **_HELD})
+_HOME = Shape({"node": str, "address": str}, {"identity": str})
 _HOLDING = Shape({"model": str}, {"state": str, **_HELD})
 _MODEL = Shape({"model": str, "complete": int, "partial": int}, {"digest": str, "size": int})
 
@@ -39,7 +47,7 @@ REGISTERED = Shape({"node": str, "model": str}, {"ttl_s": float})
 WITHDRAWN = Shape({"node": str, "withdrawn": int})
 BEAT = Shape({"epoch": str, "reassert": bool}, {"ttl_s": float})
 LOCATED = Shape({"total": int, "replicas": [_REPLICA]}, {"homes": [_HOME]})
-NODE_DETAIL = Shape({"node": _NODE, "inventory": [_HOLDING]})
+NODE_DETAIL = Shape({"node": _NODE, "inventory": [_HOLDING]}, {"namesakes": [_NODE]})
 PAGES = {
     "nodes": Shape({"nodes": [_NODE]}, {"next": str}),
     "models": Shape({"models": [_MODEL]}, {"next": str}),

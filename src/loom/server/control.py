@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -14,7 +15,18 @@ from aiohttp import web
 from msgspec import UNSET
 
 from loom.core.changes import Beat, Holding, Left, Registered, Rejected, Withdrawn
-from loom.core.names import MAX_NODE, MAX_REPLICAS, MAX_ZONE, check_digest, check_model, check_node, check_zone
+from loom.core.names import (
+    MAX_IDENTITY,
+    MAX_NODE,
+    MAX_REPLICAS,
+    MAX_ZONE,
+    check_digest,
+    check_identity,
+    check_model,
+    check_node,
+    check_zone,
+    node_key,
+)
 from loom.core.swarm import MAX_HOMES
 from loom.errors import NotFound, RegistryUnavailable, UsageError
 from loom.server.guard import Door, read_body, text_of
@@ -42,7 +54,7 @@ from loom.server.replies import holding_reply, join_replicas, model_reply, node_
 from loom.server.routes import Routes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from loom.core.addresses import Allowed
     from loom.registry.registry import Registry
@@ -102,12 +114,12 @@ class ControlPlane:
         """POST /register."""
         message = await _read(request, RegisterRequest)
         ends = None if message.ttl_s is None else self._registry.now + message.ttl_s
-        node, address, zone = check_node(message.node), self._allowed.check(message.address), check_zone(message.zone)
+        node, address, zone = _key(message), self._allowed.check(message.address), check_zone(message.zone)
         holding = _holding(message)
         if message.own_address:
             holding, address = replace(holding, address=address), None
-        await self._registry.submit(Registered(node, holding, address, zone, ends))
-        await self._reject(node, [check_node(name) for name in message.rejected if name != node])
+        await self._registry.submit(Registered(node, holding, address, zone, ends, message.served))
+        await self._reject(node, [key for key in _rejected(message) if key != node])
         return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
 
     async def _reject(self, by: str, names: Iterable[str]) -> None:
@@ -121,13 +133,16 @@ class ControlPlane:
     async def withdraw(self, request: web.BaseRequest, _: str) -> web.Response:
         """DELETE /register."""
         message = await _read(request, WithdrawRequest)
-        fleet, node, model = self._registry.fleet, message.node, message.model
-        count = fleet.count_of(node) if model is None else int(fleet.has(node, model))
-        if not fleet.has_node(node) or (model is not None and not count):
-            what = f"node {node!r}" if model is None else f"{model!r} on node {node!r}"
+        fleet, name, model = self._registry.fleet, message.node, message.model
+        keys = [node_key(name, message.identity)] if message.identity else fleet.keys_of(name)
+        known = [key for key in keys if (fleet.has_node(key) if model is None else fleet.has(key, model))]
+        if not known:
+            what = f"node {name!r}" if model is None else f"{model!r} on node {name!r}"
             raise NotFound(f"the registry does not know {what}", "see `loom nodes` and `loom models`")
-        await self._registry.submit(Left(node) if model is None else Withdrawn(node, model))
-        return _json(WithdrawReply(node, count))
+        count = len(known) if model is not None else sum(map(fleet.count_of, known))
+        for key in known:
+            await self._registry.submit(Left(key) if model is None else Withdrawn(key, model))
+        return _json(WithdrawReply(name, count))
 
     async def heartbeat(self, request: web.BaseRequest, _: str) -> web.Response:
         """POST /heartbeat: renew a node's lease, with all that it holds.
@@ -136,7 +151,7 @@ class ControlPlane:
         same words, while the fleet knows what was made of them, is not read again.
         """
         message = await _read(request, HeartbeatHead)
-        registry, node, said = self._registry, check_node(message.node), hash(bytes(message.inventory))
+        registry, node, said = self._registry, _key(message), hash(bytes(message.inventory))
         fleet = registry.fleet
         is_old = message.epoch == registry.epoch and fleet.has_said(node, said)
         inventory = None if is_old else _inventory(message.inventory)
@@ -158,6 +173,7 @@ class ControlPlane:
         limit = _number(query.get("limit"), "limit", DEFAULT_REPLICAS, MAX_REPLICAS)
         fleet, now = self._registry.fleet, self._registry.now
         zone, asker = text_of(query, "zone", MAX_ZONE), text_of(query, "node", MAX_NODE)
+        asker = node_key(asker, text_of(query, "identity", MAX_IDENTITY))
         found = fleet.show(model, limit, _sample, zone, asker, replica_json)
         if not found:
             is_unknown = not fleet.count_holders(model)
@@ -173,18 +189,19 @@ class ControlPlane:
         limit = _number(request.query.get("limit"), "limit", PAGE_SIZE, PAGE_SIZE)
         fleet, now = self._registry.fleet, self._registry.now
         found = fleet.nodes(text_of(request.query, "after"), limit, text_of(request.query, "search"))
-        rest = found[-1].node if len(found) == limit else ""
+        rest = found[-1].key if len(found) == limit else ""
         return _json(NodesReply(len(fleet), [node_reply(one, now) for one in found], rest))
 
-    async def node(self, _request: web.BaseRequest, name: str) -> web.Response:
-        """GET /nodes/{node}: one node and all that it holds."""
+    async def node(self, request: web.BaseRequest, name: str) -> web.Response:
+        """GET /nodes/{node}: one node and all that it holds; of several of that name the first, and who they are."""
         fleet, now = self._registry.fleet, self._registry.now
-        found = fleet.node(name)
-        if found is None:
+        identity = text_of(request.query, "identity", MAX_IDENTITY)
+        keys = [node_key(name, identity)] if identity else fleet.keys_of(name)
+        found = [node for key in keys if (node := fleet.node(key))]
+        if not found:
             raise NotFound(f"the registry does not know node {name!r}", "see `loom nodes`")
-        return _json(
-            NodeDetailReply(node_reply(found, now), [holding_reply(one, now) for one in fleet.inventory(name)])
-        )
+        one, *others = [node_reply(node, now) for node in found]
+        return _json(NodeDetailReply(one, [holding_reply(it, now) for it in fleet.inventory(found[0].key)], others))
 
     async def models(self, request: web.BaseRequest, _: str) -> web.Response:
         """GET /models."""
@@ -245,6 +262,17 @@ def _sample(count: int, wanted: int) -> list[int]:
     while len(found) < wanted:
         found[int(random.random() * count)] = None
     return list(found)
+
+
+def _key(message: RegisterRequest | HeartbeatHead) -> str:
+    """Return what tells the node that speaks from every other one. Raises UsageError."""
+    return node_key(check_node(message.node), check_identity(message.identity))
+
+
+def _rejected(message: RegisterRequest) -> Iterator[str]:
+    """Yield the keys of the nodes that a message rejects; those of an older Loom have no identities."""
+    for name, identity in zip_longest(message.rejected, message.rejected_identities[: len(message.rejected)]):
+        yield node_key(check_node(name), check_identity(identity or ""))
 
 
 def _inventory(raw: msgspec.Raw) -> tuple[Holding, ...] | None:

@@ -10,9 +10,12 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from loom.core.names import MAX_MODEL, MAX_NODE, MAX_REJECTED, MAX_SIZE, MAX_TTL_S, MAX_ZONE, MIN_TTL_S
+from loom.core.names import MAX_IDENTITY, MAX_MODEL, MAX_NODE, MAX_REJECTED, MAX_SIZE, MAX_TTL_S, MAX_ZONE, MIN_TTL_S
 
 NodeName = Annotated[str, Meta(min_length=1, max_length=MAX_NODE, description="the node's name")]
+Identity = Annotated[
+    str, Meta(max_length=MAX_IDENTITY, description='hexadecimal digits that tell nodes of one name apart, or ""')
+]
 ModelName = Annotated[str, Meta(min_length=1, max_length=MAX_MODEL, description="the model's name; may hold slashes")]
 Zone = Annotated[str, Meta(min_length=1, max_length=MAX_ZONE, description="where the node is: a zone, a rack")]
 Address = Annotated[str, Meta(max_length=64, description="http://IP:port, where peers find the node")]
@@ -38,28 +41,34 @@ class RegisterRequest(Held, omit_defaults=True, kw_only=True):
     """A node has a model. Without ttl_s that stays until it is withdrawn.
 
     own_address: the address is that of a process which hands out this model alone, not the node's. rejected: nodes that
-    handed it wrong bytes or nonsense.
+    handed it wrong bytes or nonsense; rejected_identities: their identities, in the same order. served: bytes of this
+    model that the node's fetch has handed to peers.
     """
 
     node: NodeName
+    identity: Identity = ""
     address: Address | None = None
     own_address: bool = False
     rejected: Annotated[list[NodeName], Meta(max_length=MAX_REJECTED)] = []
+    rejected_identities: Annotated[list[Identity], Meta(max_length=MAX_REJECTED)] = []
+    served: Size = 0
     zone: Zone | None = None
     ttl_s: Ttl | None = None
 
 
 class WithdrawRequest(Struct):
-    """A node has a model no more; without `model` the node is gone altogether."""
+    """A node has a model no more; without `model` the node is gone altogether. Without `identity`: all of that name."""
 
     node: NodeName
     model: ModelName | None = None
+    identity: Identity = ""
 
 
 class HeartbeatRequest(Struct, omit_defaults=True):
     """A node lives. `inventory` is all that it holds; left out, it is what it was under the same epoch."""
 
     node: NodeName
+    identity: Identity = ""
     address: Address | None = None
     zone: Zone | None = None
     epoch: Annotated[str, Meta(max_length=64)] | None = None
@@ -111,13 +120,15 @@ class ReplicaReply(Struct, omit_defaults=True):
     size: int | None = None
     received: int = 0
     expires_in_s: float | None = None
+    identity: str = ""
 
 
-class HomeReply(Struct):
+class HomeReply(Struct, omit_defaults=True):
     """A node that is fetching a model, and where it can be reached."""
 
     node: str
     address: str
+    identity: str = ""
 
 
 class LocateReply(Struct):
@@ -134,7 +145,7 @@ class LocateReply(Struct):
 
 class NodeReply(Struct, omit_defaults=True):
     """A node. `expires_in_s` is left out when it sends no heartbeats; served: bytes handed to peers. rejected_by: how
-    many others were handed wrong bytes by it in the last ten minutes.
+    many others were handed wrong bytes by it in the last ten minutes. namesakes: how many other nodes have its name.
     """
 
     node: str
@@ -146,6 +157,8 @@ class NodeReply(Struct, omit_defaults=True):
     zone: str | None = None
     expires_in_s: float | None = None
     rejected_by: int = 0
+    identity: str = ""
+    namesakes: int = 0
 
 
 class NodesReply(Struct):
@@ -170,11 +183,12 @@ class HoldingReply(Struct, omit_defaults=True):
     address: str | None = None
 
 
-class NodeDetailReply(Struct):
-    """A node and all that it holds."""
+class NodeDetailReply(Struct, omit_defaults=True):
+    """A node and all that it holds. namesakes: the other nodes of that name, when no identity was asked for."""
 
     node: NodeReply
     inventory: list[HoldingReply]
+    namesakes: list[NodeReply] = []
 
 
 class ModelReply(Struct, omit_defaults=True):
@@ -199,7 +213,7 @@ class ModelsReply(Struct):
     next: str
 
 
-class FetchReply(Struct):
+class FetchReply(Struct, omit_defaults=True):
     """A fetch under way."""
 
     node: str
@@ -208,6 +222,7 @@ class FetchReply(Struct):
     size: int | None
     from_origin: int
     from_peers: int
+    identity: str = ""
 
 
 class TotalsReply(Struct):

@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 
 from loom import __version__
-from loom.core.names import MAX_MODEL, MAX_NODE, MAX_ZONE
+from loom.core.names import MAX_IDENTITY, MAX_MODEL, MAX_NODE, MAX_ZONE
 from loom.server import messages as m
 
 _TEXT, _NUMBER = {"type": "string", "maxLength": MAX_MODEL}, {"type": "integer", "minimum": 1, "maximum": 1000}
 _NODE = {"type": "string", "minLength": 1, "maxLength": MAX_NODE}
+_IDENTITY = {"type": "string", "maxLength": MAX_IDENTITY}
 _MODEL = {"type": "string", "minLength": 1, "maxLength": MAX_MODEL}
 
 
@@ -30,6 +31,7 @@ _LOCATE = [
     _path("model", _MODEL),
     _query("zone", {"type": "string", "maxLength": MAX_ZONE}, "the asker's zone: its replicas come first"),
     _query("node", {"type": "string", "maxLength": MAX_NODE}, "the asker: left out of the answer"),
+    _query("identity", _IDENTITY, "the identity of the asker"),
     _query("limit", {**_NUMBER, "maximum": 100}, "at most so many"),
     _query(
         "homes", {**_NUMBER, "maximum": 64}, "name so many of the nodes that are fetching it, the same for all who ask"
@@ -44,7 +46,8 @@ _OPERATIONS: tuple[tuple[str, str, str, Any, Any, list[dict[str, Any]], tuple[in
      (400, 408, 413, 503, 507)),
     ("get", "/locate/{model}", "who has a model, best source first", None, m.LocateReply, _LOCATE, (400, 404)),
     ("get", "/nodes", "nodes by name", None, m.NodesReply, _PAGE, (400,)),
-    ("get", "/nodes/{node}", "one node and all that it holds", None, m.NodeDetailReply, [_path("node", _NODE)], (404,)),
+    ("get", "/nodes/{node}", "one node and all that it holds", None, m.NodeDetailReply,
+     [_path("node", _NODE), _query("identity", _IDENTITY, "which node of that name")], (400, 404)),
     ("get", "/models", "models by name", None, m.ModelsReply, _PAGE, (400,)),
     ("get", "/healthz", "the process answers", None, m.HealthReply, [], ()),
     ("get", "/readyz", "lookups can be answered", None, m.ReadyReply, [], (503,)),

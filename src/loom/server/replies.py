@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def replica_json(one: Replica) -> bytes:
     """Return who has (some of) a model as JSON; its end, and when it expires, are left to `join_replicas`."""
     it = one.holding
-    reply = ReplicaReply(one.node, it.state, one.address, one.zone, one.load, it.digest, it.size, it.received)
+    reply = ReplicaReply(
+        one.node, it.state, one.address, one.zone, one.load, it.digest, it.size, it.received, None, one.identity
+    )
     return msgspec.json.encode(reply)[:-1]
 
 
@@ -38,8 +40,9 @@ def node_reply(one: NodeSummary, now: float | None = None) -> NodeReply:
     """Return a node; without `now` the time that its lease has left is left out: that alone is no news."""
     left = None if now is None else _left(one.expires_at, now)
     return NodeReply(
-        one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left, one.rejected_by
-    )
+        one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left, one.rejected_by,
+        one.identity, one.namesakes,
+    )  # fmt: skip
 
 
 def model_reply(one: ModelSummary) -> ModelReply:
@@ -51,7 +54,7 @@ def model_reply(one: ModelSummary) -> ModelReply:
 def fetch_reply(one: Replica) -> FetchReply:
     """Return a fetch under way."""
     it = one.holding
-    return FetchReply(one.node, it.model, it.received, it.size, it.from_origin, it.from_peers)
+    return FetchReply(one.node, it.model, it.received, it.size, it.from_origin, it.from_peers, one.identity)
 
 
 def _left(expires_at: float | None, now: float) -> float | None:

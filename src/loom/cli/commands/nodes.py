@@ -31,10 +31,13 @@ def run(arguments: list[str], voice: Voice) -> int:
     else:
         nodes = client.nodes()
         heads, rows = ["NODE", "MODELS", "LOAD", "SERVED", "ZONE", "ADDRESS", "LEASE"], [_node(row) for row in nodes]
+        if any(row.get("namesakes") for row in nodes):
+            heads.append("IDENTITY")
+            rows = [[*cells, row.get("identity", "")[:8] or "-"] for cells, row in zip(rows, nodes, strict=True)]
         if any(row.get("rejected_by") for row in nodes):
             heads.append("REJECTED BY")
             rows = [[*cells, str(row.get("rejected_by", "-"))] for cells, row in zip(rows, nodes, strict=True)]
-        _show({"nodes": nodes}, heads, rows, (1, 2, 3, 7), voice)
+        _show({"nodes": nodes}, heads, rows, (1, 2, 3), voice)
     return 0
 
 

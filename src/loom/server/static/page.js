@@ -23,7 +23,10 @@ const number = (label, value, text = (it) => count(value(it)), kind = "") =>
   column(label, value, { text, class: `number ${kind}` });
 const bytes = (label, value) => number(label, value, (it) => (value(it) === null ? "" : formatBytes(value(it))));
 
-const node = column("Node", (it) => it.node, { isName: true });
+/** Return a node's name; eight digits of its identity, too, where a name is not enough to tell it from others. */
+const nodeName = (it) => (it.namesakes ? `${it.node} (${it.identity.slice(0, 8)})` : it.node);
+const nodeKey = (it) => `${it.node}\n${it.identity ?? ""}`;
+const node = column("Node", nodeName, { isName: true });
 const model = column("Model", (it) => it.model, { isName: true });
 const zone = column("Zone", (it) => visible(it.zone ?? ""), { class: "zone" });
 const load = number("Load", (it) => it.load ?? 0);
@@ -34,7 +37,10 @@ const state = column("State", progressed, { class: "state" });
 
 const ofNode = {
   label: "Models of",
-  load: (name) => ask(`nodes/${encodeURIComponent(name)}`),
+  load: (key) => {
+    const [name, identity] = key.split("\n");
+    return ask(`nodes/${encodeURIComponent(name)}${identity && `?identity=${identity}`}`);
+  },
   key: (it) => it.model,
   columns: [
     model, state, size, bytes("Peers", (it) => it.from_peers ?? 0), bytes("Origin", (it) => it.from_origin ?? 0),
@@ -49,7 +55,7 @@ const ofNode = {
 const ofModel = {
   label: "Replicas of",
   load: (name) => ask(`locate/${encodeURIComponent(name)}?limit=100`),
-  key: (it) => it.node,
+  key: nodeKey,
   columns: [node, state, zone, column("Address", (it) => it.address ?? ""), load],
   items: (reply) => reply.replicas,
   facts: ({ total, replicas: { length } }, it) => [
@@ -80,12 +86,12 @@ const tables = {
     number("Rate", (it) => it.rate, formatRate, "wide"),
     number("Left", (it) => it.left, (it) => (it.left === null ? "" : formatTime(it.left)), "wide"),
     number("Peers", (it) => it.peers, (it) => percent(it.peers)),
-  ], (it) => `${it.model}\n${it.node}`),
+  ], (it) => `${it.model}\n${nodeKey(it)}`),
   nodes: new Table($("nodes"), "Nodes", [
     node, zone, number("Models", (it) => it.models), number("Fetching", (it) => it.fetching), load,
     bytes("Served", (it) => it.served),
     number("Rejected by", rejected, (it) => (rejected(it) ? count(rejected(it)) : ""), "rejected"),
-  ], (it) => it.node, ofNode),
+  ], (it) => `${nodeKey(it)}\n${it.namesakes ? 1 : 0}`, ofNode), // a row's name is set once
   models: new Table($("models"), "Models", [
     model, size, number("Complete", (it) => it.complete), number("Fetching", (it) => it.partial),
   ], (it) => it.model, ofModel),
