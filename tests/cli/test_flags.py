@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from loom.cli.flags import ALL_FLAGS, SETTINGS, format_whole_size, parse_size
-from loom.cli.settings import config_path, options_of, read_config, resolve
+from loom.cli.settings import config_path, options_of, read_config, resolve, service_links
 from loom.core.options import Options
 from loom.errors import UsageError
 
@@ -52,6 +52,17 @@ def test_defaults_are_those_of_the_library() -> None:
     """The command and the library agree on what happens when nobody says anything."""
     settings = resolve({}, {}, {}, "config.toml")
     assert Options(**options_of(settings)) == Options()
+
+
+def test_a_service_link_is_no_setting() -> None:
+    """What Kubernetes sets beside a Service called loom-listen is not read as a port; a wrong port is still told."""
+    link = {"LOOM_LISTEN_PORT": "tcp://10.96.0.12:80"}
+    port = resolve({}, link, {}, "c.toml")["port"]
+    assert (port.value, port.source, service_links(link)) == (3000, "default", ["LOOM_LISTEN_PORT"])
+    assert resolve({"port": "1"}, link, {}, "c.toml")["port"].value == 1
+    for wrong in ("tcp://", "tcp://10.96.0.12", "http://10.96.0.12:80", "x"):
+        with pytest.raises(UsageError, match="LOOM_LISTEN_PORT"):
+            resolve({}, {"LOOM_LISTEN_PORT": wrong}, {}, "c.toml")
 
 
 def test_flag_beats_environment_beats_file_beats_default() -> None:

@@ -132,6 +132,13 @@ def test_it_outlives_kill_9(start, loom) -> None:
     ]
 
 
+def test_a_service_link_is_told(start) -> None:
+    """A control plane beside a Service called loom-listen starts, and says which variable it did not read."""
+    one = start("control", "--port", "0", LOOM_LISTEN_PORT="tcp://10.96.0.12:80")
+    one.until(r"loom control: http://")
+    assert one.lines[0] == ("loom: warning: LOOM_LISTEN_PORT is a service link of Kubernetes, not a setting: ignored\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_when_told(start, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM are no errors; the port and the registry are free again."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import loom
-from loom.cli import quick
-from loom.cli.flags import ALL_FLAGS, OUT, URL
+from loom.cli import quick, variables
+from loom.cli.flags import ALL_FLAGS, OUT, SETTINGS, URL
 from loom.cli.settings import fleet_token, options_of, resolve
 from loom.core.keys import reference_key
 from loom.core.options import LINKS
@@ -26,8 +26,8 @@ from tests.origins.things import Thing, seeded
 
 SRC = Path(__file__).parents[2] / "src"
 ALLOWED = frozenset(
-    ("loom", "loom.__main__", "loom.cli", "loom.cli.quick", "loom.cli.streams", "loom.cli.words", "loom.core",
-     "loom.core.keys", "loom.store", "loom.store.cache", "loom.store.placing", "errno", "_sha256", "_sha2")
+    ("loom", "loom.__main__", "loom.cli", "loom.cli.quick", "loom.cli.streams", "loom.cli.variables", "loom.cli.words",
+     "loom.core", "loom.core.keys", "loom.store", "loom.store.cache", "loom.store.placing", "errno", "_sha256", "_sha2")
 )  # fmt: skip
 """All that a hit may import beyond what the interpreter has loaded when it starts, and `time`, `__future__`."""
 
@@ -166,8 +166,14 @@ def test_the_table_of_flags_agrees() -> None:
     known = {**table, **shorts}
     assert all(known[option].name == name and known[option].metavar for option, name in quick.VALUES.items())
     assert all(known[option].name == name and not known[option].metavar for option, name in quick.SWITCHES.items())
-    assert {flag.variable for flag in ALL_FLAGS} | {"LOOM_FLEET_TOKEN"} >= {f"LOOM_{name}" for name in quick.HARMLESS}
-    assert quick._MAX_TOKENS == MAX_TOKENS
+    settings = {flag.variable for flag in SETTINGS} | {
+        "LOOM_FLEET_TOKEN",
+        "LOOM_CONFIG",
+        "LOOM_DEBUG",
+        "LOOM_READ_TOKEN",
+    }
+    assert {f"LOOM_{name}" for name in variables.HARMLESS | variables.OTHERS} == settings
+    assert variables.MAX_TOKENS == MAX_TOKENS
     assert set(WAYS) == set(LINKS) > set(quick.LINKS)
     assert all(how in WAYS[link] for link, how in quick.LINKS.items())
 
@@ -205,11 +211,11 @@ def token_files(tmp_path, monkeypatch) -> None:
 @pytest.mark.usefixtures("token_files")
 def test_plain_settings_stay_on_the_quick_way() -> None:
     """What a pod usually sets costs a hit nothing, and is what the long way takes, too."""
-    assert PLAIN.keys() == quick.HARMLESS
+    assert PLAIN.keys() == variables.HARMLESS
     for name, texts in PLAIN.items():
         for text in ["", *texts]:
             environ = {f"LOOM_{name}": text}
-            assert not quick._has_more_settings(environ), (name, text)
+            assert not variables.has_settings(environ), (name, text)
             settings = resolve({}, environ, {}, "c.toml")
             assert options_of(settings)
             assert first_token(fleet_token(settings, environ)) in (None, "t0k3n")
@@ -221,7 +227,7 @@ def test_wrong_settings_are_told_on_a_hit_too() -> None:
     for name, texts in WRONG.items():
         for text in texts:
             environ = {f"LOOM_{name}": text}
-            assert quick._has_more_settings(environ), (name, text)
+            assert variables.has_settings(environ), (name, text)
             with pytest.raises(UsageError):
                 fleet_token(resolve({}, environ, {}, "c.toml"), environ)
 
@@ -232,6 +238,26 @@ def test_a_wrong_variable_on_a_hit(cached, monkeypatch) -> None:
     done = run("fetch", cached)
     assert (done.returncode, "LOOM_WORKERS wants a whole number, not 'abc'" in done.stderr) == (2, True)
     assert list(Path().iterdir()) == []
+
+
+SERVICE_LINKS = {
+    "LOOM_CONTROL_SERVICE_HOST": "10.96.0.10", "LOOM_CONTROL_SERVICE_PORT": "3000",
+    "LOOM_CONTROL_PORT": "tcp://10.96.0.10:3000", "LOOM_CONTROL_PORT_3000_TCP": "tcp://10.96.0.10:3000",
+    "LOOM_CONTROL_PORT_3000_TCP_PROTO": "tcp", "LOOM_CONTROL_PORT_3000_TCP_PORT": "3000",
+    "LOOM_CONTROL_PORT_3000_TCP_ADDR": "10.96.0.10", "LOOM_SERVICE_HOST": "10.96.0.11",
+    "LOOM_PORT": "udp://10.96.0.11:80", "LOOM_LISTEN_SERVICE_HOST": "10.96.0.12",
+    "LOOM_LISTEN_PORT": "tcp://10.96.0.12:80",
+}  # fmt: skip
+"""What Kubernetes sets in every pod beside Services called loom-control, loom and loom-listen."""
+
+
+def test_service_links_stay_on_the_quick_way(cached, monkeypatch) -> None:
+    """A variable that is no setting, and a service link by a setting's name, cost a hit nothing."""
+    for name, text in (SERVICE_LINKS | {"LOOM_NO_SUCH_SETTING": "x"}).items():
+        monkeypatch.setenv(name, text)
+    assert quick.answer(["fetch", cached]) == 0
+    monkeypatch.setenv("LOOM_LISTEN_PORT", "3001")
+    assert quick.answer(["fetch", cached]) is None
 
 
 FROM_NOWHERE = f"import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); {RUN}"

@@ -47,9 +47,10 @@ def cli_page() -> str:
               "`LOOM_TOKEN` to `--token`: other users of a machine can read command lines.", ""]  # fmt: skip
     lines += ["The fleet's token is in the file that `--token-file` names, else in `LOOM_FLEET_TOKEN`; `LOOM_TOKEN` is",
               "the origin's, and neither gets the other's. The port's variable is not `LOOM_PORT`: Kubernetes sets",
-              "that to something else in every pod beside a service called `loom`. Without `--ca-file` and",
-              "`--control-ca-file` the system's authorities are trusted, or those in `SSL_CERT_FILE`; for a registry",
-              "at `rediss://` there is `SSL_CERT_FILE` alone.", ""]  # fmt: skip
+              "that to something else in every pod beside a service called `loom`. A variable that is no setting",
+              "is not read; nor is one whose value has the form of a service link (`tcp://10.96.0.10:3000`).",
+              "Without `--ca-file` and `--control-ca-file` the system's authorities are trusted, or those in",
+              "`SSL_CERT_FILE`; for a registry at `rediss://` there is `SSL_CERT_FILE` alone.", ""]  # fmt: skip
     lines += ["## loom cache", "", "| action | |", "|---|---|"]
     lines += [f"| `loom cache {action.usage}` | {action.help} |" for action in ACTIONS.values()]
     lines += ["", "| flag | |", "|---|---|"]

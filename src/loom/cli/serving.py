@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.commands.control import control_options, describe, tell_trouble
+from loom.cli.commands.control import control_options, describe, tell_service_links, tell_trouble
 from loom.cli.settings import read_token
 from loom.core.reference import parse_reference
 from loom.errors import LoomError
@@ -38,6 +38,7 @@ def fetch_and_serve(
     from loom.server.serving import Beside
 
     options = control_options(settings, choices["control_token"], read_token(settings, os.environ))
+    tell_service_links(talk)
     with Beside(options, lambda trouble: tell_trouble(talk, trouble)) as plane:
         talk.say(f"loom control: {describe(options, plane.url)}")
         here = {"control": plane.inner_url, "control_ca_file": None}

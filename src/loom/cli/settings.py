@@ -16,6 +16,7 @@ from loom.cli.flags import (
     parse_toml,
     parse_value,
 )
+from loom.cli.variables import is_service_link
 from loom.core.options import check_option, no_way_at_all
 from loom.core.tokens import MAX_TOKENS, are_tokens, split_tokens
 from loom.errors import UsageError
@@ -93,12 +94,19 @@ def resolve(
 ) -> dict[str, Setting]:
     """Return every setting by name. `given` are the raw values of flags. Raises UsageError, naming the place."""
     known = {flag.name: flag for flag in ALL_FLAGS}
+    environ = {name: text for name, text in environ.items() if not is_service_link(name, text)}
     for key in config:
         _check_key(({"url": URL, "out": OUT} | known).get(key.replace("-", "_")), key, path)
     settings = {name: resolve_one(flag, given, environ, config, path) for name, flag in known.items()}
     for setting in settings.values():
         _check_bounds(setting)
     return settings
+
+
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that have a setting's name and are Kubernetes' own: they are not read."""
+    names = (flag.variable for flag in SETTINGS)
+    return [name for name in names if is_service_link(name, environ.get(name, ""))]
 
 
 def _check_key(flag: Flag | None, key: str, path: str) -> None:

@@ -13,7 +13,7 @@ from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON, LISTEN_FLAGS
 from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
-from loom.cli.settings import Setting, fleet_token, read_token
+from loom.cli.settings import Setting, fleet_token, read_token, service_links
 from loom.errors import UsageError
 from loom.registry.locations import default_registry, show_location
 
@@ -66,6 +66,7 @@ async def _serve(options: ControlOptions, talk: Talk, voice: Voice) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    tell_service_links(talk)
     async with running(options, lambda trouble: tell_trouble(talk, trouble)) as url:
         talk.say(f"loom control: {describe(options, url)}")
         if voice.as_json:
@@ -86,6 +87,12 @@ def describe(options: ControlOptions, url: str) -> str:
     """Return a control plane in one line."""
     door = "this machine only" if options.is_local else "anybody may register"
     return f"{url}  registry {show_location(options.registry)}  {'with a token' if options.token else door}"
+
+
+def tell_service_links(talk: Talk) -> None:
+    """Say which variables look like settings and are not: the port is another one than somebody may think."""
+    for name in service_links(os.environ):
+        talk.say(f"loom: warning: {name} is a service link of Kubernetes, not a setting: ignored")
 
 
 def tell_trouble(talk: Talk, trouble: str) -> None:
