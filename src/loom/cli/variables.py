@@ -26,31 +26,31 @@ HARMLESS = frozenset((*_NUMBERS, *_SIZES, *_TEXTS, *_FILES, *_NAMES, "HEADER", "
 """Settings, without LOOM_, that change nothing about a hit if the long way would take their values."""
 
 OTHERS = frozenset(
-    """
-    ALLOW_ANONYMOUS
-    ALLOW_CIDR
-    ALLOW_HOST
-    CONFIG
-    DEBUG
-    JSON
-    LINGER
-    LINK
-    LISTEN
-    LISTEN_HOST
-    LISTEN_PORT
-    MAX_AGE
-    NO_CACHE
-    NO_PEERS
-    PRIVATE
-    QUIET
-    READ_TOKEN
-    READ_TOKEN_FILE
-    REGISTRY
-    REVALIDATE
-    SHA256
-    TLS_CERT
-    TLS_KEY
-    """.split()
+    (
+        "ALLOW_ANONYMOUS",
+        "ALLOW_CIDR",
+        "ALLOW_HOST",
+        "CONFIG",
+        "DEBUG",
+        "JSON",
+        "LINGER",
+        "LINK",
+        "LISTEN",
+        "LISTEN_HOST",
+        "LISTEN_PORT",
+        "MAX_AGE",
+        "NO_CACHE",
+        "NO_PEERS",
+        "PRIVATE",
+        "QUIET",
+        "READ_TOKEN",
+        "READ_TOKEN_FILE",
+        "REGISTRY",
+        "REVALIDATE",
+        "SHA256",
+        "TLS_CERT",
+        "TLS_KEY",
+    )
 )
 """All other settings, without LOOM_, one a line: one that is set sends a fetch the long way."""
 
