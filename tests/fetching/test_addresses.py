@@ -13,6 +13,9 @@ import loom
 from loom.errors import OriginUnreachable
 from tests.fetching.kit import CHUNK, QUICK
 from tests.origins.dead import DeadAddress
+from tests.origins.deliveries import never_answers, paced, resets, stalls
+from tests.origins.fault import Origin, when
+from tests.origins.things import Thing, seeded
 
 SIZE = 20 * CHUNK + 5
 HOST = "weights.example"
@@ -153,3 +156,35 @@ def test_a_name_is_looked_up_once(serve, tmp_path, monkeypatch):
     asked = failing(monkeypatch, 0, 0)
     loom.fetch(url_of(file), out, workers=8, **QUICK)
     assert asked == [HOST]
+
+
+SILENCES = {"in a body": stalls(CHUNK // 2), "before a head": never_answers, "by a reset": resets(CHUNK // 2)}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("silence", SILENCES.values(), ids=SILENCES)
+def test_an_address_falls_silent_and_its_name_moves(getter, resolve, silence, workers):
+    """When connections to an address fail or stall the name is looked up again, and the fetch goes on elsewhere."""
+    data = seeded(SIZE)
+    with Origin("0.0.0.0", name=HOST) as origin:
+        resolve(DEAD)
+
+        def is_over(exchange) -> bool:
+            if exchange.line.local_host == DEAD and exchange.request.number > 1:
+                resolve(LIVE)
+                return True
+            return False
+
+        url = origin.put("/m", Thing(data), paced(8 * 1024, 0.001), when(is_over, silence))
+        getter.right(url, data, workers=workers, timeout_s=0.5, backoff_s=1.0)
+        assert {request.host for request in origin.requests} == {DEAD, LIVE}
+
+
+def test_one_address_of_two_falls_silent(getter, resolve):
+    """What an address that has fallen silent was asked for comes from the other one."""
+    data = seeded(SIZE)
+    with Origin("0.0.0.0", name=HOST) as origin:
+        resolve(DEAD, LIVE)
+        silent = when(lambda exchange: exchange.line.local_host == DEAD, stalls(CHUNK // 2))
+        getter.right(origin.put("/m", Thing(data), silent), data, timeout_s=0.5, retries=1)
+        assert sum(request.host == DEAD for request in origin.requests) <= 4

@@ -12,6 +12,7 @@ import pytest
 from loom.core.proxies import Proxy
 from loom.core.urls import Endpoint
 from loom.net import connect
+from loom.net import resolve as resolve_module
 from loom.net.connect import Connector, ProxyUnreachable, proxy_headers
 from tests.net.conftest import run
 from tests.origins.dead import DeadAddress
@@ -136,6 +137,30 @@ def test_a_name_that_does_not_resolve(resolve, error) -> None:
     with pytest.raises(OSError) as caught:
         opened(1)
     assert isinstance(caught.value, socket.gaierror) == (not isinstance(error, OSError) or error.errno is not None)
+
+
+def test_a_name_moves_while_its_address_is_silent(port, dead, resolve, monkeypatch) -> None:
+    """A connection that is late looks the name up again, and takes the new address without a time-out."""
+    monkeypatch.setattr(connect, "LATE_S", 0.05)
+    monkeypatch.setattr(resolve_module, "LOOK_AGAIN_S", 0.0)
+    resolve(DEAD)
+    real = connect._connect
+
+    async def watched(address: connect.Address) -> socket.socket:
+        resolve(LIVE)
+        return await real(address)
+
+    monkeypatch.setattr(connect, "_connect", watched)
+    assert opened(port) == [LIVE]
+
+
+def test_an_address_that_lost_the_race_is_tried_last(port, dead, resolve) -> None:
+    """A dead address before a live one costs a moment once, not with every connection."""
+    resolve(DEAD, LIVE)
+    connector = Connector(environ={})
+    assert opened(port, connector) == [LIVE]
+    trusted, others = run(connector._resolver.addresses("weights.example", port))
+    assert ([where[0] for _, where in trusted], [where[0] for _, where in others]) == ([LIVE], [DEAD])
 
 
 def test_giving_up_while_the_race_is_on(port, dead, resolve) -> None:

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came. `number` counts from 1 for each path, `connection` from 1 for the whole origin."""
+    """One request as it came. `number` counts from 1 for each path, `connection` from 1 for the whole origin; `host`
+    is the address that the client connected to.
+    """
 
     head: Head
     number: int
     connection: int
+    host: str = ""
 
     @property
     def path(self) -> str:
@@ -130,7 +133,7 @@ class Origin:
         with self._lock:
             thing, faults = self._things.get(path, (None, ()))
             self._counts[path] += 1
-            request = Request(head, self._counts[path], line.number)
+            request = Request(head, self._counts[path], line.number, line.local_host)
             self.requests.append(request)
         return Exchange(request, thing, answer(thing, head), line), faults
 

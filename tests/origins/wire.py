@@ -43,6 +43,11 @@ class Line:
         self._closing = closing
         self._ahead = b""
 
+    @property
+    def local_host(self) -> str:
+        """Which of our addresses the client connected to."""
+        return str(self._sock.getsockname()[0])
+
     def secure(self, context: ssl.SSLContext) -> None:
         """Shake hands; that fails with a client that does not trust us."""
         try:

@@ -289,6 +289,7 @@ async def _read_again(job: Job, origin: Pool, span: Span, options: Options) -> N
 
                 await reply.response.pour_into(origin.pourer, job.staging, at, served.size, accept)
         except OSError as error:
+            origin.drop(reply.response.connection)
             raise job.source.lost(error) from error
         finally:
             origin.put(reply.response)

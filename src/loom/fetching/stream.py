@@ -45,6 +45,9 @@ class Stream:
             reply = replies.pop() if replies else await self._source.stream(pool)
             try:
                 await self._take(pool, reply)
+            except Fault:
+                pool.drop(reply.response.connection)
+                raise
             finally:
                 pool.put(reply.response)
 

@@ -142,7 +142,11 @@ class Worker:
         try:
             await reply.response.pour_into(self._pool.pourer, job.staging, served.start, served.size, self._accept)
         except OSError as error:
+            self._pool.drop(reply.response.connection)
             raise job.source.lost(error) from error
+        except asyncio.CancelledError:
+            self._pool.drop(reply.response.connection)
+            raise
         finally:
             self._pool.put(reply.response)
         with job.lock:

@@ -18,19 +18,21 @@ from loom.core.proxies import Proxy, choose_proxy
 from loom.errors import UsageError
 from loom.net.head import read_head
 from loom.net.ready import attempt, readable, send_all, writable
+from loom.net.resolve import Address, Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from loom.core.urls import Endpoint
 
 RACE_DELAY_S = 0.25
 """How long one address is tried alone before the next one joins in (RFC 8305 section 5)."""
 
+LATE_S = 1.0
+"""Seconds after which addresses that have all been tried, and none of which has answered, are late."""
+
 HANDSHAKE_S = 10.0
 """How long a TLS handshake may take: as long as Go's net/http gives it (TLSHandshakeTimeout)."""
-
-Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 class ProxyRefused(OSError):
@@ -68,7 +70,7 @@ class Connector:
         self._environ = environ
         self._context: ssl.SSLContext | None = None
         self._lock = threading.Lock()
-        self._addresses: dict[tuple[str, int], list[Address]] = {}
+        self._resolver = Resolver()
         self._opened = 0
 
     def proxy_for(self, endpoint: Endpoint) -> Proxy | None:
@@ -80,7 +82,7 @@ class Connector:
         proxy = self.proxy_for(endpoint)
         host, port = (proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port)
         try:
-            sock = await self._race(host, port)
+            sock, address = await self._race(host, port)
         except OSError as error:
             if proxy is None:
                 raise
@@ -91,10 +93,20 @@ class Connector:
                 if proxy:
                     await _open_tunnel(sock, endpoint, proxy)
                 sock = await self._secure(sock, endpoint.host)
-        except BaseException:
+        except BaseException as error:
             sock.close()
+            if isinstance(error, (OSError, asyncio.CancelledError)):
+                self._resolver.distrust(address[1])
             raise
         return sock
+
+    def distrust(self, sockaddr: tuple[Any, ...]) -> None:
+        """Try an address last from now on, and look its name up again: a connection to it failed or fell silent."""
+        self._resolver.distrust(sockaddr)
+
+    def trust(self, sockaddr: tuple[Any, ...]) -> None:
+        """Take an address for sound again: it has answered a request."""
+        self._resolver.trust(sockaddr)
 
     async def _secure(self, sock: socket.socket, host: str) -> ssl.SSLSocket:
         wrapped = self._tls().wrap_socket(
@@ -126,31 +138,50 @@ class Connector:
                 self._context.set_alpn_protocols(["http/1.1"])
             return self._context
 
-    async def _race(self, host: str, port: int) -> socket.socket:
-        """Connect to the first address that answers, each starting a moment after the last (RFC 8305)."""
-        waiting = self._in_turn(await self._resolve(host, port))
-        attempts: set[asyncio.Task[socket.socket]] = set()
+    async def _race(self, host: str, port: int) -> tuple[socket.socket, Address]:
+        """Connect to the first address that answers, each starting a moment after the last (RFC 8305).
+
+        When all are late the name is looked up again, and what is new joins in.
+        """
+        trusted, others = await self._resolver.addresses(host, port)
+        waiting = self._in_turn(trusted) + self._in_turn(others)
+        known, attempts = set(waiting), dict[asyncio.Task[socket.socket], Address]()
         failure: OSError | None = None
         try:
             while waiting or attempts:
                 if waiting:
-                    attempts.add(asyncio.create_task(_connect(waiting.pop(0))))
-                timeout_s = RACE_DELAY_S if waiting else None
-                done, attempts = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+                    address = waiting.pop(0)
+                    attempts[asyncio.create_task(_connect(address))] = address
+                timeout_s = RACE_DELAY_S if waiting else LATE_S
+                done, _ = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if (error := task.exception()) is None:
-                        attempts |= done - {task}  # a second winner is let go with the losers
-                        return task.result()
+                        return task.result(), attempts.pop(task)  # a second winner is let go with the losers
+                    self._resolver.distrust(attempts.pop(task)[1])
                     failure = failure or (error if isinstance(error, OSError) else OSError(str(error)))
+                if not waiting and not done:
+                    waiting = await self._newcomers(host, port, attempts.values(), known)
         finally:
+            for late in attempts.values():  # slower than the winner, or than our caller wants to wait
+                self._resolver.distrust(late[1])
             await _abandon(attempts)
-        with self._lock:
-            self._addresses.pop((host, port), None)
+        self._resolver.forget(host, port)
         raise failure or OSError(f"no address for {host}")
+
+    async def _newcomers(self, host: str, port: int, late: Iterable[Address], known: set[Address]) -> list[Address]:
+        """Return the addresses of a name that are not in `known`, by a new look-up if it is time for one; add them."""
+        for address in late:
+            self._resolver.distrust(address[1])
+        trusted, others = await self._resolver.addresses(host, port)
+        new = [address for address in trusted + others if address not in known]
+        known.update(new)
+        return new
 
     def _in_turn(self, addresses: list[Address]) -> list[Address]:
         """Spread connections over the addresses of the first one's family; the other family comes second, fourth ..."""
         first = [a for a in addresses if a[0] == addresses[0][0]]
+        if not first:
+            return []
         other = [a for a in addresses if a[0] != addresses[0][0]]
         turn = self._opened % len(first)
         self._opened += 1
@@ -158,40 +189,6 @@ class Connector:
         mixed = [address for pair in zip(first, other, strict=False) for address in pair]
         shorter = min(len(first), len(other))
         return mixed + first[shorter:] + other[shorter:]
-
-    async def _resolve(self, host: str, port: int) -> list[Address]:
-        with self._lock:
-            known = self._addresses.get((host, port))
-        if known is None:
-            known = await _look_up(host, port)
-            with self._lock:
-                self._addresses[host, port] = known
-        return known
-
-
-async def _look_up(host: str, port: int) -> list[Address]:
-    """Resolve in a daemon thread of its own: a resolver that hangs must not hold up the process's end."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[list[Address]] = loop.create_future()
-
-    def settle(result: list[Address] | None, error: Exception | None) -> None:
-        if not future.done():
-            future.set_exception(error) if error else future.set_result(result or [])
-
-    def work() -> None:
-        try:
-            name = host.encode() if host.isascii() else host  # a str would import encodings.idna, which costs 6 ms
-            found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-            answer: tuple[list[Address] | None, Exception | None] = ([(f[0], f[4]) for f in found], None)
-        except (OSError, UnicodeError) as error:
-            answer = (None, error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, str(error)))
-        try:
-            loop.call_soon_threadsafe(settle, *answer)
-        except RuntimeError:
-            return  # the loop has ended: nobody waits any more
-
-    threading.Thread(target=work, name="loom-resolve", daemon=True).start()
-    return await future
 
 
 async def _connect(address: Address) -> socket.socket:
@@ -225,7 +222,7 @@ async def _answers_plainly(sock: ssl.SSLSocket, timeout_s: float) -> bool:
         return False
 
 
-async def _abandon(attempts: set[asyncio.Task[socket.socket]]) -> None:
+async def _abandon(attempts: Iterable[asyncio.Task[socket.socket]]) -> None:
     for task in attempts:
         task.cancel()
     for result in await asyncio.gather(*attempts, return_exceptions=True):

@@ -6,7 +6,7 @@ import math
 import socket
 import ssl
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loom.net.connect import Connector, proxy_headers
 from loom.net.head import BadHead, ConnectionLost, Head, read_head
@@ -27,12 +27,13 @@ class Stale(OSError):
 
 
 class Connection:
-    """A connected socket with at most one request under way."""
+    """A connected socket with at most one request under way. `peer` is the address at its other end, if it has one."""
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.sock = sock
         self.is_reused = False
+        self.peer = _peer_of(sock)
 
     @property
     def is_quiet(self) -> bool:
@@ -146,6 +147,14 @@ class Response:
             self._left -= len(data)
 
 
+def _peer_of(sock: socket.socket) -> tuple[Any, ...] | None:
+    try:
+        name = sock.getpeername()
+    except OSError:  # it is closed already
+        return None
+    return name if isinstance(name, tuple) else None
+
+
 class _Reader:
     """Bytes from a socket with what was read ahead."""
 
@@ -224,10 +233,19 @@ class Pool:
         if connection is None:
             connection = Connection(await self._connector.open(url.endpoint), url.endpoint)
         try:
-            return await connection.request(self._format(url, headers))
-        except BaseException:
-            connection.close()
+            response = await connection.request(self._format(url, headers))
+        except BaseException as error:
+            self.drop(connection, is_faulty=not isinstance(error, Stale))
             raise
+        if connection.peer:
+            self._connector.trust(connection.peer)
+        return response
+
+    def drop(self, connection: Connection, *, is_faulty: bool = True) -> None:
+        """Close a connection that failed or fell silent; new ones go to other addresses of its name, if it has any."""
+        connection.close()
+        if is_faulty and connection.peer:
+            self._connector.distrust(connection.peer)
 
     def _take_idle(self, endpoint: Endpoint) -> Connection | None:
         idle = self._idle.get(endpoint, [])
