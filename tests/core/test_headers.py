@@ -92,6 +92,9 @@ def test_names_that_servers_suggest(text, name) -> None:
         (Version(1, '"a"', "x"), Version(1, "", "x"), True),
         (Version(1, 'W/"a"', "x"), Version(1, 'W/"a"', "y"), False),
         (Version(None, '"a"'), Version(1, '"a"'), True),
+        (Version(1, 'W/"a"', "x"), Version(1, '"a"', "x"), True),
+        (Version(1, '"a"'), Version(1, 'W/"a"'), True),
+        (Version(1, 'W/"a"'), Version(1, '"b"'), False),
     ],
 )
 def test_versions_match_unless_something_differs(one, other, same) -> None:
@@ -130,3 +133,37 @@ def test_a_version_tells_what_pins_it() -> None:
     assert (version, version.is_strong, version.describe()) == (Version(5, '"a"', "x"), True, '"a"')
     assert not Version(5, 'W/"a"').is_strong
     assert (Version(5).is_known, Version(5).describe()) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("version", "can_pin"),
+    [
+        (Version(1, '"a"'), True),
+        (Version(1, 'W/"a"', "x"), True),
+        (Version(1, 'W/"a"'), False),
+        (Version(1, "", "x"), False),
+        (Version(1), False),
+    ],
+)
+def test_what_pins_bytes(version, can_pin) -> None:
+    """A strong ETag pins bytes, and a weak one beside a date; a date or a weak ETag alone does not."""
+    assert version.can_pin is can_pin
+
+
+@pytest.mark.parametrize(
+    ("etag", "modified", "sent", "kept"),
+    [
+        ("", "Sun, 01 Nov 2026 10:00:00 GMT", "Sun, 01 Nov 2026 10:00:01 GMT", True),
+        ("", "Sun, 01 Nov 2026 10:00:00 GMT", "Sun, 01 Nov 2026 10:00:00 GMT", False),
+        ("", "Tue, 01 Dec 2026 10:00:00 GMT", "Mon, 30 Nov 2026 23:59:59 GMT", False),
+        ("", "Thu, 31 Dec 2026 23:59:59 GMT", "Fri, 01 Jan 2027 00:00:00 GMT", True),
+        ('W/"a"', "Sun, 01 Nov 2026 10:00:00 GMT", "Sun, 01 Nov 2026 10:00:00 GMT", False),
+        ('"a"', "Sun, 01 Nov 2026 10:00:00 GMT", "Sun, 01 Nov 2026 10:00:00 GMT", True),
+        ("", "Sun, 01 Nov 2026 10:00:00 GMT", "", True),
+        ("", "some day", "Sun, 01 Nov 2026 10:00:00 GMT", True),
+    ],
+)
+def test_a_date_as_young_as_the_reply(etag, modified, sent, kept) -> None:
+    """A date that is not a second older than the reply tells nothing (RFC 9110 section 8.8.2.2)."""
+    version = parse_version({"etag": etag, "last-modified": modified, "date": sent}, 1)
+    assert version.last_modified == (modified if kept else "")

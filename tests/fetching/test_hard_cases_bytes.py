@@ -86,9 +86,6 @@ CHANGES = {
     "strong etag": (THING, Thing(NEW, '"v2"')),
     "weak etag": (replace(THING, etag='W/"v1"'), Thing(NEW, 'W/"v2"')),
     "date under a weak etag": (replace(THING, etag='W/"v1"'), Thing(NEW, 'W/"v1"', "Thu, 02 Jan 2025 00:00:00 GMT")),
-    "date alone": (replace(THING, etag=""), Thing(NEW, "", "Thu, 02 Jan 2025 00:00:00 GMT")),
-    "size, no validators": (Thing(DATA, "", ""), Thing(NEW + b"more", "", "")),
-    "size, smaller": (Thing(DATA, "", ""), Thing(NEW[:CHUNK], "", "")),
 }
 
 
@@ -100,6 +97,60 @@ def test_the_object_is_replaced_midway(origin, getter, change, heeds_if_range):
     getter.wrong(origin.put("/m", old, after(2, becomes(new, heeds_if_range=heeds_if_range))), OriginChanged)
     receipt = getter.right(origin.put("/m", new), new.data)
     assert receipt.resumed == 0
+
+
+UNPINNED = {
+    "date alone": (replace(THING, etag=""), Thing(NEW, "", "Thu, 02 Jan 2025 00:00:00 GMT")),
+    "a date that is kept": (replace(THING, etag=""), replace(THING, data=NEW, etag="")),
+    "nothing": (Thing(DATA, "", ""), Thing(NEW, "", "")),
+    "weak etag alone": (Thing(DATA, 'W/"v1"', ""), Thing(NEW, 'W/"v1"', "")),
+    "another size": (Thing(DATA, "", ""), Thing(NEW + b"more", "", "")),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("change", UNPINNED.values(), ids=UNPINNED)
+def test_replaced_midway_and_no_validator_tells(origin, getter, change, count):
+    """Where no validator pins the bytes, one reply brings all of them: whatever is replaced when, they never mix."""
+    old, new = change
+    receipt = getter.right(origin.put("/m", old, after(count, becomes(new))), old.data if count > 1 else new.data)
+    assert not receipt.ranges
+    assert "--sha256" in " ".join(receipt.warnings)
+    assert len(origin.asked("/m")) == 2
+
+
+def test_a_stream_that_breaks_off_begins_again(origin, getter):
+    """A reply that broke off is not gone on with where no validator pins the bytes: the next one brings all of them."""
+    old, new = UNPINNED["nothing"]
+    url = origin.put("/m", old, only(2, resets(CHUNK)), after(2, becomes(new)))
+    getter.right(url, new.data)
+
+
+def test_small_files_without_a_validator_cost_one_request(origin, getter):
+    """What the first reply brings whole needs no other one, and no warning."""
+    receipt = getter.right(origin.put("/m", Thing(DATA[:CHUNK], "", "")), DATA[:CHUNK])
+    assert (receipt.requests, receipt.warnings) == (1, ())
+
+
+def test_a_digest_allows_ranges_without_a_validator(origin, getter):
+    """Where a digest proves the whole, ranges are taken though no validator pins them."""
+    receipt = getter.right(origin.put("/m", Thing(DATA, "", "")), DATA, sha256=DIGEST)
+    assert receipt.ranges
+    assert receipt.verified_by
+
+
+def test_nothing_is_resumed_without_a_validator(origin, getter):
+    """What an earlier fetch left is no part of this one when neither a validator nor a digest vouches for it."""
+    thing = Thing(DATA, "", "")
+    getter.break_off(origin.put("/m", thing, covering(SIZE - 1, resets(10))), sha256=DIGEST)
+    assert getter.right(origin.put("/m", Thing(NEW, "", "")), NEW).resumed == 0
+
+
+def test_a_digest_allows_resuming_without_a_validator(origin, getter):
+    """What an earlier fetch left is gone on with when a digest will prove the whole."""
+    thing = Thing(DATA, "", "")
+    getter.break_off(origin.put("/m", thing, covering(SIZE - 1, resets(10))), sha256=DIGEST)
+    assert getter.right(origin.put("/m", thing), DATA, sha256=DIGEST).resumed > 0
 
 
 def test_a_strong_etag_goes_into_if_range(origin, getter):

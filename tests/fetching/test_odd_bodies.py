@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import os
 import threading
 from dataclasses import replace
 
@@ -239,6 +240,7 @@ def test_pythons_own_server(tmp_path_factory, getter):
     """`python -m http.server` speaks HTTP/1.0 and knows no ranges: one stream, and a current file is known as such."""
     root = tmp_path_factory.mktemp("root")
     (root / "m").write_bytes(DATA)
+    os.utime(root / "m", (1, 1))
     handler = functools.partial(QuietHandler, directory=root)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

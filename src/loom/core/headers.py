@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)\s*", re.IGNORECASE | re.ASCII)
 _REQUEST_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})?", re.IGNORECASE | re.ASCII)
 _CHARSETS = frozenset(("utf-8", "iso-8859-1"))
+_DATE = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d:\d\d:\d\d) GMT", re.ASCII)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DISPOSITION = re.compile(r";\s*(filename\*?)\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 
 
@@ -100,12 +102,31 @@ class Version:
         """Whether there is any validator; size alone proves nothing."""
         return bool(self.etag or self.last_modified)
 
+    @property
+    def can_pin(self) -> bool:
+        """Whether parts from several replies of this version make one file: a strong ETag, or a weak one and a date.
+
+        A date alone does not: it resolves seconds, and a server may keep the old one for minutes under new bytes
+        (rclone serve http: five). Nor does a weak ETag alone (RFC 9110 section 8.8.1).
+        """
+        return self.is_strong or bool(self.etag and self.last_modified)
+
     def matches(self, other: Version) -> bool:
-        """Return whether `other` can be the same bytes: nothing that both of them tell differs."""
-        pairs = [(self.size, other.size), (self.etag, other.etag)]
-        if not (self.is_strong and other.is_strong):
-            pairs.append((self.last_modified, other.last_modified))
+        """Return whether `other` can be the same bytes: nothing that both of them tell differs.
+
+        ETags are compared weakly where one of them is weak (RFC 9110 section 8.8.3.2): Apache sends W/"x" for a file
+        that is a second old, and "x" from then on.
+        """
+        pairs: list[tuple[object, object]] = [(self.size, other.size)]
+        if self.is_strong and other.is_strong:
+            pairs.append((self.etag, other.etag))
+        else:
+            pairs += [(self._opaque, other._opaque), (self.last_modified, other.last_modified)]
         return all(one == two or one in (None, "") or two in (None, "") for one, two in pairs)
+
+    @property
+    def _opaque(self) -> str:
+        return self.etag.removeprefix("W/")
 
     def describe(self) -> str | None:
         """Return the validator for people and receipts; None when there is none."""
@@ -113,5 +134,20 @@ class Version:
 
 
 def parse_version(fields: Mapping[str, str], size: int | None) -> Version:
-    """Read the validators of a reply."""
-    return Version(size, fields.get("etag", "").strip(), fields.get("last-modified", "").strip())
+    """Read the validators of a reply.
+
+    A date as young as the reply counts for nothing beside a weak ETag, or alone: the file may have changed twice within
+    that second (RFC 9110 section 8.8.2.2).
+    """
+    version = Version(size, fields.get("etag", "").strip(), fields.get("last-modified", "").strip())
+    modified, sent = _date_key(version.last_modified), _date_key(fields.get("date", ""))
+    is_young = modified is not None and sent is not None and modified >= sent
+    return replace(version, last_modified="") if is_young and not version.is_strong else version
+
+
+def _date_key(text: str) -> tuple[str, int, str, str] | None:
+    """Return what dates can be compared by; None for what is no IMF-fixdate (RFC 9110 section 5.6.7)."""
+    match = _DATE.fullmatch(text.strip())
+    if match is None or match[2] not in _MONTHS:
+        return None
+    return match[3], _MONTHS.index(match[2]), match[1], match[4]

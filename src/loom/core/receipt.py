@@ -43,7 +43,8 @@ class Receipt:
     requests: HTTP requests sent, redirects included.
     retries: how many of them repeated one that failed.
     workers: the most requests that were under way at once, those to peers among them.
-    ranges: False when the origin ignores ranges and the file came as one stream.
+    ranges: False when the file came as one stream: the origin ignores ranges, or neither an ETag pins their bytes nor a
+        digest proves them.
     sources: bytes taken from each kind of source, for instance {"origin": 2700000000} or {"origin": 160000000, "peers":
         2540000000} or, on a hit, {"cache": 2700000000}; a hedged tail counts twice.
     resumed: bytes that were in place from an earlier, unfinished fetch.

@@ -196,9 +196,7 @@ class _Fetch:
         )
         if isinstance(reply, Hearsay):
             return one.run_spans(crew, reply.version, None)
-        if reply.span is None:
-            return one.run_stream(crew, reply)
-        return one.run_spans(crew, reply.version, (reply.span, reply), reply.expected)
+        return one.run(crew, reply)
 
     def close(self) -> None:
         """Stop whatever still runs, keep what has arrived, and let go of sockets, files and locks."""
@@ -237,7 +235,7 @@ class _Fetch:
             if fault.remedy is Remedy.NONE or self._peers is None:
                 raise
             version = await self._peers.resolve(self._reference.key)
-            if version is None:
+            if version is None or not (version.can_pin or self._options.sha256):
                 raise
             raise _OriginAway(fault.error.message, Hearsay(version)) from fault
 

@@ -37,9 +37,9 @@ class Stream:
         self.received = 0
         self.fetched = 0
 
-    async def run(self, pool: Pool, first: Reply) -> None:
-        """Fetch it all, beginning with the reply `first`. Raises LoomError when the tries are used up."""
-        replies = [first]
+    async def run(self, pool: Pool, first: Reply | None) -> None:
+        """Fetch it all, beginning with the reply `first` if given. Raises LoomError when the tries are used up."""
+        replies = [first] if first is not None else []
 
         async def attempt() -> None:
             reply = replies.pop() if replies else await self._source.stream(pool)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning, telling_name
 from loom.core.expectation import NOTHING_TOLD
+from loom.core.headers import Version
 from loom.core.keys import version_key
 from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
@@ -25,8 +26,7 @@ from loom.store.hashing import Hasher, hash_span
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loom.core.expectation import Digest, Expectation
-    from loom.core.headers import Version
+    from loom.core.expectation import Digest
     from loom.core.options import Options
     from loom.core.ranges import Span
     from loom.core.reference import Reference
@@ -132,14 +132,27 @@ class Transmission:
 
     # With ranges, and without
 
-    def run_spans(
-        self, crew: Crew, version: Version, first: tuple[Span, Reply] | None, expected: Expectation = NOTHING_TOLD
-    ) -> Standing:
-        """Fetch what is missing in spans; `first` is the probe's span and its reply, `expected` what that has told."""
+    def run(self, crew: Crew, reply: Reply) -> Standing:
+        """Fetch all of it, beginning with the origin's first reply.
+
+        Parts of several replies make one file when a validator pins them, or when a digest proves the whole. Without
+        either one reply has to bring all of it.
+        """
+        self._expected, version = reply.expected, reply.version
+        if reply.span is None:
+            return self._run_stream(crew, reply, "the origin ignores ranges")
+        if version.can_pin or self._wanted or not version.size:
+            return self.run_spans(crew, version, (reply.span, reply))
+        if reply.span.size == version.size:
+            return self._run_stream(crew, reply)
+        reply.response.connection.close()
+        return self._run_stream(crew, None, "the origin gives no ETag to pin the bytes by, and no --sha256 proves them")
+
+    def run_spans(self, crew: Crew, version: Version, first: tuple[Span, Reply] | None) -> Standing:
+        """Fetch what is missing in spans; `first` is the probe's span and its reply, None for peers alone."""
         way, options = self._way, self._options
-        self._expected = expected
         record, size = way.record, version.size or 0
-        if record is not None and not (version.is_known and record.version.matches(version)):
+        if record is not None and not self._can_join(record.version, version):
             record = None
         if record is not None:
             options = dataclasses.replace(options, chunk_size=record.chunk_size)
@@ -147,10 +160,10 @@ class Transmission:
         done, ranges = (record.done, record.ranges) if record else ((), ())
         transfer = Transfer(size, options, done, random.random, self._source.round_trip_s, ranges)
         job = self.job = self._report.job = Job(self._source, staging, transfer, version)
-        if self._peers is not None and version.is_known and size:
+        if self._peers is not None and size and version.is_known and (version.can_pin or self._wanted):
             reference = self._reference.key
             key = version_key(reference, version.etag, version.last_modified, size)
-            self._peers.join(job, key, reference, options.sha256 or expected.sha256, is_hearsay=first is None)
+            self._peers.join(job, key, reference, options.sha256 or self._expected.sha256, is_hearsay=first is None)
         self._hash(size, job.front, staging)
         if not transfer.is_complete or job.company is not None:
             self._work(crew, job, first)
@@ -170,11 +183,20 @@ class Transmission:
             self._warn(f"{self.unconfirmed / 1e6:,.1f} MB came from peers, and no other node could vouch for them")
         self._report.now()
 
-    def run_stream(self, crew: Crew, reply: Reply) -> Standing:
-        """Fetch all of it in one stream, which begins with `reply`."""
-        staging = self._way.begin(dataclasses.replace(reply.version, size=None), self._options.chunk_size, None)
+    def _can_join(self, old: Version, new: Version) -> bool:
+        """Return whether what is left of an earlier fetch may be gone on with: a validator, or a digest, proves it."""
+        is_pinned = old.can_pin and new.can_pin
+        return old.size == new.size and old.matches(new) and (is_pinned or self._wanted is not None)
+
+    def _run_stream(self, crew: Crew, reply: Reply | None, why: str = "") -> Standing:
+        """Fetch all of it in one stream, which begins with `reply`, else with a request of its own.
+
+        why: what keeps it from being fetched in spans, for the user; "" for nothing that matters.
+        """
+        staging = self._way.begin(Version(None), self._options.chunk_size, None)
         stream = self.stream = self._report.stream = Stream(self._source, staging, self._options)
-        self._warn("the origin ignores ranges: fetched as one stream, which cannot be resumed")
+        if why:
+            self._warn(f"{why}: fetched as one stream, which cannot be resumed")
         try:
             crew.run(stream.run(crew.first_pool, reply))
         except StoreFull as error:
