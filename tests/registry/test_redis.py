@@ -22,10 +22,10 @@ from loom.registry.registry import Registry
 from tests.origins.nginx import OriginUnavailable
 from tests.registry.changes import facts_of, sample
 from tests.registry.servers import RedisServer, SentinelServers, free_port
-from tests.registry.test_contract import opened, registry_at, run
+from tests.registry.test_contract import opened, registry_at, run, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from loom.core.changes import Change
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
     from tests.registry.servers import ClusterServer
 
 PASSWORD = "s3cret-pass"
-
-
-async def until(is_so: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def has(registry: Registry, model: str) -> bool:
@@ -188,6 +181,21 @@ def test_a_redis_that_is_flushed_is_noticed(redis: RedisServer) -> None:
             await registry.submit(Registered("a", Holding("m")))
             async with registry_at(redis.url) as other:
                 assert has(other, "m")
+
+    run(work())
+
+
+def test_a_redis_that_is_flushed_is_given_everything_again(redis: RedisServer) -> None:
+    """What was registered without a lease was acknowledged, too: a control plane that knows it writes it anew."""
+
+    async def work() -> None:
+        async with registry_at(redis.url) as registry:
+            before = registry.epoch
+            await registry.submit(Registered("a", Holding("kept")))
+            redis.ask("FLUSHALL")
+            await until(lambda: registry.epoch != before)
+            async with registry_at(redis.url) as other:
+                assert has(other, "kept")
 
     run(work())
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from loom.core.changes import Beat, Holding, Left, Registered
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
 from loom.registry import sqlite as sqlite_module
 from loom.registry.locations import default_registry, open_ledger
-from tests.registry.test_contract import fleet_of, opened, registry_at, run
+from loom.registry.registry import Registry
+from tests.registry.test_contract import fleet_of, opened, registry_at, run, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 WRITER = """
@@ -303,3 +305,148 @@ def test_a_folder_is_no_registry(tmp_path: Path) -> None:
     run(work(weights, "is not a registry"))
     run(work(foreign, "is a database of another program"))
     assert {one.name: one.is_dir() or one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+# The files under a running control plane
+
+
+def restored(path: Path) -> bytes:
+    """Return an older registry, as a backup has it."""
+    other = path.with_name("backup.db")
+
+    async def work() -> None:
+        async with opened(f"sqlite://{other}") as (ledger, snapshot):
+            await ledger.commit(snapshot.epoch, [Registered("a", Holding("of the backup"))])
+
+    run(work())
+    return other.read_bytes()
+
+
+def put_in_place(path: Path, data: bytes) -> None:
+    new = path.with_name("new")
+    new.write_bytes(data)
+    new.replace(path)
+
+
+def remove_all(path: Path) -> None:
+    for one in path.parent.glob("r.db*"):
+        one.unlink()
+
+
+INTRUSIONS: dict[str, Callable[[Path], object]] = {
+    "all removed": remove_all,
+    "the folder removed": lambda path: shutil.rmtree(path.parent),
+    "the facts removed": lambda path: path.unlink(),
+    "the log removed": lambda path: path.with_name("r.db-wal").unlink(),
+    "the lock removed": lambda path: path.with_name("r.db.lock").unlink(),
+    "the log emptied": lambda path: os.truncate(path.with_name("r.db-wal"), 0),
+    "the facts emptied": lambda path: os.truncate(path, 0),
+    "a backup put in place": lambda path: put_in_place(path, restored(path)),
+    "a backup written over it": lambda path: path.write_bytes(restored(path)),
+    "another file put in place": lambda path: put_in_place(path, b"no registry" * 1000),
+}
+
+
+def left_by_kill_9(path: Path, folder: Path) -> set[str]:
+    """Return the models of node a that another control plane finds when ours is killed now."""
+    folder.mkdir()
+    for one in (path, path.with_name("r.db-wal")):
+        shutil.copy(one, folder)
+
+    found: set[str] = set()
+
+    async def work() -> None:
+        async with opened(f"sqlite://{folder}/r.db") as (_, snapshot):
+            found.update(one.holding.model for one in fleet_of(snapshot.changes).inventory("a"))
+
+    run(work())
+    return found
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+@pytest.mark.parametrize("intrusion", INTRUSIONS.values(), ids=INTRUSIONS)
+def test_files_that_are_not_ours_any_more_are_made_anew(
+    tmp_path: Path, intrusion: Callable[[Path], object], is_waiting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noticed by the next write, and without one: all that was acknowledged, before and after, is in the new file."""
+    monkeypatch.setattr(sqlite_module, "_IDLE_S", 0.01 if is_waiting else 60)
+    path, told = tmp_path / "folder" / "r.db", []
+
+    async def work() -> None:
+        registry = Registry(open_ledger(f"sqlite://{path}"), told.append)
+        await registry.start()
+        before = registry.epoch
+        await registry.submit(Registered("a", Holding("first")))
+        await registry.submit(Beat("b", registry.now + 60, inventory=(Holding("first"),)))
+        await asyncio.to_thread(intrusion, path)
+        if is_waiting:
+            await until(lambda: registry.epoch != before)
+        await registry.submit(Registered("a", Holding("second")))
+        await registry.submit(Registered("a", Holding("third")))
+        assert not registry.trouble
+        assert registry.epoch != before
+        assert registry.fleet.count_holders("first") == 2
+        assert [text for text in told if "written anew" in text]
+        found = await asyncio.to_thread(left_by_kill_9, path, tmp_path / "copy")
+        assert found == {"first", "second", "third"}
+        await asyncio.wait_for(registry.close(), 5) if is_waiting else await registry.close()
+
+    run(work())
+
+
+def test_what_stood_in_our_place_is_set_aside(tmp_path: Path) -> None:
+    """Nobody's file is overwritten: a restored backup is there under another name, whole."""
+    path = tmp_path / "r.db"
+
+    async def work() -> None:
+        async with registry_at(f"sqlite://{path}") as registry:
+            await registry.submit(Registered("a", Holding("m")))
+            data = await asyncio.to_thread(restored, path)
+            put_in_place(path, data)
+            await registry.submit(Registered("a", Holding("n")))
+            assert path.with_name("r.db.replaced").read_bytes() == data
+            assert path.read_bytes() != data
+
+    run(work())
+
+
+def test_a_path_that_another_control_plane_took_is_not_written_to(tmp_path: Path) -> None:
+    """The lock was removed, and another one has claimed it: ours says so, and writes again when the other has gone."""
+    path = tmp_path / "r.db"
+
+    async def work() -> None:
+        async with registry_at(f"sqlite://{path}") as registry:
+            remove_all(path)
+            async with registry_at(f"sqlite://{path}") as other:
+                await other.submit(Registered("a", Holding("of the other")))
+                with pytest.raises(RegistryUnavailable, match="another control plane uses"):
+                    await registry.submit(Registered("a", Holding("m")))
+                assert other.fleet.has("a", "of the other")
+            await until(lambda: not registry.trouble)
+            await registry.submit(Registered("a", Holding("m")))
+
+    run(work())
+
+
+def test_readers_and_failures_are_no_intrusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup that is made while it runs, and writes of ours that failed half-way, leave the epoch as it is."""
+    path = tmp_path / "r.db"
+
+    async def work() -> None:
+        async with registry_at(f"sqlite://{path}") as registry:
+            before = registry.epoch
+            for number in range(3):
+                await registry.submit(Registered("a", Holding(f"m{number}" * 200)))
+                with (
+                    contextlib.closing(sqlite3.connect(path)) as source,
+                    contextlib.closing(sqlite3.connect(":memory:")) as to,
+                ):
+                    source.backup(to)
+                with monkeypatch.context() as patched:
+                    patched.setattr(sqlite_module, "_statements", lambda _: iter([("INSERT INTO nothing", ())]))
+                    with pytest.raises(RegistryUnavailable):
+                        await registry.submit(Registered("a", Holding("not kept")))
+            assert registry.epoch == before
+            assert registry.fleet.count_of("a") == 3
+
+    run(work())

@@ -10,6 +10,8 @@ The contract, which tests/registry/test_contract.py holds every adapter to:
 * Batches are applied whole or not at all, and by everybody in the order of their numbers.
 * `load` then `follow` from its number misses nothing. Changes may be seen twice.
 * What has ended by itself need not be loaded; it may be.
+* A ledger that has lost its facts, whatever took them, raises EpochChanged instead of keeping more. `load` then begins
+  a new epoch; a snapshot without changes asks the control plane to commit all that it knows.
 * `now` is the ledger's clock: the same for all control planes, and never turned back or leaping within one process.
 """
 

@@ -239,14 +239,21 @@ class Registry:
             self._moved.notify_all()
 
     async def _load(self) -> None:
-        """Begin with what the ledger knows; after it lost its facts, go on with the leases that have not ended yet.
+        """Begin with what the ledger knows; after it lost its facts, go on with what this control plane knows.
 
-        Those were alive a moment ago and are about to say so again; without them every cold node would go to the
-        origin. What has no lease is gone with the ledger's facts.
+        A ledger that is empty is given everything again: what was acknowledged is still known here. One that came back
+        with other facts is believed; leases go on until they end, for those nodes were alive a moment ago and are about
+        to say so again. Without them every cold node would go to the origin.
         """
         before = self._number
         async with self._loading:
             snapshot = await self._ledger.load()
+            lost = list(self.fleet.changes()) if self._has_lost(snapshot) else []
+            for at in range(0, len(lost), MAX_BATCH):
+                await self._ledger.commit(snapshot.epoch, lost[at : at + MAX_BATCH])
+            if lost:
+                self._on_trouble(f"the registry lost what it knew: {len(lost):,} facts were written anew")
+                snapshot = await self._ledger.load()
         is_new = snapshot.epoch != self.epoch
         if not is_new and snapshot.number < self._number != before:
             return  # newer batches came in meanwhile
@@ -261,6 +268,9 @@ class Registry:
         self._heard_at = time.monotonic()
         async with self._moved:
             self._moved.notify_all()
+
+    def _has_lost(self, snapshot: Snapshot) -> bool:
+        return bool(self.epoch) and snapshot.epoch != self.epoch and not snapshot.changes
 
     def _note_trouble(self, trouble: str) -> None:
         if bool(trouble) != bool(self.trouble):

@@ -3,13 +3,16 @@
 A commit is a transaction. Heartbeats are written without waiting for the disk (they outlive a kill of the process, and
 come again after a loss of power); what a person registered, withdrew or removed is synced before it is acknowledged.
 Everything that touches the file happens on one thread of its own.
+
+While it runs the files are ours alone. Before and after a commit they must be those that we left: a file that another
+process removed, replaced or wrote to would take what we acknowledge with it. Then what stands there is set aside, and
+the file is made anew under a new epoch (loom.registry.files).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
@@ -22,7 +25,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.errors import RegistryError, RegistryUnavailable
-from loom.registry.ledger import Batch, Snapshot
+from loom.registry.files import Files
+from loom.registry.ledger import Batch, EpochChanged, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +98,7 @@ class SqliteLedger:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loom-sqlite")
         self._started_at, self._started = time.time(), time.monotonic()
         self._database: sqlite3.Connection | None = None
-        self._lock: int | None = None
+        self._files = Files(path)
         self._number = 0
         self._purged = 0.0
         self._syncs = True  # SQLite's own default
@@ -108,14 +112,15 @@ class SqliteLedger:
         return await self._run(self._load)
 
     async def commit(self, _epoch: str, changes: Sequence[Change]) -> int:
-        """Write a transaction."""
+        """Write a transaction. Raises EpochChanged when the file is not the one that we left."""
         await self._run(lambda: self._commit(changes))
         self._number += 1
         return self._number
 
     async def follow(self, _epoch: str, _number: int) -> Sequence[Batch]:
-        """Wait in vain: nobody else writes here."""
+        """Wait in vain: no other process writes here. Raises EpochChanged when one did, or took the file away."""
         await asyncio.sleep(_IDLE_S)
+        await self._run(self._check_files)
         return []
 
     async def close(self) -> None:
@@ -139,6 +144,9 @@ class SqliteLedger:
     # On the thread
 
     def _load(self) -> Snapshot:
+        if self._database is not None and not self._files.are_ours():
+            self._files.set_aside()
+            self._close()  # SQLite leaves alone what has another name by now
         if self._database is None:
             try:
                 self._database = self._open()
@@ -146,6 +154,7 @@ class SqliteLedger:
                 self._close()  # the lock must not outlast a file that cannot be used
                 raise
         self._purge(self._database)
+        self._files.note()
         (epoch,) = self._database.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
         return Snapshot(epoch, self._number, list(_changes(self._database)))
 
@@ -155,7 +164,7 @@ class SqliteLedger:
         database = self._connect()
         try:
             self._check_tables(database)
-            self._claim()
+            self._files.claim()
             database.execute("PRAGMA journal_mode = WAL")
             database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             if self._check_tables(database) == 0:  # until it was claimed, another one may have made them
@@ -183,29 +192,34 @@ class SqliteLedger:
             raise RegistryError(f"{self._path} is a database of another program", "name another registry")
         return version
 
-    def _claim(self) -> None:
-        """Make sure that no other control plane uses the file. Released by the kernel, whatever ends this process."""
-        lock = os.open(f"{self._path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            hint = "stop that one, name another --registry, or share one registry: redis://"
-            raise RegistryError(f"another control plane uses {self._path}", hint) from None
-        self._lock = lock
-
     def _commit(self, changes: Sequence[Change]) -> None:
         if self._database is None:
-            raise RuntimeError("not loaded")
+            raise EpochChanged
+        self._check_files()
+        try:
+            self._keep(self._database, changes)
+        finally:
+            is_named = self._files.are_named()
+            if is_named:
+                self._files.note()  # after a failure, too: what it left is ours
+        if not is_named:
+            raise EpochChanged  # it went into a file that has no name any more
+
+    def _keep(self, database: sqlite3.Connection, changes: Sequence[Change]) -> None:
         must_sync = any(not isinstance(change, Beat) and not _ends(change) for change in changes)
         if must_sync != self._syncs:
-            self._database.execute(f"PRAGMA synchronous = {'FULL' if must_sync else 'NORMAL'}")
+            database.execute(f"PRAGMA synchronous = {'FULL' if must_sync else 'NORMAL'}")
             self._syncs = must_sync
-        if not _renew(self._database, changes, self.now()):
-            _write(self._database, changes, self.now())
+        if not _renew(database, changes, self.now()):
+            _write(database, changes, self.now())
         if self.now() - self._purged > _PURGE_EVERY_S:
             with contextlib.suppress(sqlite3.Error):  # the batch is kept, whatever comes of tidying up
-                self._purge(self._database)
+                self._purge(database)
+
+    def _check_files(self) -> None:
+        """Raise EpochChanged when the files are not those that we left."""
+        if self._database is not None and not self._files.are_ours():
+            raise EpochChanged
 
     def _purge(self, database: sqlite3.Connection) -> None:
         self._purged = self.now()
@@ -223,9 +237,7 @@ class SqliteLedger:
         if self._database is not None:
             self._database.close()
             self._database = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._files.release()
 
 
 def _create(database: sqlite3.Connection) -> None:
