@@ -14,6 +14,7 @@ import pytest
 from loom.core.headers import Version
 from loom.core.proof import prove
 from loom.core.units import Availability, Grid
+from loom.net.limit import BURST_S, RateLimit
 from loom.sharing import server as server_module
 from loom.sharing.server import PeerServer, Visitor, listen
 from loom.sharing.shelf import OwnShelf, WholeFile
@@ -377,3 +378,13 @@ def test_during_a_rotation_a_peer_proves_either_token(path: Path) -> None:
         for token, status in (("new", 206), (TOKEN, 206), ("other", 401), (f"new\n{TOKEN}", 401)):
             proof = Fleet("", "", token).headers(it.authority, target)["Authorization"]
             assert it.get(target, f"Authorization: {proof}", "Range: bytes=0-9")[0] == status
+
+
+def test_uploads_stay_within_their_limit(door: Door) -> None:
+    """A node that serves inference sends peers no more in a second than it was told to; the bytes are right."""
+    rate = 4_000_000
+    door.server.limit = RateLimit(rate)
+    began = time.monotonic()
+    status, _, body = door.get(f"/blobs/{KEY}", "Range: bytes=0-1999999")
+    assert (status, body) == (206, DATA[:2_000_000])
+    assert time.monotonic() - began >= (len(body) - rate * BURST_S) / rate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,14 @@ LINKS = ("auto", "hard", "reflink", "symlink", "copy")
 """How an output can get its bytes from the cache."""
 
 MAX_AGE_S = 100 * 365 * 86400.0
+
+MIN_RATE = 16 * 1024
+"""Bytes per second of the lowest limit: one TLS record a second, sixteen times what counts as a dead connection."""
+
+MAX_RATE = 10**12
+
+RATE_OF_A_WORKER = 64 * 1024
+"""Bytes per second that a limited fetch has for each of its requests: far from what counts as a dead connection."""
 
 MIN_CHUNK_SIZE = 64 * 1024
 MAX_CHUNK_SIZE = 1_000_000_000
@@ -61,6 +69,9 @@ class Options:
     revalidate: ask the origin, by one conditional request, whether what is in the cache is current.
     max_age_s: the same, when the last time it was asked is longer ago than this. None trusts a hit for ever.
     offline: never use the network: a miss is an error.
+    limit_rate: most bytes per second that the fetch receives, from origin and peers together; 16 KiB to 1 TB. None is
+        no limit. A low limit is spread over fewer workers.
+    limit_upload_rate: most bytes per second that it hands to peers. None is no limit.
     max_cache_size: bytes; before a fetch needs the room, what was used least recently is evicted. None is no limit.
     control: a control plane's URL: it is asked who has the model, and told how the fetch goes. None for neither. One
         that is down or slow costs a fetch at most 0.3 s and a warning.
@@ -95,6 +106,8 @@ class Options:
     max_age_s: float | None = None
     offline: bool = False
     max_cache_size: int | None = None
+    limit_rate: int | None = None
+    limit_upload_rate: int | None = None
     control: str | None = None
     control_token: str | None = field(default=None, repr=False)
     control_ca_file: str | None = None
@@ -112,6 +125,12 @@ class Options:
             check_option(name, value, f"{name}=")
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
+
+    def within_limit(self) -> Options:
+        """Return the same choices with no more workers than the limit on the rate can feed."""
+        if self.limit_rate is None:
+            return self
+        return replace(self, workers=max(1, min(self.workers, self.limit_rate // RATE_OF_A_WORKER)))
 
     def audience(self, reference: Reference) -> str:
         """Return who may have what is fetched: "anyone", "fleet" (a credential was used) or "nobody"."""
@@ -302,6 +321,8 @@ _CHECKS: dict[str, Check] = {
     "max_age_s": _between(0, MAX_AGE_S),
     "offline": _switch,
     "max_cache_size": _whole(0, 2**63, "number of bytes"),
+    "limit_rate": _whole(MIN_RATE, MAX_RATE, "number of bytes per second"),
+    "limit_upload_rate": _whole(MIN_RATE, MAX_RATE, "number of bytes per second"),
     "control": _parsed(parse_control_url),
     "control_token": _tokens,
     "control_ca_file": _path,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.ranges import Span
     from loom.fetching.worker import Job, Worker
+    from loom.net.limit import RateLimit
     from loom.sources.http import Reply
     from loom.store.staging import Staging
 
@@ -42,13 +43,18 @@ _OTHER_DESCRIPTORS = 64
 
 
 class Crew:
-    """Runs coroutines on loops while the caller's thread calls `tick` ten times a second."""
+    """Runs coroutines on loops while the caller's thread calls `tick` ten times a second.
 
-    def __init__(self, options: Options, tick: Callable[[], None], *, decrypts: bool) -> None:
+    limit: what all its connections together may bring in a second; None for no bound.
+    """
+
+    def __init__(
+        self, options: Options, tick: Callable[[], None], *, decrypts: bool, limit: RateLimit | None = None
+    ) -> None:
         connector = Connector(options.ca_file, handshake_s=min(HANDSHAKE_S, 0.8 * options.timeout_s))
         self._tick = tick
         self._loops = Loops(useful_loops(options.workers, decrypts=decrypts))
-        self._pools = [Pool(connector) for _ in range(len(self._loops))]
+        self._pools = [Pool(connector, limit) for _ in range(len(self._loops))]
         self._is_closed = False
 
     @property

@@ -22,6 +22,7 @@ from typing import Any
 
 from loom.core.headers import Version
 from loom.errors import LoomError
+from loom.net.limit import RateLimit
 from loom.registry.client import ControlClient
 from loom.sharing.server import PeerServer
 from loom.sharing.shelf import OwnShelf, WholeFile
@@ -64,6 +65,7 @@ def _run(facts: dict[str, Any]) -> None:
     shelf.put(facts["key"], item, facts["reference"], facts["digest"])
     server = PeerServer(shelf, listening, facts["token"])
     server.authority = facts["authority"]
+    server.limit = RateLimit(facts["limit_upload_rate"]) if facts["limit_upload_rate"] else None
     server.start()
     client = ControlClient(
         facts["control"], token=facts["token"], ca_file=facts["control_ca_file"], timeout_s=_TIMEOUT_S

@@ -30,6 +30,7 @@ from loom.fetching.lingering import linger
 from loom.net.connect import Connector
 from loom.net.connection import Pool
 from loom.net.facing import own_address
+from loom.net.limit import RateLimit
 from loom.sharing.server import PeerServer, Visitor, listen
 from loom.sharing.shelf import OwnShelf
 from loom.sources.peer import Fleet, resolve_at_peer
@@ -54,7 +55,7 @@ now = time.monotonic
 class Peers:
     """Peers by name, a server for them, and the swarm about one file once that is known. `open` it, and `close` it."""
 
-    def __init__(self, reference: Reference, options: Options, node: str) -> None:
+    def __init__(self, reference: Reference, options: Options, node: str, limit: RateLimit | None = None) -> None:
         self._audience = options.audience(reference)
         self.taken: dict[str, int] = {}
         self.rejected: dict[str, str] = {}
@@ -69,6 +70,7 @@ class Peers:
         self._has_heir = False
         self._company: Company | None = None
         self._options = options
+        self._limit = limit
         self._facts: dict[str, Any] = {}
         self._pool: Pool | None = None
         self.fleet = Fleet(node, "", first_token(options.control_token))
@@ -99,6 +101,7 @@ class Peers:
         listening = self._listening = listen(host, port)
         server = self._server = PeerServer(self._shelf, listening, options.control_token, self._meet)
         server.authority = format_authority(shown, listening.getsockname()[1])
+        server.limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
         server.start()
         return f"http://{server.authority}"
 
@@ -172,7 +175,7 @@ class Peers:
         job.company = company
 
     def _own_pool(self) -> Pool:
-        self._pool = self._pool or Pool(Connector(environ={}))  # no proxy stands between peers
+        self._pool = self._pool or Pool(Connector(environ={}), self._limit)  # no proxy stands between peers
         return self._pool
 
     @property
@@ -205,6 +208,7 @@ class Peers:
             **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": server.authority,
             "token": options.control_token, "control": options.control, "control_ca_file": options.control_ca_file,
             "node": self.fleet.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
+            "limit_upload_rate": options.limit_upload_rate,
             "from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0),
         }  # fmt: skip
         with contextlib.suppress(OSError), open(receipt.out, "rb") as file:

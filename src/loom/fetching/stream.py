@@ -68,7 +68,7 @@ class Stream:
     async def _pour(self, pool: Pool, reply: Reply) -> None:
         try:
             if self.size is None:
-                await reply.response.stream_into(self._staging, self._accept)
+                await reply.response.stream_into(self._staging, self._accept, pool.pourer.limit)
             else:
                 await reply.response.pour_into(pool.pourer, self._staging, 0, self.size, self._accept)
         except OSError as error:

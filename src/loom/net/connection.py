@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from loom.core.urls import Endpoint, Url
+    from loom.net.limit import RateLimit
 
 MAX_CHUNK_LINE = 4096
 """Bytes of a chunk-size line or a trailer line (RFC 9112 section 7.1)."""
@@ -106,8 +107,11 @@ class Response:
             finally:
                 self._left -= pour.moved
 
-    async def stream_into(self, sink: Sink, accept: Callable[[int], int]) -> int:
-        """Move a body of unknown length (chunked, or ended by the connection's end) to the sink; return its size."""
+    async def stream_into(self, sink: Sink, accept: Callable[[int], int], limit: RateLimit | None = None) -> int:
+        """Move a body of unknown length (chunked, or ended by the connection's end) to the sink; return its size.
+
+        limit: what may be moved in a second, shared with others; None for no bound.
+        """
         reader = _Reader(self.connection.sock, self._early)
         self._early = b""
         offset = 0
@@ -116,6 +120,8 @@ class Response:
             sink.write(data, offset)
             offset += len(data)
             accept(len(data))
+            if limit is not None:
+                await limit.wait(len(data))
         if self.head.is_chunked:
             self._left, self._early = 0, reader.rest
         return offset
@@ -218,8 +224,8 @@ async def _until_closed(reader: _Reader):  # type: ignore[no-untyped-def]  # noq
 class Pool:
     """The idle connections of one loop, and the pourer they share. Not thread-safe."""
 
-    def __init__(self, connector: Connector) -> None:
-        self.pourer = Pourer()
+    def __init__(self, connector: Connector, limit: RateLimit | None = None) -> None:
+        self.pourer = Pourer(limit)
         self._connector = connector
         self._idle: dict[Endpoint, list[Connection]] = {}
 

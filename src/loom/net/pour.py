@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from loom.net.limit import RateLimit
+
 PIPE_SIZE = 1024 * 1024
 """Bytes in the pipe: what an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)."""
 
@@ -47,9 +49,13 @@ class Sink(Protocol):
 
 
 class Pourer:
-    """The pipe and the buffer of one event loop. Not thread-safe."""
+    """The pipe and the buffer of one event loop. Not thread-safe.
 
-    def __init__(self) -> None:
+    limit: what all pours together may move in a second, shared with other loops; None for no bound.
+    """
+
+    def __init__(self, limit: RateLimit | None = None) -> None:
+        self.limit = limit
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._pipe: tuple[int, int] | None = None
         self._splices = hasattr(os, "splice")
@@ -134,12 +140,14 @@ class Pour:
     ) -> None:
         self._pourer = pourer
         self._sock = sock
+        self._fd = sock.fileno()  # asyncio asks a socket, not a number, for its addresses
         self._sink = sink
         self._offset = offset
         self._wanted = wanted
         self._accept = accept
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[int] = self._loop.create_future()
+        self._resumes: asyncio.TimerHandle | None = None
         self.moved = 0
 
     async def run(self) -> int:
@@ -147,13 +155,24 @@ class Pour:
 
         Raises ConnectionLost when the stream ends before, OSError, StoreError.
         """
-        fd = self._sock.fileno()  # asyncio asks a socket, not a number, for its addresses
-        self._loop.add_reader(fd, self._on_readable)
-        self._on_readable()
+        self._resume()
         try:
             return await self._done
         finally:
-            self._loop.remove_reader(fd)
+            if self._resumes is not None:
+                self._resumes.cancel()
+            self._loop.remove_reader(self._fd)
+
+    def _resume(self) -> None:
+        """Watch the socket, and take at once what is there."""
+        self._resumes = None
+        self._loop.add_reader(self._fd, self._on_readable)
+        self._on_readable()
+
+    def _pause(self, limit: RateLimit) -> None:
+        """Leave the bytes in the socket until the limit allows more."""
+        self._loop.remove_reader(self._fd)
+        self._resumes = self._loop.call_later(limit.pause_s, self._resume)
 
     def _on_readable(self) -> None:
         """Take what has arrived. A callback, not a coroutine step: it runs some 10 000 times for a large file."""
@@ -172,7 +191,15 @@ class Pour:
             self._loop.call_soon(self._on_readable)  # decrypted bytes may wait where the selector cannot see them
 
     def _move(self) -> bool:
-        size = self._pourer.move(self._sock, self._sink, self._offset, self._wanted)
+        """Move bytes once; return whether there is more to do at once."""
+        limit = self._pourer.limit
+        if limit is None:
+            size = self._pourer.move(self._sock, self._sink, self._offset, self._wanted)
+        elif allowed := limit.take(self._wanted):
+            size = self._move_within(limit, allowed)
+        else:
+            self._pause(limit)
+            return False
         if not size:
             raise ConnectionLost("closed within the body")
         self._offset += size
@@ -181,6 +208,14 @@ class Pour:
         if self._wanted <= 0:
             self._done.set_result(self.moved)
         return self._wanted > 0
+
+    def _move_within(self, limit: RateLimit, allowed: int) -> int:
+        size = 0
+        try:
+            size = self._pourer.move(self._sock, self._sink, self._offset, allowed)
+        finally:
+            limit.give_back(allowed - size)
+        return size
 
 
 def _open_pipe() -> tuple[int, int]:

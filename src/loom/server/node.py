@@ -13,6 +13,7 @@ from loom.core.control_url import parse_control_url
 from loom.core.options import parse_listen
 from loom.errors import LoomError, UsageError
 from loom.net.facing import own_address
+from loom.net.limit import RateLimit
 from loom.registry.client import ControlClient
 from loom.sharing.cached import CacheShelf
 from loom.sharing.server import PeerServer, listen
@@ -47,6 +48,7 @@ class NodeOptions:
     token: str | None = None
     control_ca_file: str | None = None
     allow_anonymous: bool = False
+    limit_upload_rate: int | None = None
 
 
 class Node:
@@ -70,6 +72,7 @@ class Node:
         self._shelf = CacheShelf(options.cache, "fleet" if options.token else "anyone")
         listening = listen(host, port)
         self._server = PeerServer(self._shelf, listening, options.token)
+        self._server.limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
         self._server.authority = format_authority(shown, listening.getsockname()[1])
         self._epoch: str | None = None
         self._said: list[dict[str, object]] | None = None

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loom.core.ranges import Span
+    from loom.net.limit import RateLimit
     from loom.sharing.shelf import Item, Shelf
 
 SLOTS = 16
@@ -109,6 +110,8 @@ class PeerServer:
         token: str | None,
         on_visit: Callable[[Visitor], None] = lambda _: None,
     ) -> None:
+        self.limit: RateLimit | None = None
+        """What all uploads together may send in a second; None for no bound. Set it before `start`."""
         self.authority = ""
         """host:port as peers are told: a request made for another one opens no door here. "" takes any."""
         self.load = 0
@@ -299,10 +302,13 @@ class PeerServer:
                            "Content-Type": "application/octet-stream"}  # fmt: skip
         writer.write(_head(206, span.size, fields))
         await writer.drain()
-        at = span.start
+        at, limit = span.start, self.limit
         while at < span.end:
+            size = min(BLOCK_SIZE, span.end - at)
+            if limit is not None:
+                size = await limit.some(size)
             async with asyncio.timeout(BLOCK_TIMEOUT_S):
-                sent = await self._loop.sendfile(writer.transport, file, at, min(BLOCK_SIZE, span.end - at))
+                sent = await self._loop.sendfile(writer.transport, file, at, size)
             if not sent:
                 raise OSError("the file is shorter than it was")
             at += sent
