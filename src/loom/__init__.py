@@ -10,10 +10,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as type checkers take it; importing typing costs 10 ms
 if TYPE_CHECKING:
+    from loom.api import fetch as fetch
+    from loom.api import fetch_async as fetch_async
     from loom.core.options import Options as Options
     from loom.core.receipt import Progress as Progress
     from loom.core.receipt import Receipt as Receipt
     from loom.errors import AccessDenied as AccessDenied
+    from loom.errors import Cancelled as Cancelled
     from loom.errors import IntegrityError as IntegrityError
     from loom.errors import Interrupted as Interrupted
     from loom.errors import LoomError as LoomError
@@ -29,16 +32,17 @@ if TYPE_CHECKING:
     from loom.errors import StoreError as StoreError
     from loom.errors import StoreFull as StoreFull
     from loom.errors import UsageError as UsageError
-    from loom.fetching.fetch import fetch as fetch
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "fetch": "loom.fetching.fetch",
+    "fetch": "loom.api",
+    "fetch_async": "loom.api",
     "Options": "loom.core.options",
     "Progress": "loom.core.receipt",
     "Receipt": "loom.core.receipt",
     "AccessDenied": "loom.errors",
+    "Cancelled": "loom.errors",
     "IntegrityError": "loom.errors",
     "Interrupted": "loom.errors",
     "LoomError": "loom.errors",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 __all__ = [
     "AccessDenied",
+    "Cancelled",
     "IntegrityError",
     "Interrupted",
     "LoomError",
@@ -136,6 +137,13 @@ class RegistryFull(RegistryError):
     """A bound on how many nodes or holdings the registry takes is reached."""
 
     kind = "registry-full"
+
+
+class Cancelled(LoomError):
+    """The program that called asked the fetch to stop; what has arrived is kept."""
+
+    exit_code = 130
+    kind = "cancelled"
 
 
 class Interrupted(KeyboardInterrupt):

@@ -25,7 +25,7 @@ RECEIPT = Receipt(url="https://h/m", out=os.getcwd() + "/m", size=1, elapsed_s=1
     retries=0, workers=1, ranges=True, sources={"origin": 1}, resumed=0, outcome="fetched", digest=None, version=None,
     warnings=("something \\x1b[31m odd",))
 
-def fetch(url, out=None, *, on_progress=None, **choices):
+def fetch(url, out=None, options=None, on_progress=None):
     %s
 
 sys.modules["loom.fetching.fetch"] = types.SimpleNamespace(fetch=fetch)

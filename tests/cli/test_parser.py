@@ -51,7 +51,7 @@ _ONE_URL = "it takes one URL; the name of the file stands behind -o; see `loom f
     ("arguments", "message", "hint"),
     [
         (["--wrkers", "3", "https://h/x"], "there is no flag --wrkers", "did you mean --workers?"),
-        (["--versio"], "there is no flag --versio", "see `loom fetch --help`"),
+        (["--versio"], "there is no flag --versio", "did you mean --verbose?"),
         (["-V"], "there is no flag -V", "see `loom fetch --help`"),
         (["a", "b", "c"], "2 arguments too many for `loom fetch`", _ONE_URL),
         (["a", "b"], "an argument too many for `loom fetch`", _ONE_URL),

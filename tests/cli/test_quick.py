@@ -181,6 +181,7 @@ def test_the_table_of_flags_agrees() -> None:
 PLAIN = {
     "WORKERS": ["1", "16", "1024"], "RETRIES": ["0", "100"], "BACKOFF": ["0", "5"], "TIMEOUT": ["1", "60"],
     "CHUNK_SIZE": ["10MB", "64KiB", "1GB", "65536"], "MAX_CACHE_SIZE": ["0", "500GB", "2GiB"], "OFFLINE": ["0", "true"],
+    "LIMIT_RATE": ["50MB", "50MB/s", "64KiB/s"], "LIMIT_UPLOAD_RATE": ["1GB"],
     "TOKEN": ["t0k3n"], "FLEET_TOKEN": ["t0k3n"], "HEADER": ["X-Key: a b", "Authorization: Basic eA=="],
     "CA_FILE": ["ca.pem"], "TOKEN_FILE": ["one-line", "two-lines"], "CONTROL_CA_FILE": [__file__],
     "NODE": ["node-1.rack2"], "ZONE": ["eu-west-1a"],
@@ -189,6 +190,7 @@ PLAIN = {
 WRONG = {
     "WORKERS": ["0", "1025", "abc", "1.5"], "RETRIES": ["-1", "101", "x"], "BACKOFF": ["3601", "-1", "x"],
     "TIMEOUT": ["0", "86401", "nan"], "CHUNK_SIZE": ["1", "10XB", "2GB", "MB", "iMB"], "MAX_CACHE_SIZE": ["x", "-1"],
+    "LIMIT_RATE": ["1", "fast", "9000GB"],
     "OFFLINE": ["maybe"], "TOKEN": [" ", "t\u00f6"], "FLEET_TOKEN": ["t\u00f6"],
     "HEADER": ["Host: x", "x", "X-\u00e4: 1", "Range: bytes=0-1"], "NODE": ["..", " "],
     "TOKEN_FILE": ["/nowhere", "/", os.devnull, "blank", "too-many", "a-tab", "latin-1"],

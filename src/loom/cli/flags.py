@@ -64,7 +64,7 @@ class Flag:
             return ""
         if isinstance(self.default, str):
             return self.default
-        return format_whole_size(self.default) if self.parse is parse_size else f"{self.default:g}"
+        return format_whole_size(self.default) if self.parse in (parse_size, parse_rate) else f"{self.default:g}"
 
     @property
     def variable(self) -> str:
@@ -89,6 +89,14 @@ def format_whole_size(size: int) -> str:
     """Return the shortest text that parse_size reads back: 10MB, 64KiB, 12345."""
     units = sorted(((factor, unit) for unit, factor in _UNITS.items() if unit.endswith("B")), reverse=True)
     return next(f"{size // factor}{unit.replace('IB', 'iB')}" for factor, unit in units if size % factor == 0)
+
+
+def parse_rate(text: str) -> int:
+    """Parse bytes per second: 50MB, 50MB/s, 64KiB/s."""
+    try:
+        return parse_size(text.strip().removesuffix("/s"))
+    except ValueError:
+        raise ValueError("bytes per second such as 50MB/s or 800KiB/s") from None
 
 
 def parse_count(text: str) -> int:
@@ -189,6 +197,8 @@ FETCH_FLAGS = (
          "backoff_s"),
     Flag("timeout", parse_seconds, _OPTIONS.timeout_s, "SECONDS",
          "a connection that brings too little for so long is cut and tried again", "timeout_s"),
+    Flag("limit_rate", parse_rate, None, "RATE", "most bytes per second to receive, from origin and peers together",
+         "limit_rate"),
 )  # fmt: skip
 
 CACHE = Flag(
@@ -215,6 +225,7 @@ CONFIG = Flag("config", parse_text, None, "FILE", "settings file (default: $LOOM
 
 OUTPUT_FLAGS = (
     Flag("quiet", parse_switch, False, "", "say nothing but errors", short="q"),
+    Flag("verbose", parse_switch, False, "", "tell each request, retry and choice of a peer, on stderr", short="v"),
     JSON,
     CONFIG,
 )
@@ -233,13 +244,17 @@ ZONE = Flag("zone", parse_text, None, "NAME", "where it is, so that near nodes a
 MODEL = Flag("model", parse_text, None, "NAME", "what to call the model (default: host and path of the URL)", "model",
              scope="call")  # fmt: skip
 
+LIMIT_UPLOAD_RATE = Flag("limit_upload_rate", parse_rate, None, "RATE", "most bytes per second to send to peers",
+                         "limit_upload_rate")  # fmt: skip
+
 PEER_FLAGS = (
     Flag("listen", parse_text, None, "HOST:PORT", "where peers find it (default: a free port of the address that faces "
          "the control plane)", "listen"),
     Flag("private", parse_switch, False, "", "hand nothing to peers", "private"),
     Flag("linger", parse_seconds, _OPTIONS.linger_s, "SECONDS", "go on handing it to peers, in the background, until "
          "nobody has asked for so long; 0 for not at all", "linger_s"),
-    Flag("no_peers", parse_switch, False, "", "take nothing from peers either", "no_peers"),
+    LIMIT_UPLOAD_RATE,
+    Flag("no_peers", parse_switch, False, "", "do not use peers: no download from them, no upload to them", "no_peers"),
 )  # fmt: skip
 """How a fetch and its peers find each other."""
 
@@ -307,6 +322,7 @@ _TOML_TYPES: dict[Callable[[str], Any], tuple[type, ...]] = {
     parse_seconds: (int, float),
     parse_age: (int, float),
     parse_size: (int,),
+    parse_rate: (int,),
     parse_switch: (bool,),
 }
 

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from loom.errors import Interrupted, LoomError
 
 HEARTBEAT_S = 5.0
-"""Seconds between lines where there is no terminal: a pod's log shows that it lives, and stays short."""
+"""Seconds between the first lines where there is no terminal: a pod's log shows that it lives."""
+
+LONGEST_HEARTBEAT_S = 60.0
+HEARTBEAT_SHARE = 1 / 12
+"""After a minute a line comes whenever a twelfth of the time so far has passed: the log of an hour stays short."""
 
 _BAR_WIDTH = 20
 _MIN_WIDTH_FOR_BAR = 90
 _MIN_NAME_WIDTH = 12
+_LOG_WIDTH = 200
 _MAX_ETA_S = 100 * 3600
 
 
@@ -52,9 +57,12 @@ def _surplus_columns(text: str) -> int:
     return sum(east_asian_width(c) in "WF" for c in text)
 
 
-def format_progress(name: str, progress: Progress, width: int, *, ascii_only: bool = False) -> str:
+def format_progress(
+    name: str, progress: Progress, width: int, *, ascii_only: bool = False, has_bar: bool = True
+) -> str:
     """Return one line of at most `width` columns about a running fetch; a long name gives way to the figures."""
-    figures = "  ".join(_state(progress, width, ascii_only=ascii_only) + _motion(progress))
+    has_bar = has_bar and width >= _MIN_WIDTH_FOR_BAR
+    figures = "  ".join(_state(progress, has_bar=has_bar, ascii_only=ascii_only) + _motion(progress))
     name = printable(name)
     surplus = _surplus_columns(name)
     name = shorten(name, max(_MIN_NAME_WIDTH, width - surplus - len(figures) - 2), ascii_only=ascii_only)
@@ -66,14 +74,14 @@ def _cut(text: str, length: int, *, ascii_only: bool = False) -> str:
     return text if len(text) <= length else text[: max(0, length - 1)] + ("." if ascii_only else "…")
 
 
-def _state(progress: Progress, width: int, *, ascii_only: bool) -> list[str]:
+def _state(progress: Progress, *, has_bar: bool, ascii_only: bool) -> list[str]:
     if progress.phase in ("connecting", "waiting") and not progress.size:
         return [printable(progress.note) or f"{progress.phase} ..."]
     if not progress.size:
         return [format_size(progress.received)]
     share = progress.received / progress.size
     text = f"{int(share * 100):3d} %  {format_size(progress.received)} of {format_size(progress.size)}"
-    return [format_bar(share, ascii_only=ascii_only), text] if width >= _MIN_WIDTH_FOR_BAR else [text]
+    return [format_bar(share, ascii_only=ascii_only), text] if has_bar else [text]
 
 
 def _motion(progress: Progress) -> list[str]:
@@ -175,17 +183,23 @@ class Talk:
         self._is_live = not quiet and sys.stderr.isatty() and environ.get("TERM", "dumb") != "dumb"
         self._ascii_only = (sys.stderr.encoding or "").lower().replace("-", "") != "utf8"
         self._is_dirty = False
-        self._last_beat = time.monotonic()
+        self._since = time.monotonic()
+        self._next_beat = self._since + HEARTBEAT_S
 
     def progress(self, progress: Progress) -> None:
         """Show where things stand."""
+        if progress.phase == "done":
+            return
         if self._is_live:
             line = format_progress(self._name, progress, self._width(), ascii_only=self._ascii_only)
             self._is_dirty = True
             self._write(f"\r{line}\x1b[K")
-        elif not self._quiet and time.monotonic() - self._last_beat >= HEARTBEAT_S:
-            self._last_beat = time.monotonic()
-            self._write("loom: " + format_progress(self._name, progress, 200, ascii_only=True) + "\n")
+        elif not self._quiet and time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + self._pause_s()
+            self.tell(format_progress(self._name, progress, _LOG_WIDTH, ascii_only=True, has_bar=False))
+
+    def _pause_s(self) -> float:
+        return min(max(HEARTBEAT_S, (time.monotonic() - self._since) * HEARTBEAT_SHARE), LONGEST_HEARTBEAT_S)
 
     def show(self, text: str) -> None:
         """Show a line in place, on a terminal."""
@@ -210,6 +224,11 @@ class Talk:
         self.clear()
         if not self._quiet:
             self._write(printable(text) + "\n")
+
+    def tell(self, text: str) -> None:
+        """Print a line of what goes on; outside a terminal it begins with the time, as a log's lines do."""
+        stamp = "" if self._is_live else time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime())
+        self.say(f"{stamp}loom: {text}")
 
     def complain(self, text: str) -> None:
         """Print a line even when told to be quiet."""

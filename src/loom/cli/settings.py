@@ -12,6 +12,7 @@ from loom.cli.flags import (
     URL,
     Flag,
     format_whole_size,
+    parse_rate,
     parse_size,
     parse_toml,
     parse_value,
@@ -42,7 +43,7 @@ class Setting:
             return ", ".join(f"{one[0]}: ***" if self.flag.is_secret else one for one in self.value)
         if self.flag.is_secret:
             return "***"
-        if self.flag.parse is parse_size:
+        if self.flag.parse in (parse_size, parse_rate):
             return format_whole_size(self.value)
         if isinstance(self.value, float):
             return f"{self.value:g}"
@@ -177,6 +178,13 @@ def options_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
         if setting.flag.field:
             choices |= option_of(setting)
     return choices
+
+
+def read_choices(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return all keyword arguments of loom.fetch as environment and settings file have them. Raises UsageError."""
+    path, named_by = config_path(None, environ)
+    settings = resolve({}, environ, read_config(path, must_exist=named_by != "default"), path)
+    return options_of(settings) | {"control_token": fleet_token(settings, environ)}
 
 
 def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str | None:

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _NUMBERS = {"WORKERS": (1, 1024), "RETRIES": (0, 100), "BACKOFF": (0, 3600), "TIMEOUT": (1, 86400)}
-_SIZES = {"CHUNK_SIZE": (64 * 1024, 10**9), "MAX_CACHE_SIZE": (0, 2**63)}
+_RATES = (16 * 1024, 10**12)
+_SIZES = {
+    "CHUNK_SIZE": (64 * 1024, 10**9),
+    "LIMIT_RATE": _RATES,
+    "LIMIT_UPLOAD_RATE": _RATES,
+    "MAX_CACHE_SIZE": (0, 2**63),
+}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TEXTS = frozenset(("CACHE", "TOKEN", "FLEET_TOKEN", "CA_FILE"))
 _FILES = frozenset(("TOKEN_FILE", "CONTROL_CA_FILE"))
@@ -50,6 +56,7 @@ OTHERS = frozenset(
         "SHA256",
         "TLS_CERT",
         "TLS_KEY",
+        "VERBOSE",
     )
 )
 """All other settings, without LOOM_, one a line: one that is set sends a fetch the long way."""
@@ -101,6 +108,7 @@ def _is_right(name: str, text: str) -> bool:
     if name in _NUMBERS:
         return _is_number(text, _NUMBERS[name])
     if name in _SIZES:
+        text = text.removesuffix("/s") if _SIZES[name] is _RATES else text
         digits = text.rstrip("BGKMi")
         return _is_number(digits, _SIZES[name], _UNITS.get(text[len(digits) :], 0))
     if name in _NAMES:

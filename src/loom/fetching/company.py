@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import time
@@ -41,6 +42,7 @@ IDLE_S = 0.2
 """How often one looks again when nothing happened."""
 
 now = time.monotonic
+log = logging.getLogger("loom.fetch")
 
 
 class Company:
@@ -236,6 +238,7 @@ class Company:
             return self._accept(number, peer, size)
 
         try:
+            log.debug("bytes %d-%d: asked of peer %s", start, span.end - 1, peer.name)
             response, served, available = await self._source.open(self._pool, peer.address, span)
             with job.lock:
                 self._swarm.saw(peer, available, now())

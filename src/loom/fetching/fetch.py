@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loom.core.content import telling_name
 from loom.core.expectation import NOTHING_TOLD
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options, check_call, no_way_at_all
 from loom.core.ranges import Span
-from loom.core.receipt import Receipt
+from loom.core.receipt import Progress, Receipt
 from loom.core.reference import parse_reference
 from loom.errors import Interrupted, OriginUnreachable
 from loom.fetching.crew import Crew
@@ -25,6 +26,7 @@ from loom.fetching.patience import Patience
 from loom.fetching.reporter import Reporter
 from loom.fetching.vault import BlobGone
 from loom.fetching.ways import BesideOutput, Hearsay, NoCache, ThroughCache
+from loom.net.limit import RateLimit
 from loom.sources.http import HttpSource
 from loom.store.staging import TakenOver, check_out
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loom.core.headers import Version
-    from loom.core.receipt import Progress
     from loom.core.reference import Reference
     from loom.fetching.peers import Peers
     from loom.fetching.transmission import Transmission
@@ -41,51 +42,56 @@ if TYPE_CHECKING:
     from loom.sources.http import Reply
     from loom.store.journal import Record
 
+log = logging.getLogger("loom.fetch")
+logging.getLogger("loom").addHandler(logging.NullHandler())  # a library is silent unless its program listens
+
 _JOINS = 3
 """How often a fetch begins again because somebody else took over its part, or evicted its blob, at the last moment."""
 
 
 def fetch(
     url: str,
-    out: str | os.PathLike[str] | None = None,
-    *,
+    out: str | os.PathLike[str] | None,
+    options: Options,
     on_progress: Callable[[Progress], None] | None = None,
-    **choices: Any,
 ) -> Receipt:
-    """Fetch `url` into the file `out`, and return a Receipt once it stands there whole.
-
-    url: http or https.
-    out: the file's path; None takes the name from the URL (or Content-Disposition), in the working folder. A file that
-        stands there is replaced in one step when the new one is complete, and left alone when it is current.
-    on_progress: called from this thread with a Progress about ten times a second.
-    choices: the fields of loom.Options: workers, chunk_size, retries, backoff_s, timeout_s, headers, token, sha256,
-        ca_file, no_cache, cache, link, revalidate, max_age_s, offline, max_cache_size, control, control_token,
-        control_ca_file, model, node, zone, listen, allow_anonymous, private, no_peers, linger_s.
-
-    Raises the LoomErrors of docs/errors.md; a KeyboardInterrupt becomes Interrupted, which is one, too. What had
-    arrived is kept in the cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).
-    """
-    unknown = set(choices) - {field.name for field in dataclasses.fields(Options)}
-    if unknown:
-        raise TypeError(f"fetch() got an unexpected keyword argument {min(unknown)!r}")
-    options = Options(**choices)
+    """Fetch `url` into the file `out`: what loom.api.fetch documents, with every choice made."""
     check_call(url, out, on_progress)
+    receipt = _fetch(url, out, options.within_limit(), on_progress)
+    _log(receipt)
+    if on_progress is not None:
+        on_progress(Progress("done", receipt.size, receipt.size, receipt.resumed))
+    return receipt
+
+
+def _log(receipt: Receipt) -> None:
+    taken = ", ".join(f"{size} bytes from {source}" for source, size in receipt.sources.items())
+    facts = (receipt.out, receipt.outcome, receipt.requests, receipt.retries, taken)
+    log.info("%s: %s; %d requests, %d retries; %s", *facts)
+
+
+def _fetch(
+    url: str, out: str | os.PathLike[str] | None, options: Options, on_progress: Callable[[Progress], None] | None
+) -> Receipt:
     if options.offline and options.no_cache:
         raise no_way_at_all()
     reference = parse_reference(url)
+    limit = RateLimit(options.limit_rate) if options.limit_rate else None
     if options.control is None:
-        return _run(reference, out, options, on_progress)
+        return _run(reference, out, options, on_progress, limit)
     from loom.fetching.announcing import Announcer
     from loom.fetching.peers import Peers
 
     with contextlib.ExitStack() as stack:
         node = options.node or socket.gethostname()
-        peers = None if options.no_peers else stack.enter_context(contextlib.closing(Peers(reference, options, node)))
+        peers = None if options.no_peers else Peers(reference, options, node, limit)
+        if peers is not None:
+            stack.enter_context(contextlib.closing(peers))
         announcer = stack.enter_context(Announcer(reference, options, node, peers, on_progress))
         if peers is not None:
             peers.wait_for_news = announcer.wait
         try:
-            return announcer.complete(_run(reference, out, options, announcer.progress, peers))
+            return announcer.complete(_run(reference, out, options, announcer.progress, limit, peers))
         except OriginUnreachable as error:
             raise announcer.explain(error) from error
 
@@ -95,14 +101,15 @@ def _run(
     out: str | os.PathLike[str] | None,
     options: Options,
     on_progress: Callable[[Progress], None] | None,
+    limit: RateLimit | None,
     peers: Peers | None = None,
 ) -> Receipt:
     report = Reporter(on_progress)
     for _ in range(_JOINS):
         with contextlib.suppress(TakenOver, BlobGone):
-            return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, peers))
+            return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, limit, peers))
     options = dataclasses.replace(options, no_cache=True)
-    return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, peers))
+    return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, limit, peers))
 
 
 def _attempt(one: _Fetch) -> Receipt:
@@ -127,12 +134,19 @@ class _Fetch:
     """One call of `fetch`: `run` once, then `close`."""
 
     def __init__(
-        self, reference: Reference, out: Path | None, options: Options, report: Reporter, peers: Peers | None
+        self,
+        reference: Reference,
+        out: Path | None,
+        options: Options,
+        report: Reporter,
+        limit: RateLimit | None,
+        peers: Peers | None,
     ) -> None:
         self._started = time.monotonic()
         self._reference = reference
         self._options = options
         self._report = report
+        self._limit = limit
         self._peers = peers
         self._source = HttpSource(reference, options, telling_name(out.name if out else "", reference.name))
         self._out = check_out(out or Path(reference.name)) if out or reference.name else None
@@ -151,19 +165,19 @@ class _Fetch:
                 reply: Reply | Hearsay = self._ask(way.record, way.have)
             except _OriginAway as away:
                 reply = away.hearsay
-                self._warnings.append(f"the origin cannot be asked ({away.why}): peers said what is current")
+                self._warn(f"the origin cannot be asked ({away.why}): peers said what is current")
             standing = way.confirm(reply) or self._transmit(way, reply)
         return self._receipt(way, standing)
 
     def _look(self) -> tuple[Way, Standing | None]:
         """Return the way that it goes, and the file if that is there already."""
-        facts = (self._reference, self._out, self._options, self._report, self._warnings.append)
+        facts = (self._reference, self._out, self._options, self._report, self._warn)
         if not self._options.no_cache:
             try:
                 through = self._way = ThroughCache(*facts)
                 return through, through.find()
             except NoCache as reason:
-                self._warnings.append(str(reason))
+                self._warn(str(reason))
         beside = self._way = BesideOutput(*facts)
         return beside, beside.find()
 
@@ -182,13 +196,13 @@ class _Fetch:
 
     def _hire(self) -> Crew:
         decrypts = self._reference.endpoint.scheme == "https"
-        self._crew = Crew(self._options, self._tick, decrypts=decrypts)
+        self._crew = Crew(self._options, self._tick, decrypts=decrypts, limit=self._limit)
         return self._crew
 
     def _transmit(self, way: Way, reply: Reply | Hearsay) -> Standing:
         from loom.fetching.transmission import Transmission
 
-        crew, warn = self._crew, self._warnings.append
+        crew, warn = self._crew, self._warn
         if crew is None:
             raise RuntimeError("nobody has been asked")
         one = self._transmission = Transmission(
@@ -197,6 +211,11 @@ class _Fetch:
         if isinstance(reply, Hearsay):
             return one.run_spans(crew, reply.version, None)
         return one.run(crew, reply)
+
+    def _warn(self, text: str) -> None:
+        """Tell it in the receipt, and at once in the log."""
+        log.warning("%s", text)
+        self._warnings.append(text)
 
     def close(self) -> None:
         """Stop whatever still runs, keep what has arrived, and let go of sockets, files and locks."""
@@ -229,6 +248,7 @@ class _Fetch:
 
     async def _ask_anybody(self, crew: Crew, span: Span, have: Version | None) -> Reply:
         """Ask the origin; when that is in vain, and might not be another time, ask peers. Raises Fault, _OriginAway."""
+        log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, self._reference.endpoint.authority)
         try:
             return await self._source.probe(crew.first_pool, span, have)
         except Fault as fault:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from loom.core.options import Options
 
 T = TypeVar("T")
+
+log = logging.getLogger("loom.fetch")
 
 
 class Patience:
@@ -51,6 +54,7 @@ class Patience:
         if delay_s is None:
             raise fault.error from fault
         self.retries = tries
+        log.info("%s; next try in %.1f s", fault.error, delay_s)
         if delay_s:
             self._waits_for = str(fault.error), time.monotonic() + delay_s
         await asyncio.sleep(delay_s)

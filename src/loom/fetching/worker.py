@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from loom.store.staging import Staging
 
 now = time.monotonic
+log = logging.getLogger("loom.fetch")
 
 
 @dataclass
@@ -134,6 +136,7 @@ class Worker:
     async def _fetch(self, span: Span, reply: Reply | None) -> None:
         job = self._job
         if reply is None:
+            log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, job.source.reference.endpoint.authority)
             reply = await job.source.open(self._pool, span, job.version)
         served = reply.span or span
         with job.lock:
@@ -161,6 +164,7 @@ class Worker:
 
     def _failed(self, fault: Fault) -> None:
         job = self._job
+        log.info("a request failed (%s): %s", fault.remedy.name.lower().replace("_", " "), fault.error)
         with job.lock:
             job.transfer.failed(self.number, fault, now())
             is_over = job.transfer.error is not None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.cli.context import Voice, read_settings
 from loom.cli.flags import OUT, URL, parse_value
+from loom.cli.log import tell_log
 from loom.cli.output import Talk, format_receipt, print_json
 from loom.cli.parser import fetch_parser as parser
 from loom.cli.parser import parse
@@ -52,6 +53,8 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
 
     talk = Talk(Path(out or file_name(url) or "download").name, os.environ, quiet=bool(settings["quiet"].value))
     _stop_on_signals(talk)
+    if settings["verbose"].value:
+        tell_log(talk)
     if raw["serve"]:
         from loom.cli.serving import fetch_and_serve
 
@@ -61,10 +64,11 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
 
 
 def _fetch(url: str, out: str | None, choices: dict[str, Any], talk: Talk, voice: Voice) -> Receipt:
+    from loom.core.options import Options
     from loom.fetching.fetch import fetch
 
     try:
-        receipt = fetch(url, out, on_progress=talk.progress, **choices)
+        receipt = fetch(url, out, Options(**choices), talk.progress)
     finally:
         talk.clear()
     for warning in receipt.warnings:

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from loom.cli.context import Voice, read_settings
-from loom.cli.flags import CACHE, CONFIG, CONTROL_FLAGS, JSON, LISTEN_FLAGS, NODE, PEER_FLAGS, ZONE
+from loom.cli.flags import CACHE, CONFIG, CONTROL_FLAGS, JSON, LIMIT_UPLOAD_RATE, LISTEN_FLAGS, NODE, PEER_FLAGS, ZONE
 from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.settings import fleet_token
@@ -33,7 +33,7 @@ def parser() -> Parser:
     parser = new_parser("loom node", _TEXT, "loom node --control URL [options]")
     listen = next(flag for flag in PEER_FLAGS if flag.name == "listen")
     anonymous = next(flag for flag in LISTEN_FLAGS if flag.name == "allow_anonymous")
-    flags = (*CONTROL_FLAGS, listen, NODE, ZONE, anonymous, CACHE, JSON, CONFIG)
+    flags = (*CONTROL_FLAGS, listen, NODE, ZONE, LIMIT_UPLOAD_RATE, anonymous, CACHE, JSON, CONFIG)
     helps = {
         "json": "print one JSON object when it listens",
         "listen": "where peers find it (default: port 3001 of the address that faces the control plane)",
@@ -60,6 +60,7 @@ def run(arguments: list[str], voice: Voice) -> int:
         fleet_token(settings, os.environ),
         settings["control_ca_file"].value,
         allow_anonymous=settings["allow_anonymous"].value,
+        limit_upload_rate=settings["limit_upload_rate"].value,
     )
     _serve(options, Talk("", {}, quiet=False), voice)
     return 0

@@ -1,0 +1,172 @@
+"""The library's front door: `fetch` and `fetch_async`, with the settings that the command would use.
+
+    call -> settings (argument > LOOM_* > config.toml > default) -> loom.fetching.fetch.fetch -> Receipt
+
+An argument that is left out, or None, is looked up as the command looks it up. `options=` switches that off: then those
+choices count, and neither environment nor file is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from loom.errors import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from loom.core.options import Options
+    from loom.core.receipt import Progress, Receipt
+
+_ABANDON_S = 5.0
+"""Seconds that a cancelled `fetch_async` waits for its thread to put on record what has arrived."""
+
+
+def fetch(
+    url: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    options: Options | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+    workers: int | None = None,
+    chunk_size: int | None = None,
+    retries: int | None = None,
+    backoff_s: float | None = None,
+    timeout_s: float | None = None,
+    headers: Mapping[str, str] | None = None,
+    token: str | None = None,
+    sha256: str | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+    no_cache: bool | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    link: str | None = None,
+    revalidate: bool | None = None,
+    max_age_s: float | None = None,
+    offline: bool | None = None,
+    max_cache_size: int | None = None,
+    limit_rate: int | None = None,
+    limit_upload_rate: int | None = None,
+    control: str | None = None,
+    control_token: str | None = None,
+    control_ca_file: str | os.PathLike[str] | None = None,
+    model: str | None = None,
+    node: str | None = None,
+    zone: str | None = None,
+    listen: str | None = None,
+    allow_anonymous: bool | None = None,
+    private: bool | None = None,
+    no_peers: bool | None = None,
+    linger_s: float | None = None,
+) -> Receipt:
+    """Fetch `url` into the file `out`, and return a Receipt once it stands there whole.
+
+    url: http or https.
+    out: the file's path; None takes the name from the URL (or Content-Disposition), in the working folder. A file that
+        stands there is replaced in one step when the new one is complete, and left alone when it is current.
+    options: all choices in one value; then environment and settings file are not read, and no other choice is allowed.
+    on_progress: called from this thread with a Progress about ten times a second; the last one has the phase "done".
+        An exception that it raises ends the fetch, keeps what has arrived, and comes out of this call.
+    cancel: once it is set, from any thread, the fetch ends within a few tenths of a second, keeps what has arrived, and
+        raises Cancelled.
+    The rest: the fields of loom.Options, in the same units. One that is not given, or None, comes from its LOOM_*
+        variable, else from the settings file, else it is the default.
+
+    Raises the LoomErrors of docs/errors.md; a KeyboardInterrupt becomes Interrupted, which is one, too. What had
+    arrived is kept in the cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).
+    """
+    arguments = dict(locals())
+    given = {name: arguments[name] for name in arguments.keys() - _OF_THE_CALL if arguments[name] is not None}
+    from loom.fetching.fetch import fetch as run
+
+    return run(url, out, _options(options, given), _watched(on_progress, cancel))
+
+
+_OF_THE_CALL = frozenset(("url", "out", "options", "on_progress", "cancel"))
+
+
+def _options(options: Options | None, given: dict[str, Any]) -> Options:
+    """Return every choice of a call. Raises UsageError, TypeError."""
+    if options is not None:
+        if given:
+            raise TypeError(f"fetch() takes options= or {min(given)}=, not both")
+        return options
+    from loom.cli.settings import read_choices
+    from loom.core import options as choices
+
+    return choices.Options(**(read_choices(os.environ) | given))
+
+
+def _watched(
+    on_progress: Callable[[Progress], None] | None, cancel: threading.Event | None
+) -> Callable[[Progress], None] | None:
+    """Return an `on_progress` that ends the fetch once `cancel` is set: every wait of a fetch reports progress."""
+    if cancel is None:
+        return on_progress
+
+    def report(progress: Progress) -> None:
+        if cancel.is_set() and progress.phase != "done":
+            raise Cancelled("the fetch was cancelled", "call it again to go on from there")
+        if on_progress is not None:
+            on_progress(progress)
+
+    return report
+
+
+async def fetch_async(
+    url: str,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    **choices: Any,
+) -> Receipt:
+    """Fetch as `fetch` does, without holding up the running event loop.
+
+    on_progress: called on the event loop, about ten times a second.
+    choices: the other arguments of `fetch`, except `cancel`: cancel the task instead, as `asyncio.wait_for` and
+        `asyncio.timeout` do. Then what has arrived is kept, and the task ends within a few tenths of a second.
+
+    Raises what `fetch` raises, and asyncio.CancelledError.
+    """
+    loop, cancel = asyncio.get_running_loop(), threading.Event()
+    ended: asyncio.Future[Receipt] = loop.create_future()
+
+    def report(progress: Progress) -> None:
+        if on_progress is not None:
+            _call_soon(loop, on_progress, progress)
+
+    def settle(receipt: Receipt | None, error: BaseException | None) -> None:
+        if ended.done():
+            return
+        if receipt is None:
+            ended.set_exception(error or RuntimeError("the fetch ended without a word"))
+        else:
+            ended.set_result(receipt)
+
+    def run() -> None:
+        receipt: Receipt | None = None
+        failure: BaseException | None = None
+        try:
+            receipt = fetch(url, out, on_progress=report, cancel=cancel, **choices)
+        except BaseException as error:  # noqa: BLE001 - handed to the task that awaits
+            failure = error
+        _call_soon(loop, settle, receipt, failure)
+
+    threading.Thread(target=run, name="loom-fetch", daemon=True).start()
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        cancel.set()
+        await asyncio.wait([ended], timeout=_ABANDON_S)
+        if ended.done():
+            ended.exception()  # asked for, so that asyncio does not report it as forgotten
+        raise
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop was closed: its program is ending
+        loop.call_soon_threadsafe(callback, *args)
