@@ -337,10 +337,14 @@ class Part:
         self._fd = job.staging.duplicate()
 
     def available(self) -> Availability:
+        if self._job.source.pin.is_loose:
+            return Availability(0, {})
         with self._job.lock:
             return self._company.available()
 
     def end_from(self, start: int, end: int) -> int:
+        if self._job.source.pin.is_loose:
+            return start
         with self._job.lock:
             gaps = self._job.transfer.have.missing(start, end)
         return gaps[0].start if gaps else end

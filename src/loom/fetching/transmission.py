@@ -17,7 +17,7 @@ from loom.core.headers import Version
 from loom.core.keys import version_key
 from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
-from loom.errors import IntegrityError, StoreError, StoreFull
+from loom.errors import IntegrityError, LoomError, StoreError, StoreFull
 from loom.fetching.crew import TICK_S, fit_descriptors
 from loom.fetching.stream import Stream
 from loom.fetching.worker import Job
@@ -156,6 +156,7 @@ class Transmission:
             record = None
         if record is not None:
             options = dataclasses.replace(options, chunk_size=record.chunk_size)
+        self._source.pin.is_proved = self._wanted is not None
         staging = way.begin(version, options.chunk_size, record)
         done, ranges = (record.done, record.ranges) if record else ((), ())
         transfer = Transfer(size, options, done, random.random, self._source.round_trip_s, ranges)
@@ -178,6 +179,8 @@ class Transmission:
             job.staging.discard()
             raise
         for remark in job.company.remarks() if job.company is not None else ():
+            self._warn(remark)
+        if remark := self._source.pin.remark(job.version):
             self._warn(remark)
         if self.unconfirmed * USUAL_SHARE > job.transfer.size:
             self._warn(f"{self.unconfirmed / 1e6:,.1f} MB came from peers, and no other node could vouch for them")
@@ -251,7 +254,7 @@ class Transmission:
         hint = "the origin may want a sign-in: check --token or --header"
         return IntegrityError(f"{self._reference.shown} is a web page, not {name}", hint)
 
-    def _judge_digest(self) -> IntegrityError | None:
+    def _judge_digest(self) -> LoomError | None:
         wanted = self._wanted
         if self._hasher is None or wanted is None:
             return None
@@ -261,7 +264,8 @@ class Transmission:
         if digest == wanted.value:
             self.verified_by = wanted
             return None
-        return _other_digest(self._reference.shown, digest, wanted)
+        unproved = self._source.pin.unproved(self.job.version) if self.job is not None else None
+        return unproved or _other_digest(self._reference.shown, digest, wanted)
 
     def _fetch_again(self, job: Job, company: Company) -> str:
         """Ask the origin for all that came from peers, which shows who handed out wrong bytes; return the digest."""

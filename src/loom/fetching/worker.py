@@ -51,7 +51,7 @@ class Job:
             completed = self.transfer.take_completed()
             is_complete = self.transfer.is_complete
         if self.company is None:
-            if completed:
+            if completed and not self.source.pin.is_loose:
                 self.staging.record(completed)
             if is_complete:
                 self.finished.set()
@@ -67,6 +67,8 @@ class Job:
 
     def keep(self, least: int = 1) -> None:
         """Put on record what has arrived and is not on record, in runs of `least` bytes or more."""
+        if self.source.pin.is_loose:
+            return
         with self.lock:
             have = self.company.confirmer.sound(self.transfer.have) if self.company else list(self.transfer.have)
         self.staging.record_ranges(have, least)

@@ -36,13 +36,13 @@ from loom.errors import (
     AccessDenied,
     IntegrityError,
     NotFound,
-    OriginChanged,
     OriginError,
     OriginThrottled,
     UsageError,
 )
 from loom.sources.credentials import base_headers, headers_for, may_see_headers
 from loom.sources.faults import fault_of
+from loom.sources.pin import Pin
 
 if TYPE_CHECKING:
     from loom.core.options import Options
@@ -93,6 +93,7 @@ class HttpSource:
         self._timeout_s = options.timeout_s
         self._is_digest_given = options.sha256 is not None
         self._headers = headers_for(self.reference, options.request_headers())
+        self.pin = Pin(self.reference)
         self._target: Url | None = None
         self._told = NOTHING_TOLD  # by the redirects on the way to the target
         self._is_resolving = False
@@ -118,7 +119,7 @@ class HttpSource:
 
     async def open(self, pool: Pool, span: Span, version: Version) -> Reply:
         """Ask for `span` of that very version. The reply's span starts there and may be shorter. Raises Fault."""
-        conditions = {"If-Range": _as_sent(version.etag)} if version.is_strong else {}
+        conditions = {"If-Range": _as_sent(version.etag)} if version.is_strong and not self.pin.is_loose else {}
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
             return self._read_pinned(response, span, version)
@@ -258,16 +259,16 @@ class HttpSource:
 
     def _read_pinned(self, response: Response, span: Span, version: Version) -> Reply:
         head = response.head
-        if head.status in (412, 416):
-            raise self._changed()
+        if head.status in (304, 412, 416):
+            raise Fault(Remedy.NONE, self.pin.replaced())
         content_range = _content_range(head)
         size = content_range.size if content_range else head.length
         seen = parse_version(head.fields, size)
         self._refuse_unusable(head)
-        if not version.matches(seen):
-            raise self._changed()
+        self.pin.admit(version, seen)
         if content_range is None:
-            raise self._bad("ignored a range request though it had answered one before", Remedy.RETRY)
+            remedy = Remedy.AT_ONCE if self.pin.is_loose else Remedy.RETRY  # it may have heeded the condition
+            raise self._bad("ignored a range request though it had answered one before", remedy)
         return Reply(response, self._served(head, content_range, span), version)
 
     def _whole(self, response: Response) -> Reply:
@@ -292,7 +293,8 @@ class HttpSource:
         size = content_range.size if content_range else None
         if size is None or size > asked.start:
             return None
-        return Reply(response, Span(0, 0), parse_version(response.head.fields, size))
+        expected = self._expected(response.head, size, is_whole=False)
+        return Reply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
 
     def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
         """Return the span that the body brings, as far as it was asked for; some servers send all from its start.
@@ -338,10 +340,6 @@ class HttpSource:
 
     def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED) -> Fault:
         return Fault(remedy, OriginError(f"{self.reference} {what}", hint))
-
-    def _changed(self) -> Fault:
-        hint = "nothing of it was kept under the final name; run the same command again for the new version"
-        return Fault(Remedy.NONE, OriginChanged(f"{self.reference} was replaced while it was being fetched", hint))
 
     def _denied(self, url: Url, status: int) -> AccessDenied:
         if status == 407:
