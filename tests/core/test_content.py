@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from loom.core.content import is_page_as_weights, is_unwanted_page, judge_beginning, telling_name
+from loom.core.content import (
+    coding_of,
+    is_named_coded,
+    is_page_as_weights,
+    is_unwanted_page,
+    judge_beginning,
+    telling_name,
+)
 
 PAGE = b"<!DOCTYPE html><title>Sign in</title>"
 HEADER = (1000).to_bytes(8, "little") + b'{"__metadata__":{}}'
@@ -80,3 +87,37 @@ def test_a_missing_magic_is_worth_a_warning(beginning: bytes, name: str, is_odd:
     warning = judge_beginning(beginning, name)
     assert bool(warning) == is_odd
     assert name in warning or not is_odd
+
+
+@pytest.mark.parametrize(
+    ("label", "coding"),
+    [
+        ("", ""),
+        ("gzip", "gzip"),
+        (" GZIP ", "gzip"),
+        ("identity", ""),
+        ("aws-chunked,gzip", "gzip"),
+        ("br, gzip", "br, gzip"),
+    ],
+)
+def test_codings(label, coding) -> None:
+    """Labels that change no bytes do not count."""
+    assert coding_of(label) == coding
+
+
+@pytest.mark.parametrize(
+    ("coding", "name", "is_own"),
+    [
+        ("gzip", "a.tar.gz", True),
+        ("x-gzip", "A.TGZ", True),
+        ("zstd", "a.zst", True),
+        ("br", "a.gz", False),
+        ("gzip", "a.gguf", False),
+        ("gzip", "gz", False),
+        ("br, gzip", "a.gz", False),
+        ("", "a", False),
+    ],
+)
+def test_names_that_say_the_coding(coding, name, is_own) -> None:
+    """Only a suffix of that very coding says that it is the file's own."""
+    assert is_named_coded(coding, ["other", name]) is is_own

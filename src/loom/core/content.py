@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from posixpath import splitext
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _PAGE_SUFFIXES = frozenset((".html", ".htm", ".xhtml"))
 _WEIGHT_SUFFIXES = frozenset((".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".pkl", ".npz"))
 _PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<script")
+
+_GZIP, _BZIP2, _XZ = (".gz", ".tgz", ".taz"), (".bz2", ".tbz", ".tbz2"), (".xz", ".txz")
+_CODED_SUFFIXES = {
+    "gzip": _GZIP, "x-gzip": _GZIP, "bzip2": _BZIP2, "x-bzip2": _BZIP2, "bzip": _BZIP2, "xz": _XZ, "x-xz": _XZ,
+    "zstd": (".zst", ".tzst"), "br": (".br",), "compress": (".z",), "x-compress": (".z",), "lz4": (".lz4",),
+}  # fmt: skip
+"""Suffixes of files that are what a content coding makes; labels with an x- are the older spelling (RFC 9110 8.4.1)."""
+
+_NO_CODINGS = frozenset(("", "identity", "none", "binary", "utf-8", "aws-chunked"))
+"""Labels that leave the bytes as they are. Uploads to S3 in signed pieces leave "aws-chunked" behind in some stores."""
 
 SNIFF_SIZE = 512
 """Bytes of the file's beginning that `judge_beginning` wants."""
@@ -22,6 +36,26 @@ def is_unwanted_page(content_type: str, name: str) -> bool:
     """Return whether a reply of this Content-Type is a web page though `name` is not one's."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind in ("text/html", "application/xhtml+xml") and _suffix(name) not in _PAGE_SUFFIXES
+
+
+def coding_of(label: str) -> str:
+    """Return the codings that a Content-Encoding names, in lower case; "" when it leaves the bytes as they are."""
+    codings = (part.strip() for part in label.lower().split(","))
+    return ", ".join(coding for coding in codings if coding not in _NO_CODINGS)
+
+
+def suffix_of(coding: str) -> str:
+    """Return the usual suffix of files that the coding makes; "" when there is none."""
+    return _CODED_SUFFIXES.get(coding, ("",))[0]
+
+
+def is_named_coded(coding: str, names: Iterable[str]) -> bool:
+    """Return whether one of these names is of a file that the coding makes: its label is of the file itself then.
+
+    Servers label a stored `.tar.gz` with gzip: Apache with AddEncoding, Flask, Django, Twisted. The bytes, and ranges
+    of them, are the file's own.
+    """
+    return any(_suffix(name) in _CODED_SUFFIXES.get(coding, ()) for name in names)
 
 
 def is_page_as_weights(beginning: bytes, name: str) -> bool:

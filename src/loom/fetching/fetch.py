@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.core.content import telling_name
 from loom.core.expectation import NOTHING_TOLD
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options, check_call, no_way_at_all
@@ -148,7 +147,7 @@ class _Fetch:
         self._report = report
         self._limit = limit
         self._peers = peers
-        self._source = HttpSource(reference, options, telling_name(out.name if out else "", reference.name))
+        self._source = HttpSource(reference, options, out.name if out else "")
         self._out = check_out(out or Path(reference.name)) if out or reference.name else None
         self._patience = Patience(options)
         self._warnings: list[str] = []

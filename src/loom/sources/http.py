@@ -18,14 +18,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from loom.core.content import is_unwanted_page
 from loom.core.expectation import NOTHING_TOLD, Expectation, parse_expectation
 from loom.core.faults import Fault, Remedy
 from loom.core.headers import (
     ContentRange,
     Version,
     as_text,
-    parse_content_range,
     parse_disposition,
     parse_version,
 )
@@ -40,6 +38,7 @@ from loom.errors import (
     OriginThrottled,
     UsageError,
 )
+from loom.sources.answers import Reader, content_range_of
 from loom.sources.credentials import base_headers, headers_for, may_see_headers
 from loom.sources.faults import fault_of
 from loom.sources.pin import Pin
@@ -59,7 +58,6 @@ _RESOLVE_POLL_S = 0.02
 _OTHER_FILE = (
     "a proxy, a mirror or the storage holds another file: nothing was kept; --sha256 decides by your own digest"
 )
-_MEDDLED = "a proxy or a CDN in between may be to blame: ask the origin without it"
 
 
 @dataclass
@@ -85,11 +83,11 @@ class HttpSource:
     reply, infinite before the first.
     """
 
-    def __init__(self, reference: Reference, options: Options, name: str) -> None:
+    def __init__(self, reference: Reference, options: Options, out_name: str) -> None:
         self.reference = reference.url
         self.requests = 0
         self.round_trip_s = math.inf
-        self._name = name
+        self._reader = Reader(self.reference, reference.name, out_name)
         self._timeout_s = options.timeout_s
         self._is_digest_given = options.sha256 is not None
         self._headers = headers_for(self.reference, options.request_headers())
@@ -131,11 +129,11 @@ class HttpSource:
         """Ask for the whole object in one stream. Raises Fault."""
         response = await self._get(pool, {})
         try:
-            self._refuse_unusable(response.head)
+            self._reader.refuse_unusable(response.head)
             if response.head.status != 200:
-                raise self._bad(f"answered {response.head.status} to a request for the whole file")
+                raise self._reader.bad(f"answered {response.head.status} to a request for the whole file")
             if "content-range" in response.head.fields:
-                raise self._bad("answered with a part of the file, in a way that cannot be used")
+                raise self._reader.bad("answered with a part of the file, in a way that cannot be used")
             return self._whole(response)
         except BaseException:
             response.connection.close()
@@ -242,17 +240,17 @@ class HttpSource:
         if head.status == 304 and have is not None:
             return Reply(response, None, have, is_unchanged=True, expected=self._told)
         if head.status in (304, 412):
-            raise self._bad(f"answered {head.status} though there was no condition")
-        content_range = _content_range(head)
+            raise self._reader.bad(f"answered {head.status} though there was no condition")
+        content_range = content_range_of(head)
         if head.status == 416:
             return self._unsatisfied(response, content_range, span)
-        self._refuse_unusable(head)
+        self._reader.refuse_unusable(head)
         if content_range is None or content_range.size is None:
             is_part = head.status == 206 or "content-range" in head.fields  # of what, it does not tell
             return None if is_part else self._whole(response)
         if head.length is None:
             return None  # a range in chunks (RFC 9112 section 7.1), or up to the connection's end
-        served = self._served(head, content_range, span)
+        served = self._reader.served(head, content_range, span)
         name = parse_disposition(head.fields.get("content-disposition", ""))
         expected = self._expected(head, content_range.size, is_whole=head.length == content_range.size)
         return Reply(response, served, parse_version(head.fields, content_range.size), name, expected=expected)
@@ -261,15 +259,15 @@ class HttpSource:
         head = response.head
         if head.status in (304, 412, 416):
             raise Fault(Remedy.NONE, self.pin.replaced())
-        content_range = _content_range(head)
+        content_range = content_range_of(head)
         size = content_range.size if content_range else head.length
         seen = parse_version(head.fields, size)
-        self._refuse_unusable(head)
+        self._reader.refuse_unusable(head)
         self.pin.admit(version, seen)
         if content_range is None:
             remedy = Remedy.AT_ONCE if self.pin.is_loose else Remedy.RETRY  # it may have heeded the condition
-            raise self._bad("ignored a range request though it had answered one before", remedy)
-        return Reply(response, self._served(head, content_range, span), version)
+            raise self._reader.bad("ignored a range request though it had answered one before", remedy)
+        return Reply(response, self._reader.served(head, content_range, span), version)
 
     def _whole(self, response: Response) -> Reply:
         head = response.head
@@ -296,33 +294,6 @@ class HttpSource:
         expected = self._expected(response.head, size, is_whole=False)
         return Reply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
 
-    def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
-        """Return the span that the body brings, as far as it was asked for; some servers send all from its start.
-
-        Content-Range decides, whatever the status: some servers send a right part under a 200.
-        """
-        start, end = content_range.start, content_range.end
-        if start is None or end is None or start != asked.start:
-            raise self._bad("answered with another range than the one asked for", Remedy.RETRY)
-        if head.length is not None and head.length != end - start:
-            raise self._bad("announced a body and a range of different lengths", Remedy.RETRY)
-        if head.length is None:
-            raise self._bad("sent a range without its length", Remedy.RETRY)
-        return Span(start, min(end, asked.end))
-
-    def _refuse_unusable(self, head: Head) -> None:
-        """Refuse bodies that are not the object's bytes: compressed, several parts, or a web page."""
-        coding = head.fields.get("content-encoding", "identity").strip().lower()
-        if coding not in ("identity", ""):
-            message = f"sent the file compressed ({coding}) though told not to"
-            raise self._bad(message, hint="a proxy or a CDN in between compresses: ask the origin without it")
-        content_type = head.fields.get("content-type", "")
-        if content_type.lower().startswith("multipart/byteranges"):
-            raise self._bad("answered one range with several parts")
-        if is_unwanted_page(content_type, self._name):
-            hint = "it may want a sign-in (--token, --header); name the output .html if a page is what you want"
-            raise self._bad("answered with a web page instead of the file", hint=hint)
-
     def _refuse_status(self, url: Url, head: Head) -> None:
         if head.status in (200, 206, 304, 412, 416):
             return
@@ -335,11 +306,6 @@ class HttpSource:
             raise Fault(Remedy.NONE, self._denied(url, head.status))
         remedy = Remedy.RETRY if head.status in _TRANSIENT else Remedy.NONE
         raise Fault(remedy, OriginError(f"{url} answered {head.status}", _status_hint(url, head.status)), wait_s)
-
-    # Faults
-
-    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED) -> Fault:
-        return Fault(remedy, OriginError(f"{self.reference} {what}", hint))
 
     def _denied(self, url: Url, status: int) -> AccessDenied:
         if status == 407:
@@ -358,11 +324,6 @@ def _status_hint(url: Url, status: int) -> str:
     if status in _TRANSIENT or status >= 500:
         return "the trouble is at the origin: try again later, or ask who runs it"
     return "check the URL, and whether the origin wants a --header"
-
-
-def _content_range(head: Head) -> ContentRange | None:
-    text = head.fields.get("content-range")
-    return None if text is None else parse_content_range(text)
 
 
 def _told_by(url: Url, head: Head, *, is_redirect: bool = False, is_whole: bool = False) -> Expectation:
