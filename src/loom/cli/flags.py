@@ -183,21 +183,25 @@ URL = Flag("url", parse_text, None, "URL", "what to fetch: http or https", scope
 
 FETCH_FLAGS = (
     Flag("workers", parse_count, _OPTIONS.workers, "N", "most range requests at once, 1 to 1024", "workers"),
-    Flag("sha256", parse_text, None, "HEX", "digest that the file must have", "sha256"),
-    Flag("token", parse_text, None, "TOKEN", "sent as a bearer token to the host of the URL alone", "token",
+    Flag("sha256", parse_text, None, "HEX", "digest that the file must have; another one is an error", "sha256"),
+    Flag("token", parse_text, None, "TOKEN", "bearer token for the host of the URL; no other host gets it", "token",
          is_secret=True),
-    Flag("header", parse_header, (), "'K: V'", "sent to the host of the URL alone; may be given several times",
+    Flag("header", parse_header, (), "'K: V'",
+         "header for the host of the URL; no other host gets it; may be given several times",
          "headers", short="H", is_list=True, is_secret=True),
-    Flag("ca_file", parse_text, None, "FILE", "certificate authorities to trust (PEM) instead of the system's",
+    Flag("ca_file", parse_text, None, "FILE", "certificate authorities to trust (PEM), instead of the system's",
          "ca_file"),
-    Flag("chunk_size", parse_size, _OPTIONS.chunk_size, "SIZE", "unit of journaling and retrying, 64KiB to 1GB",
+    Flag("chunk_size", parse_size, _OPTIONS.chunk_size, "SIZE",
+         "size of a chunk, the unit that is recorded and retried, 64KiB to 1GB",
          "chunk_size"),
-    Flag("retries", parse_count, _OPTIONS.retries, "N", "tries after the first that make no headway", "retries"),
-    Flag("backoff", parse_seconds, _OPTIONS.backoff_s, "SECONDS", "first pause before a retry; it doubles each time",
+    Flag("retries", parse_count, _OPTIONS.retries, "N",
+         "retries of a request without progress before the fetch fails", "retries"),
+    Flag("backoff", parse_seconds, _OPTIONS.backoff_s, "SECONDS",
+         "pause before the first retry; each later pause is twice as long",
          "backoff_s"),
     Flag("timeout", parse_seconds, _OPTIONS.timeout_s, "SECONDS",
-         "a connection that brings too little for so long is cut and tried again", "timeout_s"),
-    Flag("limit_rate", parse_rate, None, "RATE", "most bytes per second to receive, from origin and peers together",
+         "reconnect when a connection stays below 1 KiB/s for this long; not a limit on the whole fetch", "timeout_s"),
+    Flag("limit_rate", parse_rate, None, "RATE", "most bytes per second to receive, origin and peers together: 50MB/s",
          "limit_rate"),
 )  # fmt: skip
 
@@ -209,14 +213,15 @@ CACHE_FLAGS = (
     CACHE,
     Flag("link", parse_link, _OPTIONS.link, "HOW", "how FILE gets its bytes: auto (hard link, else reflink, else "
          "copy), hard, reflink, symlink, copy", "link"),
-    Flag("revalidate", parse_switch, False, "", "ask the origin whether what the cache has is current", "revalidate"),
-    Flag("max_age", parse_age, None, "AGE", "ask it when that was last done longer ago than this: 30d, 12h, 90s",
+    Flag("revalidate", parse_switch, False, "", "ask the origin whether the cached file is current", "revalidate"),
+    Flag("max_age", parse_age, None, "AGE", "ask the origin if it was last asked longer ago than this: 30d, 12h, 90s",
          "max_age_s"),
-    Flag("offline", parse_switch, False, "", "never use the network; fail when the cache does not have it", "offline"),
-    Flag("max_cache_size", parse_size, None, "SIZE", "evict what was used least recently to stay within this: models, "
-         "and downloads that nobody goes on with",
+    Flag("offline", parse_switch, False, "",
+         "never use the network; a file that is not in the cache is an error", "offline"),
+    Flag("max_cache_size", parse_size, None, "SIZE", "most bytes in the cache; what was used least recently is evicted "
+         "for a new file",
          "max_cache_size"),
-    Flag("no_cache", parse_switch, False, "", "fetch straight to FILE and leave the cache alone", "no_cache"),
+    Flag("no_cache", parse_switch, False, "", "fetch straight to FILE, without the cache", "no_cache"),
 )  # fmt: skip
 
 JSON = Flag("json", parse_switch, False, "", "print one JSON object on stdout: the result, or the error")
@@ -224,53 +229,67 @@ CONFIG = Flag("config", parse_text, None, "FILE", "settings file (default: $LOOM
               scope="call")  # fmt: skip
 
 OUTPUT_FLAGS = (
-    Flag("quiet", parse_switch, False, "", "say nothing but errors", short="q"),
-    Flag("verbose", parse_switch, False, "", "tell each request, retry and choice of a peer, on stderr", short="v"),
+    Flag("quiet", parse_switch, False, "", "print errors only", short="q"),
+    Flag(
+        "verbose",
+        parse_switch,
+        False,
+        "",
+        "print each request, each retry and its reason, and which peers are asked",
+        short="v",
+    ),
     JSON,
     CONFIG,
 )
 
 CONTROL_FLAGS = (
-    Flag("control", parse_text, None, "URL", "the control plane: http://host:3000", "control"),
+    Flag("control", parse_text, None, "URL", "the control plane's URL: http://host:3000", "control"),
     Flag("token_file", parse_text, None, "FILE", "holds the fleet's token (or: LOOM_FLEET_TOKEN); with a second line, "
          "for a rotation, the first is sent and both are accepted"),
-    Flag("control_ca_file", parse_text, None, "FILE", "authorities to trust (PEM) when it is asked by https",
+    Flag("control_ca_file", parse_text, None, "FILE",
+         "certificate authorities to trust (PEM) for a control plane at https://",
          "control_ca_file"),
 )  # fmt: skip
 """How to reach a control plane."""
 
-NODE = Flag("node", parse_text, None, "NAME", "what to call this machine (default: its host name)", "node")
-ZONE = Flag("zone", parse_text, None, "NAME", "where it is, so that near nodes are found first", "zone")
-MODEL = Flag("model", parse_text, None, "NAME", "what to call the model (default: host and path of the URL)", "model",
+NODE = Flag("node", parse_text, None, "NAME", "name of this machine in the fleet (default: its host name)", "node")
+ZONE = Flag("zone", parse_text, None, "NAME", "zone of this machine; nodes of the same zone are preferred", "zone")
+MODEL = Flag("model", parse_text, None, "NAME",
+             "name of the model in the fleet (default: host and path of the URL)", "model",
              scope="call")  # fmt: skip
 
-LIMIT_UPLOAD_RATE = Flag("limit_upload_rate", parse_rate, None, "RATE", "most bytes per second to send to peers",
+LIMIT_UPLOAD_RATE = Flag("limit_upload_rate", parse_rate, None, "RATE",
+                         "most bytes per second to send to peers: 50MB/s",
                          "limit_upload_rate")  # fmt: skip
 
 PEER_FLAGS = (
     Flag("listen", parse_text, None, "HOST:PORT", "where peers find it (default: a free port of the address that faces "
          "the control plane)", "listen"),
-    Flag("private", parse_switch, False, "", "hand nothing to peers", "private"),
-    Flag("linger", parse_seconds, _OPTIONS.linger_s, "SECONDS", "go on handing it to peers, in the background, until "
-         "nobody has asked for so long; 0 for not at all", "linger_s"),
+    Flag("private", parse_switch, False, "",
+         "upload nothing to peers; downloading from them is still allowed", "private"),
+    Flag("linger", parse_seconds, _OPTIONS.linger_s, "SECONDS",
+         "after the fetch, a background process uploads to peers until "
+         "none has asked for this long; 0 for none", "linger_s"),
     LIMIT_UPLOAD_RATE,
     Flag("no_peers", parse_switch, False, "", "do not use peers: no download from them, no upload to them", "no_peers"),
 )  # fmt: skip
 """How a fetch and its peers find each other."""
 
-SERVE = Flag("serve", parse_switch, False, "", "run a control plane, from before the fetch until it is stopped",
+SERVE = Flag("serve", parse_switch, False, "", "run a control plane beside the fetch, and after it until stopped",
              scope="call")  # fmt: skip
 
 LISTEN_FLAGS = (
-    Flag("host", parse_text, "127.0.0.1", "HOST", "where to listen; 0.0.0.0 and :: for everybody, with a token",
+    Flag("host", parse_text, "127.0.0.1", "HOST",
+         "address to listen on; 0.0.0.0 or :: for every interface, which needs a token",
          env="LOOM_LISTEN_HOST"),
     Flag("port", parse_count, 3000, "PORT", "the port to listen on; 0 for any", env="LOOM_LISTEN_PORT"),
-    Flag("registry", parse_text, None, "URL", "where facts are kept: sqlite:///path, redis://host, rediss://, "
+    Flag("registry", parse_text, None, "URL",
+         "where the fleet's state is stored: sqlite:///path, redis://host, rediss://, "
          "valkey://, redis+sentinel://, redis+cluster:// (default: a file in ~/.local/state/loom)"),
-    Flag("allow_anonymous", parse_switch, False, "", "serve everybody who can reach it, without a token",
+    Flag("allow_anonymous", parse_switch, False, "", "serve every client that can connect, without a token",
          "allow_anonymous"),
-    Flag("tls_cert", parse_text, None, "FILE", "certificate chain (PEM): speak https"),
-    Flag("tls_key", parse_text, None, "FILE", "its key (PEM), when that is another file"),
+    Flag("tls_cert", parse_text, None, "FILE", "certificate chain (PEM), to serve https"),
+    Flag("tls_key", parse_text, None, "FILE", "private key (PEM), if it is in another file"),
     Flag("read_token_file", parse_text, None, "FILE", "holds a token that may only read: for people, Prometheus (or: "
          "LOOM_READ_TOKEN)"),
     Flag("allow_cidr", parse_text, (), "CIDR", "network that nodes may be in; replaces the default, the private ones; "
@@ -281,11 +300,12 @@ LISTEN_FLAGS = (
 """How a control plane listens. Not LOOM_PORT: Kubernetes sets that for a service called loom, to tcp://..."""
 
 CACHE_COMMAND_FLAGS = (
-    Flag("repair", parse_switch, False, "", "verify: also make lost records anew and remove what is of no use",
+    Flag("repair", parse_switch, False, "", "verify: also rebuild missing index entries and delete unusable files",
          scope="call"),
-    Flag("max_size", parse_size, None, "SIZE", "gc: remove what was used least recently until so much is left",
+    Flag("max_size", parse_size, None, "SIZE", "gc: remove what was used least recently until the cache has this size",
          scope="call"),
-    Flag("older_than", parse_age, None, "AGE", "gc: remove what was not used for so long: 30d, 12h", scope="call"),
+    Flag("older_than", parse_age, None, "AGE",
+         "gc: remove what was last used longer ago than this: 30d, 12h", scope="call"),
 )  # fmt: skip
 
 FLEET_FLAGS = (*CONTROL_FLAGS, NODE, ZONE, MODEL, *PEER_FLAGS)

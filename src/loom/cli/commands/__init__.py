@@ -2,14 +2,14 @@
 
 COMMANDS = {
     "fetch": "fetch one file",
-    "cache": "see and tend what is cached: ls, info, verify, rm, gc, path",
-    "control": "run the control plane: it knows which node holds which model",
-    "node": "hand this machine's cache to peers",
-    "locate": "which nodes have a model",
-    "register": "say that a node has a model",
-    "withdraw": "say that it has it no more",
-    "nodes": "the nodes of the fleet",
-    "models": "the models of the fleet",
+    "cache": "list, verify and remove cached files: ls, info, verify, rm, gc, path",
+    "control": "run the control plane, which knows the models of each node",
+    "node": "serve this machine's cache to peers",
+    "locate": "list the nodes that have a model",
+    "register": "register that a node has a model",
+    "withdraw": "undo `loom register`",
+    "nodes": "list the nodes of the fleet",
+    "models": "list the models of the fleet",
     "config": "show every setting, its value and where it came from",
     "help": "show this page, or a command's: loom help fetch",
 }

@@ -42,7 +42,7 @@ def parser() -> Parser:
     """Return the parser of `loom cache`."""
     actions = "\n".join(f"  {action.usage:<10}  {action.help}" for action in ACTIONS.values())
     usage = f"loom cache {' | '.join(action.usage for action in ACTIONS.values())}  [options]"
-    parser = new_parser("loom cache", f"See and tend what is cached.\n\nactions:\n{actions}", usage)
+    parser = new_parser("loom cache", f"List, verify and remove cached files.\n\nactions:\n{actions}", usage)
     parser.add_argument("action", nargs="?", metavar="ACTION", help="one of the above")
     parser.add_argument("ref", nargs="?", metavar="REF", help="which model")
     add_flags(parser, (*CACHE_COMMAND_FLAGS, CACHE, JSON, CONFIG))

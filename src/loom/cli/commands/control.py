@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loom.server.serving import ControlOptions
 
 _TEXT = """\
-Run the control plane: it knows which node holds which model, and tells who asks.
+Run the control plane: it knows which node holds which model, and answers fetches.
 
 It listens on this machine alone unless --host says otherwise; then it wants a token, which nodes and
 commands send, too: --token-file or LOOM_FLEET_TOKEN. A browser shows the fleet at its address."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _TEXT = """\
-Hand what this machine's cache holds to peers, and tell the control plane what that is.
+Serve this machine's cache to peers, and keep the control plane informed of what it holds.
 
 It listens where it faces the control plane, on port 3001. Peers prove that they know the fleet's
 token: --token-file or LOOM_FLEET_TOKEN. SIGTERM ends it: it leaves the fleet, then lets uploads end."""
@@ -75,7 +75,7 @@ def _serve(options: NodeOptions, talk: Talk, voice: Voice) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     with Node(options, lambda trouble: _tell(talk, trouble)) as node:
-        door = "with a token" if options.token else "anybody may take"
+        door = "with a token" if options.token else "no token: open to every client"
         talk.say(f"loom node: {options.node} at {node.url}  cache {options.cache}  {door}")
         if voice.as_json:
             print_json({"node": options.node, "url": node.url, "cache": options.cache})

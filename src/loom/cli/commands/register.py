@@ -26,7 +26,7 @@ FACTS = (
 
 def parser() -> Parser:
     """Return the parser of `loom register`."""
-    parser = fleet_parser("register", "Say that a node has a model.", " MODEL [--node NAME]")
+    parser = fleet_parser("register", "Register that a node has a model.", " MODEL [--node NAME]")
     parser.add_argument("name", nargs="?", metavar="MODEL", help="its name; it may hold slashes")
     add_flags(parser, (NODE, ZONE, *FACTS))
     return parser

@@ -20,7 +20,9 @@ ALL = Flag("all", parse_switch, False, "", "all that the node has: it is gone", 
 
 def parser() -> Parser:
     """Return the parser of `loom withdraw`."""
-    parser = fleet_parser("withdraw", "Say that a node has a model no more.", " MODEL|--all [--node NAME]")
+    parser = fleet_parser(
+        "withdraw", "Remove the registration of a model, or of a whole node.", " MODEL|--all [--node NAME]"
+    )
     parser.add_argument("name", nargs="?", metavar="MODEL", help="its name")
     add_flags(parser, (ALL, NODE))
     return parser
