@@ -27,7 +27,8 @@ from tests.origins.things import Thing, seeded
 SRC = Path(__file__).parents[2] / "src"
 ALLOWED = frozenset(
     ("loom", "loom.__main__", "loom.cli", "loom.cli.quick", "loom.cli.streams", "loom.cli.variables", "loom.cli.words",
-     "loom.core", "loom.core.keys", "loom.store", "loom.store.cache", "loom.store.placing", "errno", "_sha256", "_sha2")
+     "loom.core", "loom.core.keys", "loom.core.revisions", "loom.store", "loom.store.cache",
+     "loom.store.placing", "errno", "_sha256", "_sha2")
 )  # fmt: skip
 """All that a hit may import beyond what the interpreter has loaded when it starts, and `time`, `__future__`."""
 
@@ -112,6 +113,19 @@ def test_everything_else_goes_the_long_way(cached, arguments) -> None:
     before = sorted(Path().iterdir())
     assert quick.answer([word.format(url=cached) for word in arguments]) is None
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "is_quick"),
+    [("/o/r/resolve/main/m.gguf", False), (f"/o/r/resolve/{'ab' * 20}/m.gguf", True), ("/model-latest.gguf", False)],
+)
+def test_what_moves_goes_the_long_way(cached, origin, monkeypatch, path, is_quick) -> None:
+    """A URL that names a branch is asked about, one that names a commit is not; offline neither is."""
+    url = origin.put(path, Thing(b"GGUF" + seeded(4096)))
+    loom.fetch(url, "first")
+    assert (quick.answer(["fetch", url]) == 0) == is_quick
+    monkeypatch.setenv("LOOM_OFFLINE", "1")
+    assert quick.answer(["fetch", url]) == 0
 
 
 @pytest.mark.parametrize("name", ["NO_CACHE", "REVALIDATE", "MAX_AGE", "LINK", "JSON", "QUIET", "CONFIG", "DEBUG"])

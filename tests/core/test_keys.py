@@ -6,9 +6,7 @@ import hashlib
 
 import pytest
 
-from loom.core.keys import is_immutable, reference_key, stable_url
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from loom.core.keys import reference_key, stable_url
 
 
 @pytest.mark.parametrize(
@@ -53,19 +51,3 @@ def test_what_stays_the_same(url: str, stable: str) -> None:
 def test_two_objects_never_share_a_key(one: str, other: str) -> None:
     """A parameter that only looks like a part of a signature may be what chooses the object."""
     assert reference_key(one) != reference_key(other)
-
-
-@pytest.mark.parametrize(
-    ("url", "immutable"),
-    [
-        (f"https://hub/org/repo/resolve/{COMMIT}/model.gguf", True),
-        (f"https://hub/blobs/sha256:{'AB' * 32}", True),
-        ("https://hub/org/repo/resolve/main/model.gguf", False),
-        (f"https://hub/f?rev={COMMIT}", False),
-        (f"https://{COMMIT}/f", False),
-        (f"https://hub/{COMMIT}0/f", False),
-    ],
-)
-def test_what_can_never_change(url: str, immutable: bool) -> None:
-    """A commit or a digest in the path names bytes for ever; a branch does not."""
-    assert is_immutable(url) == immutable

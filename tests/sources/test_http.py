@@ -13,7 +13,7 @@ from loom.core.headers import Version
 from loom.core.options import Options
 from loom.core.ranges import Span
 from loom.core.reference import parse_reference
-from loom.errors import AccessDenied, OriginUnreachable
+from loom.errors import AccessDenied, OriginChanged, OriginUnreachable
 from loom.net.connection import Response
 from loom.net.head import Head
 from loom.sources.http import HttpSource
@@ -45,9 +45,11 @@ class Script:
     def __init__(self, *replies: tuple[int, Mapping[str, str]] | asyncio.Event) -> None:
         self._replies = deque(replies)
         self.hosts: list[str] = []
+        self.fields: list[Mapping[str, str]] = []
 
-    async def get(self, url: Url, _headers: Mapping[str, str]) -> Response:
+    async def get(self, url: Url, headers: Mapping[str, str]) -> Response:
         self.hosts.append(url.endpoint.host)
+        self.fields.append(headers)
         reply = self._replies.popleft()
         if isinstance(reply, asyncio.Event):
             await reply.wait()
@@ -151,5 +153,35 @@ def test_the_first_answer_tells_what_the_file_must_be() -> None:
         assert (expected.size, expected.sha256) == (100, digest)
         assert expected.digest is not None
         assert expected.digest.told_by == "X-Linked-ETag of hub.test"
+
+    asyncio.run(scene())
+
+
+OLD_PART = (206, {**PART[1], "etag": '"v0"'})
+
+
+def test_a_shared_cache_that_has_the_version_before() -> None:
+    """Who asked the origin past the shared caches goes past them again where one brings the version before."""
+
+    async def scene() -> None:
+        source, pool = HttpSource(REFERENCE, Options(), "m"), Script(PART, OLD_PART, PART)
+        await source.probe(pool, SPAN, past_caches=True)
+        fault = await fault_of(source.open(pool, SPAN, VERSION))
+        assert (fault.remedy, type(fault.error)) == (Remedy.AT_ONCE, OriginChanged)
+        assert (await source.open(pool, SPAN, VERSION)).version == VERSION
+        assert [fields.get("Cache-Control") for fields in pool.fields] == ["no-cache", None, "no-cache"]
+
+    asyncio.run(scene())
+
+
+def test_caches_are_not_passed_unless_asked_for() -> None:
+    """Another version alone is no reason to ask past the shared caches."""
+
+    async def scene() -> None:
+        source, pool = HttpSource(REFERENCE, Options(), "m"), Script(PART, OLD_PART, PART)
+        await source.probe(pool, SPAN)
+        await fault_of(source.open(pool, SPAN, VERSION))
+        await source.open(pool, SPAN, VERSION)
+        assert not any("Cache-Control" in fields for fields in pool.fields)
 
     asyncio.run(scene())

@@ -18,7 +18,6 @@ from loom.store.cache import (
     cache_root,
     format_ref,
     is_blob_name,
-    is_fresh,
     names_in,
     parse_ref,
     read_boot_id,
@@ -265,13 +264,3 @@ def test_touch_and_forget(cache) -> None:
         cache.forget(KEY)
         cache.touch(KEY)
         assert cache.find(KEY) is None
-
-
-@pytest.mark.parametrize(
-    ("age_s", "max_age_s", "is_immutable", "fresh"),
-    [(1e9, None, 0, 1), (1e9, 60, 1, 1), (30, 60, 0, 1), (90, 60, 0, 0), (1, 0, 0, 0), (-3600, 60, 0, 0)],
-)
-def test_freshness(age_s, max_age_s, is_immutable, fresh) -> None:
-    """A hit is fresh unless it is older than was allowed, or of the future: then a clock was wrong."""
-    ref = Ref("u", "n", "new/a", 1, 2, checked_at=time.time() - age_s)
-    assert is_fresh(ref, max_age_s, is_immutable=bool(is_immutable)) == bool(fresh)

@@ -20,11 +20,6 @@ class Voice:
     as_json: bool
 
 
-def is_on(text: str) -> bool:
-    """Return whether an environment variable's text means yes."""
-    return text.strip().lower() not in ("", "0", "false", "no", "off")
-
-
 def read_settings(raw: Mapping[str, Any], voice: Voice) -> dict[str, Setting]:
     """Return all settings; the file itself is among them, None when there is none."""
     path, named_by = config_path(raw.get("config"), os.environ)

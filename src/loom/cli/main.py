@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from loom.cli.commands import COMMANDS
-from loom.cli.context import Voice, is_on
+from loom.cli.context import Voice
 from loom.cli.output import Talk, error_to_dict, format_error, print_json
 from loom.cli.parser import format_first_page, no_such_command
+from loom.cli.variables import is_on
 from loom.errors import Interrupted, LoomError
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import os
 import sys
 import time
 
-from loom.cli.variables import has_settings, is_workers
+from loom.cli.variables import has_settings, is_on, is_workers
 from loom.cli.words import format_hit, path_from, printable, working_folder
 from loom.core.keys import reference_key
+from loom.core.revisions import MOVING, revision_of
 from loom.store.cache import Cache, cache_root, user_folder
 from loom.store.placing import is_among_devices, place
 
@@ -37,6 +38,8 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
     if words is None or _has_more_settings(environ):
         return None
     url, out = words["url"], words["out"]
+    if revision_of(url) == MOVING and not is_on(environ.get("LOOM_OFFLINE", "")):
+        return None  # the long way asks the origin
     cache, key = Cache(cache_root(words.get("cache"), environ)), reference_key(url)
     ref = cache.find(key)
     if ref is None or ref.is_overdue:

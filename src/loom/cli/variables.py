@@ -80,6 +80,11 @@ def is_service_link(name: str, text: str) -> bool:
     return name.endswith("_PORT") and bool(slashes and host) and scheme in _LINK_SCHEMES and port.isdecimal()
 
 
+def is_on(text: str) -> bool:
+    """Return whether the text of a switch means yes."""
+    return text.strip().lower() not in ("", "0", "false", "no", "off")
+
+
 def is_name(text: str) -> bool:
     """Return whether this is a short name of plain characters, such as a host name."""
     return (

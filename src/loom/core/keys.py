@@ -87,14 +87,3 @@ def version_key(reference: str, etag: str, last_modified: str, size: int) -> str
     text = f"{reference}\n{etag}\n{last_modified if not etag else ''}\n{size}"
     digest: str = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return digest
-
-
-def is_immutable(url: str) -> bool:
-    """Return whether the URL names a commit or a digest, so that what it leads to can never change.
-
-    A commit is 40 hexadecimal digits that are one part of the path, as the hubs have it: /org/repo/resolve/<commit>/f;
-    a digest is 64 of them, alone or behind "sha256:".
-    """
-    path = url.partition("#")[0].partition("?")[0].partition("://")[2]
-    parts = (part.lower().removeprefix("sha256:") for part in path.split("/")[1:])
-    return any(len(part) in (40, 64) and _HEX.issuperset(part) for part in parts)

@@ -60,6 +60,9 @@ class Receipt:
     unconfirmed: of these, bytes that no other node could vouch for, in whole units; 0 when the digest was verified.
     verified_by: the digest that the bytes were compared with, and who told it: "sha256 given by --sha256" or, from the
         origin, "sha256 told by X-Linked-ETag of hub.example"; None when there was none.
+    checked: how it is known that the file is what the URL names now: "origin" (it said so in this fetch, or sent it),
+        "digest" (the caller named it), "immutable" (the URL names a commit, a digest or one version), "trusted" (it is
+        from the cache, and the origin was not asked), "no answer" (the origin was asked and did not answer).
     warnings: sentences worth a human's look; mostly empty.
     """
 
@@ -84,6 +87,7 @@ class Receipt:
     peers: dict[str, int] = field(default_factory=dict)
     unconfirmed: int = 0
     verified_by: str | None = None
+    checked: str = "origin"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain JSON values."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loom.core.keys import is_immutable, stable_url, text_key
+from loom.core.keys import stable_url, text_key
 from loom.core.names import model_of
+from loom.core.revisions import IMMUTABLE, MOVING, revision_of
 from loom.core.urls import Url, file_name, parse_url, redact
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Reference:
     key: the SHA-256 of `stable`, 64 hex digits: what cache, journal and peers know it by.
     shown: the URL for people and records: user info dropped, query values blanked.
     name: the file's name as the URL gives it; "" when it gives none.
-    is_immutable: whether the URL names a commit or a digest, so that what it leads to never changes.
+    revision: whether what it names can change, as far as the URL tells: one of loom.core.revisions.
     """
 
     url: Url = field(repr=False)
@@ -34,12 +35,22 @@ class Reference:
     key: str
     shown: str
     name: str
-    is_immutable: bool
+    revision: str
 
     @property
     def endpoint(self) -> Endpoint:
         """Scheme, host and port of the origin."""
         return self.url.endpoint
+
+    @property
+    def is_immutable(self) -> bool:
+        """Whether the URL names a commit, a digest or one version: what it leads to never changes."""
+        return self.revision == IMMUTABLE
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the URL names a branch, a tag or what is the latest."""
+        return self.revision == MOVING
 
     @property
     def model(self) -> str:
@@ -55,4 +66,4 @@ class Reference:
 def parse_reference(text: str) -> Reference:
     """Read what a user typed. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
     url, stable = parse_url(text), stable_url(text)
-    return Reference(url, stable, text_key(stable), redact(text), file_name(text), is_immutable(text))
+    return Reference(url, stable, text_key(stable), redact(text), file_name(text), revision_of(text))

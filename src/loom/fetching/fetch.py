@@ -23,8 +23,9 @@ from loom.errors import Interrupted, OriginUnreachable
 from loom.fetching.crew import Crew
 from loom.fetching.patience import Patience
 from loom.fetching.reporter import Reporter
+from loom.fetching.standing import Doubt, Hearsay, ask_briefly, remark_of_age
 from loom.fetching.vault import BlobGone
-from loom.fetching.ways import BesideOutput, Hearsay, NoCache, ThroughCache
+from loom.fetching.ways import BesideOutput, NoCache, ThroughCache
 from loom.net.limit import RateLimit
 from loom.sources.http import HttpSource
 from loom.store.staging import TakenOver, check_out
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.reference import Reference
     from loom.fetching.peers import Peers
+    from loom.fetching.standing import Standing
     from loom.fetching.transmission import Transmission
-    from loom.fetching.ways import Standing, Way
+    from loom.fetching.ways import Way
     from loom.sources.http import Reply
     from loom.store.journal import Record
 
@@ -161,7 +163,7 @@ class _Fetch:
         way, standing = self._look()
         if standing is None:
             try:
-                reply: Reply | Hearsay = self._ask(way.record, way.have)
+                reply: Reply | Hearsay = self._ask(way)
             except _OriginAway as away:
                 reply = away.hearsay
                 self._warn(f"the origin cannot be asked ({away.why}): peers said what is current")
@@ -174,24 +176,46 @@ class _Fetch:
         if not self._options.no_cache:
             try:
                 through = self._way = ThroughCache(*facts)
-                return through, through.find()
+                found = through.find()
+                return through, self._clear(through, found) if isinstance(found, Doubt) else found
             except NoCache as reason:
                 self._warn(str(reason))
         beside = self._way = BesideOutput(*facts)
         return beside, beside.find()
 
-    def _ask(self, record: Record | None, have: Version | None) -> Reply:
+    def _clear(self, through: ThroughCache, doubt: Doubt) -> Standing | None:
+        """Ask the origin, once and briefly, whether the cache has what a moving URL names now.
+
+        Peers and the control plane hear nothing of it: as a rule it is a hit.
+        """
+        crew = self._hire()
+        try:
+            reply = crew.run(ask_briefly(self._source, crew.first_pool, doubt.version, self._options.timeout_s))
+        except Fault as fault:
+            self._warn(doubt.explain(fault))
+            return through.clear(None)
+        self._warn_of_age(reply)
+        reply.response.connection.close()
+        return through.clear(reply)
+
+    def _warn_of_age(self, reply: Reply) -> None:
+        if remark := remark_of_age(reply, self._options):
+            self._warn(remark)
+
+    def _ask(self, way: Way) -> Reply:
         """Send the first request, on a crew that stays for the rest."""
         self._report.connecting()
-        crew = self._hire()
+        crew = self._crew or self._hire()
         if self._peers is not None:
             self._peers.open()
             self._peers.wait_for_news()
-        asking = crew.start(self._probe(crew, record, have))
+        asking = crew.start(self._probe(crew, way.record, way.have))
         import loom.fetching.transmission  # noqa: F401 - a round trip is as good a time for it as any
 
-        self._probed = crew.wait(asking)
-        return self._probed
+        reply = self._probed = crew.wait(asking)
+        if self._asks_origin:
+            self._warn_of_age(reply)
+        return reply
 
     def _hire(self) -> Crew:
         decrypts = self._reference.endpoint.scheme == "https"
@@ -249,7 +273,7 @@ class _Fetch:
         """Ask the origin; when that is in vain, and might not be another time, ask peers. Raises Fault, _OriginAway."""
         log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, self._reference.endpoint.authority)
         try:
-            return await self._source.probe(crew.first_pool, span, have)
+            return await self._source.probe(crew.first_pool, span, have, past_caches=self._asks_origin)
         except Fault as fault:
             if fault.remedy is Remedy.NONE or self._peers is None:
                 raise
@@ -257,6 +281,11 @@ class _Fetch:
             if version is None or not (version.can_pin or self._options.sha256):
                 raise
             raise _OriginAway(fault.error.message, Hearsay(version)) from fault
+
+    @property
+    def _asks_origin(self) -> bool:
+        """Whether the user wants to know what the origin has now: then a shared cache's answer is not enough."""
+        return self._options.revalidate or self._options.max_age_s is not None
 
     def _first_span(self, record: Record | None) -> Span:
         """Return the first bytes that are missing; the first byte when none is: an empty range would be a 416."""
@@ -277,7 +306,7 @@ class _Fetch:
         digest = self._options.sha256 or standing.digest
         elapsed_s = time.monotonic() - self._started
         sent = self._transmission
-        proof = sent.verified_by if sent else NOTHING_TOLD.wanted(self._options.sha256)
+        proof = sent.verified_by if sent else standing.proof or NOTHING_TOLD.wanted(self._options.sha256)
         fetched = sent.fetched if sent else 0
         taken = self._peers.taken_in_all if self._peers else 0
         return Receipt(
@@ -294,6 +323,7 @@ class _Fetch:
             peers=dict(self._peers.taken) if self._peers else {},
             unconfirmed=sent.unconfirmed if sent else 0,
             verified_by=proof.describe() if proof else None,
+            checked=standing.checked.value,
             resumed=sent.resumed if sent else 0,
             outcome=outcome,
             digest=f"sha256:{digest}" if digest else None,

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from loom.fetching.crew import Crew
     from loom.fetching.peers import Peers
     from loom.fetching.reporter import Reporter
-    from loom.fetching.ways import Standing, Way
+    from loom.fetching.standing import Standing
+    from loom.fetching.ways import Way
     from loom.sources.http import HttpSource, Reply
     from loom.store.staging import Staging
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom.errors import StoreError, StoreFull
-from loom.store.cache import NEW, Cache, Ref, is_fresh, read_boot_id, remove, settled_blob
+from loom.store.cache import NEW, Cache, Ref, names_in, read_boot_id, remove, settled_blob
 from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.placing import Placement, place, place_descriptor, reason_of, require_writable
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.reference import Reference
     from loom.store.inventory import Blob, Part
+
+_AUDIENCES = ("nobody", "fleet", "anyone")
+"""Who may have a blob, strictest first."""
 
 _FOLDERS = ("staging", "refs", f"blobs/{NEW}")
 
@@ -97,29 +100,46 @@ class Vault:
             self._cache.amend(self.key, now)
         return now
 
-    def find_digest(self) -> Ref | None:
+    def find_wanted(self) -> Ref | None:
         """Return the content with the digest that the caller wants, whatever reference it was fetched by."""
         digest = self._options.sha256
-        if digest is None:
+        other = self._find_digest(digest) if digest is not None else None
+        return self._adopt(other, self._reference.name) if other is not None else None
+
+    def find_told(self, digest: str, version: Version, name: str) -> Ref | None:
+        """Return the content with the digest that the origin has just told, whatever reference it was fetched by.
+
+        version, name: as the origin told them; they go on record for the caller's reference.
+        """
+        other = self._find_digest(digest)
+        if other is None or version.size not in (None, other.size):
             return None
-        other = self._known(digest)
-        if other is not None:
-            return self._adopt(other, digest)
+        return self._adopt(other, self._reference.name or name, version, time.time())
+
+    def _find_digest(self, digest: str) -> Ref | None:
+        """Return what is known of the content with that digest, if the cache holds it and it can be believed."""
         path = Path(self._cache.blob_path(settled_blob(digest)))
-        if not path.exists():
-            return None
+        if not path.exists() and not names_in(self._cache.blob_path(NEW)):
+            return None  # no record need be read
+        other = self._known(digest)
+        if other is not None or not path.exists():
+            return other
         try:
             size = path.stat().st_size
             found, mtime_ns = hash_unchanged(path, lambda hashed: self._on_hashed(hashed, size))
         except OSError:
             return None
-        return self._adopt(Ref("", "", settled_blob(digest), size, mtime_ns), digest) if found == digest else None
+        if found != digest:
+            return None
+        return Ref("", "", settled_blob(digest), size, mtime_ns, digest=digest, audience=self._audience)
 
-    def _adopt(self, other: Ref, digest: str) -> Ref:
-        """Let the caller's reference lead to a blob that is here already."""
+    def _adopt(self, other: Ref, name: str, version: Version | None = None, checked_at: float = 0.0) -> Ref:
+        """Let the caller's reference lead to a blob that is here already; the stricter audience of both counts."""
+        etag, last_modified = (version.etag, version.last_modified) if version is not None else ("", "")
         ref = Ref(
-            self._reference.shown, self._reference.name, other.blob, other.size, other.mtime_ns,
-            digest=digest, verified="supplied", boot_id=other.boot_id, audience=self._audience,
+            self._reference.shown, name, other.blob, other.size, other.mtime_ns, etag=etag, last_modified=last_modified,
+            digest=other.digest, verified=self._verified(other.digest), checked_at=checked_at, boot_id=other.boot_id,
+            audience=min(other.audience, self._audience, key=_AUDIENCES.index),
         )  # fmt: skip
         self._record(ref)
         return ref
@@ -163,13 +183,6 @@ class Vault:
         with contextlib.suppress(OSError):
             self._cache.forget(self.key)
         return None
-
-    def is_fresh(self, ref: Ref, since: float = float("inf")) -> bool:
-        """Return whether the origin need not be asked; nor if somebody asked it after `since` (seconds since 1970)."""
-        options = self._options
-        if options.offline or options.sha256 is not None or ref.checked_at >= since:
-            return True
-        return not options.revalidate and is_fresh(ref, options.max_age_s, is_immutable=self._reference.is_immutable)
 
     def confirm(self, ref: Ref) -> Ref:
         """Note that the origin has just called it current; return what is on record now."""

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from loom.core.freshness import Checked, Question, checked_unasked, question_about
 from loom.core.headers import Version
 from loom.errors import NotCached, StoreFull
 from loom.fetching.crew import TICK_S
+from loom.fetching.standing import Doubt, Standing, has_told_digest, has_wanted_digest, is_current, told_sha256
 from loom.fetching.vault import BlobGone, Vault
 from loom.store.cache import cache_root
-from loom.store.hashing import hash_file
 from loom.store.staging import Staging, check_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loom.core.expectation import Digest
     from loom.core.options import Options
     from loom.core.reference import Reference
     from loom.fetching.reporter import Reporter
+    from loom.fetching.standing import Hearsay
     from loom.sources.http import Reply
     from loom.store.cache import Ref
     from loom.store.journal import Record
@@ -34,28 +36,6 @@ if TYPE_CHECKING:
 
 PATIENCE_FACTOR = 4
 """How many times --timeout another process that fetches the same may show no sign of life before we go on beside it."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The file stands at the output: its version, how that came about, how it is linked to the cache, its digest.
-
-    outcome: as in a Receipt. digest: 64 hex digits, "" when it is not known.
-    """
-
-    version: Version
-    outcome: str
-    placement: Placement | None = None
-    digest: str = ""
-
-
-@dataclass(frozen=True)
-class Hearsay:
-    """What peers know of the reference, for when the origin cannot be asked."""
-
-    version: Version
-    name: str = ""
-    is_unchanged: bool = False
 
 
 class NoCache(Exception):
@@ -74,9 +54,10 @@ class Way(Protocol):
     record: Record | None
     have: Version | None
 
-    def find(self) -> Standing | None:
+    def find(self) -> Standing | Doubt | None:
         """Return the file if it can stand at the output without a question to the origin; else claim its staging.
 
+        A Doubt (of the cache alone): nothing is claimed yet, and the origin should be asked briefly first.
         Raises NotCached when the origin may not be asked, NoCache, StoreError.
         """
 
@@ -120,34 +101,71 @@ class ThroughCache:
         self._staging = self._vault.stage()
         self._ref: Ref | None = None
 
-    def find(self) -> Standing | None:
-        vault = self._vault
-        ref = vault.find()
-        if ref is not None and vault.is_fresh(ref) and vault.can_place(ref):
+    def find(self) -> Standing | Doubt | None:
+        ref = self._vault.find()
+        if ref is None or not self._vault.can_place(ref):
+            return self._claim()
+        question = self._question(ref)
+        if question is Question.FIRM:
+            return self._claim()
+        if question is Question.NONE:
             return self._hit(ref)
+        self._ref, self.have = ref, _version_of(ref)
+        return Doubt(self.have, ref.checked_at)
+
+    def clear(self, reply: Reply | None) -> Standing | None:
+        """Return the file of a Doubt if it is current, or if the origin did not answer (None); else claim its staging.
+
+        Raises as `find` does.
+        """
+        if reply is not None:
+            return self._known(reply) or self._claim()
+        if self._ref is None:
+            raise RuntimeError("there was no doubt")
+        return self._hit(self._ref, Checked.NO_ANSWER)
+
+    def _question(self, ref: Ref) -> Question:
+        return question_about(self._reference, self._options, time.time() - ref.checked_at)
+
+    def _claim(self) -> Standing | None:
+        """Claim the staging; return the file all the same if another process has fetched or checked it meanwhile."""
+        vault = self._vault
         if not vault.open():
             raise NoCache(f"the cache {vault.root} cannot be written to: fetched without it")
         self._staging = _claim(self._staging, self._report, self._options.timeout_s, self._warn)
-        ref = self._ref = vault.find() or vault.rescue() or vault.find_digest()
-        if ref is not None and vault.is_fresh(ref, self._since):
-            return self._hit(ref)
+        ref = self._ref = vault.find() or vault.rescue() or vault.find_wanted()
+        if ref is not None and (ref.checked_at >= self._since or self._question(ref) is Question.NONE):
+            return self._hit(ref, Checked.ORIGIN if ref.checked_at >= self._since else None)
         _refuse_network(self._reference, self._options)
-        if self.out and _has_wanted_digest(self.out, self._options, self._report):
-            return Standing(Version(self.out.stat().st_size), "present")
+        if self.out and has_wanted_digest(self.out, self._options, self._report):
+            return Standing(Version(self.out.stat().st_size), "present", checked=Checked.DIGEST)
         if ref is None and self.out:
             self._vault.require_output(self.out)
-        self.have = Version(ref.size, ref.etag, ref.last_modified) if ref else None
+        self.have = _version_of(ref) if ref else None
         self.record = self._staging.unfinished()
         return None
 
     def confirm(self, reply: Reply | Hearsay) -> Standing | None:
-        if self._ref is not None and _is_current(self.have, reply):
-            return self._hit(self._vault.confirm(self._ref))
+        if (known := self._known(reply)) is not None:
+            return known
         size = reply.version.size or 0
         self._vault.require_output(self._named(reply.name))
         self._vault.require_room_for_copy(self._named(reply.name), size)
         self._make_room(size)
         return None
+
+    def _known(self, reply: Reply | Hearsay) -> Standing | None:
+        """Return the file if the reply says that it is here: as the version on record, or by its digest."""
+        if self._ref is not None and is_current(self.have, reply):
+            return self._hit(self._vault.confirm(self._ref), Checked.ORIGIN)
+        told = told_sha256(reply, self._options)
+        if told is None:
+            return None
+        if (ref := self._vault.find_told(told.value, reply.version, reply.name)) is not None:
+            return self._hit(ref, Checked.ORIGIN, told)
+        if not has_told_digest(self.out, reply.version.size, told, self._report):
+            return None
+        return Standing(reply.version, "present", digest=told.value, proof=told)
 
     def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staging:
         try:
@@ -175,12 +193,13 @@ class ThroughCache:
     def close(self) -> None:
         self._staging.close()
 
-    def _hit(self, ref: Ref) -> Standing:
-        """Place what the cache holds."""
+    def _hit(self, ref: Ref, checked: Checked | None = None, proof: Digest | None = None) -> Standing:
+        """Place what the cache holds. checked: None when the origin was not asked."""
         placement = self._place(ref, self._named(ref.name))
         if ref.is_overdue:
             self._vault.settle_later()
-        return Standing(Version(ref.size, ref.etag, ref.last_modified), "cached", placement, ref.digest)
+        checked = checked or checked_unasked(self._reference, self._options)
+        return Standing(_version_of(ref), "cached", placement, ref.digest, checked, proof)
 
     def _place(self, ref: Ref, out: Path) -> Placement:
         return self._vault.place(ref, str(out), lambda copied: self._report.copying(copied, ref.size))
@@ -215,14 +234,17 @@ class BesideOutput:
         if self.out is None:
             return None  # the first reply will tell the name
         have = self._claim(self.out).published()
-        if _has_wanted_digest(self.out, self._options, self._report):
-            return self._present(have or Version(self.out.stat().st_size))
+        if has_wanted_digest(self.out, self._options, self._report):
+            return self._present(have or Version(self.out.stat().st_size), checked=Checked.DIGEST)
         self.have = None if self._options.sha256 else have
         return None
 
     def confirm(self, reply: Reply | Hearsay) -> Standing | None:
-        if _is_current(self.have, reply):
+        if is_current(self.have, reply):
             return self._present(reply.version)
+        told = told_sha256(reply, self._options)
+        if has_told_digest(self.out, reply.version.size, told, self._report):
+            return self._present(reply.version, told)
         if self.out is None:
             self.out = check_out(Path(reply.name or "download"))
             self._claim(self.out)
@@ -243,9 +265,9 @@ class BesideOutput:
         if self._staging is not None:
             self._staging.close()
 
-    def _present(self, version: Version) -> Standing:
+    def _present(self, version: Version, proof: Digest | None = None, checked: Checked = Checked.ORIGIN) -> Standing:
         self._claimed().sweep()
-        return Standing(version, "present")
+        return Standing(version, "present", checked=checked, digest=proof.value if proof else "", proof=proof)
 
     def _claim(self, out: Path) -> Staging:
         first = Staging(out, self._reference.key, label={"name": out.name})
@@ -285,14 +307,5 @@ def _refuse_network(reference: Reference, options: Options) -> None:
         raise NotCached(f"{reference.shown} is not in the cache", "run it once without --offline")
 
 
-def _has_wanted_digest(out: Path, options: Options, report: Reporter) -> bool:
-    """Return whether the file that stands there has the digest asked for: then nobody need be asked."""
-    if options.sha256 is None or not out.is_file():
-        return False
-    size = out.stat().st_size
-    return hash_file(out, lambda hashed: report.hashing(hashed, size)) == options.sha256
-
-
-def _is_current(have: Version | None, reply: Reply | Hearsay) -> bool:
-    """Return whether the origin says, in one way or the other, that what is here is what it has."""
-    return have is not None and (reply.is_unchanged or (have.is_known and reply.version == have))
+def _version_of(ref: Ref) -> Version:
+    return Version(ref.size, ref.etag, ref.last_modified)

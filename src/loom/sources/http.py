@@ -25,6 +25,7 @@ from loom.core.headers import (
     Version,
     as_text,
     parse_disposition,
+    parse_length,
     parse_version,
 )
 from loom.core.ranges import Span, format_range
@@ -34,6 +35,7 @@ from loom.errors import (
     AccessDenied,
     IntegrityError,
     NotFound,
+    OriginChanged,
     OriginError,
     OriginThrottled,
     UsageError,
@@ -55,6 +57,9 @@ MAX_REDIRECTS = 10
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRANSIENT = frozenset((408, 425, 500, 502, 504, 520, 521, 522, 523, 524))
 _RESOLVE_POLL_S = 0.02
+_PAST_CACHES = {"Cache-Control": "no-cache"}
+"""Has a shared cache ask the origin before it answers (RFC 9111 section 5.2.1.4)."""
+
 _OTHER_FILE = (
     "a proxy, a mirror or the storage holds another file: nothing was kept; --sha256 decides by your own digest"
 )
@@ -74,6 +79,11 @@ class Reply:
     name: str = ""
     is_unchanged: bool = False
     expected: Expectation = NOTHING_TOLD
+
+    @property
+    def age_s(self) -> int:
+        """Seconds since this answer left the origin, as a shared cache says (RFC 9111 section 5.1); 0 for now."""
+        return parse_length(self.response.head.fields.get("age", "")) or 0
 
 
 class HttpSource:
@@ -95,15 +105,19 @@ class HttpSource:
         self._target: Url | None = None
         self._told = NOTHING_TOLD  # by the redirects on the way to the target
         self._is_resolving = False
+        self._asked_past_caches = self._goes_past_caches = False
         self._lock = threading.Lock()
 
-    async def probe(self, pool: Pool, span: Span, have: Version | None = None) -> Reply:
+    async def probe(self, pool: Pool, span: Span, have: Version | None = None, *, past_caches: bool = False) -> Reply:
         """Ask for `span` before anything is known of the object; `have` is the version that is here already.
 
-        Raises Fault.
+        past_caches: shared caches on the way are to ask the origin, not to answer by themselves. Raises Fault.
         """
         have = have if have is not None and have.etag else None
         conditions = {"If-None-Match": _as_sent(have.etag)} if have else {}
+        if past_caches:
+            self._asked_past_caches = True
+            conditions |= _PAST_CACHES
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
             reply = self._read_probe(response, span, have)
@@ -117,10 +131,18 @@ class HttpSource:
 
     async def open(self, pool: Pool, span: Span, version: Version) -> Reply:
         """Ask for `span` of that very version. The reply's span starts there and may be shorter. Raises Fault."""
+        goes_past = self._goes_past_caches
         conditions = {"If-Range": _as_sent(version.etag)} if version.is_strong and not self.pin.is_loose else {}
+        conditions |= _PAST_CACHES if goes_past else {}
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
             return self._read_pinned(response, span, version)
+        except Fault as fault:
+            response.connection.close()
+            if isinstance(fault.error, OriginChanged) and self._asked_past_caches and not goes_past:
+                self._goes_past_caches = True  # a shared cache still has the version before
+                raise Fault(Remedy.AT_ONCE, fault.error) from fault
+            raise
         except BaseException:
             response.connection.close()
             raise

@@ -254,8 +254,3 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def is_fresh(ref: Ref, max_age_s: float | None, *, is_immutable: bool) -> bool:
-    """Return whether a hit may be answered without asking the origin: always, unless an age is set."""
-    return is_immutable or max_age_s is None or 0 <= time.time() - ref.checked_at <= max_age_s
