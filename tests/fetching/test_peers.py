@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,6 @@ import pytest
 
 import loom
 from loom.core.keys import reference_key, version_key
-from loom.core.proof import prove
 from loom.core.units import Availability, Grid, format_availability
 from loom.errors import NotFound
 from loom.registry.client import ControlClient
@@ -29,6 +29,7 @@ from tests.fetching.getter import SECRET
 from tests.origins.deliveries import paced
 from tests.origins.replies import answers
 from tests.origins.things import Thing, seeded
+from tests.sharing.proving import proof_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,6 +123,24 @@ def test_fetches_that_begin_together_share(cold: Cold, origin: Origin) -> None:
         receipts = list(pool.map(lambda number: cold.fetch(f"n{number}", workers=2, timeout_s=20), range(6)))
     assert sum(receipt.sources["origin"] for receipt in receipts) < 4 * SIZE
     assert any(receipt.peers for receipt in receipts)
+
+
+def test_machines_of_one_name_share(cold: Cold, origin: Origin) -> None:
+    """Machines cloned from one image have one name, and their own caches: they take from each other all the same."""
+    cold.fetch("a")
+    with cold.node("a"):
+        receipt = cold.fetch("twin", node="a")
+        (shown,) = receipt.peers
+        assert re.fullmatch(r"a \([0-9a-f]{8}\)", shown)
+        assert receipt.sources == {"origin": 1, "peers": SIZE - 1}
+        nodes = ControlClient(cold.control, token=TOKEN).nodes()
+        assert [(one["node"], one["namesakes"]) for one in nodes] == [("a", 1), ("a", 1)]
+    cold.url = origin.put("/slow.bin", Thing(DATA), paced(150_000, 0.05))
+    with ThreadPoolExecutor(4) as pool:
+        fetches = [pool.submit(cold.fetch, f"n{number}", node="n", workers=2, timeout_s=20) for number in range(4)]
+        receipts = [fetch.result() for fetch in fetches]
+    assert sum(receipt.sources["origin"] for receipt in receipts) < 3 * SIZE
+    assert sum(len(receipt.peers) for receipt in receipts) >= 3
 
 
 def test_copies_count_those_who_stay_to_hand_on(cold: Cold, origin: Origin) -> None:
@@ -307,7 +326,7 @@ def test_who_is_done_first_stays_for_those_who_listen_nowhere(cold: Cold, origin
         for one in [] if asked else cold.replicas():
             if address := one.get("address"):
                 authority = address.removeprefix("http://")
-                proof = prove(TOKEN, authority, "/refs/0", time.time())
+                proof = proof_of(authority, "/refs/0", TOKEN)
                 connection = HTTPConnection(authority, timeout=10)
                 connection.request("GET", "/refs/0", headers={"Authorization": proof})
                 assert connection.getresponse().status == 404

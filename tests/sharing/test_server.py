@@ -12,15 +12,15 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 from loom.core.headers import Version
-from loom.core.proof import prove
 from loom.core.units import Availability, Grid
+from loom.core.wire import Caller
 from loom.net.limit import BURST_S, RateLimit
 from loom.sharing import server as server_module
-from loom.sharing.server import PeerServer, Visitor, listen
+from loom.sharing.server import PeerServer, listen
 from loom.sharing.shelf import OwnShelf, WholeFile
-from loom.sources.peer import Fleet
 from tests.fetching.getter import SECRET
 from tests.server.plane import wait_until
+from tests.sharing.proving import proof_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,7 @@ class Door:
         listening = listen(host, 0)
         self.host = "127.0.0.1"
         self.authority = f"127.0.0.1:{listening.getsockname()[1]}"
-        self.visits: list[Visitor] = []
+        self.visits: list[Caller] = []
         self.server = PeerServer(shelf, listening, token, self.visits.append)
         self.server.authority = self.authority
         self.server.start()
@@ -219,10 +219,14 @@ def test_clients_that_misbehave_leave_it_standing(
     it = doors(path, token)
     door = next(it)
     target = f"/blobs/{KEY}"
-    proof = f"Authorization: {prove(TOKEN, door.authority, target, time.time())}"
-    whole = request(target, door.authority, "Range: bytes=0-", proof)
-    for said in (b"", b"\0" * 20_000, whole[:-2], whole, whole * 50, request("/healthz", door.authority) * 300,
-                 request(f"{target}/digests/7", door.authority, proof)):  # fmt: skip
+
+    def ask(target: str, span: str) -> bytes:
+        proof = f"Authorization: {proof_of(door.authority, target, TOKEN, span)}" if token else "Accept: */*"
+        return request(target, door.authority, f"Range: {span}", proof)
+
+    wholes = [ask(target, "bytes=0-") for _ in range(8)]
+    for said in (b"", b"\0" * 20_000, wholes[0][:-2], wholes[1], b"".join(wholes[2:]) * 10,
+                 request("/healthz", door.authority) * 300, ask(f"{target}/digests/7", "bytes=0-")):  # fmt: skip
         for has_patience in (False, True):
             with door.connect() as one, contextlib.suppress(OSError):
                 one.sendall(said)
@@ -231,7 +235,7 @@ def test_clients_that_misbehave_leave_it_standing(
                     one.recv(100)
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wait_until(lambda: not door.server.load, "the uploads are over")
-    assert door.get(target, "Range: bytes=0-9", proof)[2] == DATA[:10]
+    assert door.say(ask(target, "bytes=0-9")).endswith(DATA[:10])
     for _ in it:
         pass
     assert not caplog.records
@@ -239,23 +243,59 @@ def test_clients_that_misbehave_leave_it_standing(
 
 def test_without_the_proof_nothing_is_told(guarded: Door) -> None:
     """Not with a wrong one, not with one for another peer or another file; but that it lives."""
-    target = f"/blobs/{KEY}"
-    here, now = guarded.authority, time.time()
-    for said in ("", f"Bearer {TOKEN}", prove("wrong", here, target, now), prove(TOKEN, here, "/blobs/x", now),
-                 prove(TOKEN, here, target, now - 10_000)):  # fmt: skip
-        status, _, body = guarded.get(target, f"Authorization: {said}")
+    target, here = f"/blobs/{KEY}", guarded.authority
+    for said in ("", f"Bearer {TOKEN}", proof_of(here, target, "wrong"), proof_of(here, "/blobs/x", TOKEN),
+                 "Loom-HMAC-SHA256 1000000000:" + "a" * 64):  # fmt: skip
+        status, fields, body = guarded.get(target, f"Authorization: {said}")
         assert (status, TOKEN.encode() in body) == (401, False)
-    relayed = prove(TOKEN, "10.0.0.9:3001", target, now)
+        assert fields["WWW-Authenticate"].startswith("Loom-HMAC-SHA256 nonce=")
+    relayed = proof_of(here, target, TOKEN, host="10.0.0.9:3001")
     assert guarded.get(target, f"Authorization: {relayed}", host="10.0.0.9:3001")[0] == 401
     assert guarded.get("/healthz")[0] == 200
-    assert guarded.get(target, f"Authorization: {prove(TOKEN, here, target, now)}", "Range: bytes=0-9")[2] == DATA[:10]
+    proof = proof_of(here, target, TOKEN, "bytes=0-9")
+    assert guarded.get(target, f"Authorization: {proof}", "Range: bytes=0-9")[2] == DATA[:10]
+
+
+def test_a_proof_that_was_overheard_opens_nothing(guarded: Door) -> None:
+    """Not for another range, not for another asker or address, and not a second time for what it was made for."""
+    target, me = f"/blobs/{KEY}", Caller("n", "0a", "http://127.0.0.1:3001")
+
+    def ask(proof: str, caller: Caller, span: str) -> int:
+        fields = (f"{name}: {text}" for name, text in caller.fields().items())
+        return guarded.get(target, f"Authorization: {proof}", f"Range: {span}", *fields)[0]
+
+    proof = proof_of(guarded.authority, target, TOKEN, "bytes=0-9", caller=me)
+    for stranger in (Caller("o", "0a", me.address), Caller("n", "0b", me.address), Caller("n", "0a"), Caller("")):
+        assert ask(proof, stranger, "bytes=0-9") == 401
+    for span in ("bytes=0-8", "bytes=1000000-1999999", "bytes=0-"):
+        assert ask(proof, me, span) == 401
+    assert not guarded.visits
+    assert guarded.server.refused == 7
+    assert [ask(proof, me, "bytes=0-9") for _ in range(3)] == [206, 401, 401]
+    assert guarded.visits == [me]
+
+
+def test_who_is_refused_may_prove_it_on_the_same_connection(guarded: Door) -> None:
+    """The challenge costs a round trip, and no other connection."""
+    target = f"/blobs/{KEY}/have"
+    with guarded.connect() as one, one.makefile("rb") as file:
+        one.sendall(request(target, guarded.authority))
+        head = [file.readline() for _ in range(3)]
+        while line := file.readline().strip():
+            head.append(line)
+        length = next(int(line.split(b":")[1]) for line in head if line.lower().startswith(b"content-length"))
+        file.read(length)
+        proof = proof_of(guarded.authority, target, TOKEN)
+        one.sendall(request(target, guarded.authority, f"Authorization: {proof}"))
+        assert file.readline().split()[1] == b"200"
 
 
 def test_a_visitor_is_believed_where_it_comes_from(door: Door) -> None:
     """Nobody can send us to another machine."""
     door.get("/healthz")
     have = f"/blobs/{KEY}/have"
-    door.get(have, "Loom-Node: near", "Loom-Address: http://127.0.0.1:3001")
+    door.get(have, "Loom-Node: near", "Loom-Identity: 0a", "Loom-Address: http://127.0.0.1:3001")
+    door.get(have, "Loom-Node: odd", "Loom-Identity: x", "Loom-Address: http://127.0.0.1:3001")
     door.get(have, "Loom-Node: far", "Loom-Address: http://169.254.169.254:80")
     for odd in (
         "http://127.0.0.1.evil:80", "http://127.0.0.1:x@169.254.169.254", "http://127.0.0.1:80@169.254.169.254:80",
@@ -266,15 +306,15 @@ def test_a_visitor_is_believed_where_it_comes_from(door: Door) -> None:
         door.get(have, "Loom-Node: odd", f"Loom-Address: {odd}")
     for name in ("a/../b", "x" * 254, "bell\7", "\udcff"):
         door.get(have, f"Loom-Node: {name}", "Loom-Address: http://127.0.0.1:3001")
-    assert door.visits == [Visitor("near", "http://127.0.0.1:3001")]
+    assert door.visits == [Caller("near", "0a", "http://127.0.0.1:3001")]
 
 
 def test_a_name_may_be_of_any_script(door: Door) -> None:
     """It arrives as it is called."""
     name = "knoten-ä-節点"
-    said = Fleet(name, "http://127.0.0.1:3001").headers(door.authority, "/")
+    said = Caller(name, "0a", "http://127.0.0.1:3001").fields()
     door.get(f"/blobs/{KEY}/have", *(f"{field}: {value}" for field, value in said.items()))
-    assert door.visits == [Visitor(name, "http://127.0.0.1:3001")]
+    assert door.visits == [Caller(name, "0a", "http://127.0.0.1:3001")]
 
 
 @pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "http://127.0.0.1:3001"), ("::1", "http://[::1]:3001")])
@@ -288,7 +328,7 @@ def test_visitors_of_both_families_come_through_one_socket(path: Path, host: str
         door.get(f"/blobs/{KEY}/have", "Loom-Node: near", f"Loom-Address: {address}")
     finally:
         door.server.stop()
-    assert door.visits == [Visitor("near", address)]
+    assert door.visits == [Caller("near", "", address)]
 
 
 def test_a_node_on_port_80_is_called_without_it(guarded: Door) -> None:
@@ -296,7 +336,7 @@ def test_a_node_on_port_80_is_called_without_it(guarded: Door) -> None:
     guarded.server.authority = "10.0.0.9:80"
     target = f"/blobs/{KEY}/have"
     for host, status in (("10.0.0.9", 200), ("10.0.0.9:80", 200), ("10.0.0.9:8", 401), ("10.0.0.8", 401)):
-        proof = prove(TOKEN, host, target, time.time())
+        proof = proof_of(guarded.authority, target, TOKEN, host=host)
         assert guarded.get(target, f"Authorization: {proof}", host=host)[0] == status
 
 
@@ -376,7 +416,7 @@ def test_during_a_rotation_a_peer_proves_either_token(path: Path) -> None:
     for it in doors(path, f"new\n{TOKEN}"):
         target = f"/blobs/{KEY}"
         for token, status in (("new", 206), (TOKEN, 206), ("other", 401), (f"new\n{TOKEN}", 401)):
-            proof = Fleet("", "", token).headers(it.authority, target)["Authorization"]
+            proof = proof_of(it.authority, target, token, "bytes=0-9")
             assert it.get(target, f"Authorization: {proof}", "Range: bytes=0-9")[0] == status
 
 

@@ -399,7 +399,8 @@ class Fleet:
         if holders is None:
             return []
         shunned = self.rejections.shunned()
-        found = [node for node in holders.best(limit + 1 + len(shunned), sample, zone) if node.key != but]
+        left_out = {but, split_key(but)[0]}  # a plain registration of its name is about the asker, too
+        found = [node for node in holders.best(limit + 2 + len(shunned), sample, zone) if node.key not in left_out]
         if shunned:
             found = [node for node in found if node.key not in shunned] or found
         return found[:limit]

@@ -1,41 +1,167 @@
 """The proof that a request comes from the fleet: a keyed hash, so that the token itself never goes to a peer.
 
-A peer's address comes from the control plane, and whoever may register could name his own: the token must not be sent
-there. The hash covers the time, the peer that is asked and what it is asked for, so that it opens no other door.
+A peer's address comes from the control plane, and every program that may register could name its own: the token must
+not be sent there. Peers speak plain HTTP, so a proof can be overheard: it must be of no use a second time.
+
+Theory of operation, as in HTTP Digest (RFC 7616 sections 3.3 and 3.4: nonce and nonce count). The peer that is asked
+gives out a *challenge* that holds the time of its own clock; the asker hashes the challenge, the number of this request
+under it, and all that the request says. The peer remembers which numbers were used. So a proof works once, for one
+request, at one peer, for an hour, and needs no clock that two machines agree on. A challenge is valid by itself: the
+peer can tell that it is its own. So giving one to a stranger costs no memory. What is remembered of the fleet's own
+requests is bounded: when it is full, the challenge that was used least recently is forgotten, and no challenge as old
+as that is accepted any more.
+
+Pure: time comes in as `now`, chance as `random`.
 """
 
 from __future__ import annotations
 
 import hmac
+from typing import NamedTuple
 
 SCHEME = "Loom-HMAC-SHA256"
 
-MAX_SKEW_S = 300.0
-"""How far the clocks of two nodes may be apart; S3 takes 15 minutes."""
+LIFE_S = 3600.0
+"""Seconds for which a challenge can be used."""
+
+MAX_CHALLENGES = 4096
+"""Challenges under use that a peer remembers: askers that it serves within an hour."""
+
+WINDOW = 1024
+"""Numbers below the highest one of which it is remembered which were used. An asker has some 20 requests under way."""
+
+MAX_NUMBER = 2**32
+
+_HEX = frozenset("0123456789abcdef")
+_TIME_DIGITS, _NONCE_DIGITS, _MAC_DIGITS = 12, 16, 32
 
 
-def prove(token: str, authority: str, target: str, now: float) -> str:
-    """Return the Authorization value of a GET request for `target` to the peer at `authority` (host:port).
+class Said(NamedTuple):
+    """What a proof covers: everything in a request that decides what is answered, and to whom.
 
-    now: seconds since 1970.
+    authority: host:port of the peer that is asked. node, identity, address: what the asker says of itself.
     """
-    seconds = str(int(now))
-    return f"{SCHEME} {seconds}:{_mac(token, seconds, authority, target)}"
+
+    authority: str
+    target: str
+    span: str = ""
+    node: str = ""
+    identity: str = ""
+    address: str = ""
+    method: str = "GET"
 
 
-def is_proved(said: str, token: str, authority: str, target: str, now: float) -> bool:
-    """Return whether an Authorization value was made with the token, for this request, a moment ago."""
-    scheme, _, rest = said.partition(" ")
-    seconds, _, mac = rest.strip().partition(":")
-    if scheme.lower() != SCHEME.lower() or not (seconds.isascii() and seconds.isdecimal() and len(seconds) <= 12):
-        return False
-    expected = _mac(token, seconds, authority, target)
-    return (
-        hmac.compare_digest(mac.encode("utf-8", "replace"), expected.encode()) and abs(now - int(seconds)) <= MAX_SKEW_S
-    )
+def prove(token: str, challenge: str, number: int, said: Said) -> str:
+    """Return the Authorization value of a request. number: 1 and up, a new one for every request under a challenge."""
+    return f'{SCHEME} nonce="{challenge}", nc={number}, mac={_mac(token, challenge, number, said)}'
 
 
-def _mac(token: str, seconds: str, authority: str, target: str) -> str:
-    message = f"GET\n{seconds}\n{authority.lower()}\n{target}"
-    key, said = (text.encode("utf-8", "surrogateescape") for text in (token, message))
-    return hmac.digest(key, said, "sha256").hex()
+def format_challenge(challenge: str) -> str:
+    """Return the WWW-Authenticate value that gives out a challenge."""
+    return f'{SCHEME} nonce="{challenge}"'
+
+
+def parse_challenge(value: str) -> str:
+    """Return the challenge in a WWW-Authenticate value; "" when there is none."""
+    challenge = _parameters(value).get("nonce", "")
+    return challenge if challenge and _HEX.issuperset(challenge) and len(challenge) <= 128 else ""
+
+
+class Verdict(NamedTuple):
+    """What to think of an Authorization value. is_wrong: it was made without the token, or for another request."""
+
+    is_proved: bool
+    is_wrong: bool = False
+
+
+class Challenges:
+    """The challenges of one peer. secret: random bytes that stay here. Not thread-safe."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._used: dict[str, _Used] = {}
+        self._oldest = float("-inf")
+        """Challenges given out at this time and before are not accepted: what was used of them may be forgotten."""
+
+    def issue(self, now: float, random: str) -> str:
+        """Return a new challenge. now: seconds of a clock that never goes back. random: 16 hexadecimal digits."""
+        body = f"{int(now * 1000):0{_TIME_DIGITS}x}{random:0>{_NONCE_DIGITS}.{_NONCE_DIGITS}}"
+        return body + self._seal(body)
+
+    def check(self, value: str, tokens: tuple[str, ...], said: Said, now: float) -> Verdict:
+        """Return whether an Authorization value proves one of the tokens for this request; each does so once."""
+        parts = _parameters(value)
+        challenge, number, mac = parts.get("nonce", ""), _number(parts.get("nc", "")), parts.get("mac", "")
+        if not self._is_ours(challenge) or not number:
+            return Verdict(is_proved=False)
+        given = mac.encode("utf-8", "replace")
+        matches = [hmac.compare_digest(given, _mac(one, challenge, number, said).encode()) for one in tokens]
+        if not any(matches):
+            return Verdict(is_proved=False, is_wrong=True)
+        return Verdict(self._is_fresh(challenge, now) and self._use(challenge, number))
+
+    def _is_ours(self, challenge: str) -> bool:
+        body, seal = challenge[: _TIME_DIGITS + _NONCE_DIGITS], challenge[_TIME_DIGITS + _NONCE_DIGITS :]
+        return challenge.isascii() and hmac.compare_digest(seal, self._seal(body))
+
+    def _seal(self, body: str) -> str:
+        return hmac.digest(self._secret, body.encode(), "sha256").hex()[:_MAC_DIGITS]
+
+    def _is_fresh(self, challenge: str, now: float) -> bool:
+        issued = _issued(challenge)
+        return self._oldest < issued and now - issued <= LIFE_S
+
+    def _use(self, challenge: str, number: int) -> bool:
+        used = self._used.pop(challenge, None) or _Used()
+        self._used[challenge] = used  # the last one used is the last one to go
+        if len(self._used) > MAX_CHALLENGES:
+            forgotten = next(iter(self._used))
+            del self._used[forgotten]
+            self._oldest = max(self._oldest, _issued(forgotten))
+        return used.take(number)
+
+
+class _Used:
+    """Which numbers were used: the highest, and a bitmap of those below it."""
+
+    __slots__ = ("bits", "top")
+
+    def __init__(self) -> None:
+        self.top = self.bits = 0
+
+    def take(self, number: int) -> bool:
+        """Note that a number is used; return whether it was not before."""
+        ahead = number - self.top
+        if ahead > 0:
+            kept = self.bits << ahead if ahead < WINDOW else 0
+            self.top, self.bits = number, (kept | 1) & (1 << WINDOW) - 1
+            return True
+        if -ahead >= WINDOW or self.bits >> -ahead & 1:
+            return False
+        self.bits |= 1 << -ahead
+        return True
+
+
+def _issued(challenge: str) -> float:
+    return int(challenge[:_TIME_DIGITS], 16) / 1000
+
+
+def _number(text: str) -> int:
+    """Return a request's number; 0 for what is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= MAX_NUMBER else 0
+
+
+def _parameters(value: str) -> dict[str, str]:
+    """Return the parameters behind our scheme (RFC 9110 section 11.2), those that we write; none for another scheme."""
+    scheme, _, rest = value.partition(" ")
+    if scheme.lower() != SCHEME.lower():
+        return {}
+    pairs = (part.partition("=") for part in rest.split(","))
+    return {name.strip().lower(): text.strip().strip('"') for name, _, text in pairs}
+
+
+def _mac(token: str, challenge: str, number: int, said: Said) -> str:
+    lines = (said.method, said.authority.lower(), said.target, said.span, said.node, said.identity, said.address)
+    message = "\n".join(("loom-peer", challenge, str(number), *lines))  # none of them can hold a line break
+    key, data = (text.encode("utf-8", "surrogateescape") for text in (token, message))
+    return hmac.digest(key, data, "sha256").hex()

@@ -195,8 +195,8 @@ class Pull(NamedTuple):
 class Swarm:
     """The swarm as one node sees it, about one file.
 
-    key: names the bytes; nodes that use another one fetch something else. me: this node's name. random: as
-    `random.random`.
+    key: names the bytes; nodes that use another one fetch something else. me: this node's name; names of nodes are
+    their keys (loom.core.names.node_key). random: as `random.random`.
     """
 
     def __init__(self, key: str, me: str, grid: Grid, random: Callable[[], float]) -> None:
@@ -246,10 +246,16 @@ class Swarm:
             if peer.name not in listed | homes and not (peer.asked or peer.is_banned or is_of_use):
                 del self.peers[peer.name]
 
-    def set_homes(self, homes: Iterable[tuple[str, str]]) -> None:
-        """Take over who may ask the origin: names and addresses. This node is one of them while there is room."""
+    def set_homes(self, homes: Iterable[tuple[str, str]], own_address: str = "") -> None:
+        """Take over who may ask the origin: names and addresses. This node is one of them while there is room.
+
+        It is what the list calls the node at its own address: a control plane of an older Loom knows no identities, and
+        all nodes must rank the same names.
+        """
         names: dict[str, None] = {}
         for name, address in homes:
+            if own_address and address == own_address:
+                self.me = name
             names[name] = None
             self.meet(name, address, most=0)
         if len(names) < MAX_HOMES:
@@ -260,8 +266,9 @@ class Swarm:
     def visited(self, name: str, address: str) -> None:
         """A node that is fetching the same has introduced itself, perhaps before the control plane told of it.
 
-        Anybody can say any name: it does not tell where a node is that is known already.
+        A visitor can say any name: it does not tell where a node is that is known already, by name or by address.
         """
+        name = next((peer.name for peer in self.peers.values() if peer.address == address), name)
         if name not in self.peers and len(self.peers) >= MAX_PEERS + MAX_HOMES:
             return
         known = self.peers.get(name)

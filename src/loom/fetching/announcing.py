@@ -7,6 +7,7 @@ and a warning in the receipt: a cold start never hangs on its bookkeeping.
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Self
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Self
 from loom.core.swarm import MAX_HOMES
 from loom.errors import LoomError, NotFound, OriginUnreachable
 from loom.registry.client import ControlClient
+from loom.store.cache import cache_root
+from loom.store.identity import node_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +64,8 @@ class Announcer:
         self._zone = options.zone
         self._model = options.model or reference.model
         self._node = node
+        self._identity = ""
+        self._options = options
         self._peers = peers
         self._now: Progress | None = None
         self._receipt: Receipt | None = None
@@ -85,6 +90,7 @@ class Announcer:
         self._now = progress
         if progress.phase in ("connecting", "fetching") and not self._started:
             self._started = time.monotonic()
+            self._identity = identity_of(self._options)
             self._thread.start()
         if self._on_progress is not None:
             self._on_progress(progress)
@@ -143,17 +149,19 @@ class Announcer:
 
     def _exchange(self, client: ControlClient) -> None:
         """Say where we are, hear who else is there: whoever begins later than us hears of us."""
-        if self._peers is not None and self._peers.fleet.address:
+        if self._peers is not None and self._peers.address:
             self._announce(client)
         self._look_up(client)
-        if self._peers is None or not self._peers.fleet.address:
+        if self._peers is None or not self._peers.address:
             self._announce(client)
 
     def _look_up(self, client: ControlClient) -> None:
         if self._replicas is not None and self._peers is None:
             return
         try:
-            found = client.locate(self._model, node=self._node, zone=self._zone, homes=MAX_HOMES)
+            found = client.locate(
+                self._model, node=self._node, identity=self._identity, zone=self._zone, homes=MAX_HOMES
+            )
         except NotFound:
             found = {"replicas": []}
         self._replicas = len(found["replicas"])
@@ -162,7 +170,7 @@ class Announcer:
 
     def _announce(self, client: ControlClient) -> None:
         now = self._now
-        is_sharing = self._peers is not None and self._peers.fleet.address
+        is_sharing = self._peers is not None and self._peers.address
         if now is None or now.phase not in (("connecting", "fetching", "verifying") if is_sharing else ("fetching",)):
             return
         self._is_known = True
@@ -179,14 +187,20 @@ class Announcer:
             facts = {"from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0)}
             self._register(self._client, "complete", receipt.size, DONE_TTL_S, digest=receipt.digest, **facts)
         elif self._is_known:
-            self._client.withdraw(self._node, self._model)
+            self._client.withdraw(self._node, self._model, identity=self._identity)
 
     def _register(self, client: ControlClient, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
-        address = self._peers.fleet.address if self._peers and state == "partial" else ""
+        address = self._peers.address if self._peers and state == "partial" else ""
         facts |= {"address": address, "own_address": True} if address else {}
         if self._peers is not None:
-            facts["rejected"] = self._peers.told_rejected
-        client.register(self._node, self._model, zone=self._zone, state=state, size=size, ttl_s=ttl_s, **facts)
+            facts |= {**self._peers.told_rejected, "served": self._peers.served}
+        facts |= {"zone": self._zone, "state": state, "size": size, "ttl_s": ttl_s}
+        client.register(self._node, self._model, identity=self._identity, **facts)
+
+
+def identity_of(options: Options) -> str:
+    """Return what tells this node from others of its name; a fetch beside the output is a node of its own."""
+    return node_identity("" if options.no_cache else cache_root(options.cache, os.environ) or "")
 
 
 def _client(options: Options, timeout_s: float) -> ControlClient:

@@ -15,19 +15,20 @@ import time
 from typing import IO, TYPE_CHECKING
 
 from loom.core.faults import Fault, Remedy
+from loom.core.names import show_nodes, split_key
 from loom.core.swarm import GONE_MISSED, PULLS, Peer, Swarm
 from loom.core.transfer import Wait
 from loom.core.units import Availability, Grid
 from loom.errors import LoomError, OriginUnreachable
 from loom.fetching.confirming import Confirmer
-from loom.sources.peer import Fleet, PeerFault, PeerSource, Verdict
+from loom.sources.peer import Asker, PeerFault, PeerSource, Verdict
 
 if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.ranges import Span
+    from loom.core.wire import Caller
     from loom.fetching.worker import Job
     from loom.net.connection import Pool
-    from loom.sharing.server import Visitor
 
 FIRST_PULL = 100_000
 """Requests to peers are numbered from here: workers of the origin have the numbers below."""
@@ -52,7 +53,7 @@ class Company:
         self,
         job: Job,
         key: str,
-        fleet: Fleet,
+        asker: Asker,
         pool: Pool,
         options: Options,
         taken: dict[str, int],
@@ -61,8 +62,9 @@ class Company:
         transfer = job.transfer
         self.grid = Grid(transfer.size)
         self._job = job
-        self._swarm = Swarm(key, fleet.node, self.grid, random.random)
-        self._source = PeerSource(key, self.grid, fleet)
+        self._swarm = Swarm(key, asker.caller.key, self.grid, random.random)
+        self._source = PeerSource(key, self.grid, asker)
+        self._address = asker.caller.address
         self._pool = pool
         self._taken = taken
         self._rejected = rejected
@@ -86,14 +88,15 @@ class Company:
         """Requests sent to peers."""
         return self._source.requests
 
-    def visited(self, visitor: Visitor) -> None:
+    def visited(self, visitor: Caller) -> None:
         """Take note of who has come by. From any thread."""
         with self._job.lock:
-            self._swarm.visited(visitor.node, visitor.address)
+            self._swarm.visited(visitor.key, visitor.address)
 
     def remarks(self) -> list[str]:
         """Return what a human should know of the peers, a sentence each."""
-        return [f"{name} {why}: it was not asked again" for name, why in sorted(self._rejected.items())]
+        shown = show_nodes(self._rejected)
+        return [f"{shown[key]} {why}: it was not asked again" for key, why in sorted(self._rejected.items())]
 
     def is_wanted(self) -> bool:
         """Return whether somebody there does not have all of it yet."""
@@ -107,7 +110,7 @@ class Company:
             for name, (address, is_near) in listed.items():
                 self._swarm.meet(name, address, is_near=is_near)
             self._swarm.forget_dead(set(listed), now())
-            self._swarm.set_homes(homes.items())
+            self._swarm.set_homes(homes.items(), self._address)
         self.wake()
 
     def wake(self) -> None:
@@ -282,7 +285,7 @@ class Company:
         at = now()
         with self._job.lock:
             if number is not None:
-                error = OriginUnreachable(f"peer {peer.name} {fault}")
+                error = OriginUnreachable(f"peer {split_key(peer.name)[0]} {fault}")
                 self._job.transfer.failed(number, Fault(Remedy.ELSEWHERE, error), at)
             if fault.available is not None:
                 self._swarm.saw(peer, fault.available, at)
@@ -294,7 +297,7 @@ class Company:
                 self._swarm.gone(peer, at)
             elif fault.verdict is Verdict.DEAD:
                 self._swarm.failed(peer, at, GONE_MISSED)
-            elif fault.verdict is Verdict.FAILED:
+            elif fault.verdict in (Verdict.FAILED, Verdict.REFUSED):
                 self._swarm.failed(peer, at)
         if fault.verdict is Verdict.WRONG:
             self._reject(peer.name, str(fault))

@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from loom.core.names import show_nodes
 from loom.core.ranges import Span
 from loom.core.units import units_of
 from loom.core.vouching import Vouching
@@ -300,9 +301,10 @@ async def _read_again(job: Job, origin: Pool, span: Span, options: Options) -> N
 
 
 def _undecided(job: Job, dispute: Dispute, span: Span, peers: set[str], error: LoomError) -> IntegrityError:
+    shown = show_nodes((dispute.voucher, *peers))
+    givers = ", ".join(sorted(shown[peer] for peer in peers)) or "an earlier run"
     message = (
-        f"{dispute.voucher} vouches for other bytes {span.start}-{span.end - 1} than came from "
-        f"{', '.join(sorted(peers)) or 'an earlier run'}, and {job.source.reference.endpoint.authority}, which knows, "
-        f"cannot be asked: {error.message}"
+        f"{shown[dispute.voucher]} vouches for other bytes {span.start}-{span.end - 1} than came from {givers}, and "
+        f"{job.source.reference.endpoint.authority}, which knows, cannot be asked: {error.message}"
     )
     return IntegrityError(message, "nothing was kept; run the same command again when the origin can be reached")

@@ -320,7 +320,7 @@ class _Fetch:
             workers=sent.workers if sent else min(self._source.requests, 1),
             ranges=sent is None or sent.stream is None,
             sources=self._sources(version, outcome, fetched),
-            peers=dict(self._peers.taken) if self._peers else {},
+            peers=self._peers.taken_by_name if self._peers else {},
             unconfirmed=sent.unconfirmed if sent else 0,
             verified_by=proof.describe() if proof else None,
             checked=standing.checked.value,

@@ -77,11 +77,12 @@ def _run(facts: dict[str, Any]) -> None:
                 facts["node"], facts["model"], zone=facts["zone"], state="complete", size=facts["size"], ttl_s=TTL_S,
                 address=f"http://{server.authority}", own_address=True,
                 digest=f"sha256:{facts['digest']}" if facts["digest"] else None,
-                rejected=facts["rejected"], from_origin=facts["from_origin"], from_peers=facts["from_peers"],
+                from_origin=facts["from_origin"], from_peers=facts["from_peers"], **facts["rejected"],
+                identity=facts["identity"], served=facts["served"] + server.served,
             )  # fmt: skip
         time.sleep(min(BEAT_S, facts["linger_s"]))
     with contextlib.suppress(LoomError):
-        client.withdraw(facts["node"], facts["model"])
+        client.withdraw(facts["node"], facts["model"], identity=facts["identity"])
     server.stop(drain_s=5.0)
 
 

@@ -14,26 +14,26 @@ import sys
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from loom.core.addresses import format_authority, is_address
 from loom.core.headers import Version
-from loom.core.names import MAX_REJECTED
+from loom.core.names import MAX_REJECTED, node_key, show_nodes, split_key
 from loom.core.options import parse_listen
 from loom.core.tokens import first_token
 from loom.core.urls import parse_url
-from loom.fetching.announcing import BUDGET_S
+from loom.core.wire import Caller
+from loom.fetching.announcing import BUDGET_S, identity_of
 from loom.fetching.company import Company, Part
 from loom.fetching.lingering import linger
 from loom.net.connect import Connector
 from loom.net.connection import Pool
 from loom.net.facing import own_address
 from loom.net.limit import RateLimit
-from loom.sharing.server import PeerServer, Visitor, listen
+from loom.sharing.server import PeerServer, listen
 from loom.sharing.shelf import OwnShelf
-from loom.sources.peer import Fleet, resolve_at_peer
+from loom.sources.peer import Asker, resolve_at_peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -50,6 +50,10 @@ RESOLVERS = 32
 """So many peers are asked at once what a reference leads to; the control plane names the likeliest first."""
 
 now = time.monotonic
+
+
+def _key_of(one: dict[str, Any]) -> str:
+    return node_key(str(one["node"]), str(one.get("identity") or ""))
 
 
 class Peers:
@@ -73,7 +77,8 @@ class Peers:
         self._limit = limit
         self._facts: dict[str, Any] = {}
         self._pool: Pool | None = None
-        self.fleet = Fleet(node, "", first_token(options.control_token))
+        self._caller = Caller(node)
+        self._asker = Asker(self._caller, first_token(options.control_token))
         self.is_opened = threading.Event()
         """It is known whether, and where, others may ask this fetch."""
 
@@ -81,9 +86,19 @@ class Peers:
         """Listen, unless this machine may not be asked. Raises UsageError when it cannot listen where it is told to."""
         try:
             if self._audience != "nobody" and self._server is None:
-                self.fleet = replace(self.fleet, address=self._listen(self._options))
+                self._introduce(self._listen(self._options))
         finally:
             self.is_opened.set()
+
+    def _introduce(self, address: str) -> None:
+        """Be known to peers from now on as what the control plane hears of us."""
+        self._caller = Caller(self._caller.node, identity_of(self._options), address)
+        self._asker = Asker(self._caller, first_token(self._options.control_token))
+
+    @property
+    def address(self) -> str:
+        """Where peers find this fetch, "" for nowhere."""
+        return self._caller.address
 
     def _listen(self, options: Options) -> str:
         """Start the server; return its address, "" when this machine may not, or cannot, be asked."""
@@ -110,15 +125,19 @@ class Peers:
     def learn(self, replicas: Iterable[dict[str, Any]], homes: Iterable[dict[str, Any]]) -> None:
         """Take in what the control plane says: who has the model, and who is fetching it. From any thread."""
         with self._lock:
-            self._homes = {str(one["node"]): str(one["address"]) for one in homes if is_address(str(one["address"]))}
+            self._homes = {_key_of(one): str(one["address"]) for one in homes if is_address(str(one["address"]))}
             self._listed = {
-                str(one["node"]): (str(one["address"]), self._zone is None or one.get("zone") == self._zone)
+                _key_of(one): (str(one["address"]), self._zone is None or one.get("zone") == self._zone)
                 for one in replicas
-                if is_address(str(one.get("address"))) and one["node"] != self.fleet.node
+                if is_address(str(one.get("address"))) and not self._is_this(one)
             }
         self._tell_swarm()
 
-    def _meet(self, visitor: Visitor) -> None:
+    def _is_this(self, one: dict[str, Any]) -> bool:
+        """Return whether the control plane tells of this very fetch: an old one knows no identities."""
+        return _key_of(one) == self._caller.key or (bool(self.address) and one.get("address") == self.address)
+
+    def _meet(self, visitor: Caller) -> None:
         """A peer has come by, perhaps before the control plane told of it."""
         with self._lock:
             company = self._company
@@ -150,7 +169,7 @@ class Peers:
         What most of them say counts: one alone may have an old version, or lie.
         """
         pool = self._own_pool()
-        asked = [resolve_at_peer(pool, self.fleet, address, reference) for address in self.addresses()[:RESOLVERS]]
+        asked = [resolve_at_peer(pool, self._asker, address, reference) for address in self.addresses()[:RESOLVERS]]
         said = await asyncio.gather(*asked, return_exceptions=True)
         versions = Counter(version for version in said if isinstance(version, Version))
         return versions.most_common(1)[0][0] if versions else None
@@ -160,7 +179,7 @@ class Peers:
 
         is_hearsay: a peer has told of them, for the origin is away: then peers have time to bring some, too.
         """
-        company = Company(job, key, self.fleet, self._own_pool(), self._options, self.taken, self.rejected)
+        company = Company(job, key, self._asker, self._own_pool(), self._options, self.taken, self.rejected)
         if is_hearsay:
             company.fed_at, job.transfer.is_fed_elsewhere = now(), True
         version = job.version
@@ -179,9 +198,19 @@ class Peers:
         return self._pool
 
     @property
-    def told_rejected(self) -> list[str] | None:
-        """Whom the control plane should know to have handed out wrong bytes or nonsense; None for nobody."""
-        return list(self.rejected)[:MAX_REJECTED] or None
+    def told_rejected(self) -> dict[str, list[str]]:
+        """Whom the control plane should know to have handed out wrong bytes or nonsense, as `register` says it."""
+        rejected = [split_key(key) for key in list(self.rejected)[:MAX_REJECTED]]
+        if not rejected:
+            return {}
+        return {"rejected": [name for name, _ in rejected], "rejected_identities": [one for _, one in rejected]}
+
+    @property
+    def taken_by_name(self) -> dict[str, int]:
+        """Bytes taken from each peer, by what people are shown of it."""
+        taken = dict(self.taken)
+        shown = show_nodes((self._caller.key, *taken))
+        return {shown[key]: size for key, size in taken.items()}
 
     @property
     def taken_in_all(self) -> int:
@@ -206,9 +235,10 @@ class Peers:
             return  # Python is embedded in another program: nobody knows what starting that would do
         facts = {
             **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": server.authority,
+            "identity": self._caller.identity, "served": server.served,
             "token": options.control_token, "control": options.control, "control_ca_file": options.control_ca_file,
-            "node": self.fleet.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
             "limit_upload_rate": options.limit_upload_rate,
+            "node": self._caller.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
             "from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0),
         }  # fmt: skip
         with contextlib.suppress(OSError), open(receipt.out, "rb") as file:

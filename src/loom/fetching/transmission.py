@@ -15,6 +15,7 @@ from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning, t
 from loom.core.expectation import NOTHING_TOLD
 from loom.core.headers import Version
 from loom.core.keys import version_key
+from loom.core.names import show_nodes
 from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
 from loom.errors import IntegrityError, LoomError, StoreError, StoreFull
@@ -278,7 +279,8 @@ class Transmission:
         if not transfer.is_complete:
             self._hire().work(again, self._fitting_workers(transfer.useful_workers()), None)
             job.fetched += again.fetched
-        for peer in sorted({peer for span, peer, before in taken if hash_span(staging.read, span) != before}):
+        liars = {peer for span, peer, before in taken if hash_span(staging.read, span) != before}
+        for peer in sorted(show_nodes(liars).values()):
             self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")
         self._hash(size, lambda: size, staging)
         return self._await_digest(self._hasher) if self._hasher else ""

@@ -17,6 +17,7 @@ from loom.net.limit import RateLimit
 from loom.registry.client import ControlClient
 from loom.sharing.cached import CacheShelf
 from loom.sharing.server import PeerServer, listen
+from loom.store.identity import ensure_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,7 @@ class Node:
         self._server = PeerServer(self._shelf, listening, options.token)
         self._server.limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
         self._server.authority = format_authority(shown, listening.getsockname()[1])
+        self._identity = ensure_identity(options.cache)
         self._epoch: str | None = None
         self._said: list[dict[str, object]] | None = None
         self._trouble = ""
@@ -95,7 +97,7 @@ class Node:
         self._end.set()
         self._thread.join(2 * _TIMEOUT_S)
         if not self._trouble:
-            self._try(lambda: self._client.withdraw(self._options.node))
+            self._try(lambda: self._client.withdraw(self._options.node, identity=self._identity))
         self._server.stop(DRAIN_S)
 
     def _run(self) -> None:
@@ -120,7 +122,7 @@ class Node:
         facts |= {"zone": options.zone} if options.zone else {}
         facts |= {"epoch": self._epoch} if self._epoch else {}
         facts |= {"inventory": inventory} if inventory is not None else {}
-        return self._client.heartbeat(options.node, **facts)
+        return self._client.heartbeat(options.node, identity=self._identity, **facts)
 
     def _try(self, what: Callable[[], object]) -> None:
         try:

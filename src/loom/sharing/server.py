@@ -1,17 +1,11 @@
-"""The server that hands files to peers: HTTP/1.1, GET alone, bodies by `sendfile`.
+"""The server that hands files to peers: HTTP/1.1, GET alone, bodies by `sendfile` (the protocol: loom.core.wire).
 
-    GET /blobs/{key}         a range of a file, as far as it is there; key: a version key, or sha256:<digest>
-    GET /blobs/{key}/have    what is there
-    GET /blobs/{key}/digests/{units}   the SHA-256 of those units (a bitmap in hexadecimal) that this node vouches for,
-                             a line each: unit, blank, 64 hex digits; fewer than asked for if it takes long
-    GET /refs/{key}          what a reference (its key) leads to: version, size, key of the bytes
-    GET /healthz             it answers
+A range that is there in part is answered with that part: Content-Range tells. One that is not there at all is a 504, as
+for `only-if-cached` (RFC 9111 section 5.2.1.7): nothing is fetched for others. Beyond its slots a node answers 503 with
+Retry-After.
 
-Every answer about a file carries `Loom-Have` (loom.core.swarm.format_availability). A range that is there in part is
-answered with that part: Content-Range tells. One that is not there at all is a 504, as for `only-if-cached` (RFC 9111
-section 5.2.1.7): nothing is fetched for others. Beyond its slots a node answers 503 with Retry-After.
-
-It knows keys and digests, no paths and no URLs. In a fleet with a token every request must prove that it knows it.
+It knows keys and digests, no paths and no URLs. In a fleet with a token every request must prove that it knows it; one
+that does not is answered with 401 and a challenge (loom.core.proof).
 """
 
 from __future__ import annotations
@@ -20,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import re
+import secrets
 import socket
 import threading
 import time
@@ -27,19 +22,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from loom.core.addresses import is_address, parse_address, plain_ip
+from loom.core.addresses import parse_address, plain_ip
 from loom.core.browsers import can_be_rebound, is_browser, names_its_page
 from loom.core.headers import parse_request_range
-from loom.core.names import check_node
-from loom.core.proof import SCHEME, is_proved
+from loom.core.proof import Challenges, format_challenge
 from loom.core.tokens import split_tokens
-from loom.core.units import Grid, format_availability, parse_bitmap, units_of
+from loom.core.units import Grid, parse_bitmap, units_of
+from loom.core.wire import HEALTH, about, format_digest, format_version, parse_caller, parse_target, said_in
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loom.core.ranges import Span
+    from loom.core.wire import Caller
     from loom.net.limit import RateLimit
     from loom.sharing.shelf import Item, Shelf
 
@@ -68,14 +64,6 @@ _REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 401: "Unautho
             504: "Gateway Timeout"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Visitor:
-    """Who asks: the name and the address that a peer gives for itself, checked against where it comes from."""
-
-    node: str
-    address: str
-
-
 class _Refused(Exception):
     """The answer is an error."""
 
@@ -100,7 +88,7 @@ class PeerServer:
 
     token: the fleet's, several one a line: a peer proves that it knows one of them; None serves everybody who can reach
     it, but for pages in browsers. on_visit: called, on the server's thread, with every
-    peer that introduces itself.
+    peer that introduces itself and comes from where it says that it listens.
     """
 
     def __init__(
@@ -108,7 +96,7 @@ class PeerServer:
         shelf: Shelf,
         listening: socket.socket,
         token: str | None,
-        on_visit: Callable[[Visitor], None] = lambda _: None,
+        on_visit: Callable[[Caller], None] = lambda _: None,
     ) -> None:
         self.limit: RateLimit | None = None
         """What all uploads together may send in a second; None for no bound. Set it before `start`."""
@@ -116,8 +104,13 @@ class PeerServer:
         """host:port as peers are told: a request made for another one opens no door here. "" takes any."""
         self.load = 0
         self.served = 0
+        self.refused = 0
+        """Requests whose proof was wrong: of another token, or repeated by a stranger for something else."""
+        self.refused_from = ""
+        """Where the last one of them came from."""
         self._shelf = shelf
         self._tokens = split_tokens(token)
+        self._challenges = Challenges(secrets.token_bytes(32))
         self._on_visit = on_visit
         self._connections: set[asyncio.Task[None]] = set()
         self._waiting: dict[asyncio.Task[None], None] = {}
@@ -207,45 +200,56 @@ class PeerServer:
             except _Refused as refusal:
                 body = json.dumps({"error": {"code": refusal.code}}).encode()
                 await _send(writer, refusal.status, body, refusal.fields)
-                if refusal.status in (400, 401, 403, 405):
+                if refusal.status in (400, 403, 405):
                     return  # what follows could be anything
 
     def _admit(self, head: bytes, writer: asyncio.StreamWriter) -> _Request:
         """Return the request if it makes sense and comes from the fleet."""
         request = _parse_request(head)
-        if request.target == "/healthz":
+        if request.target == HEALTH:
             return request
-        said, host, now = request.get("authorization"), request.get("host"), time.time()
-        is_ours = not self.authority or host in (self.authority, self.authority.removesuffix(":80"))
-        proved = [is_proved(said, token, host, request.target, now) for token in self._tokens]
-        if self._tokens and not (is_ours and any(proved)):
-            raise _Refused(401, "access-denied", {"WWW-Authenticate": SCHEME})
-        if not self._tokens and _is_of_a_page(request.fields):
+        if self._tokens:
+            self._check_proof(request, writer)
+        elif _is_of_a_page(request.fields):
             raise _Refused(403, "forbidden")
         self._introduce(request, writer)
         self.asked_at = time.monotonic()
         return request
 
+    def _check_proof(self, request: _Request, writer: asyncio.StreamWriter) -> None:
+        """Refuse a request that does not prove that it comes from the fleet; give out a challenge then."""
+        host, now = request.get("host"), time.monotonic()
+        is_ours = not self.authority or host in (self.authority, self.authority.removesuffix(":80"))
+        said = said_in(request.target, request.fields)
+        verdict = self._challenges.check(request.get("authorization"), self._tokens, said, now)
+        if is_ours and verdict.is_proved:
+            return
+        if verdict.is_wrong or not is_ours:
+            self.refused += 1
+            self.refused_from = _come_from(writer)
+        challenge = self._challenges.issue(now, secrets.token_hex(8))
+        raise _Refused(401, "access-denied", {"WWW-Authenticate": format_challenge(challenge)})
+
     def _introduce(self, request: _Request, writer: asyncio.StreamWriter) -> None:
-        """Note who asks, if it listens where it comes from: nobody can send us elsewhere."""
-        come_from = writer.get_extra_info("peername")
-        visitor = _parse_visitor(request.get("loom-node"), request.get("loom-address"))
-        if visitor and come_from and str(parse_address(visitor.address).ip) == plain_ip(come_from[0]):
-            self._on_visit(visitor)
+        """Note who asks, if it listens where it comes from: no request can send us elsewhere."""
+        come_from, caller = _come_from(writer), parse_caller(request.fields)
+        if caller and caller.address and str(parse_address(caller.address).ip) == come_from:
+            self._on_visit(caller)
         else:
             self.nameless_at = time.monotonic()
 
     async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> None:
-        match request.target.split("/"):
-            case ["", "healthz"]:
-                await _send(writer, 200, b'{"status":"ok"}')
-            case ["", "blobs", key]:
+        if request.target == HEALTH:
+            await _send(writer, 200, b'{"status":"ok"}')
+            return
+        match parse_target(request.target):
+            case ("blob", key, _):
                 await self._give(self._item(key), request, writer)
-            case ["", "blobs", key, "have"]:
-                await _send(writer, 200, b"", self._fields(self._item(key)))
-            case ["", "blobs", key, "digests", units]:
+            case ("have", key, _):
+                await _send(writer, 200, b"", _about(self._item(key)))
+            case ("digests", key, units):
                 await self._vouch(self._item(key), units, writer)
-            case ["", "refs", key]:
+            case ("reference", key, _):
                 await self._tell(key, writer)
             case _:
                 raise _Refused(404, "not-found")
@@ -256,17 +260,12 @@ class PeerServer:
             raise _Refused(404, "not-found")
         return item
 
-    def _fields(self, item: Item) -> dict[str, str]:
-        return {"Loom-Have": format_availability(item.available()), "Loom-Size": str(item.size)}
-
     async def _tell(self, key: str, writer: asyncio.StreamWriter) -> None:
         found = self._shelf.find_reference(key)
         if found is None:
             raise _Refused(404, "not-found")
         version_key, item = found
-        version = item.version
-        facts = {"key": version_key, "size": item.size, "etag": version.etag, "last_modified": version.last_modified}
-        await _send(writer, 200, json.dumps(facts).encode(), self._fields(item))
+        await _send(writer, 200, format_version(version_key, item.size, item.version), _about(item))
 
     async def _vouch(self, item: Item, units: str, writer: asyncio.StreamWriter) -> None:
         """Tell digests of units."""
@@ -275,11 +274,11 @@ class PeerServer:
         except ValueError:
             raise _Refused(404, "not-found") from None
         lines = await self._loop.run_in_executor(self._hashers, _digests, item, asked)
-        await _send(writer, 200, "".join(lines).encode(), self._fields(item))
+        await _send(writer, 200, "".join(lines).encode(), _about(item))
 
     async def _give(self, item: Item, request: _Request, writer: asyncio.StreamWriter) -> None:
         """Answer a request for a range."""
-        fields = self._fields(item)
+        fields = _about(item)
         asked = parse_request_range(request.get("range"), item.size)
         if asked is None:
             raise _Refused(416, "bad-range", fields | {"Content-Range": f"bytes */{item.size}"})
@@ -325,10 +324,20 @@ def _digests(item: Item, asked: int) -> list[str]:
     began = time.monotonic()
     for unit in units_of(asked):
         if digest := item.digest(unit):
-            lines.append(f"{unit} {digest}\n")
+            lines.append(format_digest(unit, digest))
         if lines and time.monotonic() - began > TELL_S:
             break
     return lines
+
+
+def _about(item: Item) -> dict[str, str]:
+    return about(item.available(), item.size)
+
+
+def _come_from(writer: asyncio.StreamWriter) -> str:
+    """Return the IP address of who asks, "" when the connection is gone."""
+    place = writer.get_extra_info("peername")
+    return plain_ip(place[0]) if place else ""
 
 
 def _opened(item: Item) -> IO[bytes]:
@@ -357,14 +366,6 @@ def _parse_request(head: bytes) -> _Request:
     if "transfer-encoding" in fields or fields.get("content-length", "0") != "0" or "host" not in fields:
         raise _Refused(400, "bad-request")
     return _Request(target.decode("ascii"), fields)
-
-
-def _parse_visitor(node: str, address: str) -> Visitor | None:
-    """Return who introduces itself so; None for nobody, or for one whose words could be taken for something else."""
-    with contextlib.suppress(UsageError, UnicodeError):
-        name = check_node(node.encode("latin-1").decode())  # names are sent as UTF-8
-        return Visitor(name, address) if address.startswith("http://") and is_address(address) else None
-    return None
 
 
 def _head(status: int, length: int, fields: dict[str, str]) -> bytes:

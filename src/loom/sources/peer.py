@@ -1,4 +1,4 @@
-"""A peer as a source: another node that has some of the same bytes (see loom.sharing.server for the protocol).
+"""A peer as a source: another node that has some of the same bytes (the protocol: loom.core.wire).
 
 A peer that fails is never an error that a user meets: a PeerFault says what to think of the peer, and the bytes are
 taken from elsewhere.
@@ -7,31 +7,40 @@ taken from elsewhere.
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import re
-import time
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version, parse_content_range
-from loom.core.names import MAX_SIZE
-from loom.core.proof import prove
+from loom.core.proof import parse_challenge, prove
 from loom.core.ranges import Span, format_range
-from loom.core.units import Availability, Grid, parse_availability
 from loom.core.urls import parse_url
+from loom.core.wire import (
+    Caller,
+    blob_target,
+    digests_target,
+    have_target,
+    parse_digests,
+    parse_have,
+    parse_size,
+    parse_version,
+    reference_target,
+    said_by,
+)
 from loom.errors import LoomError
 from loom.net.connection import Stale
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loom.core.units import Availability, Grid
     from loom.core.urls import Url
     from loom.net.connection import Pool, Response
 
 TIMEOUT_S = 3.0
 """For a connection and the head of a reply: a peer is near, and not worth waiting for when it is not."""
-
-SHA256_SIZE = 32
 
 ASK_S = 1.0
 """For an answer about digests: somebody may be waiting for nothing else."""
@@ -40,8 +49,6 @@ MAX_FACTS = 16 * 1024
 MAX_BUSY_S = 5.0
 
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_VALIDATOR = re.compile("[\t -~\x80-\xff]*")
-"""What a field of a reply can hold (RFC 9110 section 5.5), as `loom.net.head` decodes it."""
 
 
 class Verdict(Enum):
@@ -57,6 +64,8 @@ class Verdict(Enum):
     """It broke off what it had begun: its fetch is done, perhaps, and another process has its port."""
     DEAD = "dead"
     """Nothing listens there any more."""
+    REFUSED = "refused"
+    """It does not take our proof."""
     FAILED = "failed"
     """It does not answer, or breaks off."""
     WRONG = "wrong"
@@ -73,39 +82,49 @@ class PeerFault(Exception):
         self.wait_s = wait_s
 
 
-@dataclass(frozen=True)
-class Fleet:
-    """Who we are to our peers: the node's name, where it listens ("" for nowhere), the fleet's token."""
+class Asker:
+    """Who we are to our peers, and the fleet's token. Belongs to the loop that asks."""
 
-    node: str
-    address: str = ""
-    token: str | None = None
+    def __init__(self, caller: Caller, token: str | None = None) -> None:
+        self.caller = caller
+        self._token = token
+        self._challenges: dict[str, tuple[str, int]] = {}  # authority -> its challenge, and how often it was used
 
-    def headers(self, authority: str, target: str) -> dict[str, str]:
-        """Return what a request to a peer carries beside its range."""
-        said = {"Accept-Encoding": "identity", "Cache-Control": "only-if-cached"}
-        if self.address:
-            said |= {"Loom-Node": self.node, "Loom-Address": self.address}
-        if self.token is not None:
-            said["Authorization"] = prove(self.token, authority, target, time.time())
+    def headers(self, authority: str, target: str, span: str = "") -> dict[str, str]:
+        """Return what a request to a peer carries. span: the bytes that it asks for, as a Range field has them."""
+        said = {"Accept-Encoding": "identity", "Cache-Control": "only-if-cached", **self.caller.fields()}
+        said |= {"Range": span} if span else {}
+        challenge, number = self._challenges.get(authority, ("", 0))
+        if self._token is not None and challenge:
+            self._challenges[authority] = challenge, number + 1
+            proof = prove(self._token, challenge, number + 1, said_by(self.caller, authority, target, span))
+            said["Authorization"] = proof
         return said
+
+    def take_challenge(self, authority: str, response: Response) -> bool:
+        """Take note of the challenge in a refusal; return whether the request can be made again with a proof."""
+        challenge = parse_challenge(response.head.fields.get("www-authenticate", ""))
+        if response.head.status != 401 or self._token is None or not challenge:
+            return False
+        self._challenges[authority] = challenge, 0
+        return True
 
 
 class PeerSource:
     """One file, known by its version key, as peers have it."""
 
-    def __init__(self, key: str, grid: Grid, fleet: Fleet) -> None:
+    def __init__(self, key: str, grid: Grid, asker: Asker) -> None:
         self.requests = 0
         self._key = key
         self._grid = grid
-        self._fleet = fleet
+        self._asker = asker
 
     async def open(self, pool: Pool, address: str, span: Span) -> tuple[Response, Span, Availability]:
         """Ask for `span`; return the reply, what it brings (from the span's start, perhaps less), what the peer has.
 
         Raises PeerFault.
         """
-        response = await self._get(pool, address, f"/blobs/{self._key}", {"Range": format_range(span)})
+        response = await self._get(pool, address, blob_target(self._key), format_range(span))
         try:
             available = self._judge(response, 206)
             served = parse_content_range(response.head.fields.get("content-range", ""))
@@ -122,7 +141,7 @@ class PeerSource:
 
     async def have(self, pool: Pool, address: str) -> Availability:
         """Return what a peer has of the file. Raises PeerFault."""
-        response = await self._get(pool, address, f"/blobs/{self._key}/have", {})
+        response = await self._get(pool, address, have_target(self._key))
         try:
             return self._judge(response, 200)
         finally:
@@ -132,10 +151,10 @@ class PeerSource:
         """Return the digests that a peer vouches for of some units, a bitmap. Raises PeerFault."""
         try:
             async with asyncio.timeout(ASK_S):
-                response = await self._get(pool, address, f"/blobs/{self._key}/digests/{units:x}", {})
+                response = await self._get(pool, address, digests_target(self._key, units))
                 try:
                     self._judge(response, 200)
-                    return _parse_digests(await response.read(MAX_FACTS))
+                    return parse_digests(await response.read(MAX_FACTS))
                 finally:
                     pool.put(response)
         except TimeoutError as error:
@@ -143,9 +162,9 @@ class PeerSource:
         except (OSError, LoomError, ValueError) as error:
             raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense") from error
 
-    async def _get(self, pool: Pool, address: str, target: str, more: dict[str, str]) -> Response:
+    async def _get(self, pool: Pool, address: str, target: str, span: str = "") -> Response:
         self.requests += 1
-        return await _get(pool, self._fleet, address, target, more)
+        return await _get(pool, self._asker, address, target, span)
 
     def _judge(self, response: Response, wanted: int) -> Availability:
         """Return what a reply says that the peer has. Raises PeerFault unless it is the one wanted."""
@@ -153,13 +172,13 @@ class PeerSource:
         if head.status == 404:
             raise PeerFault(Verdict.STRANGER, "does not know the file")
         if head.status in (401, 403):
-            raise PeerFault(Verdict.FAILED, "refuses our token")
+            raise PeerFault(Verdict.REFUSED, "refuses us: it has another token, or an older Loom")
         if head.fields.get("content-encoding", "identity").lower() != "identity":
             raise PeerFault(Verdict.WRONG, "sent something encoded")
         try:
-            if head.fields["loom-size"] != str(self._grid.size):
+            if parse_size(head.fields) != str(self._grid.size):
                 raise PeerFault(Verdict.STRANGER, "has a file of another size")
-            available = parse_availability(head.fields["loom-have"], self._grid)
+            available = parse_have(head.fields, self._grid)
         except (KeyError, ValueError):
             raise PeerFault(Verdict.WRONG, f"answered {head.status} in a way that makes no sense") from None
         if head.status == 503:
@@ -173,44 +192,19 @@ class PeerSource:
         return available
 
 
-def _parse_digests(body: bytes) -> dict[int, str]:
-    """Parse lines of a unit and its digest. Raises ValueError."""
-    digests: dict[int, str] = {}
-    for line in body.decode("ascii").splitlines():
-        unit, _, digest = line.partition(" ")
-        sha256 = bytes.fromhex(digest)
-        if len(sha256) != SHA256_SIZE:
-            raise ValueError("not a digest")
-        digests[int(unit)] = sha256.hex()
-    return digests
-
-
-async def resolve_at_peer(pool: Pool, fleet: Fleet, address: str, reference: str) -> Version:
+async def resolve_at_peer(pool: Pool, asker: Asker, address: str, reference: str) -> Version:
     """Ask a peer what version a reference (its key) leads to. Raises PeerFault."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            response = await _get(pool, fleet, address, f"/refs/{reference}", {})
+            response = await _get(pool, asker, address, reference_target(reference))
             try:
                 if response.head.status != 200:
                     raise PeerFault(Verdict.STRANGER, "does not know the reference")
-                return _parse_version(await response.read(MAX_FACTS))
+                return parse_version(await response.read(MAX_FACTS))
             finally:
                 response.connection.close()
     except (ValueError, LookupError, TypeError, RecursionError, OSError, TimeoutError) as error:
         raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense") from error
-
-
-def _parse_version(body: bytes) -> Version:
-    """Parse what a peer says of a reference. Raises ValueError, LookupError, TypeError, RecursionError.
-
-    Nothing is taken from peers of a file that has no bytes, or no validator: nobody could tell whether it is the one.
-    """
-    facts = json.loads(body)
-    version = Version(facts["size"], facts["etag"], facts["last_modified"])
-    is_size = type(version.size) is int and 0 < version.size <= MAX_SIZE  # True would be one, too
-    if not is_size or not version.is_known or not all(map(_VALIDATOR.fullmatch, (version.etag, version.last_modified))):
-        raise ValueError("no version of a file")
-    return version
 
 
 @lru_cache(maxsize=256)
@@ -218,20 +212,30 @@ def _url_of(address: str, target: str) -> Url:
     return parse_url(address + target)
 
 
-async def _get(pool: Pool, fleet: Fleet, address: str, target: str, more: dict[str, str]) -> Response:
+async def _get(pool: Pool, asker: Asker, address: str, target: str, span: str = "") -> Response:
+    """Ask; when a proof is wanted over a challenge that we do not have yet, ask again with it, once."""
     try:
         url = _url_of(address, target)
-        headers = {**fleet.headers(url.endpoint.authority, target), **more}
+        authority = url.endpoint.authority
         async with asyncio.timeout(TIMEOUT_S):
-            while True:
+            response = await _ask(pool, url, lambda: asker.headers(authority, target, span))
+            if asker.take_challenge(authority, response):
                 try:
-                    return await pool.get(url, headers)
-                except Stale:  # the fetch there is done, and another process has its port now
-                    continue
+                    await response.skip()
+                finally:
+                    pool.put(response)
+                response = await _ask(pool, url, lambda: asker.headers(authority, target, span))
+            return response
     except ConnectionRefusedError as error:
         raise PeerFault(Verdict.DEAD, "is not there") from error
     except (OSError, TimeoutError, LoomError) as error:
         raise PeerFault(Verdict.FAILED, f"does not answer ({type(error).__name__})") from error
+
+
+async def _ask(pool: Pool, url: Url, headers: Callable[[], dict[str, str]]) -> Response:
+    while True:
+        with contextlib.suppress(Stale):  # the fetch there is done, and another process has its port now
+            return await pool.get(url, headers())
 
 
 def _seconds(text: str) -> float:

@@ -1,0 +1,43 @@
+"""Which node this is, beside its name: two machines may have one name, but not one cache in one boot."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+from functools import cache
+
+from loom.store.cache import read_boot_id
+
+_DIGITS = 32
+
+
+def node_identity(root: str) -> str:
+    """Return the identity of the node whose cache is in the folder `root`, in hexadecimal digits.
+
+    It is the same for all processes of one machine that share the cache, until the machine boots again. Where there is
+    no such folder ("" for no cache), or the system does not tell one boot from another, it is this process's own.
+    """
+    boot_id = read_boot_id()
+    try:
+        place = os.stat(root) if root and boot_id else None
+    except OSError:
+        place = None
+    if place is None:
+        return _own(os.getpid())
+    facts = f"loom-node\n{boot_id}\n{place.st_dev}\n{place.st_ino}"
+    return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS]
+
+
+def ensure_identity(root: str) -> str:
+    """Return the identity of the node whose cache is in `root`; the folder is made if need be, and if it can be."""
+    with contextlib.suppress(OSError):
+        os.makedirs(root, exist_ok=True)
+    return node_identity(root)
+
+
+@cache
+def _own(_process: int) -> str:
+    """Return what no other process has; a forked one makes its own."""
+    return secrets.token_hex(_DIGITS // 2)
