@@ -16,22 +16,22 @@ except ImportError:
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
-_SIGNATURES = (
-    (("x-amz-signature",), ("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-expires",
-                            "x-amz-security-token", "x-amz-signedheaders", "x-amz-content-sha256", "x-id")),
-    (("x-goog-signature",), ("x-goog-algorithm", "x-goog-credential", "x-goog-date", "x-goog-expires",
-                             "x-goog-signedheaders")),
-    (("signature", "awsaccesskeyid"), ("expires", "x-amz-security-token")),
-    (("signature", "googleaccessid"), ("expires",)),
-    (("signature", "key-pair-id"), ("expires", "policy")),
-    (("sig", "sv"), ("se", "sp", "spr", "sr", "st", "sdd", "sip", "skoid", "sktid", "skt", "ske", "sks", "skv", "saoid",
-                     "suoid", "scid")),
+_SIGNING_WORDS = frozenset(
+    ("algorithm", "sign-algorithm", "signature", "signature-version", "credential", "ak", "date", "expires",
+     "sign-time", "key-time", "security-token", "signedheaders", "signed-headers", "additional-headers", "header-list",
+     "url-param-list", "content-sha256")
 )  # fmt: skip
-"""Query parameters of signed URLs: by which ones a scheme is recognised, and which others belong to it.
+"""What vendors write behind a prefix of their own: X-Amz-, X-Goog-, x-oss-, X-Tos- and q- (Tencent), to name some."""
 
-S3 (version 4), Google Cloud Storage (version 4), S3 (version 2), Google (version 2), CloudFront, Azure's SAS. A name
-alone proves nothing: `?sp=2` elsewhere may choose the object, and two objects must never share a key.
-"""
+_KEY_IDS = ("accesskeyid", "accessid", "key-pair-id")
+"""How the names end that tell whose key a bare `Signature` was made with: AWSAccessKeyId, OSSAccessKeyId, AccessKeyId
+(Huawei), GoogleAccessId; CloudFront's Key-Pair-Id."""
+
+_SHARED_ACCESS = frozenset(
+    ("sig", "sv", "se", "sp", "spr", "sr", "st", "sdd", "sip", "skoid", "sktid", "skt", "ske", "sks", "skv", "saoid",
+     "suoid", "scid")
+)  # fmt: skip
+"""Azure's shared access signature, recognised by `sig` and `sv`."""
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -55,12 +55,30 @@ def stable_url(url: str) -> str:
 
 def _unsigned(pairs: list[str]) -> list[str]:
     """Return the query's parameters without those that sign it."""
-    names = {pair.partition("=")[0].lower() for pair in pairs}
-    signing: set[str] = set()
-    for marks, others in _SIGNATURES:
-        if names.issuperset(marks):
-            signing.update(marks, others)
+    signing = _signing({pair.partition("=")[0].lower() for pair in pairs})
     return [pair for pair in pairs if pair and pair.partition("=")[0].lower() not in signing]
+
+
+def _signing(names: set[str]) -> set[str]:
+    """Return which parameters of a query make up its signature, by the form that signed URLs have.
+
+    A name alone proves nothing: `?sp=2` elsewhere may choose the object, and two objects must never share a key. Only
+    `Authorization` does (Backblaze B2, Baidu): its value is a credential by its very name.
+    """
+    signing = names & {"authorization"}
+    for name in names:
+        prefix = name.removesuffix("signature")
+        if prefix != name and prefix.endswith("-"):
+            family = {one for one in names if one.startswith(prefix) and one[len(prefix) :] in _SIGNING_WORDS}
+            signing |= family if len(family) > 1 or prefix in ("x-amz-", "x-goog-") else set()
+    keys = {name for name in names if name.endswith(_KEY_IDS)}
+    if "signature" in names and keys:
+        signing |= {"signature", "expires", *keys, *(("policy",) if "key-pair-id" in keys else ())}
+    if names.issuperset(("sig", "sv")):
+        signing |= _SHARED_ACCESS
+    if signing:
+        signing |= {"x-id", "security-token", *(name for name in names if name.endswith("-security-token"))}
+    return signing
 
 
 def reference_key(url: str) -> str:
