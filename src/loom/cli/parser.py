@@ -106,9 +106,9 @@ def format_first_page() -> str:
 
 
 def _add_commands(parser: Parser) -> None:
-    commands = parser.add_argument_group("commands")
-    for name, text in COMMANDS.items():
-        commands.add_argument(f"{name:<8}", nargs="?", help=text, action=_Heading)
+    """Add the table of commands as the text of a group of its own: argparse knows no table that is only shown."""
+    rows = "\n".join(f"{name:<8}  {text}" for name, text in COMMANDS.items())
+    parser.add_argument_group("commands", rows)
 
 
 def main_parser() -> Parser:
@@ -148,19 +148,9 @@ def parse(parser: Parser, arguments: Sequence[str]) -> dict[str, object]:
     return vars(raw)
 
 
-class _Heading(argparse.Action):
-    """Shows a command in the help; it is never given."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: object) -> None:
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=str(kwargs.get("help")))
-
-    def __call__(self, *_: object) -> None:
-        """Do nothing."""
-
-
 def new_parser(prog: str, description: str, usage: str = "", epilog: str = "") -> Parser:
     """Return a parser without arguments."""
-    return Parser(
+    parser = Parser(
         prog=prog,
         usage=usage or None,
         description=description,
@@ -168,6 +158,8 @@ def new_parser(prog: str, description: str, usage: str = "", epilog: str = "") -
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
     )
+    parser.color = False  # since Python 3.14 stdout decides about colours, also for help that goes to stderr
+    return parser
 
 
 def _add_all(parser: Parser) -> None:
