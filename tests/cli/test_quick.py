@@ -198,7 +198,7 @@ PLAIN = {
     "LIMIT_RATE": ["50MB", "50MB/s", "64KiB/s"], "LIMIT_UPLOAD_RATE": ["1GB"],
     "TOKEN": ["t0k3n"], "FLEET_TOKEN": ["t0k3n"], "HEADER": ["X-Key: a b", "Authorization: Basic eA=="],
     "CA_FILE": ["ca.pem"], "TOKEN_FILE": ["one-line", "two-lines"], "CONTROL_CA_FILE": [__file__],
-    "NODE": ["node-1.rack2"], "ZONE": ["eu-west-1a"],
+    "CERT": [__file__], "CONTROL_CERT": [__file__], "NODE": ["node-1.rack2"], "ZONE": ["eu-west-1a"],
     "CONTROL": ["http://control:3000", "https://loom.example/"], "CACHE": ["/nowhere"],
 }  # fmt: skip
 WRONG = {
@@ -246,6 +246,16 @@ def test_wrong_settings_are_told_on_a_hit_too() -> None:
             assert variables.has_settings(environ), (name, text)
             with pytest.raises(UsageError):
                 fleet_token(resolve({}, environ, {}, "c.toml"), environ)
+
+
+def test_the_key_of_a_client_certificate_stays_on_the_quick_way() -> None:
+    """A key beside its certificate costs a hit nothing; a key alone, or a missing one, goes the long way."""
+    for cert, key in (("LOOM_CERT", "LOOM_KEY"), ("LOOM_CONTROL_CERT", "LOOM_CONTROL_KEY")):
+        assert not quick._has_more_settings({cert: __file__, key: __file__})
+        assert quick._has_more_settings({cert: __file__, key: "/nowhere"})
+        assert quick._has_more_settings({key: __file__})
+        with pytest.raises(UsageError, match=f"{key} names a private key"):
+            options_of(resolve({}, {key: __file__}, {}, "c.toml"))
 
 
 def test_a_wrong_variable_on_a_hit(cached, monkeypatch) -> None:

@@ -51,6 +51,7 @@ def test_what_is_no_reference(text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "choices", "audience"),
     [
+        ("https://h/m", {"cert": "client.pem"}, "fleet"),
         ("https://h/m", {}, "anyone"),
         ("https://h/m?download=true&revision=v1", {}, "anyone"),
         ("https://h/m#user@x", {}, "anyone"),

@@ -37,17 +37,21 @@ class Request:
 
 
 class Nginx:
-    """A running nginx. `root` is the folder to serve, `work` an empty one for configuration and certificates."""
+    """A running nginx. `root` is the folder to serve, `work` one for configuration and certificates.
 
-    def __init__(self, root: Path, work: Path) -> None:
-        self.root, self.work = root, work
+    work: empty, or with the certificates of an Authority. settings: more directives for the server.
+    """
+
+    def __init__(self, root: Path, work: Path, settings: str = "") -> None:
+        self.root, self.work, self.settings = root, work, settings
         self.port, self.tls_port = _free_port(), _free_port()
         self.ca_file = work / "ca.pem"
         self._seen: list[Request] = []
 
     def __enter__(self) -> Self:
         nginx = _find("nginx")
-        make_certificates(self.work)
+        if not self.ca_file.exists():
+            make_certificates(self.work)
         (self.work / "nginx.conf").write_text(self._config(modules_folder(nginx)))
         command = [nginx, "-p", str(self.work), "-c", "nginx.conf", "-e", "error.log"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -89,7 +93,8 @@ class Nginx:
         scratch = "".join(f"{name}_temp_path tmp;\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         listen = f"listen 127.0.0.1:{self.port}; listen 127.0.0.1:{self.tls_port} ssl;"
         head = f"{loads}\n{user} daemon off; worker_processes 2; pid nginx.pid; events {{ worker_connections 1024; }}"
-        server = f"server {{ {listen} ssl_certificate server.pem; ssl_certificate_key server.key; {_LOCATIONS} }}"
+        listen += f" ssl_certificate server.pem; ssl_certificate_key server.key; {self.settings}"
+        server = f"server {{ {listen} {_LOCATIONS} }}"
         return f"{head}\nhttp {{ {scratch} {_SETTINGS} root {self.root}; {server} }}\n"
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Mapping
 
 MAX_HEAD = 256 * 1024
@@ -55,6 +55,11 @@ class Line:
             self._sock.do_handshake()
         except (OSError, ValueError) as error:
             raise Hangup from error
+
+    @property
+    def has_client_certificate(self) -> bool:
+        """Whether the client has shown a certificate that verifies."""
+        return isinstance(self._sock, ssl.SSLSocket) and bool(self._sock.getpeercert())
 
     def read_head(self) -> Head | None:
         """Return the next request's head, or None when the client has left."""

@@ -208,7 +208,7 @@ def test_the_hint_completes_what_was_written() -> None:
 def test_a_missing_authority_is_told_at_once(tmp_path: Path) -> None:
     """Before anything is asked, let alone fetched: which file, and what is wrong with it."""
     (tmp_path / "empty.pem").write_text("")
-    for name, why in (("nowhere.pem", "No such file"), ("empty.pem", "it holds no certificates")):
+    for name, why in (("nowhere.pem", "no such file"), ("empty.pem", "it holds no certificates")):
         with pytest.raises(UsageError, match=f"{name}: {why}") as caught:
             ControlClient("https://localhost:1", ca_file=str(tmp_path / name))
         assert "--control-ca-file" in caught.value.hint

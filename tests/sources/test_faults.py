@@ -26,8 +26,8 @@ def tls_error(kind: type[ssl.SSLError], reason: str, text: str) -> ssl.SSLError:
             "the connection was cut off",
         ),
         (
-            tls_error(ssl.SSLError, "SSLV3_ALERT_HANDSHAKE_FAILURE", "[SSL: SSLV3...] sslv3 alert ... (_ssl.c:1006)"),
-            "TLS: sslv3 alert handshake failure",
+            tls_error(ssl.SSLError, "SSLV3_ALERT_ILLEGAL_PARAMETER", "[SSL: SSLV3...] sslv3 alert ... (_ssl.c:1006)"),
+            "TLS: sslv3 alert illegal parameter",
         ),
         (ConnectionResetError(104, "Connection reset by peer"), "connection reset by peer"),
     ],

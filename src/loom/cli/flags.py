@@ -191,6 +191,9 @@ FETCH_FLAGS = (
          "headers", short="H", is_list=True, is_secret=True),
     Flag("ca_file", parse_text, None, "FILE", "certificate authorities to trust (PEM), instead of the system's",
          "ca_file"),
+    Flag("cert", parse_text, None, "FILE",
+         "client certificate (PEM) for the host of the URL; no other host gets it", "cert"),
+    Flag("key", parse_text, None, "FILE", "private key of --cert (PEM, not encrypted), if it is in another file", "key"),
     Flag("chunk_size", parse_size, _OPTIONS.chunk_size, "SIZE",
          "size of a chunk, the unit that is recorded and retried, 64KiB to 1GB",
          "chunk_size"),
@@ -249,6 +252,10 @@ CONTROL_FLAGS = (
     Flag("control_ca_file", parse_text, None, "FILE",
          "certificate authorities to trust (PEM) for a control plane at https://",
          "control_ca_file"),
+    Flag("control_cert", parse_text, None, "FILE", "client certificate (PEM) for a control plane behind mutual TLS",
+         "control_cert"),
+    Flag("control_key", parse_text, None, "FILE", "private key of --control-cert (PEM, not encrypted), if it is in another file",
+         "control_key"),
 )  # fmt: skip
 """How to reach a control plane."""
 

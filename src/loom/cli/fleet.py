@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON
 from loom.cli.parser import Parser, add_flags, new_parser
-from loom.cli.settings import Setting, denied_hint, fleet_token
+from loom.cli.settings import Setting, check_pairs, denied_hint, fleet_token
 from loom.cli.words import format_age, format_size
+from loom.net.tls import client_certificate
 from loom.registry.client import DEFAULT_URL, ControlClient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from loom.net.tls import ClientCertificate
 
 
 def fleet_parser(name: str, text: str, usage: str) -> Parser:
@@ -29,7 +32,14 @@ def open_client(raw: Mapping[str, Any], voice: Voice) -> tuple[ControlClient, di
     settings = read_settings(raw, voice)
     token, hint = fleet_token(settings, os.environ), denied_hint(settings, os.environ)
     url, ca_file = settings["control"].value or DEFAULT_URL, settings["control_ca_file"].value
-    return ControlClient(url, token=token, ca_file=ca_file, denied_hint=hint), settings
+    certificate = control_certificate(settings)
+    return ControlClient(url, token=token, ca_file=ca_file, certificate=certificate, denied_hint=hint), settings
+
+
+def control_certificate(settings: Mapping[str, Setting]) -> ClientCertificate | None:
+    """Return the client certificate for the control plane, None for none. Raises UsageError for a key alone."""
+    check_pairs(settings)
+    return client_certificate(settings["control_cert"].value, settings["control_key"].value, "--control-cert")
 
 
 def format_left(seconds: float | None) -> str:

@@ -40,6 +40,8 @@ _NO_VALUE = ": expected one argument"
 class Parser(argparse.ArgumentParser):
     """A parser that raises UsageError where argparse would print and exit, and never quotes what may be a secret."""
 
+    color: bool
+
     def error(self, message: str) -> NoReturn:
         message = message.partition(": ignored explicit argument")[0]
         if message.endswith(_NO_VALUE):

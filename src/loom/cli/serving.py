@@ -41,7 +41,7 @@ def fetch_and_serve(
     tell_service_links(talk)
     with Beside(options, lambda trouble: tell_trouble(talk, trouble)) as plane:
         talk.say(f"loom control: {describe(options, plane.url)}")
-        here = {"control": plane.inner_url, "control_ca_file": None}
+        here = {"control": plane.inner_url, "control_ca_file": None, "control_cert": None, "control_key": None}
         receipt = fetch(here if choices["control"] is None else {})
         model, node = choices["model"] or parse_reference(url).model, choices["node"] or socket.gethostname()
         facts = {"size": receipt.size, "digest": receipt.digest, "zone": choices["zone"], "ttl_s": TTL_S}

@@ -18,7 +18,7 @@ from loom.cli.flags import (
     parse_value,
 )
 from loom.cli.variables import is_service_link
-from loom.core.options import check_option, no_way_at_all
+from loom.core.options import check_option, key_without_certificate, no_way_at_all
 from loom.core.tokens import MAX_TOKENS, are_tokens, split_tokens
 from loom.errors import UsageError
 from loom.store.cache import user_folder
@@ -173,6 +173,7 @@ def options_of(settings: Mapping[str, Setting]) -> dict[str, Any]:
     offline, no_cache = settings["offline"], settings["no_cache"]
     if offline.value and no_cache.value:
         raise no_way_at_all(offline.source, no_cache.source)
+    check_pairs(settings)
     choices: dict[str, Any] = {}
     for setting in settings.values():
         if setting.flag.field:
@@ -185,6 +186,13 @@ def read_choices(environ: Mapping[str, str]) -> dict[str, Any]:
     path, named_by = config_path(None, environ)
     settings = resolve({}, environ, read_config(path, must_exist=named_by != "default"), path)
     return options_of(settings) | {"control_token": fleet_token(settings, environ)}
+
+
+def check_pairs(settings: Mapping[str, Setting]) -> None:
+    """Refuse the key of a client certificate that is not named. Raises UsageError, naming the place."""
+    for cert, key in (("cert", "key"), ("control_cert", "control_key")):
+        if settings[key].value and not settings[cert].value:
+            raise key_without_certificate(settings[key].source, settings[cert].flag.option)
 
 
 def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str | None:

@@ -23,7 +23,10 @@ _SIZES = {
 }
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TEXTS = frozenset(("CACHE", "TOKEN", "FLEET_TOKEN", "CA_FILE"))
-_FILES = frozenset(("TOKEN_FILE", "CONTROL_CA_FILE"))
+_FILES = frozenset(("TOKEN_FILE", "CONTROL_CA_FILE", "CERT", "CONTROL_CERT"))
+_KEYS = {"LOOM_KEY": "LOOM_CERT", "LOOM_CONTROL_KEY": "LOOM_CONTROL_CERT"}
+"""The key of a client certificate -> that certificate, without which it is an error."""
+
 _NAMES = frozenset(("NODE", "ZONE"))
 MAX_TOKENS = 8
 """Lines in a file of tokens, as in loom.core.tokens, which a hit does not import."""
@@ -37,8 +40,10 @@ OTHERS = frozenset(
         "ALLOW_CIDR",
         "ALLOW_HOST",
         "CONFIG",
+        "CONTROL_KEY",
         "DEBUG",
         "JSON",
+        "KEY",
         "LINGER",
         "LINK",
         "LISTEN",
@@ -67,7 +72,10 @@ _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRS
 
 def has_settings(environ: Mapping[str, str]) -> bool:
     """Return whether any variable is set that may change a hit, or how it is told, or that holds a wrong value."""
-    return any(name.startswith("LOOM_") and not _changes_nothing(name[5:], environ[name]) for name in environ)
+    return any(
+        name.startswith("LOOM_") and not (_changes_nothing(name[5:], environ[name]) or _is_key(name, environ))
+        for name in environ
+    )
 
 
 def is_service_link(name: str, text: str) -> bool:
@@ -128,6 +136,11 @@ def _is_right(name: str, text: str) -> bool:
     scheme, _, place = text.partition("://")
     host, _, port = place.removesuffix("/").partition(":")
     return name == "CONTROL" and scheme in ("http", "https") and is_name(host) and _is_number(port or "1", (1, 65535))
+
+
+def _is_key(name: str, environ: Mapping[str, str]) -> bool:
+    """Return whether a variable names a file, the key of a client certificate that is named, too."""
+    return bool(environ.get(_KEYS.get(name, ""))) and _is_right("CERT", environ[name])
 
 
 def _holds_token(path: str) -> bool:

@@ -62,6 +62,9 @@ class Options:
     token: sent as `Authorization: Bearer`, under the same rule.
     sha256: 64 hex digits that the whole file must hash to; None when unknown.
     ca_file: PEM file of the certificate authorities to trust instead of the system's.
+    cert: PEM file of the client certificate to show to the host of the URL when it asks for one, never to another host
+        that it redirects to; the private key may be in the same file.
+    key: PEM file of the private key of `cert`, not encrypted. None when `cert` holds it.
     no_cache: fetch straight to the output, staged beside it, and leave the cache alone.
     cache: the cache's folder; None for $LOOM_CACHE, else $XDG_CACHE_HOME/loom, else ~/.cache/loom.
     link: how the output gets its bytes from the cache: "auto" (hard link, else reflink, else copy), "hard", "reflink",
@@ -78,6 +81,7 @@ class Options:
     control_token: the fleet's token, for the control plane alone. Several, one a line: the first is sent, and a peer
         may prove that it knows any of them.
     control_ca_file: PEM file of the authorities to trust when the control plane is asked, instead of the system's.
+    control_cert, control_key: the client certificate for the control plane and its key, as `cert` and `key`.
     model: what the control plane shall call it; None for host and path of the URL.
     node: what it shall call this machine; None for its host name.
     zone: where this machine is, so that near nodes are found first.
@@ -99,6 +103,8 @@ class Options:
     token: str | None = field(default=None, repr=False)
     sha256: str | None = None
     ca_file: str | None = None
+    cert: str | None = None
+    key: str | None = None
     no_cache: bool = False
     cache: str | None = None
     link: str = "auto"
@@ -111,6 +117,8 @@ class Options:
     control: str | None = None
     control_token: str | None = field(default=None, repr=False)
     control_ca_file: str | None = None
+    control_cert: str | None = None
+    control_key: str | None = None
     model: str | None = None
     node: str | None = None
     zone: str | None = None
@@ -123,6 +131,9 @@ class Options:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check_option(name, value, f"{name}=")
+        for cert, key in (("cert", "key"), ("control_cert", "control_key")):
+            if getattr(self, key) is not None and getattr(self, cert) is None:
+                raise key_without_certificate(f"{key}=", f"{cert}=")
         if self.sha256 is not None:
             object.__setattr__(self, "sha256", _parse_sha256(self.sha256))
 
@@ -136,7 +147,8 @@ class Options:
         """Return who may have what is fetched: "anyone", "fleet" (a credential was used) or "nobody"."""
         if self.private:
             return "nobody"
-        return "fleet" if self.headers or self.token is not None or reference.holds_secret else "anyone"
+        has_shown = bool(self.headers) or self.token is not None or self.cert is not None
+        return "fleet" if has_shown or reference.holds_secret else "anyone"
 
     def request_headers(self) -> dict[str, str]:
         """Return the caller's headers, the token among them; they are meant for the host of the URL alone."""
@@ -160,6 +172,11 @@ def no_way_at_all(offline: str = "offline=", no_cache: str = "no_cache=") -> Usa
     """Return the error about a fetch that may ask neither network nor cache; arguments: how that was said."""
     message = f"{offline} and {no_cache} leave nowhere to take the file from: neither the network nor the cache"
     return UsageError(message, f"drop {no_cache} to take it from the cache, or {offline} to fetch it")
+
+
+def key_without_certificate(key: str, cert: str) -> UsageError:
+    """Return the error about a private key that belongs to no certificate; arguments: what the caller calls them."""
+    return UsageError(f"{key} names a private key, and no certificate is named", f"name its certificate, too: {cert}")
 
 
 def check_call(url: object, out: object, on_progress: object) -> None:
@@ -314,6 +331,8 @@ _CHECKS: dict[str, Check] = {
     "token": _token,
     "sha256": _sha256,
     "ca_file": _path,
+    "cert": _path,
+    "key": _path,
     "no_cache": _switch,
     "cache": _path,
     "link": _one_of(LINKS),
@@ -326,6 +345,8 @@ _CHECKS: dict[str, Check] = {
     "control": _parsed(parse_control_url),
     "control_token": _tokens,
     "control_ca_file": _path,
+    "control_cert": _path,
+    "control_key": _path,
     "model": _parsed(check_model),
     "node": _parsed(check_node),
     "zone": _parsed(check_zone),

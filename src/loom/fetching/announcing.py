@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from loom.core.swarm import MAX_HOMES
 from loom.errors import LoomError, NotFound, OriginUnreachable
+from loom.net.tls import client_certificate
 from loom.registry.client import ControlClient
 from loom.store.cache import cache_root
 from loom.store.identity import node_identity
@@ -206,5 +207,11 @@ def identity_of(options: Options) -> str:
 def _client(options: Options, timeout_s: float) -> ControlClient:
     if options.control is None:
         raise ValueError("there is no control plane")
-    token, ca_file = options.control_token, options.control_ca_file
-    return ControlClient(options.control, token=token, ca_file=ca_file, timeout_s=timeout_s)
+    certificate = client_certificate(options.control_cert, options.control_key, "--control-cert")
+    return ControlClient(
+        options.control,
+        token=options.control_token,
+        ca_file=options.control_ca_file,
+        certificate=certificate,
+        timeout_s=timeout_s,
+    )

@@ -13,6 +13,7 @@ from loom.errors import StoreError
 from loom.net.connect import HANDSHAKE_S, Connector
 from loom.net.connection import Pool
 from loom.net.loops import Loops, useful_loops
+from loom.net.tls import client_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -51,7 +52,11 @@ class Crew:
     def __init__(
         self, options: Options, tick: Callable[[], None], *, decrypts: bool, limit: RateLimit | None = None
     ) -> None:
-        connector = Connector(options.ca_file, handshake_s=min(HANDSHAKE_S, 0.8 * options.timeout_s))
+        connector = Connector(
+            options.ca_file,
+            handshake_s=min(HANDSHAKE_S, 0.8 * options.timeout_s),
+            certificate=client_certificate(options.cert, options.key),
+        )
         self._tick = tick
         self._loops = Loops(useful_loops(options.workers, decrypts=decrypts))
         self._pools = [Pool(connector, limit) for _ in range(len(self._loops))]

@@ -23,6 +23,7 @@ from typing import Any
 from loom.core.headers import Version
 from loom.errors import LoomError
 from loom.net.limit import RateLimit
+from loom.net.tls import client_certificate
 from loom.registry.client import ControlClient
 from loom.sharing.server import PeerServer
 from loom.sharing.shelf import OwnShelf, WholeFile
@@ -68,8 +69,9 @@ def _run(facts: dict[str, Any]) -> None:
     server.limit = RateLimit(facts["limit_upload_rate"]) if facts["limit_upload_rate"] else None
     server.start()
     client = ControlClient(
-        facts["control"], token=facts["token"], ca_file=facts["control_ca_file"], timeout_s=_TIMEOUT_S
-    )
+        facts["control"], token=facts["token"], ca_file=facts["control_ca_file"], timeout_s=_TIMEOUT_S,
+        certificate=client_certificate(facts["control_cert"], facts["control_key"], "--control-cert"),
+    )  # fmt: skip
     began = time.monotonic()
     while time.monotonic() - began < LONGEST_S and time.monotonic() - server.asked_at < facts["linger_s"]:
         with contextlib.suppress(LoomError):

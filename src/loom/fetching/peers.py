@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 NAMELESS_S = 5.0
 """A peer that listens nowhere (--private), and has asked us for something so recently, may not have all of it yet."""
 
+_CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
+
 RESOLVERS = 32
 """So many peers are asked at once what a reference leads to; the control plane names the likeliest first."""
 
@@ -236,7 +238,8 @@ class Peers:
         facts = {
             **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": server.authority,
             "identity": self._caller.identity, "served": server.served,
-            "token": options.control_token, "control": options.control, "control_ca_file": options.control_ca_file,
+            "token": options.control_token, "control": options.control,
+            **{name: _absolute(getattr(options, name)) for name in _CONTROL_FILES},
             "limit_upload_rate": options.limit_upload_rate,
             "node": self._caller.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
             "from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0),
@@ -259,3 +262,8 @@ class Peers:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+
+def _absolute(path: str | None) -> str | None:
+    """Return a file's path as a process that runs in another folder finds it."""
+    return None if path is None else os.path.abspath(path)

@@ -10,20 +10,21 @@ import asyncio
 import base64
 import os
 import socket
-import ssl
 import threading
 from typing import TYPE_CHECKING, Any
 
 from loom.core.proxies import Proxy, choose_proxy
-from loom.errors import UsageError
 from loom.net.head import read_head
 from loom.net.ready import attempt, readable, send_all, writable
 from loom.net.resolve import Address, Resolver
+from loom.net.tls import client_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Mapping
 
     from loom.core.urls import Endpoint
+    from loom.net.tls import ClientCertificate
 
 RACE_DELAY_S = 0.25
 """How long one address is tried alone before the next one joins in (RFC 8305 section 5)."""
@@ -60,15 +61,23 @@ class HandshakeSilent(OSError):
 
 
 class Connector:
-    """Opens connections with one trust store and one environment. Shared by all loops."""
+    """Opens connections with one trust store and one environment. Shared by all loops.
+
+    certificate: what is shown to the hosts that may know who we are. Raises UsageError when it cannot be used.
+    """
 
     def __init__(
-        self, ca_file: str | None = None, environ: Mapping[str, str] = os.environ, handshake_s: float = HANDSHAKE_S
+        self,
+        ca_file: str | None = None,
+        environ: Mapping[str, str] = os.environ,
+        handshake_s: float = HANDSHAKE_S,
+        certificate: ClientCertificate | None = None,
     ) -> None:
         self._ca_file = ca_file
         self._handshake_s = handshake_s
         self._environ = environ
-        self._context: ssl.SSLContext | None = None
+        self._anonymous: ssl.SSLContext | None = None
+        self._known = _http_context(ca_file, certificate) if certificate else None
         self._lock = threading.Lock()
         self._resolver = Resolver()
         self._opened = 0
@@ -77,8 +86,11 @@ class Connector:
         """Return the proxy that requests to `endpoint` go through."""
         return choose_proxy(endpoint, self._environ)
 
-    async def open(self, endpoint: Endpoint) -> socket.socket:
-        """Return a connected, non-blocking socket; for https the handshake is done and the certificate verified."""
+    async def open(self, endpoint: Endpoint, *, shows_certificate: bool = False) -> socket.socket:
+        """Return a connected, non-blocking socket; for https the handshake is done and the certificate verified.
+
+        shows_certificate: whether this host may have ours, if it asks for one.
+        """
         proxy = self.proxy_for(endpoint)
         host, port = (proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port)
         try:
@@ -92,7 +104,7 @@ class Connector:
             if endpoint.scheme == "https":
                 if proxy:
                     await _open_tunnel(sock, endpoint, proxy)
-                sock = await self._secure(sock, endpoint.host)
+                sock = await self._secure(sock, endpoint.host, self._tls(shows_certificate=shows_certificate))
         except BaseException as error:
             sock.close()
             if isinstance(error, (OSError, asyncio.CancelledError)):
@@ -108,8 +120,8 @@ class Connector:
         """Take an address for sound again: it has answered a request."""
         self._resolver.trust(sockaddr)
 
-    async def _secure(self, sock: socket.socket, host: str) -> ssl.SSLSocket:
-        wrapped = self._tls().wrap_socket(
+    async def _secure(self, sock: socket.socket, host: str, context: ssl.SSLContext) -> ssl.SSLSocket:
+        wrapped = context.wrap_socket(
             sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         try:
@@ -124,19 +136,14 @@ class Connector:
             raise
         return wrapped
 
-    def _tls(self) -> ssl.SSLContext:
-        """Return the one context. OpenSSL itself honours SSL_CERT_FILE and SSL_CERT_DIR when no file is given."""
+    def _tls(self, *, shows_certificate: bool) -> ssl.SSLContext:
+        """Return the context with our certificate, or the one without; each is made once. Raises UsageError."""
+        if shows_certificate and self._known is not None:
+            return self._known
         with self._lock:
-            if self._context is None:
-                try:
-                    self._context = ssl.create_default_context(cafile=self._ca_file)
-                except OSError as error:
-                    is_read = isinstance(error, ssl.SSLError)
-                    reason = "it holds none" if is_read else (error.strerror or str(error)).lower()
-                    hint = "--ca-file wants a PEM file of certificate authorities"
-                    raise UsageError(f"cannot load certificates from {self._ca_file}: {reason}", hint) from error
-                self._context.set_alpn_protocols(["http/1.1"])
-            return self._context
+            if self._anonymous is None:
+                self._anonymous = _http_context(self._ca_file)
+            return self._anonymous
 
     async def _race(self, host: str, port: int) -> tuple[socket.socket, Address]:
         """Connect to the first address that answers, each starting a moment after the last (RFC 8305).
@@ -189,6 +196,12 @@ class Connector:
         mixed = [address for pair in zip(first, other, strict=False) for address in pair]
         shorter = min(len(first), len(other))
         return mixed + first[shorter:] + other[shorter:]
+
+
+def _http_context(ca_file: str | None, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
+    context = client_context(ca_file, certificate)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 async def _connect(address: Address) -> socket.socket:

@@ -12,6 +12,7 @@ from loom.net.connect import Connector, proxy_headers
 from loom.net.head import BadHead, ConnectionLost, Head, read_head
 from loom.net.pour import BUFFER_SIZE, Pour, Pourer, Sink
 from loom.net.ready import receive, send_all
+from loom.net.tls import raise_alert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,8 +31,8 @@ class Stale(OSError):
 class Connection:
     """A connected socket with at most one request under way. `peer` is the address at its other end, if it has one."""
 
-    def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+    def __init__(self, sock: socket.socket, endpoint: Endpoint, *, shows_certificate: bool = False) -> None:
+        self.kind = (endpoint, shows_certificate)
         self.sock = sock
         self.is_reused = False
         self.peer = _peer_of(sock)
@@ -57,13 +58,20 @@ class Connection:
         """Send a request without a body and read the reply's head. Raises Stale, BadHead, ConnectionLost, OSError."""
         asked_at = time.monotonic()
         try:
-            await send_all(self.sock, head)
+            await self._send(head)
             reply, early = await read_head(self.sock)
         except (ConnectionLost, ConnectionError, ssl.SSLError) as error:  # many close TLS without the word for it
             if self.is_reused:
                 raise Stale(str(error)) from error
             raise
         return Response(self, reply, early, time.monotonic() - asked_at)
+
+    async def _send(self, data: bytes) -> None:
+        try:
+            await send_all(self.sock, data)
+        except (ConnectionError, ssl.SSLError):
+            raise_alert(self.sock)
+            raise
 
 
 class Response:
@@ -227,17 +235,21 @@ class Pool:
     def __init__(self, connector: Connector, limit: RateLimit | None = None) -> None:
         self.pourer = Pourer(limit)
         self._connector = connector
-        self._idle: dict[Endpoint, list[Connection]] = {}
+        self._idle: dict[tuple[Endpoint, bool], list[Connection]] = {}
 
-    async def get(self, url: Url, headers: Mapping[str, str]) -> Response:
+    async def get(self, url: Url, headers: Mapping[str, str], *, shows_certificate: bool = False) -> Response:
         """Send a GET request, on an idle connection if there is one, and return the reply.
+
+        shows_certificate: whether the host may have our client certificate. Connections with and
+            without are kept apart.
 
         Raises Stale, BadHead, ConnectionLost, ProxyRefused, ProxyUnreachable, OSError. The connection comes back with
         `put`.
         """
-        connection = self._take_idle(url.endpoint)
+        connection = self._take_idle((url.endpoint, shows_certificate))
         if connection is None:
-            connection = Connection(await self._connector.open(url.endpoint), url.endpoint)
+            sock = await self._connector.open(url.endpoint, shows_certificate=shows_certificate)
+            connection = Connection(sock, url.endpoint, shows_certificate=shows_certificate)
         try:
             response = await connection.request(self._format(url, headers))
         except BaseException as error:
@@ -253,8 +265,8 @@ class Pool:
         if is_faulty and connection.peer:
             self._connector.distrust(connection.peer)
 
-    def _take_idle(self, endpoint: Endpoint) -> Connection | None:
-        idle = self._idle.get(endpoint, [])
+    def _take_idle(self, kind: tuple[Endpoint, bool]) -> Connection | None:
+        idle = self._idle.get(kind, [])
         while idle:
             connection = idle.pop()
             if connection.is_quiet:
@@ -266,7 +278,7 @@ class Pool:
     def put(self, response: Response) -> None:
         """Keep the connection for the next request if the reply was read to its end, else close it."""
         if response.is_spent:
-            self._idle.setdefault(response.connection.endpoint, []).append(response.connection)
+            self._idle.setdefault(response.connection.kind, []).append(response.connection)
         else:
             response.connection.close()
 

@@ -25,12 +25,14 @@ from loom.errors import (
     RegistryUnavailable,
     UsageError,
 )
+from loom.net.tls import alert_of, certificate_trouble, client_context, is_about_our_certificate
 from loom.registry import replies
 from loom.registry.replies import Shape, fits, parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from loom.net.tls import ClientCertificate
     from loom.registry.exchange import Reply
 
 DEFAULT_URL = "http://127.0.0.1:3000"
@@ -65,15 +67,16 @@ class ControlClient:
     url: http:// or https://, with a path when it stands behind one. Raises UsageError.
     token: the fleet's, of several the first, sent with every request; it goes to no other host, for redirects are not
         followed.
-    ca_file: PEM file of the authorities to trust instead of the system's. Raises UsageError when https needs it and it
-        cannot be used.
+    ca_file: PEM file of the authorities to trust instead of the system's.
+    certificate: what is shown when the control plane, or a proxy before it, asks for a client certificate. Raises
+        UsageError when https needs one of these files and it cannot be used.
     timeout_s: for a whole request, from its first to its last byte.
     denied_hint: what to do when the token, or that there is none, is refused; by default what the control plane says.
     """
 
     def __init__(
         self, url: str = DEFAULT_URL, *, token: str | None = None, ca_file: str | None = None,
-        timeout_s: float = TIMEOUT_S, denied_hint: str = "",
+        certificate: ClientCertificate | None = None, timeout_s: float = TIMEOUT_S, denied_hint: str = "",
     ) -> None:  # fmt: skip
         self._url = parse_control_url(url)
         self._prefix = self._url.target.rstrip("/")
@@ -81,7 +84,9 @@ class ControlClient:
         self._headers = {"Authorization": f"Bearer {sent}"} if sent else {}
         self._timeout_s = timeout_s
         self._denied_hint = denied_hint
-        self._context = _context(ca_file) if self._url.endpoint.scheme == "https" and ca_file else None
+        self._certificate = certificate
+        is_tls = self._url.endpoint.scheme == "https"
+        self._context = _context(ca_file, certificate) if is_tls and (ca_file or certificate) else None
 
     def __str__(self) -> str:
         """Return the address, for people."""
@@ -182,6 +187,8 @@ class ControlClient:
 
     def _strange(self, reply: Reply, path: str) -> LoomError:
         """Return the error about an answer that is not a control plane's."""
+        if reason := certificate_trouble(reply.status, reply.body[:MAX_REPLY].decode("latin-1")):
+            return self._certificate_wanted(reason)
         if 300 <= reply.status < 400 and reply.location:
             return self._redirected(reply, path)
         if reply.status in (401, 403, 407):
@@ -234,7 +241,7 @@ class ControlClient:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
 
-    def _no_tls(self, error: ssl.SSLError) -> RegistryUnavailable:
+    def _no_tls(self, error: ssl.SSLError) -> RegistryUnavailable | AccessDenied:
         authority = self._url.endpoint.authority
         if isinstance(error, ssl.SSLCertVerificationError):
             why = error.verify_message.partition(",")[0].rstrip(".")
@@ -244,11 +251,21 @@ class ControlClient:
             elif "expired" in why or "not yet valid" in why:
                 hint = "renew its certificate, or check this machine's clock"
             return RegistryUnavailable(f"the certificate of {self} is not trusted: {why}", hint)
+        if is_about_our_certificate(alert := alert_of(error)):
+            return self._certificate_wanted(alert)
         if error.reason in _NO_TLS_THERE or isinstance(error, ssl.SSLEOFError):
             hint = f"does it speak plain HTTP? write --control http://{authority}"
             return RegistryUnavailable(f"what answers at {self} speaks no TLS", hint)
         why = (error.reason or "the handshake failed").replace("_", " ").lower()
-        return RegistryUnavailable(f"no TLS with {self}: {why}", "is it https, and of TLS 1.2 or newer?")
+        hint = "does it want a client certificate (--control-cert), and is it of TLS 1.2 or newer?"
+        return RegistryUnavailable(f"no TLS with {self}: {why}", hint)
+
+    def _certificate_wanted(self, alert: str) -> AccessDenied:
+        if self._certificate is None:
+            hint = "give the certificate with --control-cert FILE, and its private key with --control-key FILE"
+            return AccessDenied(f"{self} wants a client certificate ({alert})", hint)
+        hint = "check the certificate: who issued it, until when it is valid, and whether it is one for clients"
+        return AccessDenied(f"{self} refuses the client certificate {self._certificate.cert} ({alert})", hint)
 
     def _unreachable(self, error: Exception) -> RegistryError:
         import http.client
@@ -274,15 +291,8 @@ class ControlClient:
         return RegistryError(f"what answers at {self} is no control plane{said}", hint)
 
 
-def _context(ca_file: str | None) -> ssl.SSLContext:
-    """Return the context of TLS. Raises UsageError when the file cannot be used."""
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except ssl.SSLError:
-        why = "it holds no certificates"
-    except OSError as error:
-        why = error.strerror or "it cannot be read"
-    raise UsageError(f"cannot use {ca_file}: {why}", "name a PEM file of authorities: --control-ca-file")
+def _context(ca_file: str | None, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
+    return client_context(ca_file, certificate, "--control-ca-file")
 
 
 def _query(asked: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from loom.net.tls import raise_alert
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
@@ -139,7 +141,11 @@ class _Wire:
         rest = memoryview(data)
         while rest:
             self._socket.settimeout(self._deadline.left())
-            rest = rest[self._socket.send(rest) :]
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except OSError:
+                raise_alert(self._socket)
+                raise
 
     def recv_into(self, buffer: Any) -> int:
         self._socket.settimeout(self._deadline.left())

@@ -22,6 +22,8 @@ from loom.store.identity import ensure_identity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loom.net.tls import ClientCertificate
+
 BEAT_S = 5.0
 TTL_S = 15.0
 """A node that is gone is forgotten after so long."""
@@ -48,6 +50,7 @@ class NodeOptions:
     zone: str | None = None
     token: str | None = None
     control_ca_file: str | None = None
+    control_certificate: ClientCertificate | None = None
     allow_anonymous: bool = False
     limit_upload_rate: int | None = None
 
@@ -62,8 +65,9 @@ class Node:
         self._options = options
         self._on_trouble = on_trouble
         self._client = ControlClient(
-            options.control, token=options.token, ca_file=options.control_ca_file, timeout_s=_TIMEOUT_S
-        )
+            options.control, token=options.token, ca_file=options.control_ca_file,
+            certificate=options.control_certificate, timeout_s=_TIMEOUT_S,
+        )  # fmt: skip
         host, port = parse_listen(options.listen)
         shown = host if host and not ip_address(host).is_unspecified else _facing(options.control)
         host = host or shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -12,25 +11,27 @@ from loom.errors import AccessDenied, LoomError, OriginError, OriginUnreachable
 from loom.net.connect import HandshakeSilent, ProxyRefused, ProxyUnreachable
 from loom.net.connection import Stale
 from loom.net.head import BadHead
+from loom.sources.tls_faults import NO_CREDENTIALS, TlsCredentials, fault_of_tls
 
 if TYPE_CHECKING:
     from loom.core.urls import Url
 
 _PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
 _AGAIN = "check the network, then run the same command again"
-_PLAIN_HINT = "check the port, or use http:// if you trust that network"
-_NOT_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
 
 
-def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> Fault:
+def fault_of(
+    url: Url, error: Exception, timeout_s: float, proxy: str = "", credentials: TlsCredentials = NO_CREDENTIALS
+) -> Fault:
     """Put an error of the network, met on the way to `url`, into words, and say what helps.
 
     proxy: host and port of the proxy between, if there is one: who falls silent may be either.
+    credentials: what TLS was given for this host.
     """
     where = url.endpoint.authority
     if isinstance(error, Stale):
         return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection", _AGAIN))
-    if isinstance(error, (ssl.SSLError, HandshakeSilent)) and (fault := _fault_of_tls(where, error)):
+    if isinstance(error, (ssl.SSLError, HandshakeSilent)) and (fault := fault_of_tls(where, error, credentials)):
         return fault
     if isinstance(error, ProxyUnreachable):
         message = f"{error}: {_describe(error.cause)}"
@@ -53,22 +54,6 @@ def fault_of(url: Url, error: Exception, timeout_s: float, proxy: str = "") -> F
     is_refused = isinstance(error, ConnectionRefusedError)
     hint = "check host and port: nothing listens there" if is_refused else _AGAIN
     return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {_describe(error)}", hint))
-
-
-def _fault_of_tls(where: str, error: ssl.SSLError | HandshakeSilent) -> Fault | None:
-    """Return what is particular to TLS; None for what may happen to any connection."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "trust its authority with --ca-file FILE or SSL_CERT_FILE"
-        if (named := os.environ.get("SSL_CERT_FILE")) and not os.access(named, os.R_OK):
-            hint = f"SSL_CERT_FILE names {named}, which cannot be read"
-        reason = error.verify_message or error.reason
-        return Fault(Remedy.NONE, OriginError(f"the certificate of {where} does not verify: {reason}", hint))
-    if error.is_plain if isinstance(error, HandshakeSilent) else error.reason in _NOT_TLS:
-        return Fault(Remedy.NONE, OriginError(f"{where} does not speak https", _PLAIN_HINT))
-    if isinstance(error, HandshakeSilent):
-        message = f"{where} took the connection and is silent in TLS"
-        return Fault(Remedy.RETRY, OriginUnreachable(message, f"it may not speak https: {_PLAIN_HINT}"))
-    return None
 
 
 def _connect_remedy(error: OSError) -> Remedy:

@@ -40,10 +40,12 @@ from loom.errors import (
     OriginThrottled,
     UsageError,
 )
+from loom.net.tls import certificate_trouble
 from loom.sources.answers import Reader, content_range_of
 from loom.sources.credentials import base_headers, headers_for, may_see_headers
 from loom.sources.faults import fault_of
 from loom.sources.pin import Pin
+from loom.sources.tls_faults import TlsCredentials, certificate_wanted
 
 if TYPE_CHECKING:
     from loom.core.options import Options
@@ -56,6 +58,10 @@ MAX_REDIRECTS = 10
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _TRANSIENT = frozenset((408, 425, 500, 502, 504, 520, 521, 522, 523, 524))
+_MOST_SAID = 64 * 1024
+_SAID_S = 2.0
+"""Bytes and seconds that the body of an error may take."""
+
 _RESOLVE_POLL_S = 0.02
 _PAST_CACHES = {"Cache-Control": "no-cache"}
 """Has a shared cache ask the origin before it answers (RFC 9111 section 5.2.1.4)."""
@@ -99,6 +105,7 @@ class HttpSource:
         self.round_trip_s = math.inf
         self._reader = Reader(self.reference, reference.name, out_name)
         self._timeout_s = options.timeout_s
+        self._ca_file, self._cert = options.ca_file, options.cert
         self._is_digest_given = options.sha256 is not None
         self._headers = headers_for(self.reference, options.request_headers())
         self.pin = Pin(self.reference)
@@ -163,7 +170,13 @@ class HttpSource:
 
     def lost(self, error: Exception) -> Fault:
         """Return what an error on a reply's body means."""
-        return fault_of(self._target or self.reference, error, self._timeout_s)
+        return self._lost(self._target or self.reference, error)
+
+    def _lost(self, url: Url, error: Exception, proxy: str = "") -> Fault:
+        return fault_of(url, error, self._timeout_s, proxy, self._credentials(url))
+
+    def _credentials(self, url: Url) -> TlsCredentials:
+        return TlsCredentials(self._ca_file, self._cert, may_see_headers(self.reference, url))
 
     # Requests
 
@@ -186,11 +199,20 @@ class HttpSource:
             is_good = response.head.status in (200, 206, 304)
             self._settle_target(target if is_good else None)
         try:
-            self._refuse_status(target, response.head)
+            said = await self._said(response) if response.head.status == 400 else ""
+            self._refuse_status(target, response.head, said)
         except BaseException:
             response.connection.close()
             raise
         return response
+
+    async def _said(self, response: Response) -> str:
+        """Return a short body that says why a request is refused; "" when there is none, or it does not come."""
+        try:
+            async with asyncio.timeout(min(self._timeout_s, _SAID_S)):
+                return as_text((await response.read(_MOST_SAID)).decode("latin-1"))
+        except (OSError, TimeoutError):
+            return ""
 
     async def _claim_target(self) -> Url | None:
         """Return the target; None when there is none and it is now the caller's to find (then `_settle_target`)."""
@@ -232,7 +254,7 @@ class HttpSource:
                     await response.skip()
             except (OSError, TimeoutError) as error:
                 response.connection.close()
-                raise fault_of(url, error, self._timeout_s) from error
+                raise self._lost(url, error) from error
             except BaseException:
                 response.connection.close()
                 raise
@@ -241,14 +263,15 @@ class HttpSource:
         raise Fault(Remedy.NONE, OriginError(f"{self.reference} redirects in circles", "check the URL"))
 
     async def _exchange(self, pool: Pool, url: Url, headers: dict[str, str]) -> Response:
-        own = self._headers if may_see_headers(self.reference, url) else base_headers()
+        is_ours = may_see_headers(self.reference, url)
+        own = self._headers if is_ours else base_headers()
         with self._lock:
             self.requests += 1
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await pool.get(url, {**own, **headers})
+                response = await pool.get(url, {**own, **headers}, shows_certificate=is_ours)
         except (OSError, TimeoutError) as error:
-            raise fault_of(url, error, self._timeout_s, pool.proxy_of(url)) from error
+            raise self._lost(url, error, pool.proxy_of(url)) from error
         except UsageError as error:
             raise Fault(Remedy.NONE, error) from error
         self.round_trip_s = min(self.round_trip_s, response.waited_s)
@@ -316,7 +339,8 @@ class HttpSource:
         expected = self._expected(response.head, size, is_whole=False)
         return Reply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
 
-    def _refuse_status(self, url: Url, head: Head) -> None:
+    def _refuse_status(self, url: Url, head: Head, said: str = "") -> None:
+        """Raise the Fault that a status means; `said` is the body that came with it."""
         if head.status in (200, 206, 304, 412, 416):
             return
         if head.status in {404, 410}:
@@ -326,6 +350,9 @@ class HttpSource:
             raise Fault(Remedy.SLOW_DOWN, _throttled(url, head.status, wait_s), wait_s)
         if head.status in (401, 403, 407):
             raise Fault(Remedy.NONE, self._denied(url, head.status))
+        if reason := certificate_trouble(head.status, said):
+            where = url.endpoint.authority
+            raise Fault(Remedy.NONE, certificate_wanted(where, self._credentials(url), reason))
         remedy = Remedy.RETRY if head.status in _TRANSIENT else Remedy.NONE
         raise Fault(remedy, OriginError(f"{url} answered {head.status}", _status_hint(url, head.status)), wait_s)
 

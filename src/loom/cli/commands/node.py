@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CACHE, CONFIG, CONTROL_FLAGS, JSON, LIMIT_UPLOAD_RATE, LISTEN_FLAGS, NODE, PEER_FLAGS, ZONE
+from loom.cli.fleet import control_certificate
 from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.settings import fleet_token
@@ -59,6 +60,7 @@ def run(arguments: list[str], voice: Voice) -> int:
         settings["zone"].value,
         fleet_token(settings, os.environ),
         settings["control_ca_file"].value,
+        control_certificate(settings),
         allow_anonymous=settings["allow_anonymous"].value,
         limit_upload_rate=settings["limit_upload_rate"].value,
     )

@@ -1,0 +1,157 @@
+"""TLS as a client: which authorities are trusted, and which certificate of ours is shown.
+
+Rule: every TLS client of Loom gets its context here, so that one chain is judged alike by every Python that Loom runs
+on, and as curl judges it (docs/decisions/2026-11-28-tls-strictness.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from typing import TYPE_CHECKING, NamedTuple
+
+from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    import socket
+
+_MOST_PEM = 1 << 20
+
+_ABOUT_OURS = (
+    "CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "UNKNOWN_CA", "CERTIFICATE_EXPIRED", "CERTIFICATE_REVOKED",
+    "CERTIFICATE_UNKNOWN", "UNSUPPORTED_CERTIFICATE",
+)  # fmt: skip
+"""Alerts of a server (RFC 8446 section 6.2) that can only be about the client's certificate, or about having none."""
+
+
+class ClientCertificate(NamedTuple):
+    """A certificate to show to a server that asks for one.
+
+    cert: a PEM file with the certificate, the intermediates behind it, and the key unless `key` names another file.
+    flag: what the caller calls `cert`, for errors; `key` has the flag that belongs to it.
+    """
+
+    cert: str
+    key: str | None = None
+    flag: str = "--cert"
+
+    @property
+    def key_flag(self) -> str:
+        """What the caller calls `key`."""
+        return self.flag.replace("cert", "key")
+
+
+def client_certificate(cert: str | None, key: str | None, flag: str = "--cert") -> ClientCertificate | None:
+    """Return the certificate to show, None for none."""
+    return None if cert is None else ClientCertificate(cert, key, flag)
+
+
+def client_context(
+    ca_file: str | None, certificate: ClientCertificate | None = None, ca_flag: str = "--ca-file"
+) -> ssl.SSLContext:
+    """Return a context that verifies servers. OpenSSL honours SSL_CERT_FILE and SSL_CERT_DIR when `ca_file` is None.
+
+    Raises UsageError when a file cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        reason = "it holds no certificates" if isinstance(error, ssl.SSLError) else _reason(error)
+        hint = f"{ca_flag} wants a PEM file of certificate authorities"
+        raise UsageError(f"cannot load certificates from {ca_file}: {reason}", hint) from error
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the default since Python 3.13; curl has never set it
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # curl's default, and Python's since 3.13
+    if certificate is not None:
+        _show(context, certificate)
+    return context
+
+
+def _show(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
+    """Have the context show the certificate. Raises UsageError that says which file lacks what."""
+    _check_pem(certificate.cert, certificate.flag, "CERTIFICATE", "certificate", certificate)
+    flag = certificate.key_flag if certificate.key else certificate.flag
+    _check_pem(certificate.key or certificate.cert, flag, "PRIVATE KEY", "private key", certificate)
+    try:
+        context.load_cert_chain(certificate.cert, certificate.key, _refuse_password)
+    except _Encrypted:
+        name = certificate.key or certificate.cert
+        hint = f"Loom asks for no pass phrase: openssl pkey -in {name} -out PLAIN.pem, and name that with {flag}"
+        raise UsageError(f"{flag}: the private key in {name} is encrypted", hint) from None
+    except ssl.SSLError as error:
+        raise _unusable(certificate, error) from error
+    except OSError as error:
+        raise UsageError(f"{certificate.flag}: cannot use {certificate.cert}: {_reason(error)}") from error
+
+
+def _unusable(certificate: ClientCertificate, error: ssl.SSLError) -> UsageError:
+    files = f"{certificate.cert} and {certificate.key}" if certificate.key else certificate.cert
+    if "MISMATCH" in (error.reason or ""):
+        hint = "the first certificate in the file must be the key's own; intermediates come after it"
+        return UsageError(f"{certificate.flag}: the certificate and the private key in {files} do not match", hint)
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    hint = "it wants PEM: openssl x509 -in FILE -noout -text shows what is wrong"
+    return UsageError(f"{certificate.flag}: cannot use {files}: {reason}", hint)
+
+
+def _check_pem(path: str, flag: str, label: str, what: str, certificate: ClientCertificate) -> None:
+    """Refuse a file without such a PEM block: OpenSSL's own words name neither the file nor what is missing."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MOST_PEM)
+    except OSError as error:
+        raise UsageError(f"{flag}: cannot read {path}: {_reason(error)}", f"{flag} wants a PEM file") from None
+    if f"{label}-----".encode() in text and b"-----BEGIN " in text:
+        return
+    hint = f"name the file that has it: {certificate.key_flag} FILE"
+    if label == "CERTIFICATE":
+        hint = "it wants PEM, the text that begins with -----BEGIN CERTIFICATE-----"
+    if text[:1] == b"\x30":  # ASN.1, as DER and PKCS #12 begin
+        hint = (
+            f"it looks like PKCS #12 or DER: openssl pkcs12 -in {path} -nodes -out both.pem makes PEM of a .p12 or .pfx"
+        )
+    raise UsageError(f"{flag}: there is no {what} in {path}", hint)
+
+
+def raise_alert(sock: socket.socket) -> None:
+    """Raise the alert of a server that has closed the connection, if it has sent one: call it when sending fails.
+
+    By TLS 1.3 a server judges the client's certificate when the handshake is over for the client, who is sending then.
+    """
+    if isinstance(sock, ssl.SSLSocket):
+        with contextlib.suppress(ConnectionError, TimeoutError, ssl.SSLWantReadError, ssl.SSLEOFError):
+            sock.recv(1)
+
+
+def alert_of(error: ssl.SSLError) -> str:
+    """Return the alert with which the server ended TLS, in words; "" when it sent none."""
+    _, _, alert = (error.reason or "").partition("_ALERT_")
+    return alert.replace("_", " ").lower()
+
+
+def is_about_our_certificate(alert: str) -> bool:
+    """Return whether an alert says that the server wants a client certificate, or another one than it was shown."""
+    return alert.replace(" ", "_").upper() in _ABOUT_OURS
+
+
+def certificate_trouble(status: int, said: str) -> str:
+    """Return why a server refuses a request for the client's certificate, "" when that is not what it says.
+
+    nginx's own statuses 495 and 496 go out as 400, with a page that tells them apart (ngx_http_special_response.c).
+    """
+    if status == 496 or (status == 400 and "No required SSL certificate was sent" in said):
+        return f"{status}: none was sent"
+    if status == 495 or (status == 400 and "The SSL certificate error" in said):
+        return f"{status}: it does not verify"
+    return ""
+
+
+class _Encrypted(Exception):
+    """OpenSSL asks for a pass phrase."""
+
+
+def _refuse_password() -> str:
+    raise _Encrypted
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
