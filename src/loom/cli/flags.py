@@ -193,7 +193,8 @@ FETCH_FLAGS = (
          "ca_file"),
     Flag("cert", parse_text, None, "FILE",
          "client certificate (PEM) for the host of the URL; no other host gets it", "cert"),
-    Flag("key", parse_text, None, "FILE", "private key of --cert (PEM, not encrypted), if it is in another file", "key"),
+    Flag("key", parse_text, None, "FILE",
+         "private key of --cert (PEM, not encrypted), if it is in another file", "key"),
     Flag("chunk_size", parse_size, _OPTIONS.chunk_size, "SIZE",
          "size of a chunk, the unit that is recorded and retried, 64KiB to 1GB",
          "chunk_size"),
@@ -254,7 +255,8 @@ CONTROL_FLAGS = (
          "control_ca_file"),
     Flag("control_cert", parse_text, None, "FILE", "client certificate (PEM) for a control plane behind mutual TLS",
          "control_cert"),
-    Flag("control_key", parse_text, None, "FILE", "private key of --control-cert (PEM, not encrypted), if it is in another file",
+    Flag("control_key", parse_text, None, "FILE",
+         "private key of --control-cert (PEM, not encrypted), if it is in another file",
          "control_key"),
 )  # fmt: skip
 """How to reach a control plane."""
