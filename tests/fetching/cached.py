@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import loom
 from loom.core.keys import reference_key
 from loom.fetching.vault import Vault
-from loom.store.cache import Cache, names_in, settled_blob
+from loom.store.cache import Cache, settled_blob
 from loom.store.inventory import take_inventory
 from loom.store.settling import settle_all
 from tests.fetching.kit import CHUNK
+from tests.store.kit import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

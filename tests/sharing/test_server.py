@@ -18,6 +18,7 @@ from loom.net.limit import BURST_S, RateLimit
 from loom.sharing import server as server_module
 from loom.sharing.server import PeerServer, listen
 from loom.sharing.shelf import OwnShelf, WholeFile
+from loom.store.inside import Place
 from tests.fetching.getter import SECRET
 from tests.server.plane import wait_until
 from tests.sharing.proving import proof_of
@@ -111,7 +112,7 @@ def path(tmp_path: Path) -> Path:
 
 def doors(path: Path, token: str | None) -> Iterator[Door]:
     shelf = OwnShelf()
-    shelf.put(KEY, WholeFile(Version(len(DATA), '"v"', ""), len(DATA), path=str(path)), "ref", "d" * 64)
+    shelf.put(KEY, WholeFile(Version(len(DATA), '"v"', ""), len(DATA), reopen=Place.of(path).open), "ref", "d" * 64)
     shelf.put("half", Half(path))
     door = Door(shelf, token)
     yield door
@@ -321,7 +322,7 @@ def test_a_name_may_be_of_any_script(door: Door) -> None:
 def test_visitors_of_both_families_come_through_one_socket(path: Path, host: str, address: str) -> None:
     """One that listens on [::] sees IPv4 in the clothes of IPv6, and takes it for what it is."""
     shelf = OwnShelf()
-    shelf.put(KEY, WholeFile(Version(len(DATA), '"v"', ""), len(DATA), path=str(path)))
+    shelf.put(KEY, WholeFile(Version(len(DATA), '"v"', ""), len(DATA), reopen=Place.of(path).open))
     door = Door(shelf, None, "::")
     try:
         door.host = host

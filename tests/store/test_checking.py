@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from loom.store import checking
-from loom.store.cache import Cache, Ref, format_ref, names_in, settled_blob
+from loom.store.cache import Cache, Ref, format_ref, settled_blob
 from loom.store.checking import Finding, Problem, check, read_note, rebuild, repair
 from loom.store.hashing import hash_file
+from loom.store.inside import Place
 from loom.store.inventory import take_inventory
 from loom.store.staging import XATTR
 from tests.store.conftest import no_attributes
+from tests.store.kit import names_in
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot
 from tests.store.test_placing import refuse
 
@@ -113,9 +115,9 @@ def test_a_blob_written_to_while_it_is_checked(cache, monkeypatch) -> None:
     put(cache, KEY, settled=True)
     os.utime(path_of(cache, KEY))
 
-    def hash_then_write(path: Path) -> str:
-        digest = hash_file(path)
-        overwrite(path, WRONG, LONG_AGO + 60)
+    def hash_then_write(place: Place) -> str:
+        digest = hash_file(place)
+        overwrite(Path(place.path), WRONG, LONG_AGO + 60)
         return digest
 
     monkeypatch.setattr(checking, "hash_file", hash_then_write)
@@ -129,9 +131,9 @@ def test_a_blob_that_cannot_be_read(cache, monkeypatch) -> None:
     put(cache, OTHER_KEY, b"wrong", settled=True)
     overwrite(path_of(cache, OTHER_KEY), b"WRONG")
 
-    def read(path: Path) -> str:
-        refuse(errno.EIO if path.match(rotten.blob) else 0)
-        return hash_file(path)
+    def read(place: Place) -> str:
+        refuse(errno.EIO if place.name == f"blobs/{rotten.blob}" else 0)
+        return hash_file(place)
 
     monkeypatch.setattr(checking, "hash_file", read)
     assert [problem.done for problem in check(cache).problems] == ["put into quarantine"] * 2
@@ -219,7 +221,7 @@ def test_a_record_that_is_there(cache) -> None:
 def test_a_note_that_makes_no_sense(cache, facts) -> None:
     """A note of another size, or of what is no reference, is none."""
     path = cache.blob_path(put_noted(cache, KEY, **facts).blob)
-    assert read_note(path) is None
+    assert read_note(Place.of(path)) is None
 
 
 @no_attributes
@@ -227,8 +229,8 @@ def test_a_note_that_makes_no_sense(cache, facts) -> None:
 def test_a_note_that_is_garbage(cache, note) -> None:
     """Whatever else the attribute holds is no note, and no error."""
     path = cache.blob_path(put(cache, KEY, settled=True).blob)
-    assert read_note(path) is None
+    assert read_note(Place.of(path)) is None
     os.setxattr(path, XATTR, note)
-    assert read_note(path) is None
+    assert read_note(Place.of(path)) is None
     cache.forget(KEY)
     assert rebuild(cache) == 0

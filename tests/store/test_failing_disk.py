@@ -177,7 +177,7 @@ def test_a_folder_that_may_not_be_written_to(stage, out, monkeypatch) -> None:
 def test_a_rename_that_fails(stage, out, monkeypatch) -> None:
     """A file that cannot get its final name stays staged for the next run."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
     one = stage()

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.store import inventory
-from loom.store.cache import names_in, remove
-from loom.store.inventory import collect_garbage, evictable, is_in_use, is_locked, make_room, take_inventory
+from loom.store.holding import is_locked
+from loom.store.inside import Place
+from loom.store.inventory import collect_garbage, evictable, is_in_use, make_room, take_inventory
+from tests.store.kit import names_in
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put
 
 if TYPE_CHECKING:
@@ -111,7 +113,9 @@ def test_leftovers(cache) -> None:
     for stem in [*stems, "staging/settling.lock"]:
         age(Path(cache.root, stem), inventory.LEFTOVER_AGE_S + 60)
     Path(cache.ref_path(KEY)).write_bytes(b"torn")
-    assert set(take_inventory(cache).leftovers) == {f"{cache.root}/{stem}" for stem in [*stems, f"refs/{KEY}"]}
+    assert {place.path for place in take_inventory(cache).leftovers} == {
+        f"{cache.root}/{stem}" for stem in [*stems, f"refs/{KEY}"]
+    }
     collect_garbage(cache)
     assert names_left(cache) == ["staging/settling.lock"]
 
@@ -126,13 +130,13 @@ def test_a_blob_in_use(cache, how) -> None:
     """A blob that another process has open, mapped or locked is never evicted; afterwards it may be."""
     blobs = fill(cache, 2)
     path = cache.blob_path(blobs[0])
-    assert not is_in_use(path)
+    assert not is_in_use(Place.of(path))
     with held(path, how):
-        assert is_in_use(path)
+        assert is_in_use(Place.of(path))
         assert [blob.name for blob in evictable(take_inventory(cache).blobs)] == blobs[1:]
         removed = collect_garbage(cache, max_size=0, older_than_s=0)
         assert [blob.name for blob in removed.blobs] == blobs[1:]
-    assert not is_in_use(path)
+    assert not is_in_use(Place.of(path))
     assert [blob.name for blob in make_room(cache, 0, 0).blobs] == blobs[:1]
 
 
@@ -141,12 +145,13 @@ def test_a_blob_opened_while_others_are_evicted(cache, monkeypatch, limits) -> N
     """Each blob is looked at when it is its turn: one that was opened a moment ago stays, and so do its records."""
     blobs, opened = fill(cache, 3), []
 
-    def remove_then_open(path: str) -> bool:
+    def remove_then_open(place: Place) -> bool:
         if not opened:
             opened.append(os.open(cache.blob_path(blobs[1]), os.O_RDONLY))
-        return remove(path)
+        return unlink(place)
 
-    monkeypatch.setattr(inventory, "remove", remove_then_open)
+    unlink = Place.unlink
+    monkeypatch.setattr(Place, "unlink", remove_then_open)
     removed = collect_garbage(cache, **limits)
     assert [blob.name for blob in removed.blobs] == [blobs[0], blobs[2]]
     assert names(cache) == [blobs[1]]
@@ -161,9 +166,9 @@ def test_a_blob_in_use_here(cache, how) -> None:
     with Path(path).open("rb") as file:
         if how == "locked":
             fcntl.flock(file, fcntl.LOCK_SH)
-        assert is_in_use(path)
-    assert not is_in_use(path)
-    assert not is_in_use(f"{path}-absent")
+        assert is_in_use(Place.of(path))
+    assert not is_in_use(Place.of(path))
+    assert not is_in_use(Place.of(f"{path}-absent"))
 
 
 @pytest.mark.skipif(not hasattr(fcntl, "F_SETLEASE"), reason="no leases here")
@@ -178,6 +183,7 @@ def test_a_blob_opened_while_its_use_is_asked_for(cache, tmp_path) -> None:
 
 OPEN_IN_BETWEEN = """
 import fcntl, os, sys
+from loom.store.inside import Place
 from loom.store.inventory import is_in_use
 real = fcntl.fcntl
 def slow(fd, command, argument=0):
@@ -191,7 +197,7 @@ def slow(fd, command, argument=0):
         os.waitpid(child, 0)
     return result
 fcntl.fcntl = slow
-is_in_use(sys.argv[1])
+is_in_use(Place.of(sys.argv[1]))
 """
 
 
@@ -261,7 +267,7 @@ def test_unfinished_downloads(cache, days, older_than_s, locked, stays) -> None:
     with journal.open("rb") as file:
         if locked:
             fcntl.flock(file, fcntl.LOCK_EX)
-        assert is_locked(str(journal)) == take_inventory(cache).parts[0].is_active == locked
+        assert is_locked(Place.of(journal)) == take_inventory(cache).parts[0].is_active == locked
         removed = collect_garbage(cache, older_than_s=older_than_s)
     assert part.exists() == journal.exists() == stays
     assert (removed.freed > 0) == (not stays)
@@ -272,7 +278,7 @@ def test_an_unfinished_download_that_begins_anew_meanwhile(cache, monkeypatch) -
     part, journal = (Path(cache.root, "staging", f"{KEY}.loom.{kind}") for kind in ("part", "journal"))
     part.write_bytes(bytes(8192))
     journal.touch()
-    can_lock = inventory._can_lock
+    can_lock = inventory.try_lock
 
     def late(lock: int) -> bool:
         fresh = journal.with_suffix(".tmp")
@@ -281,6 +287,6 @@ def test_an_unfinished_download_that_begins_anew_meanwhile(cache, monkeypatch) -
         return can_lock(lock)
 
     (found,) = take_inventory(cache).parts
-    monkeypatch.setattr(inventory, "_can_lock", late)
+    monkeypatch.setattr(inventory, "try_lock", late)
     assert not inventory.remove_part(found)
     assert (part.exists(), journal.read_bytes()) == (True, b"new")

@@ -13,6 +13,7 @@ from loom.core.headers import Version
 from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
 from loom.core.ranges import Span
 from loom.store.cache import read_boot_id
+from loom.store.inside import Place
 from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Journal:
     def __init__(self, text: bytes) -> None:
         self._text = text
 
-    def read_bytes(self) -> bytes:
-        return self._text
+    def read_bytes(self, limit: int = -1) -> bytes:
+        return self._text[:limit] if limit >= 0 else self._text
 
 
 def read(text: bytes, boot_id: str = SAME_BOOT, reference: str = REFERENCE) -> Record | None:
@@ -52,13 +53,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     """A journal on disk says what was put into it."""
     path = tmp_path / "journal"
     path.write_bytes(HEADER + format_entries([3, 1]) + format_synced(2) + format_entries([7]))
-    assert read_journal(path, REFERENCE, BOOT) == Record(REFERENCE, VERSION, CHUNK, (3, 1, 7), 2)
+    assert read_journal(Place.of(path), REFERENCE, BOOT) == Record(REFERENCE, VERSION, CHUNK, (3, 1, 7), 2)
 
 
 def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
     """Nothing proves nothing; neither does a folder."""
-    assert read_journal(tmp_path / "journal", REFERENCE, BOOT) is None
-    assert read_journal(tmp_path, REFERENCE, BOOT) is None
+    assert read_journal(Place.of(tmp_path / "journal"), REFERENCE, BOOT) is None
+    assert read_journal(Place.of(tmp_path), REFERENCE, BOOT) is None
 
 
 @given(st.permutations(range(10)), st.integers(0, 200))

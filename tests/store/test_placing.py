@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loom.store.cache import names_in
+from loom.store.inside import Place
 from loom.store.placing import WAYS, place, place_descriptor
+from tests.store.kit import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,11 +52,16 @@ def way_to_copy(request, monkeypatch) -> None:
 
 @contextmanager
 def failing(calls: int, names: tuple[str, ...], fail: Callable[[], object]) -> Iterator[None]:
-    """Let `calls` calls of these functions of os through; before the next one, `fail`."""
+    """Let `calls` calls of these functions of os through; before the next one, `fail`. Opening a folder is none."""
     left = iter(range(calls, -1, -1))
 
     def guard(call: Callable[..., object]) -> Callable[..., object]:
-        return lambda *args, **options: call(*args, **options) if next(left, 1) else fail()
+        def guarded(*args: object, **options: object) -> object:
+            flags = args[1] if len(args) > 1 and isinstance(args[1], int) else 0
+            is_folder = flags & os.O_DIRECTORY and not flags & os.O_WRONLY  # and not one without a name
+            return call(*args, **options) if is_folder or next(left, 1) else fail()
+
+        return guarded
 
     with pytest.MonkeyPatch.context() as patch:
         for name in names:
@@ -89,16 +95,16 @@ def refuse(code: int) -> None:
 @pytest.mark.parametrize("mode", ["auto", "hard"])
 def test_a_hard_link(blob, out, mode) -> None:
     """The first choice shares the bytes; a second time there is nothing to do."""
-    assert place(blob, str(out), mode).how == "hard"
+    assert place(Place.of(blob), str(out), mode).how == "hard"
     assert out.samefile(blob)
-    assert (place(blob, str(out), mode).how, out.stat().st_nlink) == ("kept", 2)
+    assert (place(Place.of(blob), str(out), mode).how, out.stat().st_nlink) == ("kept", 2)
     assert names_in(str(out.parent)) == [out.name]
 
 
 def test_a_symbolic_link(blob, out) -> None:
     """It leads to the blob, and replaces itself when asked again."""
     for _ in range(2):
-        placement = place(blob, str(out), "symlink")
+        placement = place(Place.of(blob), str(out), "symlink")
         assert (placement.how, str(out.readlink())) == ("symlink", blob)
     assert names_in(str(out.parent)) == [out.name]
 
@@ -107,10 +113,10 @@ def test_a_symbolic_link(blob, out) -> None:
 def test_a_copy(blob, out, way_to_copy, umask) -> None:
     """It has bytes of its own, even where a hard link stood, and the permissions of any new file; progress is told."""
     told: list[int] = []
-    place(blob, str(out), "hard")
+    place(Place.of(blob), str(out), "hard")
     before = os.umask(umask)
     try:
-        placement = place(blob, str(out), "copy", told.append)
+        placement = place(Place.of(blob), str(out), "copy", told.append)
     finally:
         os.umask(before)
     assert (placement.how, placement.why, told[-1]) == ("copy", "", len(CONTENT))
@@ -125,12 +131,12 @@ def test_another_device(blob, way_to_copy) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         out = Path(folder, "model.gguf")
         for _ in range(2):
-            placement = place(blob, str(out))
+            placement = place(Place.of(blob), str(out))
             assert (placement.how, out.read_bytes()) == ("copy", CONTENT)
             assert placement.why.startswith("hard link: another device")
         assert names_in(folder) == [out.name]
         with pytest.raises(OSError, match="cross-device"):
-            place(blob, str(out), "hard")
+            place(Place.of(blob), str(out), "hard")
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -146,7 +152,7 @@ def test_falling_back(blob, out, way_to_copy, code, why, exists) -> None:
         if exists:
             out.write_bytes(OLD)
         with system(links=code, clones=clones):
-            placement = place(blob, str(out))
+            placement = place(Place.of(blob), str(out))
         assert (placement.how, out.read_bytes()) == (how, CONTENT)
         assert placement.why == why + "; reflink: the file system cannot" * (clones not in (0, code))
         assert names_in(str(out.parent)) == [out.name]
@@ -156,7 +162,7 @@ def test_falling_back(blob, out, way_to_copy, code, why, exists) -> None:
 def test_a_file_system_without_hard_links(blob, out, code) -> None:
     """Where a file without a name cannot get one, the copy is made under a temporary name."""
     with system(links=code, links_of_nameless=code, clones=errno.EOPNOTSUPP):
-        assert place(blob, str(out)).how == "copy"
+        assert place(Place.of(blob), str(out)).how == "copy"
     assert out.read_bytes() == CONTENT
     assert names_in(str(out.parent)) == [out.name]
 
@@ -165,7 +171,7 @@ def test_a_file_system_without_hard_links(blob, out, code) -> None:
 def test_an_error_that_would_meet_every_way(blob, out, code) -> None:
     """A broken or full disk is told at once, before gigabytes are copied on to it."""
     with system(links=code), pytest.raises(OSError, match=os.strerror(code)):
-        place(blob, str(out))
+        place(Place.of(blob), str(out))
     assert names_in(str(out.parent)) == []
 
 
@@ -177,7 +183,7 @@ def test_a_reader_of_the_old_file(blob, out, way_to_copy, mode, is_link) -> None
     old.write_bytes(OLD)
     out.symlink_to(old) if is_link else old.rename(out)
     with out.open("rb", buffering=0) as reader, system():
-        place(blob, str(out), mode)
+        place(Place.of(blob), str(out), mode)
         assert (reader.read(), out.read_bytes()) == (OLD, CONTENT)
     assert names_in(str(out.parent)) == [out.name] + ["old"] * is_link
 
@@ -187,7 +193,7 @@ def test_an_output_that_is_a_folder(blob, out, way_to_copy, mode) -> None:
     """It is an error, and no temporary file stays."""
     out.mkdir()
     with system(), pytest.raises(IsADirectoryError):
-        place(blob, str(out), mode)
+        place(Place.of(blob), str(out), mode)
     assert names_in(str(out.parent)) == [out.name]
 
 
@@ -197,7 +203,7 @@ def test_a_blob_or_a_folder_that_is_gone(blob, out, tmp_path, way_to_copy, mode,
     """It is FileNotFoundError, and no temporary file stays."""
     (tmp_path / "cache" / gone).unlink() if gone == "blob" else (tmp_path / gone).rmdir()
     with pytest.raises(FileNotFoundError):
-        place(blob, str(out), mode)
+        place(Place.of(blob), str(out), mode)
     assert names_in(str(out.parent)) == []
 
 
@@ -210,7 +216,7 @@ def test_a_failure_at_any_call(blob, out, way_to_copy, mode, code) -> None:
         out.write_bytes(OLD)
         expected = OLD
         with suppress(OSError), system(), failing(calls, CALLS, lambda: refuse(code)):
-            place(blob, str(out), mode)
+            place(Place.of(blob), str(out), mode)
             expected = CONTENT
         assert out.read_bytes() == expected
         assert names_in(str(out.parent)) == [out.name]
@@ -225,7 +231,7 @@ def test_killed_while_copying(blob, out, tmp_path) -> None:
         pytest.skip("no files without a name here")
     if not (child := os.fork()):
         with suppress(BaseException):
-            place(blob, str(out), "copy", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+            place(Place.of(blob), str(out), "copy", lambda _: os.kill(os.getpid(), signal.SIGKILL))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert names_in(str(out.parent)) == []
@@ -235,7 +241,7 @@ def test_a_blob_that_is_cut_while_it_is_copied(blob, out, monkeypatch, way_to_co
     """A source that ends early is an error, not a short file."""
     monkeypatch.setattr("loom.store.placing._PIECE", 4096)
     with pytest.raises(OSError, match="the source ends at 4096 of 300000"):
-        place(blob, str(out), "copy", lambda _: os.truncate(blob, 4096))
+        place(Place.of(blob), str(out), "copy", lambda _: os.truncate(blob, 4096))
     assert names_in(str(out.parent)) == []
 
 

@@ -9,16 +9,21 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from loom.store import settling
-from loom.store.cache import Cache, names_in, settled_blob
+from loom.store.cache import Cache, settled_blob
 from loom.store.hashing import hash_file
 from loom.store.inventory import collect_garbage, take_inventory
 from loom.store.settling import QUARANTINED, quarantine, settle, settle_all
+from tests.store.kit import names_in
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot
 from tests.store.test_placing import failing, refuse
+
+if TYPE_CHECKING:
+    from loom.store.inside import Place
 
 DIGEST = digest_of(CONTENT)
 WRONG = bytes(len(CONTENT))
@@ -124,9 +129,9 @@ def test_a_blob_written_to_while_it_settles(cache, monkeypatch, digest) -> None:
     """A write between the hash and the record makes it no hit: never do bytes get the digest of others."""
     path, sync = Path(cache.blob_path(put(cache, KEY, digest=digest).blob)), settling._sync
 
-    def sync_then_write(synced: str) -> None:
+    def sync_then_write(synced: Place) -> None:
         sync(synced)
-        if synced == str(path):
+        if synced.path == str(path):
             path.write_bytes(WRONG)
 
     monkeypatch.setattr(settling, "_sync", sync_then_write)
@@ -167,9 +172,9 @@ def test_a_blob_that_cannot_be_read(cache, monkeypatch) -> None:
     put(cache, KEY)
     rotten = put(cache, "00" * 32, b"rotten").blob
 
-    def read(path: Path, _: object) -> str:
-        refuse(errno.EIO if path.match(rotten) else 0)
-        return hash_file(path)
+    def read(place: Place, _: object) -> str:
+        refuse(errno.EIO if place.name == f"blobs/{rotten}" else 0)
+        return hash_file(place)
 
     monkeypatch.setattr(settling, "hash_file", read)
     with suppress(OSError):
@@ -182,7 +187,7 @@ def test_a_failure_at_any_step(tmp_path, monkeypatch, how) -> None:
     """Whatever fails, or kills: a hit is right, the next time all of it settles, and nothing is left for long."""
     monkeypatch.setattr("loom.store.inventory.LEFTOVER_AGE_S", -1)
     stopped: list[bool] = []
-    for calls in range(60):
+    for calls in range(120):
         cache = make_cache(tmp_path / f"{calls}")
         put(cache, KEY)
         put(cache, OTHER_KEY, digest=DIGEST)
@@ -214,7 +219,7 @@ def stop_at(cache: Cache, calls: int) -> bool:
 def test_a_file_system_without_hard_links(cache, monkeypatch) -> None:
     """There the blob is renamed."""
     put(cache, KEY)
-    monkeypatch.setattr(os, "link", lambda *_: refuse(errno.EPERM))
+    monkeypatch.setattr(os, "link", lambda *_, **__: refuse(errno.EPERM))
     assert settle_all(cache) == 1
     check_settled(cache, KEY)
 
@@ -255,10 +260,10 @@ def test_a_blob_that_cannot_settle_is_tried_once(cache, monkeypatch) -> None:
     put(cache, KEY)
     rotten, tried = put(cache, "00" * 32, b"rotten").blob, []
 
-    def read(path: Path, _: object) -> str:
-        tried.append(path.match(rotten))
+    def read(place: Place, _: object) -> str:
+        tried.append(place.name == f"blobs/{rotten}")
         refuse(errno.EIO if tried[-1] else 0)
-        return hash_file(path)
+        return hash_file(place)
 
     monkeypatch.setattr(settling, "hash_file", read)
     settling.settle_in_turn(cache)
@@ -279,12 +284,12 @@ def test_a_file_system_without_locks(cache, monkeypatch, code) -> None:
 def test_quarantine(cache) -> None:
     """What is put away twice under one name is kept twice."""
     for _ in range(2):
-        quarantine(cache, path := cache.blob_path(put(cache, KEY).blob))
-        assert not Path(path).exists()
+        quarantine(cache, place := cache.blob(put(cache, KEY).blob))
+        assert not place.is_there()
     assert len(names_in(f"{cache.root}/quarantine")) == 2
 
 
 def test_quarantine_does_not_grow(cache) -> None:
     """Of blobs that turn out wrong again and again only the last few are kept to be looked at."""
-    put_away = [quarantine(cache, cache.blob_path(put(cache, KEY).blob)) for _ in range(QUARANTINED + 3)]
+    put_away = [quarantine(cache, cache.blob(put(cache, KEY).blob)) for _ in range(QUARANTINED + 3)]
     assert [Path(path).exists() for path in put_away] == [False] * 3 + [True] * QUARANTINED

@@ -55,7 +55,7 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
         how = LINKS[words.get("link", "auto")]
         if how == "symlink":
             cache.pin(f"{folder}/{os.path.basename(out)}")
-        placement = place(cache.blob_path(ref.blob), f"{folder}/{os.path.basename(out)}", how)
+        placement = place(cache.blob(ref.blob), f"{folder}/{os.path.basename(out)}", how)
     except (OSError, ValueError):
         return None  # the long way finds another way, or says what is wrong
     cache.touch(key)

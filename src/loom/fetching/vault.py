@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom.errors import StoreError, StoreFull
-from loom.store.cache import NEW, Cache, Ref, names_in, read_boot_id, remove, settled_blob
+from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blob
 from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file, hash_unchanged
+from loom.store.inside import Foreign
 from loom.store.placing import Placement, place, place_descriptor, reason_of, require_writable
 from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging, TakenOver
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.options import Options
     from loom.core.reference import Reference
+    from loom.store.inside import Place
     from loom.store.inventory import Blob, Part
 
 _AUDIENCES = ("nobody", "fleet", "anyone")
@@ -65,14 +67,19 @@ class Vault:
         """The cache's folder."""
         return self._cache.root
 
-    def open(self) -> bool:
-        """Make the folders; return whether the cache can be written to."""
-        try:
-            for name in _FOLDERS:
-                os.makedirs(f"{self.root}/{name}", exist_ok=True)
-        except OSError:
-            return False
-        return all(os.access(f"{self.root}/{name}", os.W_OK | os.X_OK) for name in _FOLDERS)
+    def open(self) -> str:
+        """Make the folders; return why the cache cannot be written to, "" when it can."""
+        inside = self._cache.inside
+        for name in _FOLDERS:
+            try:
+                inside.make_folder(name)
+                if not inside.can_write(name):
+                    return "cannot be written to"
+            except NotADirectoryError:
+                return f"cannot be used: {name} in it is a symbolic link or a file"
+            except OSError:
+                return "cannot be written to"
+        return ""
 
     # Hits
 
@@ -118,20 +125,30 @@ class Vault:
 
     def _find_digest(self, digest: str) -> Ref | None:
         """Return what is known of the content with that digest, if the cache holds it and it can be believed."""
-        path = Path(self._cache.blob_path(settled_blob(digest)))
-        if not path.exists() and not names_in(self._cache.blob_path(NEW)):
+        names = [
+            name
+            for name in (settled_blob(digest), settled_blob(digest, os.geteuid()))
+            if self._cache.blob(name).is_there()
+        ]
+        if not names and not self._cache.inside.names(f"blobs/{NEW}"):
             return None  # no record need be read
         other = self._known(digest)
-        if other is not None or not path.exists():
+        if other is not None:
             return other
-        try:
-            size = path.stat().st_size
-            found, mtime_ns = hash_unchanged(path, lambda hashed: self._on_hashed(hashed, size))
-        except OSError:
-            return None
+        for name in names:
+            with contextlib.suppress(OSError):
+                if (ref := self._proved(name, digest)) is not None:
+                    return ref
+        return None
+
+    def _proved(self, name: str, digest: str) -> Ref | None:
+        """Return a record of a blob if its content has the digest. Raises OSError."""
+        blob = self._cache.blob(name)
+        size = blob.lstat().st_size
+        found, mtime_ns = hash_unchanged(blob, lambda hashed: self._on_hashed(hashed, size))
         if found != digest:
             return None
-        return Ref("", "", settled_blob(digest), size, mtime_ns, digest=digest, audience=self._audience)
+        return Ref("", "", name, size, mtime_ns, digest=digest, audience=self._audience)
 
     def _adopt(self, other: Ref, name: str, version: Version | None = None, checked_at: float = 0.0) -> Ref:
         """Let the caller's reference lead to a blob that is here already; the stricter audience of both counts."""
@@ -160,7 +177,7 @@ class Vault:
         """
         ref = self._cache.read(self.key)
         if ref is None:
-            if not os.path.exists(self._cache.ref_path(self.key)):
+            if not self._cache.has_record(self.key):
                 return None
             from loom.store.checking import rebuild
 
@@ -169,17 +186,17 @@ class Vault:
             return self.find()
         if self._cache.find(self.key):
             return None  # it is right, and not what the caller wants
-        path = self._cache.blob_path(ref.blob)
+        blob = self._cache.blob(ref.blob)
         with contextlib.suppress(OSError):
-            seen = os.stat(path)
+            seen = blob.lstat()
             if seen.st_size == ref.size and ref.digest and self._read_digest(ref) == ref.digest:
                 ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()  # a write since then is not believed
                 self._record(ref)
                 return self.find()
             if seen.st_size == ref.size and not ref.digest:
-                remove(path)  # perhaps right, and nobody can tell
+                blob.unlink()  # perhaps right, and nobody can tell
             else:
-                quarantine(self._cache, path)
+                quarantine(self._cache, blob)
         with contextlib.suppress(OSError):
             self._cache.forget(self.key)
         return None
@@ -208,7 +225,7 @@ class Vault:
             return ""
 
     def _read_digest(self, ref: Ref) -> str:
-        return hash_file(Path(self._cache.blob_path(ref.blob)), lambda hashed: self._on_hashed(hashed, ref.size))
+        return hash_file(self._cache.blob(ref.blob), lambda hashed: self._on_hashed(hashed, ref.size))
 
     def _record(self, ref: Ref) -> None:
         """Write the reference; a cache of somebody else's does without."""
@@ -252,7 +269,7 @@ class Vault:
             with faults("write to", folder):
                 require_writable(folder)
             return
-        trial, target = f"{self.root}/staging/{os.urandom(6).hex()}.tmp", f"{folder}/.{os.urandom(6).hex()}.loom.trial"
+        trial, target = self._cache.temporary(), f"{folder}/.{os.urandom(6).hex()}.loom.trial"
         try:
             self._make_trial(trial)
             place(trial, target, link)
@@ -264,13 +281,14 @@ class Vault:
             message = f"cannot make {what} from {self.root} in {folder}: {reason}"
             raise StoreError(message, "--link auto takes another way; or choose another --cache or --out") from error
         finally:
-            for path in (trial, target):
-                with contextlib.suppress(OSError):
-                    remove(path)
+            with contextlib.suppress(OSError):
+                trial.unlink()
+            with contextlib.suppress(OSError):
+                os.unlink(target)
 
-    def _make_trial(self, trial: str) -> None:
+    def _make_trial(self, trial: Place) -> None:
         try:
-            os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.close(trial.create())
         except FileNotFoundError as error:
             raise TakenOver(f"the cache {self.root} was removed", "run the same command again") from error
 
@@ -323,7 +341,7 @@ class Vault:
             ref = Ref(self._reference.shown, name, self._blob, size, os.fstat(held).st_mtime_ns, etag=version.etag,
                       last_modified=version.last_modified, digest=digest, verified=self._verified(digest),
                       checked_at=time.time(), boot_id=read_boot_id(), audience=self._audience)  # fmt: skip
-            if os.path.isdir(f"{self.root}/blobs/{NEW}"):
+            if self._cache.inside.has_folder(f"blobs/{NEW}"):
                 staging.publish(version, lambda: self._write(ref))
         except BaseException:
             os.close(held)
@@ -341,17 +359,19 @@ class Vault:
         """Make `out` lead to the blob. Raises BlobGone, StoreError."""
         if self._options.link == "symlink" and not ref.is_settled:
             ref = self._settled(ref)  # what a symbolic link points to must not move
-        blob = self._cache.blob_path(ref.blob)
+        blob = self._cache.blob(ref.blob)
         if self._options.link == "symlink":
             self._cache.pin(out)
         with faults("write", out):
             try:
                 placement = place(blob, out, self._options.link, on_copied)
             except FileNotFoundError:
-                if not os.path.exists(blob):
+                if not blob.is_there():
                     raise BlobGone from None
                 raise
-        if placement.how == "symlink" and not os.path.exists(blob):
+            except Foreign:
+                raise BlobGone from None
+        if placement.how == "symlink" and not blob.is_there():
             raise BlobGone
         self._cache.touch(self.key)
         return placement

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from loom.core.freshness import Checked, Question, checked_unasked, question_about
 from loom.core.headers import Version
-from loom.errors import NotCached, StoreFull
+from loom.errors import NotCached, StoreError, StoreFull
 from loom.fetching.crew import TICK_S
 from loom.fetching.standing import Doubt, Standing, has_told_digest, has_wanted_digest, is_current, told_sha256
 from loom.fetching.vault import BlobGone, Vault
 from loom.store.cache import cache_root
-from loom.store.staging import Staging, check_out
+from loom.store.staging import NotOurs, Staging, check_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,9 +130,12 @@ class ThroughCache:
     def _claim(self) -> Standing | None:
         """Claim the staging; return the file all the same if another process has fetched or checked it meanwhile."""
         vault = self._vault
-        if not vault.open():
-            raise NoCache(f"the cache {vault.root} cannot be written to: fetched without it")
-        self._staging = _claim(self._staging, self._report, self._options.timeout_s, self._warn)
+        if why := vault.open():
+            raise NoCache(f"the cache {vault.root} {why}: fetched without it")
+        try:
+            self._staging = _claim(self._staging, self._report, self._options.timeout_s, self._warn)
+        except NotOurs as error:
+            raise NoCache(f"{error.message}: fetched without the cache") from error
         ref = self._ref = vault.find() or vault.rescue() or vault.find_wanted()
         if ref is not None and (ref.checked_at >= self._since or self._question(ref) is Question.NONE):
             return self._hit(ref, Checked.ORIGIN if ref.checked_at >= self._since else None)
@@ -288,7 +291,13 @@ def _claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[
     """
     last: object = None
     since = time.monotonic()
-    while not staging.try_claim():
+    while True:
+        try:
+            if staging.try_claim():
+                return staging
+        except NotOurs as taken:
+            staging, last, since = _beside(staging, taken), None, time.monotonic()
+            continue
         holder, seen = staging.holder(), staging.watch()
         report.waiting(f"{holder or 'another process'} is fetching it", seen)
         signs = (holder and (holder.pid, holder.signs), seen)
@@ -299,7 +308,14 @@ def _claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[
             warn(f"{holder or 'another process'} is fetching the same and hung for {silent_s:g} s: fetched beside it")
             staging, last, since = staging.beside(), None, time.monotonic()
         time.sleep(TICK_S)
-    return staging
+
+
+def _beside(staging: Staging, taken: NotOurs) -> Staging:
+    """Return the next staging beside one whose name another user has. Raises NotOurs when there are too many."""
+    try:
+        return staging.beside()
+    except StoreError:
+        raise taken from None
 
 
 def _refuse_network(reference: Reference, options: Options) -> None:

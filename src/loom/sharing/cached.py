@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from loom.core.bounds import MAX_MODELS_OF_NODE
@@ -79,7 +80,7 @@ class CacheShelf:
         version = Version(ref.size, ref.etag, ref.last_modified)
         self._cache.touch(reference)
         digests = self._digests_of(_key_of(reference, ref))
-        return WholeFile(version, ref.size, path=self._cache.blob_path(ref.blob), digests=digests)
+        return WholeFile(version, ref.size, reopen=partial(self._cache.open_blob, ref), digests=digests)
 
     def _digests_of(self, key: str) -> dict[int, str]:
         digests = self._digests.pop(key, {})

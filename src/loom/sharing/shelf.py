@@ -11,6 +11,8 @@ from loom.core.units import Availability, Grid
 from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loom.core.headers import Version
 
 
@@ -49,19 +51,20 @@ class Shelf(Protocol):
 
 
 class WholeFile:
-    """A file that is here, whole. fd: an open descriptor of it, which the item keeps; -1 to open `path`.
+    """A file that is here, whole. fd: an open descriptor of it, which the item keeps; -1 to call `reopen` for one.
 
     digests: of units, as far as they are known; more are added as they are computed.
     """
 
     def __init__(
-        self, version: Version, size: int, *, fd: int = -1, path: str = "", digests: dict[int, str] | None = None
-    ) -> None:
+        self, version: Version, size: int, *, fd: int = -1,
+        reopen: Callable[[], int] | None = None, digests: dict[int, str] | None = None,
+    ) -> None:  # fmt: skip
         self.size = size
         self.version = version
         self._grid = Grid(size)
         self._fd = fd
-        self._path = path
+        self._reopen = reopen
         self._digests = {} if digests is None else digests
 
     def available(self) -> Availability:
@@ -71,9 +74,8 @@ class WholeFile:
         return min(end, self.size)
 
     def open(self) -> IO[bytes]:
-        if self._fd >= 0:
-            return os.fdopen(os.dup(self._fd), "rb", buffering=0)
-        return open(self._path, "rb", buffering=0)
+        fd = self._reopen() if self._reopen is not None else os.dup(self._fd)
+        return os.fdopen(fd, "rb", buffering=0)
 
     def digest(self, unit: int) -> str | None:
         if unit not in self._digests:

@@ -2,7 +2,8 @@
 
     blobs/sha256/ab/<digest>   settled: complete, hashed, on the disk for good; read-only
     blobs/new/<name>           complete, but not hashed or not synced yet: believed only until the next reboot
-    refs/<key>                 reference -> blob, one small text file each; its own time is when it was last used
+    refs/<key>                 reference -> blob, one small text file each; its own time is when it was last used;
+                               <key>-u<user> beside another user's
     links/<key>                notes of outputs that are symbolic links to a blob
     staging/                   parts, journals, temporary names
     quarantine/                blobs that turned out wrong
@@ -20,10 +21,13 @@ import os
 import time
 
 from loom.core.keys import text_key
+from loom.store.inside import Inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from loom.store.inside import Place
 
 NEW = "new"
 SETTLED = "sha256"
@@ -32,6 +36,9 @@ UNSETTLED_S = 60.0
 """A blob that is still new after so long has probably lost the process that settles it."""
 
 _FORMAT = "loom-ref 1"
+_OWN = "-u"
+"""Between a key and a user's number, in the name of a record beside another user's."""
+
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-")
 
@@ -58,6 +65,13 @@ def cache_root(given: str | None, environ: Mapping[str, str]) -> str:
         return chosen  # the working folder was removed, and so there is nothing at a path from there
 
 
+FIELDS = (
+    "audience", "blob", "boot_id", "checked_at", "digest", "etag", "last_modified", "mtime_ns", "name", "size", "url",
+    "verified",
+)  # fmt: skip
+"""What a record's text holds of a Ref."""
+
+
 class Ref:
     """What a reference led to.
 
@@ -68,13 +82,12 @@ class Ref:
     "computed" here; "" for not at all.
     audience: who may have it: "anyone", "fleet" (it was fetched with a credential: nodes that know the fleet's token),
     "nobody" (`--private`).
+    Not part of the text: owner: the user whose file the record is, -1 while it is not written; used_at: when the
+    reference was last used, seconds since 1970.
     checked_at: when the origin was last asked, seconds since 1970. boot_id: of the boot in which it was published.
     """
 
-    __slots__ = (
-        "audience", "blob", "boot_id", "checked_at", "digest", "etag", "last_modified", "mtime_ns", "name", "size",
-        "url", "verified",
-    )  # fmt: skip
+    __slots__ = (*FIELDS, "owner", "used_at")
 
     def __init__(
         self, url: str, name: str, blob: str, size: int, mtime_ns: int, *, etag: str = "", last_modified: str = "",
@@ -93,6 +106,8 @@ class Ref:
         self.checked_at = checked_at
         self.boot_id = boot_id
         self.audience = audience
+        self.owner = -1
+        self.used_at = 0.0
 
     @property
     def is_settled(self) -> bool:
@@ -105,14 +120,19 @@ class Ref:
         return not self.is_settled and time.time() - self.mtime_ns / 1e9 >= UNSETTLED_S
 
 
-def settled_blob(digest: str) -> str:
-    """Return where a digest's blob lies below `blobs`."""
-    return f"{SETTLED}/{digest[:2]}/{digest}"
+def settled_blob(digest: str, user: int = -1) -> str:
+    """Return where a digest's blob lies below `blobs`; `user`: where another user's file has that name."""
+    return f"{SETTLED}/{digest[:2]}/{digest}" + (f"{_OWN}{user}" if user >= 0 else "")
+
+
+def digest_of(blob: str) -> str:
+    """Return the digest that a blob's name tells; "" for one that is not settled."""
+    return blob.rpartition("/")[2].partition(_OWN)[0] if blob.startswith(SETTLED) else ""
 
 
 def format_ref(ref: Ref) -> bytes:
     """Return a reference as text: a line for each field, and one that says that it is whole."""
-    lines = [f"{name} {_one_line(str(getattr(ref, name)))}" for name in Ref.__slots__]
+    lines = [f"{name} {_one_line(str(getattr(ref, name)))}" for name in FIELDS]
     return "\n".join([_FORMAT, *lines, "end", ""]).encode("utf-8", "surrogateescape")
 
 
@@ -157,27 +177,64 @@ class Cache:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.inside = Inside(root)
+
+    def blob(self, blob: str) -> Place:
+        """Return where a blob lies."""
+        return self.inside.place(f"blobs/{blob}")
 
     def blob_path(self, blob: str) -> str:
-        """Return the path of a blob."""
+        """Return the path of a blob, to be shown."""
         return f"{self.root}/blobs/{blob}"
 
     def ref_path(self, key: str) -> str:
-        """Return the path of a reference's record."""
+        """Return the path of a reference's record, to be shown."""
         return f"{self.root}/refs/{key}"
+
+    def temporary(self) -> Place:
+        """Return a name that nothing has, for a file that gets its own by a rename."""
+        return self.inside.place(f"staging/{os.getpid()}-{os.urandom(6).hex()}.tmp")
+
+    def _refs(self, key: str) -> tuple[Place, ...]:
+        """Return where a reference's record may lie, the first one to be believed counts.
+
+        Where several users write, one's record may stand in the way of another's: so each can have one of his own.
+        """
+        shared = self.inside.place(f"refs/{key}")
+        return (self._own_ref(key), shared) if self.inside.is_shared else (shared,)
+
+    def _own_ref(self, key: str) -> Place:
+        return self.inside.place(f"refs/{key}{_OWN}{os.geteuid()}")
 
     def read(self, key: str) -> Ref | None:
         """Return what is on record for a reference, believable or not; None when there is nothing legible."""
-        try:
-            with open(self.ref_path(key), "rb", buffering=0) as file:
-                return parse_ref(file.read())
-        except OSError:
-            return None
+        for place in self._refs(key):
+            try:
+                fd = place.open()
+            except OSError:
+                continue
+            with open(fd, "rb", buffering=0) as file:
+                ref = parse_ref(file.read())
+                if ref is not None:
+                    seen = os.fstat(fd)
+                    ref.owner, ref.used_at = seen.st_uid, seen.st_mtime
+                return ref
+        return None
+
+    def has_record(self, key: str) -> bool:
+        """Return whether there is a record for a reference, legible or not, of a user who is believed."""
+        return bool(self.record_places(key))
+
+    def record_places(self, key: str) -> list[Place]:
+        """Return the files that are a reference's record, the one that counts first."""
+        return [place for place in self._refs(key) if place.is_there()]
 
     def records(self) -> Iterator[tuple[str, Ref | None]]:
         """Yield every reference's key and what is on record for it, read when it is its turn; None: not legible."""
-        for key in names_in(f"{self.root}/refs"):
-            yield key, self.read(key)
+        for key in sorted({name.partition(_OWN)[0] for name in self.inside.names("refs")}):
+            ref = self.read(key)
+            if ref is not None or self.has_record(key):
+                yield key, ref
 
     def find(self, key: str) -> Ref | None:
         """Return what a reference leads to, if its blob is there and can be believed."""
@@ -185,12 +242,25 @@ class Cache:
         return ref if ref is not None and self.is_whole(ref) and self.has_survived(ref) else None
 
     def is_whole(self, ref: Ref) -> bool:
-        """Return whether the blob is there as it was published, by its size and time."""
+        """Return whether the blob is there as it was published, by its size and time, and may be handed out."""
         try:
-            seen = os.stat(self.blob_path(ref.blob))
+            return self._is_as_recorded(ref, self.blob(ref.blob).lstat())
         except OSError:
             return False
-        return (seen.st_size, seen.st_mtime_ns) == (ref.size, ref.mtime_ns)
+
+    def open_blob(self, ref: Ref) -> int:
+        """Open the blob as it was published; the caller closes it. Raises FileNotFoundError when it is another one."""
+        fd = self.blob(ref.blob).open()
+        if not self._is_as_recorded(ref, os.fstat(fd)):
+            os.close(fd)
+            raise FileNotFoundError(self.blob_path(ref.blob))
+        return fd
+
+    def _is_as_recorded(self, ref: Ref, seen: os.stat_result) -> bool:
+        """Compare a blob with its record. A user's record gives nobody a file of another user that not all may read."""
+        may_have = ref.owner in (-1, 0, os.geteuid(), seen.st_uid) or seen.st_mode & 0o004 != 0
+        may_have = may_have or (seen.st_mode & 0o040 != 0 and seen.st_gid == self.inside.group)
+        return may_have and (seen.st_size, seen.st_mtime_ns) == (ref.size, ref.mtime_ns)
 
     def has_survived(self, ref: Ref) -> bool:
         """Return whether no reboot can have cost the blob bytes that were not on the disk yet."""
@@ -198,27 +268,41 @@ class Cache:
 
     def touch(self, key: str) -> None:
         """Note that a reference was used now; in a cache of somebody else's that may not be possible."""
-        try:
-            os.utime(self.ref_path(key))
-        except OSError:
-            return
+        for place in self._refs(key):
+            try:
+                place.utime()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
 
     def write(self, key: str, ref: Ref) -> None:
         """Record what a reference leads to, in one step."""
-        temporary = f"{self.root}/staging/{os.getpid()}-{os.urandom(6).hex()}.tmp"
+        temporary, shared = self.temporary(), self.inside.place(f"refs/{key}")
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary.create(os.O_WRONLY), "wb") as file:
                 file.write(format_ref(ref))
-            os.replace(temporary, self.ref_path(key))
+            try:
+                temporary.replace(shared)
+                if self.inside.is_shared:
+                    self._own_ref(key).unlink()
+            except (PermissionError, IsADirectoryError):
+                temporary.replace(self._own_ref(key))  # another user's record, which only he may replace
         except BaseException:
-            remove(temporary)
+            temporary.unlink()
             raise
 
     def amend(self, key: str, ref: Ref) -> None:
         """Record something new about a reference that is not a use of it."""
-        used = os.stat(self.ref_path(key))
+        places = self.record_places(key)
+        if not places:
+            raise FileNotFoundError(f"{self.root}/refs/{key}")
+        used = places[0].lstat()
         self.write(key, ref)
-        os.utime(self.ref_path(key), ns=(used.st_atime_ns, used.st_mtime_ns))
+        try:
+            self.record_places(key)[0].utime((used.st_atime_ns, used.st_mtime_ns))
+        except (OSError, IndexError):
+            return  # a file system that sets no times: then it was used now
 
     def pin(self, out: str) -> None:
         """Note that `out` is to be a symbolic link into this cache, so that what it leads to is not evicted.
@@ -226,31 +310,14 @@ class Cache:
         The note is a symbolic link itself, to `out`: it holds as long as `out` leads here (Nix does so, gcroots/auto).
         In a cache of somebody else's that may not be possible.
         """
-        folder = f"{self.root}/links"
         try:
-            if not os.path.isdir(folder):
-                os.mkdir(folder)  # a cache that was removed meanwhile is not to come back
-            os.symlink(out, f"{folder}/{text_key(out)}")
+            if self.inside.has_folder("blobs"):  # a cache that was removed meanwhile is not to come back
+                self.inside.make_folder("links")
+            self.inside.place(f"links/{text_key(out)}").symlink(out)
         except OSError:
             return
 
     def forget(self, key: str) -> None:
-        """Remove a reference's record."""
-        remove(self.ref_path(key))
-
-
-def names_in(folder: str) -> list[str]:
-    """Return the sorted names in a folder; none when it is not there."""
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def remove(path: str) -> bool:
-    """Remove a file; return whether it was there."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return False
-    return True
+        """Remove a reference's record, as far as this user may."""
+        for place in self._refs(key):
+            place.unlink()

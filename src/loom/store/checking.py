@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom.store.cache import SETTLED, Cache, Ref
@@ -21,6 +20,8 @@ from loom.store.staging import XATTR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from loom.store.inside import Place
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Fi
         if on_blob is not None:
             on_blob(blob.title, blob.size)
         if what := _fault_of(cache, blob):
-            quarantine(cache, blob.path)
+            quarantine(cache, blob.place)
             for key in blob.refs:
                 cache.forget(key)
             problems.append(Problem(blob.title, what, "put into quarantine"))
@@ -66,8 +67,8 @@ def _fault_of(cache: Cache, blob: Blob) -> str:
     if sizes - {blob.size}:
         return f"{blob.size:,} bytes instead of {max(sizes):,}"
     try:
-        mtime_ns = os.stat(blob.path).st_mtime_ns
-        if blob.digest and hash_file(Path(blob.path)) != blob.digest:
+        mtime_ns = blob.place.lstat().st_mtime_ns
+        if blob.digest and hash_file(blob.place) != blob.digest:
             return "the bytes do not have their digest"
     except FileNotFoundError:
         return ""  # evicted, or settled, meanwhile
@@ -88,7 +89,7 @@ def _bad_records(cache: Cache) -> list[tuple[str, str]]:
     for key, ref in cache.records():
         if ref is None:
             found.append((key[:12], "a reference that cannot be read"))
-        elif not os.path.exists(cache.blob_path(ref.blob)):
+        elif not cache.blob(ref.blob).is_there():
             found.append((ref.name or key[:12], "a reference whose blob is gone"))
     return found
 
@@ -100,7 +101,7 @@ def repair(cache: Cache) -> int:
     """
     made = rebuild(cache)
     for key, ref in cache.records():
-        if ref is None or not os.path.exists(cache.blob_path(ref.blob)):
+        if ref is None or not cache.blob(ref.blob).is_there():
             cache.forget(key)
     settle_all(cache)
     collect_garbage(cache)
@@ -111,7 +112,7 @@ def rebuild(cache: Cache) -> int:
     """Write the records that are missing, as far as settled blobs tell which reference they are; return how many."""
     made = 0
     notes = [(blob, note) for blob in take_inventory(cache).blobs
-             if blob.name.startswith(SETTLED) and (note := read_note(blob.path))]  # fmt: skip
+             if blob.name.startswith(SETTLED) and (note := read_note(blob.place))]  # fmt: skip
     for blob, (key, ref) in sorted(notes, key=lambda pair: -pair[1][1].mtime_ns):  # of two versions the later one
         if cache.read(key) is None:
             ref.blob, ref.digest, ref.verified = blob.name, blob.digest, "computed"
@@ -120,10 +121,14 @@ def rebuild(cache: Cache) -> int:
     return made
 
 
-def read_note(path: str) -> tuple[str, Ref] | None:
+def read_note(place: Place) -> tuple[str, Ref] | None:
     """Return the key of the reference that a blob was fetched by, and a record of it; None when it does not tell."""
     try:
-        note, seen = json.loads(os.getxattr(path, XATTR)), os.stat(path)
+        fd = place.open()
+        try:
+            note, seen = json.loads(os.getxattr(fd, XATTR)), os.fstat(fd)
+        finally:
+            os.close(fd)
         key = str(note["reference"])
         if len(key) != 64 or not set(key) <= set("0123456789abcdef") or note["size"] != seen.st_size:
             return None

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from loom.store.inside import Place
+
 
 @contextlib.contextmanager
-def faults(verb: str, path: Path | str) -> Iterator[None]:
+def faults(verb: str, path: Path | Place | str) -> Iterator[None]:
     """Translate the system's errors on the way out."""
     try:
         yield
@@ -23,7 +25,7 @@ def faults(verb: str, path: Path | str) -> Iterator[None]:
         raise translate(error, verb, path) from error
 
 
-def translate(error: OSError, verb: str, path: Path | str) -> StoreError:
+def translate(error: OSError, verb: str, path: Path | Place | str) -> StoreError:
     reason = (error.strerror or str(error)).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"cannot {verb} {path}: {reason}", "make room and run the same command again: it goes on")

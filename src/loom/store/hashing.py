@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import threading
 from typing import TYPE_CHECKING
+
+from loom.store.inside import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,14 +83,36 @@ class Hasher:
             self.hashed += len(block)
 
 
-def hash_file(path: Path, on_hashed: Callable[[int], None] | None = None) -> str:
+def hash_file(path: Path | Place, on_hashed: Callable[[int], None] | None = None) -> str:
     """Return the SHA-256 of a finished file as 64 hex digits. Raises OSError.
 
     on_hashed: told the bytes hashed so far, some ten times a second.
     """
-    with path.open("rb", buffering=0) as file:
+    return _hash(_open(path), on_hashed)[0]
+
+
+def hash_unchanged(path: Path | Place, on_hashed: Callable[[int], None] | None = None) -> tuple[str, int]:
+    """Return the SHA-256 of a file and the modification time, in ns, that it had before and after.
+
+    Raises OSError, with ESTALE when somebody wrote into it meanwhile: then the digest is of no particular content.
+    """
+    fd = _open(path)
+    before = os.fstat(fd).st_mtime_ns
+    digest, after = _hash(fd, on_hashed)
+    if after != before:
+        raise OSError(errno.ESTALE, "written to while it was read")
+    return digest, before
+
+
+def _open(path: Path | Place) -> int:
+    return path.open() if isinstance(path, Place) else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _hash(fd: int, on_hashed: Callable[[int], None] | None) -> tuple[str, int]:
+    """Return the SHA-256 of an open file and its modification time after that, in ns; close it."""
+    with open(fd, "rb", buffering=0) as file:
         if on_hashed is None:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(fd).st_mtime_ns
         digest, buffer, hashed = hashlib.sha256(), memoryview(bytearray(BLOCK)), 0
         while size := file.readinto(buffer):
             if hashed % _TELL_EVERY == 0:
@@ -95,19 +120,7 @@ def hash_file(path: Path, on_hashed: Callable[[int], None] | None = None) -> str
             digest.update(buffer[:size])
             hashed += size
         on_hashed(hashed)
-        return digest.hexdigest()
-
-
-def hash_unchanged(path: Path, on_hashed: Callable[[int], None] | None = None) -> tuple[str, int]:
-    """Return the SHA-256 of a file and the modification time, in ns, that it had before and after.
-
-    Raises OSError, with ESTALE when somebody wrote into it meanwhile: then the digest is of no particular content.
-    """
-    before = path.stat().st_mtime_ns
-    digest = hash_file(path, on_hashed)
-    if path.stat().st_mtime_ns != before:
-        raise OSError(errno.ESTALE, "written to while it was read")
-    return digest, before
+        return digest.hexdigest(), os.fstat(fd).st_mtime_ns
 
 
 def hash_span(read: Callable[[int, int], bytes], span: Span) -> str:

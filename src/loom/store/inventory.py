@@ -15,14 +15,16 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.store.cache import NEW, SETTLED, Cache, Ref, is_blob_name, names_in, read_boot_id, remove
+from loom.store.cache import NEW, SETTLED, Cache, Ref, digest_of, is_blob_name, read_boot_id
+from loom.store.holding import is_locked, try_lock
 from loom.store.journal import read_journal, read_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from loom.store.inside import Place
 
 PART_AGE_S = 7 * 24 * 3600.0
 """An unfinished download that nobody has gone on with for so long is given up."""
@@ -42,7 +44,7 @@ class Blob:
     """
 
     name: str
-    path: str
+    place: Place
     size: int
     links: int
     used_at: float
@@ -50,11 +52,14 @@ class Blob:
     symlinks: tuple[str, ...] = ()
 
     @property
+    def path(self) -> str:
+        """Where it lies, to be shown."""
+        return self.place.path
+
+    @property
     def digest(self) -> str:
         """64 hex digits, "" while unknown."""
-        if self.name.startswith(SETTLED):
-            return self.name.rpartition("/")[2]
-        return next((ref.digest for ref in self.refs.values() if ref.digest), "")
+        return digest_of(self.name) or next((ref.digest for ref in self.refs.values() if ref.digest), "")
 
     @property
     def title(self) -> str:
@@ -78,7 +83,7 @@ class Part:
     """
 
     key: str
-    path: str
+    place: Place
     size: int
     used_at: float
     is_active: bool
@@ -86,6 +91,11 @@ class Part:
     url: str = ""
     received: int = 0
     whole: int = 0
+
+    @property
+    def path(self) -> str:
+        """Where it lies, to be shown."""
+        return self.place.path
 
     @property
     def title(self) -> str:
@@ -99,8 +109,8 @@ class Inventory:
 
     blobs: tuple[Blob, ...]
     parts: tuple[Part, ...]
-    leftovers: tuple[str, ...]
-    quarantined: tuple[str, ...]
+    leftovers: tuple[Place, ...]
+    quarantined: tuple[Place, ...]
 
     @property
     def size(self) -> int:
@@ -109,48 +119,48 @@ class Inventory:
 
 
 def take_inventory(cache: Cache) -> Inventory:
-    """Look at everything. Files that vanish meanwhile are left out. Raises OSError."""
+    """Look at everything that is believed. Files that vanish meanwhile are left out. Raises OSError."""
     refs: dict[str, dict[str, Ref]] = {}
-    dead: list[str] = []
+    dead: list[Place] = []
     for key, ref in cache.records():
         if ref is None:
-            dead.append(cache.ref_path(key))
+            dead += cache.record_places(key)
         else:
             refs.setdefault(ref.blob, {})[key] = ref
     pins, stale = _look_at_links(cache)
     dead += stale
-    blobs = [blob for name in _blob_names(cache) if (blob := _look_at(cache, name, refs.get(name, {}), pins))]
+    blobs = [_look_at(cache, name, seen, refs.get(name, {}), pins) for name, seen in _blobs(cache)]
     parts, leftovers = _look_at_staging(cache)
-    orphans = [blob.path for blob in blobs if blob.name.startswith(NEW) and not blob.refs and _is_old(blob.path)]
+    orphans = [blob for blob in blobs if blob.name.startswith(NEW) and not blob.refs and _is_old(blob.used_at)]
     return Inventory(
-        tuple(sorted((blob for blob in blobs if blob.path not in orphans), key=lambda blob: blob.used_at)),
+        tuple(sorted((blob for blob in blobs if blob not in orphans), key=lambda blob: blob.used_at)),
         tuple(sorted(parts, key=lambda part: part.used_at)),
-        tuple(leftovers + orphans + dead),
-        tuple(f"{cache.root}/quarantine/{name}" for name in names_in(f"{cache.root}/quarantine")),
+        (*leftovers, *(blob.place for blob in orphans), *dead),
+        tuple(cache.inside.place(f"quarantine/{name}") for name, _ in sorted(cache.inside.look("quarantine"))),
     )
 
 
-def _blob_names(cache: Cache) -> Iterator[str]:
-    folder = f"{cache.root}/blobs"
-    for name in names_in(f"{folder}/{NEW}"):
-        yield f"{NEW}/{name}"
-    for pair in names_in(f"{folder}/{SETTLED}"):
-        for name in names_in(f"{folder}/{SETTLED}/{pair}"):
-            yield f"{SETTLED}/{pair}/{name}"
+def _blobs(cache: Cache) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the name of each blob, and what is seen of it."""
+    folders = [NEW, *(f"{SETTLED}/{pair}" for pair in cache.inside.names(f"blobs/{SETTLED}"))]
+    for folder in folders:
+        for last, seen in cache.inside.look(f"blobs/{folder}"):
+            if is_blob_name(name := f"{folder}/{last}"):
+                yield name, seen
 
 
-def _look_at_links(cache: Cache) -> tuple[dict[tuple[int, int], list[str]], list[str]]:
+def _look_at_links(cache: Cache) -> tuple[dict[tuple[int, int], list[str]], list[Place]]:
     """Return the outputs that are symbolic links, by device and inode of what they lead to; and notes of no use.
 
     A note is of no use when its output's folder is here and the link in it is not: from within another container, say,
     nobody can tell.
     """
     pins: dict[tuple[int, int], list[str]] = {}
-    stale: list[str] = []
-    for name in names_in(f"{cache.root}/links"):
-        note = f"{cache.root}/links/{name}"
+    stale: list[Place] = []
+    for name in cache.inside.names("links"):
+        note = cache.inside.place(f"links/{name}")
         try:
-            out = os.readlink(note)
+            out, noted_at = note.readlink()
         except OSError:
             continue
         try:
@@ -159,90 +169,61 @@ def _look_at_links(cache: Cache) -> tuple[dict[tuple[int, int], list[str]], list
             seen = os.stat(out)
             pins.setdefault((seen.st_dev, seen.st_ino), []).append(out)
         except OSError:
-            if os.path.isdir(os.path.dirname(out)) and _is_old(note):
+            if os.path.isdir(os.path.dirname(out)) and _is_old(noted_at):
                 stale.append(note)
     return pins, stale
 
 
-def _look_at(cache: Cache, name: str, refs: dict[str, Ref], pins: Mapping[tuple[int, int], list[str]]) -> Blob | None:
-    if not is_blob_name(name):
-        return None
-    path = cache.blob_path(name)
-    try:
-        seen = os.stat(path)
-        used = [os.stat(cache.ref_path(key)).st_mtime for key in refs]
-    except OSError:
-        return None
+def _look_at(
+    cache: Cache, name: str, seen: os.stat_result, refs: dict[str, Ref], pins: Mapping[tuple[int, int], list[str]]
+) -> Blob:
+    used_at = max((ref.used_at for ref in refs.values()), default=seen.st_mtime)
     symlinks = tuple(pins.get((seen.st_dev, seen.st_ino), ()))
-    return Blob(name, path, seen.st_size, seen.st_nlink - 1, max(used, default=seen.st_mtime), refs, symlinks)
+    return Blob(name, cache.blob(name), seen.st_size, seen.st_nlink - 1, used_at, refs, symlinks)
 
 
-def _look_at_staging(cache: Cache) -> tuple[list[Part], list[str]]:
+def _look_at_staging(cache: Cache) -> tuple[list[Part], list[Place]]:
     parts: list[Part] = []
-    leftovers: list[str] = []
-    folder = f"{cache.root}/staging"
-    names = names_in(folder)
-    for name in names:
-        path = f"{folder}/{name}"
+    leftovers: list[Place] = []
+    files = dict(cache.inside.look("staging"))
+    for name, seen in sorted(files.items()):
+        place = cache.inside.place(f"staging/{name}")
         if name.endswith(_PART):
-            with contextlib.suppress(OSError):
-                seen = os.stat(path)
-                parts.append(_look_at_part(path, seen))
+            parts.append(_look_at_part(place, seen))
         elif name.endswith(_JOURNAL):
-            if name.removesuffix(_JOURNAL) + _PART not in names and not is_locked(path) and _is_old(path):
-                leftovers.append(path)
-        elif name.endswith(".tmp") and _is_old(path):
-            leftovers.append(path)
+            is_alone = name.removesuffix(_JOURNAL) + _PART not in files
+            if is_alone and not is_locked(place) and _is_old(seen.st_mtime):
+                leftovers.append(place)
+        elif name.endswith(".tmp") and _is_old(seen.st_mtime):
+            leftovers.append(place)
     return parts, leftovers
 
 
-def _look_at_part(path: str, seen: os.stat_result) -> Part:
-    key, journal = os.path.basename(path).partition(".")[0], path.removesuffix(_PART) + _JOURNAL
-    label, record = read_label(Path(journal)), read_journal(Path(journal), key, read_boot_id())
+def _look_at_part(place: Place, seen: os.stat_result) -> Part:
+    key, journal = place.last.partition(".")[0], _journal_of(place)
+    label, record = read_label(journal), read_journal(journal, key, read_boot_id())
     received, whole = (record.have().total, record.version.size or 0) if record else (0, 0)
-    is_active = is_locked(journal) or is_in_use(path)
-    return Part(key, path, seen.st_blocks * 512, seen.st_mtime, is_active,
+    is_active = is_locked(journal) or is_in_use(place)
+    return Part(key, place, seen.st_blocks * 512, seen.st_mtime, is_active,
                 label.get("name", ""), label.get("url", ""), received, whole)  # fmt: skip
 
 
-def _is_old(path: str) -> bool:
-    try:
-        return time.time() - os.lstat(path).st_mtime > LEFTOVER_AGE_S
-    except OSError:
-        return False
+def _journal_of(part: Place) -> Place:
+    return part.beside(part.last.removesuffix(_PART) + _JOURNAL)
 
 
-def is_locked(path: str) -> bool:
-    """Return whether a process holds a lock on the file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return not _can_lock(fd)
-    finally:
-        os.close(fd)
+def _is_old(changed_at: float) -> bool:
+    return time.time() - changed_at > LEFTOVER_AGE_S
 
 
-def _can_lock(fd: int) -> bool:
-    """Take the lock on an open file; False when another process has it. Where there are no locks, everybody gets it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def is_in_use(path: str) -> bool:
+def is_in_use(place: Place) -> bool:
     """Return whether some process has the file open, mapped or locked.
 
     A write lease is granted only on a file that nobody else has open (fcntl(2), F_SETLEASE). Where there are no leases
     (NFS, macOS, a file of somebody else's) only locks tell.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = place.open()
     except OSError:
         return False
     try:
@@ -277,7 +258,7 @@ class Removed:
 
 def evictable(blobs: Iterable[Blob]) -> Iterator[Blob]:
     """Yield the blobs that nobody uses. Each is looked at when it is its turn: what was idle before may be open now."""
-    return (blob for blob in blobs if not blob.symlinks and not is_in_use(blob.path))
+    return (blob for blob in blobs if not blob.symlinks and not is_in_use(blob.place))
 
 
 def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Removed:
@@ -326,7 +307,7 @@ def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
     for blob in blobs:
         for key in blob.refs:
             cache.forget(key)
-        if remove(blob.path):
+        if blob.place.unlink():
             gone.append(blob)
             freed += 0 if blob.links else blob.size
     return Removed(tuple(gone), (), freed)
@@ -338,19 +319,19 @@ def remove_part(part: Part) -> bool:
     The journal's lock is held meanwhile, so that nobody goes on with the one without the other; it must be the lock of
     the journal that stands there: who begins replaces it. Raises OSError.
     """
-    journal = part.path.removesuffix(_PART) + _JOURNAL
+    journal = _journal_of(part.place)
     with contextlib.suppress(FileNotFoundError):
-        lock = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
+        lock = journal.open()
         try:
-            is_ours = _can_lock(lock) and os.path.samestat(os.fstat(lock), os.stat(journal))
-            if not is_ours or is_in_use(part.path):
+            is_ours = try_lock(lock) and os.path.samestat(os.fstat(lock), journal.lstat())
+            if not is_ours or is_in_use(part.place):
                 return False
-            remove(journal)
-            remove(part.path)
+            journal.unlink()
+            part.place.unlink()
         finally:
             os.close(lock)
         return True
-    return not is_in_use(part.path) and remove(part.path)  # a part without a journal
+    return not is_in_use(part.place) and part.place.unlink()  # a part without a journal
 
 
 def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: float | None = None) -> Removed:
@@ -359,8 +340,8 @@ def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: flo
     freed = 0
     files: list[str] = []
     limit_s = PART_AGE_S if older_than_s is None else min(older_than_s, PART_AGE_S)
-    for path in (*inventory.leftovers, *inventory.quarantined):
-        freed += _remove_counted(path, files)
+    for place in (*inventory.leftovers, *inventory.quarantined):
+        freed += _remove_counted(place, files)
     old_parts = (part for part in inventory.parts if time.time() - part.used_at > limit_s)
     parts = [part for part in old_parts if remove_part(part)]
     freed += sum(part.size for part in parts)
@@ -373,12 +354,12 @@ def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: flo
     return Removed((*aged.blobs, *shrunk.blobs), tuple(files), freed, parts=(*parts, *shrunk.parts))
 
 
-def _remove_counted(path: str, files: list[str]) -> int:
+def _remove_counted(place: Place, files: list[str]) -> int:
     """Remove a file, note it in `files`, and return the bytes that are free again."""
     try:
-        seen = os.lstat(path)
+        seen = place.lstat()
     except OSError:
-        return 0
-    if remove(path):
-        files.append(path)
-    return seen.st_blocks * 512 if seen.st_nlink == 1 else 0
+        seen = None
+    if place.unlink():
+        files.append(place.path)
+    return seen.st_blocks * 512 if seen is not None and seen.st_nlink == 1 else 0

@@ -24,7 +24,8 @@ from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
+
+    from loom.store.inside import Place
 
 FORMAT = 1
 
@@ -64,10 +65,10 @@ class Record:
         return RangeSet((*(chunk_span(index, size, self.chunk_size) for index in self.done), *self.ranges))
 
 
-def read_journal(path: Path, reference: str, boot_id: str) -> Record | None:
-    """Return what the journal at `path` proves about `reference`; None when it is absent, alien or malformed."""
+def read_journal(place: Place, reference: str, boot_id: str) -> Record | None:
+    """Return what the journal at `place` proves about `reference`; None when it is absent, alien or malformed."""
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]
+        lines = place.read_bytes().split(b"\n")[:-1]
         header = json.loads(lines[0])
         version = Version(int(header["size"]), str(header["etag"]), str(header["last_modified"]))
         record = Record(header["reference"], version, int(header["chunk_size"]))
@@ -109,14 +110,13 @@ def _number(digits: bytes) -> int:
     return int(digits) if digits.isdigit() and len(digits) < 19 else -1
 
 
-def read_label(path: Path) -> dict[str, str]:
-    """Return what the journal at `path` tells people, as it was given to `format_header`; nothing when it is illegible.
+def read_label(place: Place) -> dict[str, str]:
+    """Return what the journal at `place` tells people, as given to `format_header`; nothing when it is illegible.
 
     It proves nothing: a title for a list.
     """
     try:
-        with path.open("rb") as file:
-            header = json.loads(file.readline(_MAX_HEADER))
+        header = json.loads(place.read_bytes(_MAX_HEADER).partition(b"\n")[0])
         return {name: str(header[name]) for name in LABELS if name in header}
     except (OSError, RecursionError, TypeError, ValueError):
         return {}

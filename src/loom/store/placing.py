@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loom.store.inside import Place
+
 WAYS = {
     "auto": ("hard", "reflink", "copy"),
     "hard": ("hard",),
@@ -80,18 +82,19 @@ def require_writable(folder: str) -> None:
     os.close(target)
 
 
-def place(blob: str, out: str, mode: str = "auto", on_copied: Callable[[int], None] | None = None) -> Placement:
+def place(blob: Place, out: str, mode: str = "auto", on_copied: Callable[[int], None] | None = None) -> Placement:
     """Make `out` lead to the content of `blob`, as `mode` (a key of WAYS) has it. Raises OSError as it comes.
 
     on_copied: told the bytes copied so far, now and then.
     """
-    if "hard" in WAYS[mode] and _is_same_file(blob, out):
+    seen = blob.lstat()
+    if "hard" in WAYS[mode] and _is_file(seen, out):
         return Placement("kept")
     reasons: list[str] = []
     *better, last = WAYS[mode]
     for way in better:
         try:
-            _PLACERS[way](blob, out, on_copied)
+            _PLACERS[way](blob, seen, out, on_copied)
         except OSError as error:
             if error.errno not in _REASONS:
                 raise
@@ -100,7 +103,7 @@ def place(blob: str, out: str, mode: str = "auto", on_copied: Callable[[int], No
                 reasons.append(f"{_NAMES.get(way, way)}: {reason}")
         else:
             return Placement(way, "; ".join(reasons))
-    _PLACERS[last](blob, out, on_copied)
+    _PLACERS[last](blob, seen, out, on_copied)
     return Placement(last, "; ".join(reasons))
 
 
@@ -110,44 +113,56 @@ def place_descriptor(source: int, out: str) -> Placement:
     return Placement("copy", "the cache was removed meanwhile")
 
 
-def _is_same_file(one: str, other: str) -> bool:
+def _is_file(seen: os.stat_result, path: str) -> bool:
     try:
-        return os.path.samestat(os.lstat(one), os.lstat(other))
+        return os.path.samestat(seen, os.lstat(path))
     except OSError:
         return False
 
 
-def _link(blob: str, out: str, _on_copied: object) -> None:
-    try:
-        os.link(blob, out)
-    except FileExistsError:
-        _rename_in(out, lambda temporary: os.link(blob, temporary))
+def _link(blob: Place, seen: os.stat_result, out: str, _on_copied: object) -> None:
+    if not blob.inside.is_shared:
+        try:
+            blob.link_out(out)
+        except FileExistsError:
+            pass
+        else:
+            return
+    _rename_in(out, lambda temporary: _link_checked(blob, seen, temporary))
 
 
-def _symlink(blob: str, out: str, _on_copied: object) -> None:
-    os.stat(blob)  # else a link that leads nowhere would replace what stands there
-    _rename_in(out, lambda temporary: os.symlink(blob, temporary))
+def _link_checked(blob: Place, seen: os.stat_result, path: str) -> None:
+    """Link a blob, and make sure that it is the file that was looked at: others may write to its folder."""
+    blob.link_out(path)
+    if not _is_file(seen, path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), blob.path)
 
 
-def _reflink(blob: str, out: str, _on_copied: object) -> None:
+def _symlink(blob: Place, _seen: os.stat_result, out: str, _on_copied: object) -> None:
+    _rename_in(out, lambda temporary: os.symlink(blob.path, temporary))
+
+
+def _reflink(blob: Place, seen: os.stat_result, out: str, _on_copied: object) -> None:
     from fcntl import ioctl
 
-    _write_from(blob, out, lambda source, target: ioctl(target, _FICLONE, source))
+    _write_from(blob, seen, out, lambda source, target: ioctl(target, _FICLONE, source))
 
 
-def _copy_to(blob: str, out: str, on_copied: Callable[[int], None] | None) -> None:
-    _write_from(blob, out, lambda source, target: _copy(source, target, on_copied))
+def _copy_to(blob: Place, seen: os.stat_result, out: str, on_copied: Callable[[int], None] | None) -> None:
+    _write_from(blob, seen, out, lambda source, target: _copy(source, target, on_copied))
 
 
-def _write_from(blob: str, out: str, fill: Callable[[int, int], object]) -> None:
-    source = os.open(blob, os.O_RDONLY | os.O_CLOEXEC)
+def _write_from(blob: Place, seen: os.stat_result, out: str, fill: Callable[[int, int], object]) -> None:
+    source = blob.open()
     try:
+        if not os.path.samestat(seen, os.fstat(source)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), blob.path)
         _write_new(out, lambda target: fill(source, target))
     finally:
         os.close(source)
 
 
-_PLACERS: dict[str, Callable[[str, str, Callable[[int], None] | None], None]] = {
+_PLACERS: dict[str, Callable[[Place, os.stat_result, str, Callable[[int], None] | None], None]] = {
     "hard": _link,
     "reflink": _reflink,
     "symlink": _symlink,

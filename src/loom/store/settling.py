@@ -11,18 +11,19 @@ blob.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.store.cache import NEW, Cache, Ref, names_in, remove, settled_blob
+from loom.store.cache import NEW, Cache, Ref, settled_blob
 from loom.store.hashing import hash_file, hash_unchanged
+from loom.store.holding import try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from loom.store.inside import Place
 
 QUARANTINED = 4
 """So many wrong blobs are kept to be looked at: a disk that spoils them again and again must not fill up with them."""
@@ -53,22 +54,16 @@ def settle_in_turn(cache: Cache) -> None:
 
 @contextlib.contextmanager
 def _turn(cache: Cache) -> Iterator[bool]:
-    """Hold the lock of whoever settles, and tell whether it was to be had: as far as anybody can tell."""
-    lock = os.open(f"{cache.root}/staging/settling.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Try to take the settling lock; yield whether this process got it. Without file locks: always.
+
+    In a shared cache each user has a lock of his own: two who settle the same blob do the same.
+    """
+    name = f"settling-u{os.geteuid()}.lock" if cache.inside.is_shared else "settling.lock"
+    lock = cache.inside.place(f"staging/{name}").open_own(os.O_RDWR | os.O_CREAT)
     try:
-        yield _try_lock(lock)
+        yield try_lock(lock)
     finally:
         os.close(lock)
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # no locks here: two that settle at once do the same
-    return True
 
 
 def _settle_all_but(cache: Cache, failed: set[str]) -> int:
@@ -85,7 +80,7 @@ def _settle_all_but(cache: Cache, failed: set[str]) -> int:
 
 
 def _unsettled(cache: Cache) -> set[str]:
-    new = {f"{NEW}/{name}" for name in names_in(f"{cache.root}/blobs/{NEW}")}
+    new = {f"{NEW}/{name}" for name in cache.inside.names(f"blobs/{NEW}")}
     return new & {ref.blob for _, ref in cache.records() if ref is not None}
 
 
@@ -108,67 +103,82 @@ def settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None = No
 
 
 def _settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None) -> bool:
-    path = cache.blob_path(blob)
+    place = cache.blob(blob)
     trusted = next((ref for _, ref in _leading_to(cache, blob) if cache.is_whole(ref)), None)
     if trusted is None:
         return False
     has_survived = cache.has_survived(trusted)
-    digest = trusted.digest if has_survived and trusted.digest else hash_file(Path(path), on_hashed)
+    digest = trusted.digest if has_survived and trusted.digest else hash_file(place, on_hashed)
     if not has_survived and digest != trusted.digest:
         return False  # a reboot came before the sync, and what is here cannot be proved to be what was fetched
     if not cache.is_whole(trusted):
         return False  # somebody wrote into it while it was hashed: then the digest proves nothing
-    _sync(path)
-    mtime_ns = _give_name(cache, path, digest, trusted)
-    for key, ref in _leading_to(cache, blob):  # read again: a fetch may have replaced one, or made another one
-        ref.blob, ref.digest, ref.mtime_ns = settled_blob(digest), digest, mtime_ns
-        ref.verified = ref.verified or "computed"
-        cache.amend(key, ref)
-    _sync(f"{cache.root}/refs")
-    remove(path)
+    _sync(place)
+    name, mtime_ns = _give_name(cache, place, digest, trusted)
+    is_certain = True
+    for key, ref in cache.records():  # read again: a fetch may have replaced one, or made another one
+        is_certain = is_certain and ref is not None
+        if ref is not None and ref.blob == blob:
+            ref.blob, ref.digest, ref.mtime_ns = name, digest, mtime_ns
+            ref.verified = ref.verified or "computed"
+            cache.amend(key, ref)
+    cache.inside.sync("refs")
+    if is_certain:  # else what cannot be read now may still lead there: `loom cache gc` removes the name later
+        place.unlink()
     return True
 
 
-def _give_name(cache: Cache, path: str, digest: str, trusted: Ref) -> int:
-    """Give the blob the name of its digest, unless there is one of that content; return the time to believe it by.
+def _give_name(cache: Cache, place: Place, digest: str, trusted: Ref) -> tuple[str, int]:
+    """Give the blob the name of its digest, unless there is one of that content; return the name, the time to believe.
 
     That is the time from before the hash, so that a write since then is not believed.
     """
     name = settled_blob(digest)
-    final = cache.blob_path(name)
-    os.makedirs(os.path.dirname(final), exist_ok=True)
-    if os.path.exists(final):
+    final = cache.blob(name)
+    cache.inside.make_folder(f"blobs/{name.rpartition('/')[0]}")
+    if final.is_taken() and not _give_way(final):
+        name = settled_blob(digest, os.geteuid())
+        final = cache.blob(name)
+    if final.is_there():
         known = next((ref for _, ref in _leading_to(cache, name) if cache.is_whole(ref)), None)
         if known is not None:
-            return known.mtime_ns
+            return name, known.mtime_ns
         with contextlib.suppress(OSError):
-            found, mtime_ns = hash_unchanged(Path(final))
+            found, mtime_ns = hash_unchanged(final)
             if found == digest:
-                return mtime_ns
+                return name, mtime_ns
         quarantine(cache, final)
     try:
-        os.link(path, final)
+        place.link(final)
     except FileExistsError:
-        return _give_name(cache, path, digest, trusted)
+        return _give_name(cache, place, digest, trusted)
     except OSError:
-        os.replace(path, final)  # no hard links here: for a moment no reference leads to it, which costs a fetch
-    _sync(os.path.dirname(final))
-    return trusted.mtime_ns
+        place.replace(final)  # no hard links here: for a moment no reference leads to it, which costs a fetch
+    cache.inside.sync(f"blobs/{name.rpartition('/')[0]}")
+    return name, trusted.mtime_ns
 
 
-def quarantine(cache: Cache, path: str) -> str:
+def _give_way(final: Place) -> bool:
+    """Remove what stands in the way and is not to be believed; return whether the name is free or well taken."""
+    try:
+        return final.is_there() or final.unlink()
+    except OSError:
+        return False
+
+
+def quarantine(cache: Cache, place: Place) -> str:
     """Put a wrong blob where nothing finds it any more; return its new path. Only the last few stay. Raises OSError."""
-    folder = f"{cache.root}/quarantine"
-    os.makedirs(folder, exist_ok=True)
-    target = f"{folder}/{os.path.basename(path)}-{time.time_ns():016x}"
-    os.replace(path, target)
-    for name in sorted(names_in(folder), key=lambda name: name.rpartition("-")[2])[:-QUARANTINED]:
-        remove(f"{folder}/{name}")
-    return target
+    cache.inside.make_folder("quarantine")
+    target = cache.inside.place(f"quarantine/{place.last}-{time.time_ns():016x}")
+    place.replace(target)
+    names = sorted(cache.inside.names("quarantine"), key=lambda name: name.rpartition("-")[2])
+    for name in names[:-QUARANTINED]:
+        target.beside(name).unlink()
+    return target.path
 
 
-def _sync(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _sync(place: Place) -> None:
+    fd = place.open()
     try:
         os.fsync(fd)
     finally:

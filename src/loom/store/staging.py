@@ -28,7 +28,8 @@ from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.allocation import Allocator
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
-from loom.store.holding import Holder, find_holder
+from loom.store.holding import Holder, find_holder, is_locked
+from loom.store.inside import FILE_MODE, Foreign, Inside, Place, share
 from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal, read_label
 from loom.store.placing import is_among_devices
 
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 XATTR = "user.loom.origin"
 """The extended attribute that tells of a published file which version of which reference it is."""
-
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-"""A link that somebody planted under our name must not make us write elsewhere."""
 
 PIECE_SIZE = 256 * 1024
 """Bytes per write. The kernel allocates page cache in units up to the size of a write: large ones cost
@@ -57,6 +55,10 @@ _MAX_NAME = 255
 
 
 _NOTHING: Mapping[str, str] = {}
+
+
+class NotOurs(StoreError):
+    """Another user's unfinished download has the name, and nobody is at it: go on beside it."""
 
 
 class TakenOver(StoreError):
@@ -84,9 +86,12 @@ class Staging:
         self._rank = rank
         self._label = dict(label)
         self._reference = reference
-        self._stem = folder / reference if folder else out.with_name(f".{out.name}")
-        self._part_path, self._journal_path = _paths(self._stem, rank)
         self._is_cached = folder is not None
+        self._inside = Inside(str(folder.parent if folder else out.parent))
+        is_inside = out.is_relative_to(self._inside.root)
+        self._out = self._inside.place(str(out.relative_to(self._inside.root))) if is_inside else Place.of(out)
+        self._stem = f"{folder.name}/{reference}" if folder else f".{out.name}"
+        self._part, self._journal_at = _places(self._inside, self._stem, rank)
         self._boot_id = read_boot_id()
         self._lock: int | None = None
         self._fd = -1
@@ -105,10 +110,11 @@ class Staging:
     def try_claim(self) -> bool:
         """Take the lock; False when another process holds it, or did so a moment ago: then ask again.
 
-        Where there are no locks, everybody gets it.
+        Where there are no locks, everybody gets it. Raises NotOurs when another user's file has the name.
         """
-        with faults("write to", self._journal_path.parent):
-            fd = os.open(self._journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o644)
+        fd = self._open_journal()
+        if fd is None:
+            return False
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -116,32 +122,59 @@ class Staging:
             return False
         except OSError:
             pass  # this file system has no locks: correctness does not rest on them
-        if not _is_same_file(fd, self._journal_path):
+        if not _is_same_file(fd, self._journal_at):
             os.close(fd)  # its owner has published and removed it between our open and our lock
             return False
         self._lock = fd
         return True
 
+    def _open_journal(self) -> int | None:
+        """Open the journal, or make it; None while another user whose files are believed here is fetching."""
+        place = self._journal_at
+        try:
+            fd = place.open_own(os.O_RDWR | os.O_CREAT)
+        except PermissionError as error:
+            if not place.is_taken():
+                raise translate(error, "write to", place.folder) from error
+            if is_locked(place):
+                return None
+            raise NotOurs(f"{place} belongs to another user") from error
+        except Foreign as error:
+            raise NotOurs(f"{place} belongs to another user") from error
+        except OSError as error:
+            raise translate(error, "write to", place.folder) from error
+        try:
+            self._part.require_own()
+        except OSError as error:
+            os.close(fd)
+            raise NotOurs(f"{self._part} belongs to another user") from error
+        return fd
+
     def beside(self) -> Staging:
-        """Return another staging for the same file, for who will not wait any longer for the holder of this one."""
+        """Return another staging for the same file, for a process that cannot have this one."""
+        if self._rank + 1 == MAX_RANK:
+            raise StoreError(
+                f"{MAX_RANK} unfinished downloads of {self.out.name} stand in the way",
+                f"remove them from {self._part.folder}",
+            )
         return Staging(self.out, self._reference, self._folder, self._label, self._rank + 1)
 
     def holder(self) -> Holder | None:
         """Return the process that holds the lock, as far as anybody can tell."""
-        return find_holder(self._journal_path)
+        return find_holder(self._journal_at)
 
     def unfinished(self) -> Record | None:
         """Return what is left of an earlier fetch of the same reference and can be believed."""
-        record = read_journal(self._journal_path, self._reference, self._boot_id)
+        record = read_journal(self._journal_at, self._reference, self._boot_id)
         try:
-            size = self._part_path.stat().st_size
+            size = self._part.lstat().st_size
         except OSError:
             return None
         return record if record is not None and size == record.version.size else None
 
     def watch(self) -> tuple[int, int] | None:
         """Return how far another process has got: bytes on record and the whole size; None when nobody can tell."""
-        record = read_journal(self._journal_path, self._reference, self._boot_id)
+        record = read_journal(self._journal_at, self._reference, self._boot_id)
         if record is None or record.version.size is None:
             return None
         return record.have().total, record.version.size
@@ -170,12 +203,12 @@ class Staging:
         header = format_header(Record(self._reference, version, chunk_size), boot_id, self._label)
         if resumed is None:
             self._renew_journal(b"")  # first: an old journal must never meet a new part
-        with faults("write", self._part_path), self._taking_over():
+        with faults("write", self._part), self._taking_over():
             self._fd = self._open_part(keep=resumed is not None)
             if size is not None:
                 self._make_room(size, is_new=resumed is None)
         if resumed is None:
-            with faults("write", self._journal_path):
+            with faults("write", self._journal_at):
                 _append_all(self._claimed, header)
         else:
             text = header + format_entries(resumed.entries) + format_synced(resumed.synced)
@@ -198,15 +231,15 @@ class Staging:
         try:
             yield
         except (FileNotFoundError, FileExistsError) as error:
-            if not self._is_cached and not self._part_path.parent.is_dir():
+            if not self._is_cached and not os.path.isdir(self._part.folder):
                 raise
-            raise TakenOver(f"another process took over {self._part_path}", "run the same command again") from error
+            raise TakenOver(f"another process took over {self._part}", "run the same command again") from error
 
     def _open_part(self, *, keep: bool) -> int:
-        if not keep:
-            self._part_path.unlink(missing_ok=True)
-        flags = os.O_RDWR | os.O_CLOEXEC | _NOFOLLOW
-        return os.open(self._part_path, flags if keep else flags | os.O_CREAT | os.O_EXCL, 0o666)
+        if keep:
+            return self._part.open_own(os.O_RDWR)
+        self._part.unlink()
+        return self._part.create(os.O_RDWR, FILE_MODE if self._is_cached else 0o666)
 
     def _renew_journal(self, text: bytes, *, is_durable: bool = False) -> None:
         """Put a journal that says `text` in the place of the old one, in one step, locked from before it is there.
@@ -215,19 +248,19 @@ class Staging:
         reboot does not take the belief in. Where locks do not work, whoever else is at it goes on to write the old one,
         which nobody reads any more: it speaks of a part that may not be ours.
         """
-        old, fresh = self._claimed, self._journal_path.with_name(f".{os.urandom(6).hex()}.loom.tmp")
-        with faults("write", self._journal_path), self._taking_over():
-            fd = os.open(fresh, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        old, fresh = self._claimed, self._journal_at.beside(f".{os.urandom(6).hex()}.loom.tmp")
+        with faults("write", self._journal_at), self._taking_over():
+            fd = fresh.create(os.O_RDWR | os.O_APPEND)
             try:
                 with contextlib.suppress(OSError):
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _append_all(fd, text)
                 if is_durable:
                     os.fsync(fd)
-                fresh.replace(self._journal_path)
+                fresh.replace(self._journal_at)
             except BaseException:
                 os.close(fd)
-                fresh.unlink(missing_ok=True)
+                fresh.unlink()
                 raise
         self._lock = fd
         os.close(old)
@@ -239,7 +272,7 @@ class Staging:
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write `data` at `offset` of the part. Raises StoreFull, StoreError."""
-        with faults("write", self._part_path):
+        with faults("write", self._part):
             _write_all(self._fd, data, offset)
 
     def splice(self, pipe: int, size: int, offset: int) -> None:
@@ -251,7 +284,7 @@ class Staging:
             except OSError as error:
                 if error.errno in (errno.EINVAL, errno.EOPNOTSUPP) and offset == end - size:
                     raise
-                raise translate(error, "write", self._part_path) from error
+                raise translate(error, "write", self._part) from error
 
     def record(self, indexes: Iterable[int]) -> None:
         """Put chunks whose bytes are written on record."""
@@ -288,7 +321,7 @@ class Staging:
         except OSError as error:
             os.close(self._journal)
             self._journal = -1
-            raise translate(error, "write", self._journal_path) from error
+            raise translate(error, "write", self._journal_at) from error
 
     def sync(self) -> None:
         """Bring what is on record to the disk, and say so in the journal. Raises StoreFull, StoreError.
@@ -302,7 +335,7 @@ class Staging:
             recorded, part = self._entries, os.dup(self._fd)
         self._can_vouch = False
         try:
-            with faults("sync", self._part_path):
+            with faults("sync", self._part):
                 os.fsync(part)
         finally:
             os.close(part)
@@ -313,12 +346,12 @@ class Staging:
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the part from `offset`."""
-        with faults("read", self._part_path):
+        with faults("read", self._part):
             return os.pread(self._fd, size, offset)
 
     def truncate(self, size: int) -> None:
         """Cut the part to `size` bytes: a stream is over, or begins again."""
-        with faults("write", self._part_path):
+        with faults("write", self._part):
             os.ftruncate(self._fd, size)
 
     # Ending
@@ -332,7 +365,7 @@ class Staging:
         with faults("replace", self.out):
             self._note(version)
             if self._is_cached:
-                os.fchmod(self._fd, os.fstat(self._fd).st_mode & 0o444)
+                self._make_read_only()
             self._rename()
         self.is_published = True
         if then is not None:
@@ -340,15 +373,20 @@ class Staging:
         self._remove_journal()
         self.close()
 
+    def _make_read_only(self) -> None:
+        with contextlib.suppress(OSError):  # a file system without permissions: the blob's time tells of a write
+            os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._fd).st_mode) & 0o444)
+        share(self._fd, self._inside)
+
     def _rename(self) -> None:
         try:
-            if _is_same_file(self._fd, self._part_path):
-                os.replace(self._part_path, self.out)
+            if _is_same_file(self._fd, self._part):
+                self._part.replace(self._out)
                 return
         except FileNotFoundError:
             pass  # somebody else has just done so
-        if not _is_same_file(self._fd, self.out):
-            raise TakenOver(f"another process took over {self._part_path}", "run the same command again")
+        if not _is_same_file(self._fd, self._out):
+            raise TakenOver(f"another process took over {self._part}", "run the same command again")
 
     def _note(self, version: Version) -> None:
         with contextlib.suppress(OSError, AttributeError):
@@ -364,8 +402,8 @@ class Staging:
     def discard(self) -> None:
         """Remove what was staged."""
         with contextlib.suppress(OSError):
-            if _is_same_file(self._fd, self._part_path):
-                self._part_path.unlink()
+            if _is_same_file(self._fd, self._part):
+                self._part.unlink()
         self._remove_journal()
         self.close()
 
@@ -376,15 +414,15 @@ class Staging:
         it is of this file and reference goes, with its lock; where there are no locks, nothing does.
         """
         for rank in range(MAX_RANK):
-            part, journal = _paths(self._stem, rank)
+            part, journal = _places(self._inside, self._stem, rank)
             with contextlib.suppress(OSError):
-                fd = os.open(journal, os.O_RDONLY | os.O_CLOEXEC | _NOFOLLOW)
+                fd = journal.open()
                 try:
                     self._remove_abandoned(fd, part, journal)
                 finally:
                     os.close(fd)
 
-    def _remove_abandoned(self, fd: int, part: Path, journal: Path) -> None:
+    def _remove_abandoned(self, fd: int, part: Place, journal: Place) -> None:
         record, name = read_journal(journal, self._reference, self._boot_id), read_label(journal).get("name")
         is_quiet = time.time() - os.fstat(fd).st_mtime > QUIET_S
         if record is None or name != self._label.get("name") or not is_quiet:
@@ -392,13 +430,13 @@ class Staging:
         is_held = self._lock is not None and _is_same_file(self._lock, journal)
         fcntl.flock(self._claimed if is_held else fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_same_file(fd, journal):
-            part.unlink(missing_ok=True)
+            part.unlink()
             journal.unlink()
 
     def close(self) -> None:
         """Let go of files and lock; what was staged stays for the next fetch, unless there is nothing."""
         is_empty = self._lock is not None and self._fd < 0 and os.fstat(self._lock).st_size == 0
-        if is_empty and not self._part_path.exists():
+        if is_empty and not self._part.is_taken():
             self._remove_journal()
         for fd in (self._fd, self._journal, self._lock):
             if fd is not None and fd >= 0:
@@ -408,8 +446,8 @@ class Staging:
 
     def _remove_journal(self) -> None:
         with contextlib.suppress(OSError):
-            if self._lock is not None and _is_same_file(self._lock, self._journal_path):
-                self._journal_path.unlink()
+            if self._lock is not None and _is_same_file(self._lock, self._journal_at):
+                self._journal_at.unlink()
 
     def _make_room(self, size: int, *, is_new: bool) -> None:
         """Give the part its size, or leave no empty one behind."""
@@ -451,10 +489,10 @@ def check_out(path: Path) -> Path:
     return folder / path.name
 
 
-def _paths(stem: Path, rank: int) -> tuple[Path, Path]:
-    """Return the paths of part and journal."""
-    name = f"{stem.name}.{rank}" if rank else stem.name
-    return stem.with_name(f"{name}.loom.part"), stem.with_name(f"{name}.loom.journal")
+def _places(inside: Inside, stem: str, rank: int) -> tuple[Place, Place]:
+    """Return where part and journal lie."""
+    name = f"{stem}.{rank}" if rank else stem
+    return inside.place(f"{name}.loom.part"), inside.place(f"{name}.loom.journal")
 
 
 def _mode_of(path: Path) -> int:
@@ -477,8 +515,8 @@ def _append_all(fd: int, text: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _is_same_file(fd: int, path: Path) -> bool:
+def _is_same_file(fd: int, place: Place) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
+        return os.path.samestat(os.fstat(fd), place.lstat())
     except OSError:
         return False

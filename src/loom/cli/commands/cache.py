@@ -134,7 +134,7 @@ def _to_dict(cache: Cache, blob: Blob) -> dict[str, Any]:
         "path": blob.path,
         "links": blob.links,
         "symlinks": list(blob.symlinks),
-        "in_use": is_in_use(blob.path),
+        "in_use": is_in_use(blob.place),
         "verified": blob.state,
         "fetched_at": _fetched_at(blob),
         "used_at": blob.used_at,
@@ -259,7 +259,7 @@ def _rm(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
         if not remove_part(one):
             raise UsageError(f"{one.title} is being fetched by another process", "stop it first")
         return _tell_removed(cache, Removed(freed=one.size, parts=(one,)), voice)
-    if is_in_use(one.path):
+    if is_in_use(one.place):
         raise UsageError(f"{one.title} is in use by another process", "stop it first")
     return _tell_removed(cache, remove_blobs(cache, [one]), voice)
 

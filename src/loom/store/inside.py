@@ -1,0 +1,419 @@
+"""Files inside a folder that other users may write to, reached so that no step leaves the folder.
+
+The kernel resolves a path anew at every call, so a user who may write to a folder on the way can put a symbolic link, a
+pipe or a file of his own there. Here each folder below the root is opened by itself and never through a link (openat,
+O_NOFOLLOW), opening never waits, and what was opened is looked at (fstat) before it is used. The root itself is what
+the user named, so links that lead to it are followed.
+
+A file is believed when it is a regular file and its owner is this user, root, or the owner of the root; in a folder
+that one group shares (writable for the group, not for everybody, and this user is a member), also when it belongs to
+that group. Everything else is Foreign (docs/howto/shared-cache.md).
+
+Rule: this module is on the path of a hit, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+_PASSING = _FOLDER | getattr(os, "O_PATH", 0)
+"""To pass through a folder the right to search it is enough."""
+
+_FILE = os.O_CLOEXEC | _NOFOLLOW | os.O_NONBLOCK
+
+_LEASE_TRIES = 200
+"""A write lease (inventory.is_in_use) makes an open that must not wait fail; it is held for microseconds."""
+
+FILE_MODE = 0o644
+"""Permissions of what Loom writes into a cache: nothing there is ever written by a second user."""
+
+
+class Foreign(OSError):
+    """What has the name is no file to be believed: a link, a pipe, a device, or a file of another user."""
+
+
+class Inside:
+    """A folder as `root`, and who is believed in it. Raises OSError as it comes."""
+
+    __slots__ = ("_rule", "root")
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._rule: tuple[tuple[int, ...], int, bool] | None = None
+
+    def place(self, name: str) -> Place:
+        """Return the file with this name: a path below the root, with "/" between folders."""
+        return Place(self, name)
+
+    def _trust(self) -> tuple[tuple[int, ...], int, bool]:
+        """Return the owners that are believed, the group that is (-1: none), and whether others may write here."""
+        if self._rule is None:
+            seen, user = os.stat(self.root), os.geteuid()
+            is_shared_by_group = stat.S_IMODE(seen.st_mode) & 0o022 == 0o020
+            is_member = is_shared_by_group and seen.st_gid in (os.getegid(), *os.getgroups())
+            is_shared = seen.st_mode & 0o022 != 0 or seen.st_uid != user
+            self._rule = (user, 0, seen.st_uid), seen.st_gid if is_member else -1, is_shared
+        return self._rule
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether users other than this one may write here."""
+        try:
+            return self._trust()[2]
+        except OSError:
+            return False
+
+    @property
+    def group(self) -> int:
+        """The group that shares this folder, and that this user is in; -1 for none."""
+        try:
+            return self._trust()[1]
+        except OSError:
+            return -1
+
+    def check(self, seen: os.stat_result) -> None:
+        """Raise Foreign for what is no regular file, or belongs to a user who is not believed here."""
+        if not stat.S_ISREG(seen.st_mode):
+            raise Foreign(errno.EPERM, "not a regular file")
+        self.check_owner(seen)
+
+    def check_owner(self, seen: os.stat_result) -> None:
+        """Raise Foreign for what belongs to a user who is not believed here."""
+        owners, group, _ = self._trust()
+        if seen.st_uid not in owners and (group < 0 or seen.st_gid != group):
+            raise Foreign(errno.EPERM, f"a file of user {seen.st_uid}")
+
+    def enter(self, folder: str, flags: int = _PASSING) -> int:
+        """Open a folder below the root, "" for the root, through no link; the caller closes it."""
+        fd = os.open(self.root, flags)
+        for name in folder.split("/") if folder else ():
+            try:
+                inner = os.open(name, flags | _NOFOLLOW, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = inner
+        return fd
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder below the root, and those on the way, unless they are there."""
+        os.makedirs(self.root, exist_ok=True)
+        fd = os.open(self.root, _FOLDER)
+        try:
+            for name in folder.split("/"):
+                is_new = _make(name, fd)
+                inner = os.open(name, (_FOLDER if is_new else _PASSING) | _NOFOLLOW, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+                if is_new:
+                    self._share_folder(fd)
+        finally:
+            os.close(fd)
+
+    def _share_folder(self, fd: int) -> None:
+        """Let those write to a new folder who may write to the root; only its own user removes a file from it.
+
+        Among the members of a group there is no such limit: they may evict each other's blobs.
+        """
+        mode = stat.S_IMODE(os.stat(self.root).st_mode)
+        if mode & 0o022:
+            sticky = stat.S_ISVTX if mode & 0o002 else 0
+            try:
+                os.fchmod(fd, mode | sticky)
+            except OSError:
+                return  # it is used as it is; who cannot write to it fetches without the cache
+
+    def has_folder(self, folder: str) -> bool:
+        """Return whether there is such a folder below the root."""
+        try:
+            os.close(self.enter(folder))
+        except OSError:
+            return False
+        return True
+
+    def can_write(self, folder: str) -> bool:
+        """Return whether this user may make files in a folder below the root."""
+        fd = self.enter(folder)
+        try:
+            return os.access(".", os.W_OK | os.X_OK, dir_fd=fd)
+        finally:
+            os.close(fd)
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names in a folder below the root; none when it is no folder, or a link to one."""
+        try:
+            fd = self.enter(folder, _FOLDER)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return []
+            raise
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+    def look(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield the files in a folder that can be believed, with what is seen of each, in no order."""
+        try:
+            fd = self.enter(folder, _FOLDER)
+        except OSError:
+            return
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    try:
+                        seen = entry.stat(follow_symlinks=False)
+                        self.check(seen)
+                    except OSError:
+                        continue
+                    yield entry.name, seen
+        finally:
+            os.close(fd)
+
+    def sync(self, folder: str) -> None:
+        """Bring the names in a folder to the disk, where the file system can do that for a folder."""
+        fd = self.enter(folder, _FOLDER)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        finally:
+            os.close(fd)
+
+
+class Place:
+    """One file inside: every step to it is taken anew, so that it may come and go. Raises OSError, Foreign."""
+
+    __slots__ = ("_folder", "_last", "inside", "name")
+
+    def __init__(self, inside: Inside, name: str) -> None:
+        self.inside = inside
+        self.name = name
+        self._folder, _, self._last = name.rpartition("/")
+
+    @staticmethod
+    def of(path: str | os.PathLike[str]) -> Place:
+        """Return the file at a path whose folder the user named."""
+        folder, name = os.path.split(os.fspath(path))
+        return Place(Inside(folder or "."), name)
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def path(self) -> str:
+        """The path, to be shown."""
+        return os.path.join(self.inside.root, self.name)
+
+    @property
+    def folder(self) -> str:
+        """The path of the folder, to be shown."""
+        return os.path.dirname(self.path)
+
+    @property
+    def last(self) -> str:
+        """The name in its folder."""
+        return self._last
+
+    def beside(self, last: str) -> Place:
+        """Return another file of the same folder."""
+        return Place(self.inside, f"{self._folder}/{last}" if self._folder else last)
+
+    def lstat(self) -> os.stat_result:
+        """Return what is seen of the file."""
+        fd = self.inside.enter(self._folder)
+        try:
+            seen = os.stat(self._last, dir_fd=fd, follow_symlinks=False)
+        finally:
+            os.close(fd)
+        self.inside.check(seen)
+        return seen
+
+    def is_there(self) -> bool:
+        """Return whether there is a file to be believed."""
+        try:
+            self.lstat()
+        except OSError:
+            return False
+        return True
+
+    def is_taken(self) -> bool:
+        """Return whether anything at all has the name."""
+        try:
+            self.lstat()
+        except Foreign:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def open(self, flags: int = os.O_RDONLY) -> int:
+        """Open the file and return its descriptor, which the caller closes."""
+        fd = self._open(flags, 0)
+        try:
+            self.inside.check(os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def open_own(self, flags: int, mode: int = FILE_MODE) -> int:
+        """Open a file that is written again and again: it must be this user's, with no second name."""
+        fd = self._open(flags, mode)
+        try:
+            self._check_own(os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def require_own(self) -> None:
+        """Raise Foreign when the name is taken by what `open_own` would refuse."""
+        try:
+            self._check_own(self.lstat())
+        except FileNotFoundError:
+            return
+
+    def _check_own(self, seen: os.stat_result) -> None:
+        if not stat.S_ISREG(seen.st_mode):
+            raise Foreign(errno.EPERM, "not a regular file")
+        if seen.st_nlink > 1:
+            raise Foreign(errno.EPERM, "a file with another name")
+        if seen.st_uid != os.geteuid() and self.inside.is_shared:
+            self.inside.check(seen)
+            if seen.st_uid != os.stat(self.inside.root).st_uid:
+                raise Foreign(errno.EPERM, f"a file of user {seen.st_uid}")
+
+    def create(self, flags: int = os.O_RDWR, mode: int = FILE_MODE) -> int:
+        """Make the file, which must not be there, and return its descriptor, which the caller closes."""
+        fd = self._open(flags | os.O_CREAT | os.O_EXCL, mode)
+        share(fd, self.inside)
+        return fd
+
+    def _open(self, flags: int, mode: int) -> int:
+        folder = self.inside.enter(self._folder)
+        try:
+            for _ in range(_LEASE_TRIES):
+                try:
+                    return os.open(self._last, flags | _FILE, mode, dir_fd=folder)
+                except BlockingIOError:
+                    time.sleep(0.001)
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK):
+                raise Foreign(errno.EPERM, "not a regular file") from None
+            raise
+        finally:
+            os.close(folder)
+
+    def read_bytes(self, limit: int = -1) -> bytes:
+        """Return the content, at most `limit` bytes of it."""
+        with os.fdopen(self.open(), "rb", buffering=0) as file:
+            return file.read(limit) or b""
+
+    def unlink(self) -> bool:
+        """Remove the name, whatever it is of; return whether it was there."""
+        try:
+            folder = self.inside.enter(self._folder)
+        except FileNotFoundError:
+            return False
+        try:
+            os.unlink(self._last, dir_fd=folder)
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(folder)
+        return True
+
+    def replace(self, target: Place) -> None:
+        """Give the file another name, in the place of what has it."""
+        self._with(target, os.replace)
+
+    def link(self, target: Place) -> None:
+        """Give the file a second name, which must be free."""
+        self._with(target, _link)
+
+    def _with(self, target: Place, step: Callable[..., None]) -> None:
+        source = self.inside.enter(self._folder)
+        try:
+            folder = target.inside.enter(target._folder)
+            try:
+                step(self._last, target._last, src_dir_fd=source, dst_dir_fd=folder)
+            finally:
+                os.close(folder)
+        finally:
+            os.close(source)
+
+    def link_out(self, path: str) -> None:
+        """Give the file a second name outside, which must be free."""
+        folder = self.inside.enter(self._folder)
+        try:
+            os.link(self._last, path, src_dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(folder)
+
+    def utime(self, ns: tuple[int, int] | None = None) -> None:
+        """Set the times of access and change, in ns; to now by default."""
+        self.lstat()
+        folder = self.inside.enter(self._folder)
+        try:
+            if ns is None:
+                os.utime(self._last, dir_fd=folder, follow_symlinks=False)
+            else:
+                os.utime(self._last, ns=ns, dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(folder)
+
+    def symlink(self, target: str) -> None:
+        """Make the name, which must be free, a symbolic link: a note for Loom, which never follows it."""
+        folder = self.inside.enter(self._folder)
+        try:
+            os.symlink(target, self._last, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def readlink(self) -> tuple[str, float]:
+        """Return the note that `symlink` wrote, if a user who is believed wrote it, and when, seconds since 1970."""
+        folder = self.inside.enter(self._folder)
+        try:
+            seen = os.stat(self._last, dir_fd=folder, follow_symlinks=False)
+            self.inside.check_owner(seen)
+            return os.readlink(self._last, dir_fd=folder), seen.st_mtime
+        finally:
+            os.close(folder)
+
+
+def share(fd: int, inside: Inside) -> None:
+    """Let the group that shares the folder read a file, whatever the umask is. Never fails."""
+    group = inside.group
+    if group < 0:
+        return
+    try:
+        seen = os.fstat(fd)
+        if seen.st_gid == group and not seen.st_mode & stat.S_IRGRP:
+            os.fchmod(fd, stat.S_IMODE(seen.st_mode) | stat.S_IRGRP)
+    except OSError:
+        return
+
+
+def _make(name: str, folder: int) -> bool:
+    try:
+        os.mkdir(name, dir_fd=folder)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _link(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+    os.link(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=False)
