@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from loom.errors import Cancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from loom.core.options import Options
     from loom.core.receipt import Progress, Receipt
@@ -44,6 +44,7 @@ def fetch(
     ca_file: str | os.PathLike[str] | None = None,
     cert: str | os.PathLike[str] | None = None,
     key: str | os.PathLike[str] | None = None,
+    allow_redirect_to: Sequence[str] | None = None,
     no_cache: bool | None = None,
     cache: str | os.PathLike[str] | None = None,
     link: str | None = None,

@@ -39,6 +39,7 @@ OTHERS = frozenset(
         "ALLOW_ANONYMOUS",
         "ALLOW_CIDR",
         "ALLOW_HOST",
+        "ALLOW_REDIRECT_TO",
         "CONFIG",
         "CONTROL_KEY",
         "DEBUG",

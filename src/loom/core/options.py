@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node, check_zone
+from loom.core.redirects import parse_allowed
 from loom.core.tokens import MAX_TOKENS, are_tokens
 from loom.errors import UsageError
 
@@ -65,6 +66,8 @@ class Options:
     cert: PEM file of the client certificate to show to the host of the URL when it asks for one, never to another host
         that it redirects to; the private key may be in the same file.
     key: PEM file of the private key of `cert`, not encrypted. None when `cert` holds it.
+    allow_redirect_to: host names, addresses and networks that a redirect may lead to, though they are loopback,
+        link-local or metadata addresses and the origin is not there itself.
     no_cache: fetch straight to the output, staged beside it, and leave the cache alone.
     cache: the cache's folder; None for $LOOM_CACHE, else $XDG_CACHE_HOME/loom, else ~/.cache/loom.
     link: how the output gets its bytes from the cache: "auto" (hard link, else reflink, else copy), "hard", "reflink",
@@ -105,6 +108,7 @@ class Options:
     ca_file: str | None = None
     cert: str | None = None
     key: str | None = None
+    allow_redirect_to: Sequence[str] = ()
     no_cache: bool = False
     cache: str | None = None
     link: str = "auto"
@@ -309,6 +313,15 @@ def _header(spelled: str, name: Any, value: Any) -> None:
         raise UsageError(f"{spelled}: {name!r} is set by Loom itself", "leave it out")
 
 
+def _redirects(spelled: str, value: Any) -> None:
+    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        raise UsageError(f"{spelled} must be a sequence of texts", 'write ["169.254.20.10"]')
+    try:
+        parse_allowed(value)
+    except UsageError as error:
+        raise UsageError(f"{spelled}: {error.message}", error.hint) from None
+
+
 def _sha256(spelled: str, value: Any) -> None:
     _text(spelled, value)
     digits = _parse_sha256(value)
@@ -333,6 +346,7 @@ _CHECKS: dict[str, Check] = {
     "ca_file": _path,
     "cert": _path,
     "key": _path,
+    "allow_redirect_to": _redirects,
     "no_cache": _switch,
     "cache": _path,
     "link": _one_of(LINKS),

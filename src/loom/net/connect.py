@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Mapping
 
+    from loom.core.redirects import RedirectGuard
     from loom.core.urls import Endpoint
     from loom.net.tls import ClientCertificate
 
@@ -50,6 +51,15 @@ class ProxyUnreachable(OSError):
     def __init__(self, proxy: Proxy, cause: OSError) -> None:
         super().__init__(f"the proxy {proxy.host}:{proxy.port} cannot be reached")
         self.cause = cause
+
+
+class Barred(OSError):
+    """A redirect leads to an address that it may not lead to. host: as the URL has it; ip: "" when a proxy resolves."""
+
+    def __init__(self, host: str, ip: str, kind: str) -> None:
+        where = f" ({ip})" if ip and ip != host else ""
+        super().__init__(f"{host}{where}, a {kind} address")
+        self.host = host
 
 
 class HandshakeSilent(OSError):
@@ -86,19 +96,26 @@ class Connector:
         """Return the proxy that requests to `endpoint` go through."""
         return choose_proxy(endpoint, self._environ)
 
-    async def open(self, endpoint: Endpoint, *, shows_certificate: bool = False) -> socket.socket:
+    async def open(
+        self, endpoint: Endpoint, *, shows_certificate: bool = False, guard: RedirectGuard | None = None
+    ) -> socket.socket:
         """Return a connected, non-blocking socket; for https the handshake is done and the certificate verified.
 
-        shows_certificate: whether this host may have ours, if it asks for one.
+        shows_certificate: whether this host may have ours, if it asks for one. guard: judges where a redirect leads.
         """
         proxy = self.proxy_for(endpoint)
         host, port = (proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port)
+        judge = guard if guard is not None and guard.judges(endpoint) else None
+        if judge is not None and proxy and (kind := judge.bars_host(endpoint.host)):
+            raise Barred(endpoint.host, "", kind)
         try:
-            sock, address = await self._race(host, port)
+            sock, address = await self._race(host, port, None if proxy else judge)
         except OSError as error:
             if proxy is None:
                 raise
             raise ProxyUnreachable(proxy, error) from error
+        if guard is not None and judge is None and not proxy:
+            guard.came_home(address[1][0])
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if endpoint.scheme == "https":
@@ -145,12 +162,13 @@ class Connector:
                 self._anonymous = _http_context(self._ca_file)
             return self._anonymous
 
-    async def _race(self, host: str, port: int) -> tuple[socket.socket, Address]:
+    async def _race(self, host: str, port: int, judge: RedirectGuard | None) -> tuple[socket.socket, Address]:
         """Connect to the first address that answers, each starting a moment after the last (RFC 8305).
 
-        When all are late the name is looked up again, and what is new joins in.
+        When all are late the name is looked up again, and what is new joins in. Addresses that `judge` bars are left
+        out. Raises Barred when there are no other ones.
         """
-        trusted, others = await self._resolver.addresses(host, port)
+        trusted, others = await self._permitted(host, port, judge)
         waiting = self._in_turn(trusted) + self._in_turn(others)
         known, attempts = set(waiting), dict[asyncio.Task[socket.socket], Address]()
         failure: OSError | None = None
@@ -167,7 +185,7 @@ class Connector:
                     self._resolver.distrust(attempts.pop(task)[1])
                     failure = failure or (error if isinstance(error, OSError) else OSError(str(error)))
                 if not waiting and not done:
-                    waiting = await self._newcomers(host, port, attempts.values(), known)
+                    waiting = await self._newcomers(host, port, attempts.values(), known, judge)
         finally:
             for late in attempts.values():  # slower than the winner, or than our caller wants to wait
                 self._resolver.distrust(late[1])
@@ -175,11 +193,26 @@ class Connector:
         self._resolver.forget(host, port)
         raise failure or OSError(f"no address for {host}")
 
-    async def _newcomers(self, host: str, port: int, late: Iterable[Address], known: set[Address]) -> list[Address]:
+    async def _permitted(
+        self, host: str, port: int, judge: RedirectGuard | None
+    ) -> tuple[list[Address], list[Address]]:
+        """Return the addresses of a name that may be connected to: the trusted ones, and those that are not."""
+        trusted, others = await self._resolver.addresses(host, port)
+        if judge is None:
+            return trusted, others
+        kinds = {address: judge.bars_ip(host, address[1][0]) for address in trusted + others}
+        if kinds and all(kinds.values()):
+            barred = next(iter(kinds))
+            raise Barred(host, barred[1][0], kinds[barred])
+        return [one for one in trusted if not kinds[one]], [one for one in others if not kinds[one]]
+
+    async def _newcomers(
+        self, host: str, port: int, late: Iterable[Address], known: set[Address], judge: RedirectGuard | None
+    ) -> list[Address]:
         """Return the addresses of a name that are not in `known`, by a new look-up if it is time for one; add them."""
         for address in late:
             self._resolver.distrust(address[1])
-        trusted, others = await self._resolver.addresses(host, port)
+        trusted, others = await self._permitted(host, port, judge)
         new = [address for address in trusted + others if address not in known]
         known.update(new)
         return new

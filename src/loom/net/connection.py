@@ -17,6 +17,7 @@ from loom.net.tls import raise_alert
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from loom.core.redirects import RedirectGuard
     from loom.core.urls import Endpoint, Url
     from loom.net.limit import RateLimit
 
@@ -237,18 +238,26 @@ class Pool:
         self._connector = connector
         self._idle: dict[tuple[Endpoint, bool], list[Connection]] = {}
 
-    async def get(self, url: Url, headers: Mapping[str, str], *, shows_certificate: bool = False) -> Response:
+    async def get(
+        self,
+        url: Url,
+        headers: Mapping[str, str],
+        *,
+        shows_certificate: bool = False,
+        guard: RedirectGuard | None = None,
+    ) -> Response:
         """Send a GET request, on an idle connection if there is one, and return the reply.
 
         shows_certificate: whether the host may have our client certificate. Connections with and
             without are kept apart.
+        guard: judges the address of a new connection, if the URL comes from a redirect.
 
         Raises Stale, BadHead, ConnectionLost, ProxyRefused, ProxyUnreachable, OSError. The connection comes back with
         `put`.
         """
         connection = self._take_idle((url.endpoint, shows_certificate))
         if connection is None:
-            sock = await self._connector.open(url.endpoint, shows_certificate=shows_certificate)
+            sock = await self._connector.open(url.endpoint, shows_certificate=shows_certificate, guard=guard)
             connection = Connection(sock, url.endpoint, shows_certificate=shows_certificate)
         try:
             response = await connection.request(self._format(url, headers))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from loom.core.faults import Fault, Remedy
 from loom.errors import AccessDenied, LoomError, OriginError, OriginUnreachable
-from loom.net.connect import HandshakeSilent, ProxyRefused, ProxyUnreachable
+from loom.net.connect import Barred, HandshakeSilent, ProxyRefused, ProxyUnreachable
 from loom.net.connection import Stale
 from loom.net.head import BadHead
 from loom.sources.tls_faults import NO_CREDENTIALS, TlsCredentials, fault_of_tls
@@ -33,6 +33,9 @@ def fault_of(
         return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection", _AGAIN))
     if isinstance(error, (ssl.SSLError, HandshakeSilent)) and (fault := fault_of_tls(where, error, credentials)):
         return fault
+    if isinstance(error, Barred):
+        hint = f"the origin is not there itself; if that is right: --allow-redirect-to {error.host}"
+        return Fault(Remedy.NONE, OriginError(f"a redirect leads to {error}", hint))
     if isinstance(error, ProxyUnreachable):
         message = f"{error}: {_describe(error.cause)}"
         return Fault(_connect_remedy(error.cause), OriginUnreachable(message, _PROXY_HINT))

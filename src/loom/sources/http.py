@@ -29,6 +29,7 @@ from loom.core.headers import (
     parse_version,
 )
 from loom.core.ranges import Span, format_range
+from loom.core.redirects import RedirectGuard
 from loom.core.urls import Url, join_url
 from loom.core.waits import parse_wait
 from loom.errors import (
@@ -108,6 +109,7 @@ class HttpSource:
         self._ca_file, self._cert = options.ca_file, options.cert
         self._is_digest_given = options.sha256 is not None
         self._headers = headers_for(self.reference, options.request_headers())
+        self._guard = RedirectGuard(self.reference.endpoint, options.allow_redirect_to)
         self.pin = Pin(self.reference)
         self._target: Url | None = None
         self._told = NOTHING_TOLD  # by the redirects on the way to the target
@@ -269,7 +271,7 @@ class HttpSource:
             self.requests += 1
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await pool.get(url, {**own, **headers}, shows_certificate=is_ours)
+                response = await pool.get(url, {**own, **headers}, shows_certificate=is_ours, guard=self._guard)
         except (OSError, TimeoutError) as error:
             raise self._lost(url, error, pool.proxy_of(url)) from error
         except UsageError as error:
