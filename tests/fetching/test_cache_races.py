@@ -18,6 +18,7 @@ from loom.store.staging import Staging
 from tests.fetching.cached import Cached, await_until, is_same
 from tests.fetching.kit import CHUNK
 from tests.origins.deliveries import Tripwire, paced
+from tests.origins.replies import ignores_ranges
 from tests.origins.things import Thing, seeded
 
 SIZE = 32 * CHUNK - 1000
@@ -247,3 +248,27 @@ def test_opened_at_the_moment_of_eviction(origin, cached, python):
     evictor = python(_EVICTOR_MEETS_READER, str(cached.root))
     assert evictor.communicate() == ("survived\n", "")
     assert evictor.returncode == 0
+
+
+@pytest.mark.parametrize("faults", [(ignores_ranges,), ()])
+def test_a_holder_that_cannot_be_seen_is_waited_for_as_long_as_it_lives(origin, cached, monkeypatch, faults) -> None:
+    """In another container its number means nothing, and its origin is silent: that it lives is in its files."""
+    monkeypatch.setattr("loom.store.staging.find_holder", lambda _path: None)
+    go_on, patience_s = threading.Event(), 4 * 0.2
+
+    def waits(exchange) -> None:
+        exchange.reply.pour = lambda line, body: (line.send(body[:CHUNK]), go_on.wait(60), line.send(body[CHUNK:]))
+
+    url, began = origin.put("/m.bin", Thing(DATA), *faults, waits), []
+
+    def watch(progress: loom.Progress) -> None:
+        began.append(time.monotonic())
+        assert progress.phase in ("waiting", "done")
+        if time.monotonic() - began[0] > 2 * patience_s:
+            go_on.set()
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(cached.fetch, url, "one", workers=1, timeout_s=60)
+        await_until(lambda: origin.requests)
+        second = cached.fetch(url, "two", timeout_s=patience_s / 4, on_progress=watch)
+        assert (first.result().outcome, second.outcome, second.warnings) == ("fetched", "cached", ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 from loom.core.headers import Version
 from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
 from loom.core.ranges import Span
-from loom.store.cache import read_boot_id
+from loom.store.cache import is_same_boot, read_boot_id
 from loom.store.inside import Place
 from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 REFERENCE = "ab" * 32
 BOOT = "boot-1"
@@ -201,12 +198,41 @@ def test_odd_validators_survive() -> None:
 
 
 def test_the_boot_id() -> None:
-    """It is one word, or nothing; and the same twice."""
-    assert read_boot_id() == read_boot_id()
-    assert len(read_boot_id().split()) <= 1
+    """It begins with the kernel's word for this boot, and is of the same boot when it is asked for again."""
+    one, other = read_boot_id(), read_boot_id()
+    assert one.split()[0] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert is_same_boot(one, other)
+
+
+def test_a_hidden_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /proc/sys is hidden the boot is known by its time, to this process and to those that see it by its id."""
+    seen = read_boot_id()
+    monkeypatch.setattr("loom.store.cache._BOOT_ID", "/nowhere/boot_id")
+    assert is_same_boot(read_boot_id(), read_boot_id())
+    assert is_same_boot(read_boot_id(), seen)
+    assert is_same_boot(seen, read_boot_id())
 
 
 def test_no_boot_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system without the file has no boot id."""
+    """A system that tells neither id nor time has no boot id, and what is not known is never the same."""
     monkeypatch.setattr("loom.store.cache._BOOT_ID", "/nowhere/boot_id")
+    monkeypatch.delattr("time.CLOCK_BOOTTIME")
     assert read_boot_id() == ""
+    assert not is_same_boot("", "")
+
+
+SINCE = 1_790_000_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        ("one", True), (f"one {SINCE + 10**12} b", True), (f"two {SINCE} a", False), (f"- {SINCE + 10**9} a", True),
+        (f"- {SINCE - 10**9} a", True), (f"- {SINCE + 10**10} a", False), (f"- {SINCE} b", False), ("", False),
+        ("-", False), ("- ", False), ("- x a", False), ("-  a", False), ("- " + "9" * 5000 + " a", False),
+    ],
+)  # fmt: skip
+def test_boots_are_told_apart(other: str, is_same: bool) -> None:
+    """By their ids where both are known; else by time and machine; and what makes no sense is another boot."""
+    assert is_same_boot(f"one {SINCE} a", other) is is_same
+    assert is_same_boot(other, f"one {SINCE} a") is is_same

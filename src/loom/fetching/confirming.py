@@ -119,8 +119,11 @@ class Confirmer:
         return min((span.start for span in list(self._writing.values())), default=self._grid.size)
 
     def sound(self, have: Iterable[Span]) -> list[Span]:
-        """Return what of `have` is from the origin or vouched for: only that goes on record. The lock is held."""
-        unsound = self.vouching.unsound
+        """Return what of `have` is from the origin or vouched for: only that goes on record. The lock is held.
+
+        What a peer is asked for may be written over at any moment, even where the origin has brought it meanwhile.
+        """
+        unsound = self.vouching.unsound | self._grid.touched(list(self._writing.values()))
         if not unsound:
             return list(have)
         return [part for span in have for part in self._without(span, unsound)]
@@ -240,6 +243,7 @@ class Confirmer:
         parts = [(Span(max(part.start, span.start), min(part.end, span.end)), peer) for part, peer in self.came_from
                  if part.start < span.end and span.start < part.end]  # fmt: skip
         before = [await self._hash(part) for part, _ in parts]
+        await self._off_the_record(span)
         try:
             await _read_again(self._job, origin, span, self._options)
         except LoomError as error:
@@ -253,6 +257,11 @@ class Confirmer:
         if digest != dispute.digest:
             self._reject(dispute.voucher, "vouched for wrong bytes")
         return True
+
+    async def _off_the_record(self, span: Span) -> None:
+        """Take a span off the record before it is written again; on the disk, which takes its time."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._job.staging.disprove, [span])
 
     def _blame(self, name: str, unit: int) -> None:
         """Somebody handed out wrong bytes: knowingly, if it vouched for them; else it may have been deceived itself."""

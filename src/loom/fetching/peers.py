@@ -195,6 +195,12 @@ class Peers:
         self._tell_swarm()
         job.company = company
 
+    def retract(self) -> None:
+        """Hand out nothing of the file any more, now or later: some of it is wrong, and it is not known which."""
+        self._shelf.clear()
+        with self._lock:
+            self._company = None
+
     def _own_pool(self) -> Pool:
         self._pool = self._pool or Pool(Connector(environ={}), self._limit)  # no proxy stands between peers
         return self._pool

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.ranges import Span
     from loom.core.reference import Reference
-    from loom.fetching.company import Company
     from loom.fetching.crew import Crew
     from loom.fetching.peers import Peers
     from loom.fetching.reporter import Reporter
@@ -75,6 +74,7 @@ class Transmission:
         self._expected = NOTHING_TOLD
         self.verified_by: Digest | None = None
         self.job: Job | None = None
+        self._again: Job | None = None
         self.stream: Stream | None = None
         self.is_published = False
 
@@ -93,7 +93,8 @@ class Transmission:
     @property
     def fetched(self) -> int:
         """Bytes that the origin sent."""
-        return self.job.fetched if self.job else self.stream.fetched if self.stream else 0
+        again = self._again.fetched if self._again else 0
+        return self.job.fetched + again if self.job else self.stream.fetched if self.stream else 0
 
     @property
     def retries(self) -> int:
@@ -107,8 +108,8 @@ class Transmission:
 
     @property
     def resumed(self) -> int:
-        """Bytes that an earlier fetch had left."""
-        return self.job.transfer.resumed if self.job else 0
+        """Bytes that an earlier fetch had left, and that were not fetched again."""
+        return self.job.transfer.resumed if self.job and not self._again else 0
 
     @property
     def requests_to_peers(self) -> int:
@@ -123,9 +124,10 @@ class Transmission:
 
     def keep(self) -> None:
         """Put on record all that has arrived; nobody writes any more."""
-        if self.job is not None:
+        job = self._again or self.job
+        if job is not None:
             with contextlib.suppress(StoreError):  # a disk that is full: then less is kept
-                self.job.keep()
+                job.keep()
 
     def close(self) -> None:
         """Stop hashing."""
@@ -208,6 +210,7 @@ class Transmission:
             staging.discard()
             raise StoreFull(error.message, "make room and run the same command again: it begins anew") from error
         except BaseException:
+            crew.close()  # first: its threads write to the file that is closed now
             staging.discard()
             raise
         size = stream.received
@@ -261,27 +264,39 @@ class Transmission:
         if self._hasher is None or wanted is None:
             return None
         digest = self._await_digest(self._hasher)
-        if digest != wanted.value and self.job is not None and self.job.company is not None:
-            digest = self._fetch_again(self.job, self.job.company)
+        if digest != wanted.value and self.job is not None and (suspect := self._suspect(self.job)).total:
+            digest = self._fetch_again(self.job, suspect)
         if digest == wanted.value:
             self.verified_by = wanted
             return None
         unproved = self._source.pin.unproved(self.job.version) if self.job is not None else None
         return unproved or _other_digest(self._reference.shown, digest, wanted)
 
-    def _fetch_again(self, job: Job, company: Company) -> str:
-        """Ask the origin for all that came from peers, which shows who handed out wrong bytes; return the digest."""
+    def _suspect(self, job: Job) -> RangeSet:
+        """Return what did not come from the origin in this run: what peers brought, and what an earlier run left."""
+        left = job.transfer.resumed and self._way.record
+        from_peers = [span for span, _ in job.company.confirmer.came_from] if job.company is not None else []
+        return RangeSet((*from_peers, *(left.have() if left else ())))
+
+    def _fetch_again(self, job: Job, suspect: RangeSet) -> str:
+        """Ask the origin for all that is suspect, which shows who handed out wrong bytes; return the digest.
+
+        It leaves the record, and the shelf, before that: a fetch that is killed now does not go on from it.
+        """
         staging, size = job.staging, job.transfer.size
-        taken = [(span, peer, hash_span(staging.read, span)) for span, peer in company.confirmer.came_from]
-        kept = RangeSet(span for span, _, _ in taken).missing(0, size)
-        transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, kept)
-        again = self._report.job = Job(job.source, staging, transfer, job.version)
-        if not transfer.is_complete:
-            self._hire().work(again, self._fitting_workers(transfer.useful_workers()), None)
-            job.fetched += again.fetched
+        if self._peers is not None:
+            self._peers.retract()
+        staging.disprove(suspect)
+        came_from = job.company.confirmer.came_from if job.company is not None else []
+        taken = [(span, peer, hash_span(staging.read, span)) for span, peer in came_from]
+        transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, suspect.missing(0, size))
+        again = self._again = self._report.job = Job(job.source, staging, transfer, job.version)
+        self._hire().work(again, self._fitting_workers(transfer.useful_workers()), None)
         liars = {peer for span, peer, before in taken if hash_span(staging.read, span) != before}
         for peer in sorted(show_nodes(liars).values()):
             self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")
+        if job.transfer.resumed:
+            self._warn("what an earlier fetch had left did not have the digest: fetched again from the origin")
         self._hash(size, lambda: size, staging)
         return self._await_digest(self._hasher) if self._hasher else ""
 

@@ -287,7 +287,7 @@ class BesideOutput:
 def _claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[[str], None]) -> Staging:
     """Take the staging, waiting for another process that holds it; return it, or one beside it when that one hangs.
 
-    It hangs when it neither puts anything on record nor shows any sign of life for so many times --timeout.
+    It hangs when its files show no sign of life for so many times --timeout.
     """
     last: object = None
     since = time.monotonic()
@@ -298,9 +298,8 @@ def _claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[
         except NotOurs as taken:
             staging, last, since = _beside(staging, taken), None, time.monotonic()
             continue
-        holder, seen = staging.holder(), staging.watch()
-        report.waiting(f"{holder or 'another process'} is fetching it", seen)
-        signs = (holder and (holder.pid, holder.signs), seen)
+        holder, signs = staging.holder(), staging.signs()
+        report.waiting(f"{holder or 'another process'} is fetching it", staging.watch())
         if signs != last:
             last, since = signs, time.monotonic()
         elif time.monotonic() - since > PATIENCE_FACTOR * timeout_s:

@@ -69,9 +69,10 @@ class Job:
         """Put on record what has arrived and is not on record, in runs of `least` bytes or more."""
         if self.source.pin.is_loose:
             return
+        edition = self.staging.edition  # first: what is disproved from now on is not put back by what is found here
         with self.lock:
             have = self.company.confirmer.sound(self.transfer.have) if self.company else list(self.transfer.have)
-        self.staging.record_ranges(have, least)
+        self.staging.record_ranges(have, least, edition)
 
     def fail(self, error: LoomError) -> None:
         """End the transfer with `error`; the first one counts."""

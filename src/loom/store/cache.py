@@ -40,6 +40,9 @@ _OWN = "-u"
 """Between a key and a user's number, in the name of a record beside another user's."""
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_SAME_BOOT_NS = 2_000_000_000
+"""Two boots of one machine are further apart; only a clock that is set in between makes one boot look like two."""
+
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-")
 
 
@@ -84,7 +87,8 @@ class Ref:
     "nobody" (`--private`).
     Not part of the text: owner: the user whose file the record is, -1 while it is not written; used_at: when the
     reference was last used, seconds since 1970.
-    checked_at: when the origin was last asked, seconds since 1970. boot_id: of the boot in which it was published.
+    checked_at: when the origin was last asked, seconds since 1970. boot_id: of the boot in which it was published,
+    as `read_boot_id` tells it.
     """
 
     __slots__ = (*FIELDS, "owner", "used_at")
@@ -164,12 +168,34 @@ def is_blob_name(blob: str) -> bool:
 
 
 def read_boot_id() -> str:
-    """Return what changes at every boot; "" where the system does not tell: then only what was synced is believed."""
+    """Return what names this boot of this machine: the kernel's boot id, the time of the boot in ns, and the host.
+
+    Where /proc/sys is hidden (systemd's ProcSubset=pid) the id is "-". "" where the system tells neither id nor time:
+    then only what was synced is believed.
+    """
     try:
         with open(_BOOT_ID, "rb", buffering=0) as file:
-            return file.read().decode("ascii").strip()
-    except OSError:
-        return ""
+            boot_id = file.read().decode("ascii").strip()
+    except (OSError, ValueError):
+        boot_id = "-"
+    try:
+        since_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return f"{boot_id} {since_ns} {os.uname().nodename}"
+    except (AttributeError, OSError):  # another system than Linux
+        return "" if boot_id == "-" else boot_id
+
+
+def is_same_boot(one: str, other: str) -> bool:
+    """Return whether both, as `read_boot_id` tells them, are of one boot of one machine; False when it is not known.
+
+    A boot's time is the difference of two clocks that are read one after the other, so it is never quite the same.
+    """
+    (boot_id, _, rest), (other_id, _, other_rest) = one.partition(" "), other.partition(" ")
+    if boot_id != "-" and other_id != "-":
+        return boot_id == other_id != ""
+    (since, _, host), (other_since, _, other_host) = rest.partition(" "), other_rest.partition(" ")
+    is_known = since.isdecimal() and other_since.isdecimal() and len(since + other_since) < 80
+    return is_known and host == other_host and abs(int(since) - int(other_since)) < _SAME_BOOT_NS
 
 
 class Cache:
@@ -264,7 +290,7 @@ class Cache:
 
     def has_survived(self, ref: Ref) -> bool:
         """Return whether no reboot can have cost the blob bytes that were not on the disk yet."""
-        return ref.is_settled or (ref.boot_id != "" and ref.boot_id == read_boot_id())
+        return ref.is_settled or is_same_boot(ref.boot_id, read_boot_id())
 
     def touch(self, key: str) -> None:
         """Note that a reference was used now; in a cache of somebody else's that may not be possible."""

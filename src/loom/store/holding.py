@@ -1,33 +1,89 @@
-"""Who holds a file's lock, and what that process does: what Linux tells in /proc; elsewhere nobody knows."""
+"""Who holds a file's lock, and whether that process lives.
+
+Signs of life are in the files, where every process sees them that can see the files: from another container, with
+process numbers of its own, and from another machine. Who the process is, only Linux tells, in /proc, and for people.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loom.store.inside import Place
+
+Signs = tuple[tuple[int, int, int, int] | None, ...]
+"""Figures of files that change while the process lives that holds them; compare them with those of a moment ago."""
+
+BEAT_S = 0.5
+"""Seconds between two signs of life. A process is called hung after four times --timeout, which is 4 s at the least."""
 
 _STOPPED = frozenset("Tt")
 
 
+class Heartbeat:
+    """Calls `touch`, which gives a file a new time, every BEAT_S from a thread of its own, from `start` to `stop`."""
+
+    def __init__(self, touch: Callable[[], None]) -> None:
+        self._touch = touch
+        self._is_beating = threading.Lock()  # no Event: Ctrl-C within one can leave it locked for ever
+
+    def start(self) -> None:
+        """Begin; where no thread can be had, the bytes' own times are the sign."""
+        self._is_beating.acquire(blocking=False)
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=self._run, name="loom-heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """End. To call it again is harmless."""
+        with contextlib.suppress(RuntimeError):
+            self._is_beating.release()
+
+    def _run(self) -> None:
+        while not self._is_beating.acquire(timeout=BEAT_S):
+            self._touch()
+
+
+def look_for_signs(*places: Place) -> Signs:
+    """Return inode, size, blocks and time of each file; None where there is none.
+
+    Each is opened first: a network file system answers a mere question from what it remembers.
+    """
+    return tuple(_look_at(place) for place in places)
+
+
+def _look_at(place: Place) -> tuple[int, int, int, int] | None:
+    try:
+        fd = place.open()
+        try:
+            seen = os.fstat(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_size, seen.st_blocks, seen.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class Holder:
-    """The process `pid` at one moment. signs: figures that grow while it lives; when they stay, it hangs."""
+    """The process `pid` at one moment, for people."""
 
     pid: int
     is_stopped: bool
-    signs: tuple[int, ...]
 
     def __str__(self) -> str:
         return f"process {self.pid}{', which is stopped,' if self.is_stopped else ''}"
 
 
 def find_holder(place: Place) -> Holder | None:
-    """Return who holds the flock on the file; None when nobody does or nobody can tell (another machine, a container).
+    """Return who holds the flock on the file; None when no process does, or it runs where we cannot see it.
 
     The format of /proc/locks and of /proc/PID/stat is that of proc(5).
     """
@@ -36,10 +92,8 @@ def find_holder(place: Place) -> Holder | None:
         wanted = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
         locks = (line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
         pid = next(int(words[4]) for words in locks if words[1] == "FLOCK" and words[5] == wanted)
-        state, *figures = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
-        status = Path(f"/proc/{pid}/status").read_text(encoding="latin-1").splitlines()
-        switches = [int(line.split()[1]) for line in status if "ctxt_switches" in line]
-        return Holder(pid, state in _STOPPED, (int(figures[10]), int(figures[11]), *switches))
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0]
+        return Holder(pid, state in _STOPPED)
     except (OSError, StopIteration, IndexError, ValueError):
         return None
 

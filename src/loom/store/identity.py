@@ -19,7 +19,7 @@ def node_identity(root: str) -> str:
     It is the same for all processes of one machine that share the cache, until the machine boots again. Where there is
     no such folder ("" for no cache), or the system does not tell one boot from another, it is this process's own.
     """
-    boot_id = read_boot_id()
+    boot_id = _name_boot(read_boot_id())
     try:
         place = os.stat(root) if root and boot_id else None
     except OSError:
@@ -28,6 +28,13 @@ def node_identity(root: str) -> str:
         return _own(os.getpid())
     facts = f"loom-node\n{boot_id}\n{place.st_dev}\n{place.st_ino}"
     return hashlib.sha256(facts.encode()).hexdigest()[:_DIGITS]
+
+
+def _name_boot(boot_id: str) -> str:
+    """Return the part that every process reads alike: the kernel's id, else the time of the boot in whole minutes."""
+    kernel_id, _, rest = boot_id.partition(" ")
+    since_ns, _, host = rest.partition(" ")
+    return kernel_id if kernel_id != "-" else f"{int(since_ns) // 60_000_000_000} {host}"
 
 
 def ensure_identity(root: str) -> str:

@@ -322,6 +322,10 @@ class Place:
         with os.fdopen(self.open(), "rb", buffering=0) as file:
             return file.read(limit) or b""
 
+    def sync_folder(self) -> None:
+        """Bring the names in the file's folder to the disk, where that can be done."""
+        self.inside.sync(self._folder)
+
     def unlink(self) -> bool:
         """Remove the name, whatever it is of; return whether it was there."""
         try:

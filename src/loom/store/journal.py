@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from loom.core.headers import Version
 from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
 from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
+from loom.store.cache import is_same_boot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,10 +79,9 @@ def read_journal(place: Place, reference: str, boot_id: str) -> Record | None:
         return None
     if not is_ours:
         return None
-    is_same_boot = bool(boot_id) and header.get("boot_id") == boot_id
     entries, vouched_for = _read_lines(lines[1:], int(header["size"]), record.chunk_size)
     synced = list(dict.fromkeys(entries[:vouched_for]))
-    believed = list(dict.fromkeys(entries)) if is_same_boot else synced
+    believed = list(dict.fromkeys(entries)) if is_same_boot(str(header.get("boot_id")), boot_id) else synced
     return Record(reference, version, record.chunk_size, tuple(believed), len(synced))
 
 

@@ -18,24 +18,25 @@ import fcntl
 import json
 import os
 import stat
-import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from loom.core.headers import Version
-from loom.core.ranges import RangeSet, Span, chunk_span
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.allocation import Allocator
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
-from loom.store.holding import Holder, find_holder, is_locked
+from loom.store.holding import Heartbeat, Holder, Signs, find_holder, is_locked, look_for_signs
 from loom.store.inside import FILE_MODE, Foreign, Inside, Place, share
-from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal, read_label
+from loom.store.journal import Record, format_header, read_journal, read_label
+from loom.store.journaling import Journal
 from loom.store.placing import is_among_devices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from loom.core.ranges import Span
 
 XATTR = "user.loom.origin"
 """The extended attribute that tells of a published file which version of which reference it is."""
@@ -93,16 +94,11 @@ class Staging:
         self._stem = f"{folder.name}/{reference}" if folder else f".{out.name}"
         self._part, self._journal_at = _places(self._inside, self._stem, rank)
         self._boot_id = read_boot_id()
-        self._lock: int | None = None
+        self._journal = Journal(self._journal_at)
+        self._heartbeat = Heartbeat(self._journal.touch)
+        self._file: BinaryIO | None = None
         self._fd = -1
-        self._journal = -1
-        self._shape = (0, 1)
-        self._chunks: set[int] = set()
-        self._on_record = RangeSet()
-        self._entries = 0
-        self._can_vouch = True
         self.is_published = False
-        self._writes = threading.Lock()
         self._allocator: Allocator | None = None
 
     # Claiming
@@ -110,34 +106,24 @@ class Staging:
     def try_claim(self) -> bool:
         """Take the lock; False when another process holds it, or did so a moment ago: then ask again.
 
-        Where there are no locks, everybody gets it. Raises NotOurs when another user's file has the name.
+        Where there are no locks, every process gets it. From now on the journal's time is a sign of life.
+        Raises NotOurs when another user's file has the name.
         """
-        fd = self._open_journal()
-        if fd is None:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        except OSError:
-            pass  # this file system has no locks: correctness does not rest on them
-        if not _is_same_file(fd, self._journal_at):
-            os.close(fd)  # its owner has published and removed it between our open and our lock
-            return False
-        self._lock = fd
-        return True
+        is_mine = self._claim_journal()
+        if is_mine:
+            self._heartbeat.start()
+        return is_mine
 
-    def _open_journal(self) -> int | None:
-        """Open the journal, or make it; None while another user whose files are believed here is fetching."""
+    def _claim_journal(self) -> bool:
+        """Claim the journal; False, too, while another user whose files are believed here is fetching."""
         place = self._journal_at
         try:
-            fd = place.open_own(os.O_RDWR | os.O_CREAT)
+            is_mine = self._journal.claim()
         except PermissionError as error:
             if not place.is_taken():
                 raise translate(error, "write to", place.folder) from error
             if is_locked(place):
-                return None
+                return False
             raise NotOurs(f"{place} belongs to another user") from error
         except Foreign as error:
             raise NotOurs(f"{place} belongs to another user") from error
@@ -146,9 +132,9 @@ class Staging:
         try:
             self._part.require_own()
         except OSError as error:
-            os.close(fd)
+            self._journal.close()
             raise NotOurs(f"{self._part} belongs to another user") from error
-        return fd
+        return is_mine
 
     def beside(self) -> Staging:
         """Return another staging for the same file, for a process that cannot have this one."""
@@ -171,6 +157,10 @@ class Staging:
         except OSError:
             return None
         return record if record is not None and size == record.version.size else None
+
+    def signs(self) -> Signs:
+        """Return what changes while the process that holds the lock lives, wherever it runs."""
+        return look_for_signs(self._journal_at, self._part)
 
     def watch(self) -> tuple[int, int] | None:
         """Return how far another process has got: bytes on record and the whole size; None when nobody can tell."""
@@ -198,32 +188,26 @@ class Staging:
 
         Raises StoreFull when what is missing cannot fit, TakenOver.
         """
+        if not self._journal.is_claimed:
+            raise RuntimeError("the staging has not been claimed")
         size, record = version.size, resumed or Record(self._reference, version, chunk_size)
         boot_id = "" if size is None else self._boot_id
         header = format_header(Record(self._reference, version, chunk_size), boot_id, self._label)
         if resumed is None:
-            self._renew_journal(b"")  # first: an old journal must never meet a new part
+            self._renew_journal()  # first: an old journal must never meet a new part
         with faults("write", self._part), self._taking_over():
-            self._fd = self._open_part(keep=resumed is not None)
+            self._file = os.fdopen(self._open_part(keep=resumed is not None), "r+b", buffering=0)
+            self._fd = self._file.fileno()
             if size is not None:
                 self._make_room(size, is_new=resumed is None)
         if resumed is None:
             with faults("write", self._journal_at):
-                _append_all(self._claimed, header)
+                self._journal.begin(header)
         else:
-            text = header + format_entries(resumed.entries) + format_synced(resumed.synced)
-            self._renew_journal(text, is_durable=resumed.synced > 0)
+            self._renew_journal(header, resumed)
         if size is not None:
-            self._shape = (size, chunk_size)
-            self._chunks, self._on_record, self._entries = set(record.done), record.have(), len(record.entries)
-            self._journal = os.dup(self._claimed)
+            self._journal.trust(record)
             self._allocator = Allocator(self._fd)
-
-    @property
-    def _claimed(self) -> int:
-        if self._lock is None:
-            raise RuntimeError("the staging has not been claimed")
-        return self._lock
 
     @contextlib.contextmanager
     def _taking_over(self) -> Iterator[None]:
@@ -241,29 +225,9 @@ class Staging:
         self._part.unlink()
         return self._part.create(os.O_RDWR, FILE_MODE if self._is_cached else 0o666)
 
-    def _renew_journal(self, text: bytes, *, is_durable: bool = False) -> None:
-        """Put a journal that says `text` in the place of the old one, in one step, locked from before it is there.
-
-        A crash leaves the old one or the new one, whole; after a power cut only if `is_durable`, which is for what a
-        reboot does not take the belief in. Where locks do not work, whoever else is at it goes on to write the old one,
-        which nobody reads any more: it speaks of a part that may not be ours.
-        """
-        old, fresh = self._claimed, self._journal_at.beside(f".{os.urandom(6).hex()}.loom.tmp")
+    def _renew_journal(self, header: bytes = b"", resumed: Record | None = None) -> None:
         with faults("write", self._journal_at), self._taking_over():
-            fd = fresh.create(os.O_RDWR | os.O_APPEND)
-            try:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _append_all(fd, text)
-                if is_durable:
-                    os.fsync(fd)
-                fresh.replace(self._journal_at)
-            except BaseException:
-                os.close(fd)
-                fresh.unlink()
-                raise
-        self._lock = fd
-        os.close(old)
+            self._journal.renew(header, resumed)
 
     def expect(self, span: Span) -> None:
         """Make ready for bytes that are about to be written. Never fails."""
@@ -288,61 +252,42 @@ class Staging:
 
     def record(self, indexes: Iterable[int]) -> None:
         """Put chunks whose bytes are written on record."""
-        with self._writes:
-            new = [index for index in indexes if index not in self._chunks]
-            if new and self._journal >= 0:
-                self._append(format_entries(new))
-                self._chunks.update(new)
-                self._note_entries([chunk_span(index, *self._shape) for index in new])
+        with faults("write", self._journal_at):
+            self._journal.record_chunks(indexes)
 
-    def record_ranges(self, have: Iterable[Span], least: int = 1) -> None:
-        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more of them."""
-        with self._writes:
-            gaps = [gap for span in have for gap in self._on_record.missing(*span) if gap.size >= least]
-            if gaps and self._journal >= 0:
-                self._append(format_entries(gaps))
-                self._note_entries(gaps)
+    @property
+    def edition(self) -> int:
+        """Grows when something is disproved: what was found out about the bytes before that counts no more."""
+        return self._journal.edition
 
-    def _note_entries(self, spans: list[Span]) -> None:
-        self._entries += len(spans)
-        for span in spans:
-            self._on_record.add(*span)
+    def record_ranges(self, have: Iterable[Span], least: int = 1, edition: int | None = None) -> None:
+        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more of them.
+
+        edition: from before it was found out that these bytes are right; None: nothing is disproved meanwhile.
+        """
+        with faults("write", self._journal_at):
+            self._journal.record_ranges(have, least, self.edition if edition is None else edition)
+
+    def disprove(self, spans: Iterable[Span]) -> None:
+        """Take bytes that are, or may be, wrong off the record, durably: call it before they are written again."""
+        with faults("write", self._journal_at):
+            self._journal.disprove(spans)
 
     @property
     def kept(self) -> int:
         """Bytes on record: what the next fetch will not ask for again."""
-        with self._writes:
-            return self._on_record.total if self._lock is not None else 0
-
-    def _append(self, text: bytes) -> None:
-        """Append whole lines to the journal. After a failure nothing more: it would join on to half a line."""
-        try:
-            _append_all(self._journal, text)
-        except OSError as error:
-            os.close(self._journal)
-            self._journal = -1
-            raise translate(error, "write", self._journal_at) from error
+        return self._journal.total
 
     def sync(self) -> None:
-        """Bring what is on record to the disk, and say so in the journal. Raises StoreFull, StoreError.
-
-        After a failure nothing is vouched for any more: the next sync would succeed without the pages that this one
-        lost (https://wiki.postgresql.org/wiki/Fsync_Errors).
-        """
-        with self._writes:
-            if self._journal < 0 or not self._can_vouch:
-                return
-            recorded, part = self._entries, os.dup(self._fd)
-        self._can_vouch = False
-        try:
-            with faults("sync", self._part):
-                os.fsync(part)
-        finally:
-            os.close(part)
-        self._can_vouch = True
-        with self._writes:
-            if self._journal >= 0:
-                self._append(format_synced(recorded))
+        """Bring what is on record to the disk, and say so in the journal. Raises StoreFull, StoreError."""
+        if self._fd < 0:
+            return
+        with faults("sync", self._part):
+            part = os.dup(self._fd)
+            try:
+                self._journal.sync(part)
+            finally:
+                os.close(part)
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the part from `offset`."""
@@ -370,7 +315,7 @@ class Staging:
         self.is_published = True
         if then is not None:
             then()
-        self._remove_journal()
+        self._journal.remove()
         self.close()
 
     def _make_read_only(self) -> None:
@@ -400,11 +345,13 @@ class Staging:
         return os.dup(self._fd)
 
     def discard(self) -> None:
-        """Remove what was staged."""
+        """Remove what was staged: first the record of it, then the bytes."""
+        with contextlib.suppress(OSError):
+            self._journal.void()
         with contextlib.suppress(OSError):
             if _is_same_file(self._fd, self._part):
                 self._part.unlink()
-        self._remove_journal()
+        self._journal.remove()
         self.close()
 
     def sweep(self) -> None:
@@ -427,27 +374,26 @@ class Staging:
         is_quiet = time.time() - os.fstat(fd).st_mtime > QUIET_S
         if record is None or name != self._label.get("name") or not is_quiet:
             return
-        is_held = self._lock is not None and _is_same_file(self._lock, journal)
-        fcntl.flock(self._claimed if is_held else fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if self._journal.is_at(journal):
+            self._journal.lock_again()
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_same_file(fd, journal):
             part.unlink()
             journal.unlink()
 
     def close(self) -> None:
-        """Let go of files and lock; what was staged stays for the next fetch, unless there is nothing."""
-        is_empty = self._lock is not None and self._fd < 0 and os.fstat(self._lock).st_size == 0
-        if is_empty and not self._part.is_taken():
-            self._remove_journal()
-        for fd in (self._fd, self._journal, self._lock):
-            if fd is not None and fd >= 0:
-                os.close(fd)
-        self._fd = self._journal = -1
-        self._lock = None
+        """Let go of files and lock; what was staged stays for the next fetch, unless there is nothing.
 
-    def _remove_journal(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._lock is not None and _is_same_file(self._lock, self._journal_at):
-                self._journal_at.unlink()
+        To call it again is harmless, also when it was interrupted: then it ends what it had begun.
+        """
+        self._heartbeat.stop()
+        if self._file is None and self._journal.is_empty and not self._part.is_taken():
+            self._journal.remove()
+        self._fd = -1
+        if self._file is not None:
+            self._file.close()
+        self._journal.close()
 
     def _make_room(self, size: int, *, is_new: bool) -> None:
         """Give the part its size, or leave no empty one behind."""
@@ -507,12 +453,6 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data[:PIECE_SIZE], offset)
         data, offset = data[written:], offset + written
-
-
-def _append_all(fd: int, text: bytes) -> None:
-    """Write all of it at the end of a file, in one call; half of it is a failure."""
-    if text and os.write(fd, text) < len(text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _is_same_file(fd: int, place: Place) -> bool:

@@ -1,0 +1,271 @@
+"""The journal of one staging, open: claimed, appended to, taken back from, and let go of.
+
+journal.py says what its lines mean; here they are written. Two rules hold at every moment: bytes go on record after
+they are written, and bytes that turn out wrong leave the record before they are written again. So a fetch that is
+killed in between leaves a gap, and never a record of wrong bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+from typing import TYPE_CHECKING, BinaryIO
+
+from loom.core.ranges import RangeSet, Span, chunk_span
+from loom.store.holding import try_lock
+from loom.store.journal import format_entries, format_synced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loom.store.inside import Place
+    from loom.store.journal import Record
+
+
+class Journal:
+    """The journal of one staging: claimed, written, and let go of. Thread-safe; every method raises OSError.
+
+    Its file is the lock of the staging. Where a file system has no locks, every process gets it.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._file: BinaryIO | None = None
+        self._writes = threading.Lock()
+        self._header = b""
+        self._shape = (0, 1)
+        self._chunks: set[int] = set()
+        self._on_record = RangeSet()
+        self._synced: list[Span] = []
+        self._entries = 0
+        self._can_append = self._can_vouch = False
+        self.edition = 0
+        """Grows when something is disproved: what was found out about the bytes before that counts no more."""
+
+    def claim(self) -> bool:
+        """Take the lock; False when another process holds it, or did so a moment ago: then ask again."""
+        file = _to_file(self.place.open_own(os.O_RDWR | os.O_CREAT))
+        is_mine = try_lock(file.fileno()) and _is_same_file(file, self.place)
+        if not is_mine:  # else its owner has published and removed it between our open and our lock
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the lock is ours."""
+        return self._file is not None
+
+    def begin(self, header: bytes) -> None:
+        """Write the header of a new part into the empty journal that `renew` has put here."""
+        with self._writes:
+            _append_all(self._claimed, header)
+            self._header = header
+
+    def renew(self, header: bytes = b"", resumed: Record | None = None) -> None:
+        """Put a journal that says what `resumed` does in the place of the old one, in one step; None: nothing.
+
+        A crash leaves the old one or the new one, whole; after a power cut only where the new one holds what a reboot
+        does not take the belief in. Where locks do not work, another process may go on to write the old one, which
+        is not read any more: it speaks of a part that may not be ours.
+        """
+        text = header + (format_entries(resumed.entries) + format_synced(resumed.synced) if resumed else b"")
+        with self._writes:
+            self._replace(text, is_durable=resumed is not None and resumed.synced > 0)
+            self._header = header
+
+    def trust(self, record: Record) -> None:
+        """Go on from `record`, which is what the file says by now; only then can more be put on record."""
+        size, chunk_size = record.version.size or 0, record.chunk_size
+        with self._writes:
+            self._shape, self._chunks, self._on_record = (size, chunk_size), set(record.done), record.have()
+            self._synced = _spans_of(record.entries[: record.synced], size, chunk_size)
+            self._entries = len(record.entries)
+            self._can_append = self._can_vouch = True
+
+    @property
+    def total(self) -> int:
+        """Bytes on record; 0 when the journal is let go of."""
+        with self._writes:
+            return self._on_record.total if self.is_claimed else 0
+
+    def record_chunks(self, indexes: Iterable[int]) -> None:
+        """Put chunks whose bytes are written on record."""
+        with self._writes:
+            new = [index for index in indexes if index not in self._chunks]
+            if new and self._can_append:
+                self._append(format_entries(new))
+                self._chunks.update(new)
+                self._note([chunk_span(index, *self._shape) for index in new])
+
+    def record_ranges(self, have: Iterable[Span], least: int, edition: int) -> None:
+        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more of them.
+
+        edition: this journal's own, from before it was found out that these bytes are right.
+        """
+        with self._writes:
+            gaps = [gap for span in have for gap in self._on_record.missing(*span) if gap.size >= least]
+            if gaps and self._can_append and edition == self.edition:
+                self._append(format_entries(gaps))
+                self._note(gaps)
+
+    def _note(self, spans: list[Span]) -> None:
+        self._entries += len(spans)
+        for span in spans:
+            self._on_record.add(*span)
+
+    def disprove(self, spans: Iterable[Span]) -> None:
+        """Take bytes off the record, on the disk as well: call it before they are written again.
+
+        Where there is no room for another journal, nothing stays on record: a file can always be made shorter.
+        """
+        with self._writes:
+            self.edition += 1
+            wrong = RangeSet(spans)
+            kept, synced = _without(self._on_record, wrong), _without(self._synced, wrong)
+            if not self._can_append or sum(span.size for span in kept) == self._on_record.total:
+                return
+            self._chunks.clear()
+            self._on_record, self._synced, self._entries = RangeSet(kept), synced, 0
+            rest = [gap for span in kept for gap in RangeSet(synced).missing(*span)]
+            text = self._header + format_entries(synced) + format_synced(len(synced)) + format_entries(rest)
+            try:
+                self._replace(text, is_durable=True)
+                self._entries = len(synced) + len(rest)
+            except OSError:
+                self._void()
+
+    def void(self) -> None:
+        """Put nothing on record any more, and take off what is there."""
+        with self._writes:
+            self.edition += 1
+            if self.is_claimed:
+                self._void()
+
+    def _void(self) -> None:
+        self._can_append = False
+        self._on_record, self._synced = RangeSet(), []
+        os.ftruncate(self._claimed, 0)
+
+    def sync(self, part: int) -> None:
+        """Bring what is on record to the disk, then the journal's word for it. part: a descriptor of the part.
+
+        After a failure nothing is vouched for any more: the next sync would succeed without the pages that this one
+        lost (https://wiki.postgresql.org/wiki/Fsync_Errors).
+        """
+        with self._writes:
+            if not (self._can_append and self._can_vouch):
+                return
+            edition, entries, recorded = self.edition, self._entries, list(self._on_record)
+            self._can_vouch = False
+        os.fsync(part)
+        with self._writes:
+            if not self._can_append or edition != self.edition:
+                self._can_vouch = True
+                return
+            self._append(format_synced(entries))
+            self._synced = recorded
+            journal = os.dup(self._claimed)
+        try:
+            os.fsync(journal)  # not under the lock: the bytes that arrive meanwhile go on record
+        finally:
+            os.close(journal)
+        self.place.sync_folder()
+        self._can_vouch = True
+
+    def _append(self, text: bytes) -> None:
+        """Append whole lines. After a failure nothing more: it would join on to half a line."""
+        try:
+            _append_all(self._claimed, text)
+        except OSError:
+            self._can_append = False
+            raise
+
+    def _replace(self, text: bytes, *, is_durable: bool) -> None:
+        """Put another file in the place of the journal, locked from before it is there."""
+        fresh = self.place.beside(f".{os.urandom(6).hex()}.loom.tmp")
+        file = _to_file(fresh.create(os.O_RDWR | os.O_APPEND))
+        try:
+            try_lock(file.fileno())
+            _append_all(file.fileno(), text)
+            if is_durable:
+                os.fsync(file.fileno())
+            fresh.replace(self.place)
+        except BaseException:
+            file.close()
+            fresh.unlink()
+            raise
+        old, self._file = self._file, file
+        if old is not None:
+            old.close()
+        if is_durable:
+            self.place.sync_folder()
+
+    def touch(self) -> None:
+        """Give the file a new time, as a sign of life."""
+        with self._writes, contextlib.suppress(OSError):
+            if self._file is not None:
+                os.utime(self._file.fileno())
+
+    def is_at(self, place: Place) -> bool:
+        """Return whether `place` is the file whose lock we hold."""
+        return self._file is not None and _is_same_file(self._file, place)
+
+    def lock_again(self) -> None:
+        """Take the lock that is held already; where there are no locks, that raises OSError."""
+        fcntl.flock(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is claimed, and nothing was ever written to it."""
+        return self._file is not None and os.fstat(self._file.fileno()).st_size == 0
+
+    def remove(self) -> None:
+        """Remove the file, if it is still the one whose lock we hold. Never fails."""
+        with contextlib.suppress(OSError):
+            if self.is_at(self.place):
+                self.place.unlink()
+
+    def close(self) -> None:
+        """Let go of the lock. To call it again, after an interruption, is harmless: a file object closes once."""
+        with self._writes:
+            self._can_append = False
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+
+    @property
+    def _claimed(self) -> int:
+        if self._file is None:
+            raise RuntimeError("the staging has not been claimed")
+        return self._file.fileno()
+
+
+def _spans_of(entries: Iterable[int | Span], size: int, chunk_size: int) -> list[Span]:
+    return [chunk_span(entry, size, chunk_size) if isinstance(entry, int) else entry for entry in entries]
+
+
+def _without(spans: Iterable[Span], wrong: RangeSet) -> list[Span]:
+    return [part for span in spans for part in wrong.missing(*span)]
+
+
+def _to_file(fd: int) -> BinaryIO:
+    """Return a file object: it closes its descriptor once, whatever interrupts that; a number could be closed twice."""
+    return os.fdopen(fd, "r+b", buffering=0)
+
+
+def _append_all(fd: int, text: bytes) -> None:
+    """Write all of it at the end of a file, in one call; half of it is a failure."""
+    if text and os.write(fd, text) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_same_file(file: BinaryIO, place: Place) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), place.lstat())
+    except OSError:
+        return False
