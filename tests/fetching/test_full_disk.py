@@ -160,12 +160,12 @@ def test_hashing_what_stands_there_is_shown(serve, tmp_path):
     file, out, seen = serve(100 * CHUNK), tmp_path / "model.bin", []
     choices = {**QUICK, "no_cache": False, "cache": str(tmp_path / "cache")}
     loom.fetch(file.url, out, on_progress=seen.append, **choices)
-    assert {progress.phase for progress in seen} <= {"connecting", "fetching"}
+    assert {progress.phase for progress in seen} <= {"connecting", "fetching", "done"}
     digest, size = hashlib.sha256(file.content).hexdigest(), out.stat().st_size
     seen.clear()
     assert loom.fetch(file.url, out, on_progress=seen.append, sha256=digest, **QUICK).outcome == "present"
-    assert [(progress.phase, progress.size) for progress in seen] == [("verifying", size)] * len(seen)
-    assert seen[-1].received == size
+    assert [(progress.phase, progress.size) for progress in seen[:-1]] == [("verifying", size)] * (len(seen) - 1)
+    assert (seen[-1].phase, seen[-2].received) == ("done", size)
 
 
 def test_hashing_what_the_cache_has_is_shown(serve, tmp_path, monkeypatch):
@@ -179,7 +179,8 @@ def test_hashing_what_the_cache_has_is_shown(serve, tmp_path, monkeypatch):
     receipt = loom.fetch(file.url, tmp_path / "two", on_progress=seen.append, sha256=digest, **choices)
     assert receipt.outcome == "cached"
     assert [(one.phase, one.size, one.received) for one in seen] == [
-        ("verifying", 3 * BLOCK, share * BLOCK) for share in range(4)
+        *(("verifying", 3 * BLOCK, share * BLOCK) for share in range(4)),
+        ("done", 3 * BLOCK, 3 * BLOCK),
     ]
     settle_all(Cache(str(cache)))
     for record in (cache / "refs").iterdir():

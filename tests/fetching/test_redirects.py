@@ -113,7 +113,7 @@ def test_a_redirect_whose_body_never_comes(origin, getter):
         stalls(0)(exchange)
 
     origin.put("/target", THING)
-    assert getter.right(origin.put("/m", THING, first(1, withhold)), DATA, timeout_s=0.2).retries == 1
+    assert getter.right(origin.put("/m", THING, first(1, withhold)), DATA, timeout_s=1.0).retries == 1
 
 
 def test_who_answers_is_named(origin, other_origin, getter):

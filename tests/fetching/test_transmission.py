@@ -20,10 +20,11 @@ def test_what_nobody_vouched_for_is_told_when_it_is_much(unconfirmed: int, is_to
     warnings: list[str] = []
     company = SimpleNamespace(confirmer=SimpleNamespace(unconfirmed=unconfirmed), remarks=list)
     transfer = SimpleNamespace(size=SIZE, useful_workers=lambda: 1)
-    job = SimpleNamespace(transfer=transfer, company=company)
+    job = SimpleNamespace(transfer=transfer, company=company, version=None)
+    source = SimpleNamespace(pin=SimpleNamespace(remark=lambda _: ""))
     one = Transmission(
         REFERENCE,
-        None,
+        source,
         Options(),
         None,
         SimpleNamespace(now=lambda: None),
