@@ -56,7 +56,7 @@ class UsageError(LoomError):
 
 
 class NotFound(LoomError):
-    """The origin says that the object does not exist (404, 410)."""
+    """The origin says that the object does not exist (404, 410, or a code in the reply)."""
 
     exit_code = 4
     kind = "not-found"
@@ -69,7 +69,7 @@ class NotCached(NotFound):
 
 
 class AccessDenied(LoomError):
-    """The origin refuses the credentials, or wants some (401, 403, 407)."""
+    """The origin refuses the credentials, or wants some (401, 403, 407, or a code in the reply)."""
 
     exit_code = 5
     kind = "access-denied"

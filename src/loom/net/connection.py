@@ -149,6 +149,24 @@ class Response:
             data += more
         return data
 
+    async def beginning(self, most: int) -> bytes:
+        """Return the body's first bytes, at most `most`, however it is framed; the connection is of no more use.
+
+        Raises BadHead, ConnectionLost, OSError.
+        """
+        reader, data = _Reader(self.connection.sock, self._early), b""
+        self._early, left, self._left = b"", self._left, None
+        if self.head.is_chunked or left is None:
+            async for part in _chunks(reader) if self.head.is_chunked else _until_closed(reader):
+                data += part
+                if len(data) >= most:
+                    break
+            return data[:most]
+        wanted = min(most, left)
+        while len(data) < wanted and (part := await reader.some(wanted - len(data))):
+            data += part
+        return data
+
     async def skip(self, most: int = 64 * 1024) -> None:
         """Read a short body to its end, so that the connection stays usable; a longer one is left alone."""
         if self._left is None or self._left > most:

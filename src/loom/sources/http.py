@@ -15,7 +15,6 @@ import asyncio
 import math
 import threading
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from loom.core.expectation import NOTHING_TOLD, Expectation, parse_expectation
@@ -30,15 +29,12 @@ from loom.core.headers import (
 )
 from loom.core.ranges import Span, format_range
 from loom.core.redirects import RedirectGuard
+from loom.core.refusals import MOST_READ, Kind
 from loom.core.urls import Url, join_url
-from loom.core.waits import parse_wait
 from loom.errors import (
-    AccessDenied,
     IntegrityError,
-    NotFound,
     OriginChanged,
     OriginError,
-    OriginThrottled,
     UsageError,
 )
 from loom.net.tls import certificate_trouble
@@ -46,6 +42,7 @@ from loom.sources.answers import Reader, content_range_of
 from loom.sources.credentials import base_headers, headers_for, may_see_headers
 from loom.sources.faults import fault_of
 from loom.sources.pin import Pin
+from loom.sources.refusals import fault_of_refusal, refusal_of
 from loom.sources.tls_faults import TlsCredentials, certificate_wanted
 
 if TYPE_CHECKING:
@@ -58,10 +55,9 @@ MAX_REDIRECTS = 10
 """Hops after which a redirect is taken for a loop; browsers stop at 20, Go's client at 10."""
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_TRANSIENT = frozenset((408, 425, 500, 502, 504, 520, 521, 522, 523, 524))
-_MOST_SAID = 64 * 1024
+_ANSWERS = frozenset((200, 206, 304, 412, 416))
 _SAID_S = 2.0
-"""Bytes and seconds that the body of an error may take."""
+"""Seconds that the body of an error may take."""
 
 _RESOLVE_POLL_S = 0.02
 _PAST_CACHES = {"Cache-Control": "no-cache"}
@@ -187,11 +183,9 @@ class HttpSource:
         304, 412 or 416. Raises Fault for every other one.
         """
         target = await self._claim_target()
+        is_kept = target is not None
         if target is not None:
             response = await self._exchange(pool, target, headers)
-            if self._has_expired(target, response.head):
-                response.connection.close()
-                raise Fault(Remedy.AT_ONCE, self._denied(target, response.head.status))
         else:
             try:
                 target, response = await self._follow(pool, headers)
@@ -200,19 +194,33 @@ class HttpSource:
                 raise
             is_good = response.head.status in (200, 206, 304)
             self._settle_target(target if is_good else None)
+        if response.head.status in _ANSWERS:
+            return response
         try:
-            said = await self._said(response) if response.head.status == 400 else ""
-            self._refuse_status(target, response.head, said)
-        except BaseException:
+            raise await self._refused(target, response, is_kept=is_kept)
+        finally:
             response.connection.close()
-            raise
-        return response
+
+    async def _refused(self, url: Url, response: Response, *, is_kept: bool) -> Fault:
+        """Return the fault of an error reply. is_kept: `url` had been resolved before, and has worked."""
+        head = response.head
+        is_denied = is_kept and head.status in (401, 403)
+        body = "" if is_denied or head.status in (429, 503) else await self._said(response)
+        if reason := certificate_trouble(head.status, body):
+            return Fault(Remedy.NONE, certificate_wanted(url.endpoint.authority, self._credentials(url), reason))
+        refusal = refusal_of(head, body, url, self._headers)
+        fault = fault_of_refusal(url, head, refusal, is_signed="?" in self.reference.target)
+        if is_kept and (is_denied or refusal.meaning.kind is Kind.EXPIRED) and self._forget(url):
+            return Fault(Remedy.AT_ONCE, fault.error)
+        return fault
 
     async def _said(self, response: Response) -> str:
-        """Return a short body that says why a request is refused; "" when there is none, or it does not come."""
+        """Return the body that says why a request is refused; "" when there is none, or it does not come."""
         try:
+            if response.head.length == 0:
+                return ""
             async with asyncio.timeout(min(self._timeout_s, _SAID_S)):
-                return as_text((await response.read(_MOST_SAID)).decode("latin-1"))
+                return as_text((await response.beginning(MOST_READ)).decode("latin-1"))
         except (OSError, TimeoutError):
             return ""
 
@@ -232,9 +240,9 @@ class HttpSource:
             self._target = target
             self._is_resolving = False
 
-    def _has_expired(self, target: Url, head: Head) -> bool:
-        """Forget a redirect's target that denies access now; return whether that is so. It has worked: it was kept."""
-        if head.status not in (401, 403) or target == self.reference:
+    def _forget(self, target: Url) -> bool:
+        """Forget a redirect's target that has worked and denies access now: it has expired. False for no redirect's."""
+        if target == self.reference:
             return False
         with self._lock:
             if self._target is target:
@@ -341,41 +349,6 @@ class HttpSource:
         expected = self._expected(response.head, size, is_whole=False)
         return Reply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
 
-    def _refuse_status(self, url: Url, head: Head, said: str = "") -> None:
-        """Raise the Fault that a status means; `said` is the body that came with it."""
-        if head.status in (200, 206, 304, 412, 416):
-            return
-        if head.status in {404, 410}:
-            raise Fault(Remedy.NONE, NotFound(f"{url} does not exist ({head.status})", "check the URL"))
-        wait_s = parse_wait(head.fields, datetime.now(UTC))
-        if head.status in (429, 503) or (head.status == 403 and wait_s is not None):
-            raise Fault(Remedy.SLOW_DOWN, _throttled(url, head.status, wait_s), wait_s)
-        if head.status in (401, 403, 407):
-            raise Fault(Remedy.NONE, self._denied(url, head.status))
-        if reason := certificate_trouble(head.status, said):
-            where = url.endpoint.authority
-            raise Fault(Remedy.NONE, certificate_wanted(where, self._credentials(url), reason))
-        remedy = Remedy.RETRY if head.status in _TRANSIENT else Remedy.NONE
-        raise Fault(remedy, OriginError(f"{url} answered {head.status}", _status_hint(url, head.status)), wait_s)
-
-    def _denied(self, url: Url, status: int) -> AccessDenied:
-        if status == 407:
-            message = f"the proxy denies access to {url} ({status})"
-            return AccessDenied(message, "check the user and password in HTTP_PROXY")
-        if "?" in self.reference.target and status == 403:
-            return AccessDenied(f"{url} denies access ({status})", "a signed URL may have expired: get a new one")
-        return AccessDenied(f"{url} denies access ({status})", "check --token or --header")
-
-
-def _status_hint(url: Url, status: int) -> str:
-    """Return what to do about a status that no other rule knows."""
-    if status == 400:
-        is_plain = url.endpoint.scheme == "http"  # nginx and others answer so where they speak TLS
-        return "the URL may have lost a part: give all of it, in quotes" + is_plain * "; or the port wants https://"
-    if status in _TRANSIENT or status >= 500:
-        return "the trouble is at the origin: try again later, or ask who runs it"
-    return "check the URL, and whether the origin wants a --header"
-
 
 def _told_by(url: Url, head: Head, *, is_redirect: bool = False, is_whole: bool = False) -> Expectation:
     return parse_expectation(head.fields, url.endpoint.authority, is_redirect=is_redirect, is_whole=is_whole)
@@ -384,11 +357,6 @@ def _told_by(url: Url, head: Head, *, is_redirect: bool = False, is_whole: bool 
 def _as_sent(etag: str) -> str:
     """Return an ETag so that its bytes go out as they came: heads are read as Latin-1 and written as UTF-8."""
     return etag.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
-
-
-def _throttled(url: Url, status: int, wait_s: float | None) -> OriginThrottled:
-    asks = f" and asks to wait {wait_s:.0f} s" if wait_s else ""
-    return OriginThrottled(f"{url} is throttling ({status}){asks}", "use fewer --workers, or try again later")
 
 
 def _next_hop(url: Url, location: str) -> Url:
