@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import signal
@@ -168,11 +169,12 @@ def test_a_peer_that_is_killed_or_stopped_costs_nothing_but_time(cold: Cold, ori
             child.wait()
 
 
-def _fetch_beside(cold: Cold, name: str) -> subprocess.Popen[bytes]:
+def _fetch_beside(cold: Cold, name: str, *more: str, inside: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
     environ = os.environ | {"LOOM_FLEET_TOKEN": TOKEN, "LOOM_CACHE": str(cold.folder / f"cache-{name}")}
-    command = [sys.executable, "-m", "loom", "fetch", cold.url, "-o", str(cold.folder / f"{name}.bin"),
-               "--workers", "1", "--control", cold.control, "--node", name, "--linger", "0"]  # fmt: skip
-    return subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
+    command = [*inside, sys.executable, "-m", "loom", "fetch", cold.url, "-o", str(cold.folder / f"{name}.bin"),
+               "--workers", "1", "--control", cold.control, "--node", name, "--linger", "0", *more]  # fmt: skip
+    stdout = subprocess.PIPE if "--json" in more else subprocess.DEVNULL
+    return subprocess.Popen(command, env=environ, stdout=stdout, stderr=subprocess.DEVNULL)
 
 
 def test_the_origin_may_be_away_when_peers_have_it(cold: Cold, origin: Origin) -> None:
@@ -317,6 +319,32 @@ def test_who_is_done_first_stays_for_the_others(cold: Cold) -> None:
     wait_until(lambda: "a" not in [one["node"] for one in cold.replicas()])
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
+def test_the_first_process_of_a_container_leaves_nothing_behind(cold: Cold, origin: Origin) -> None:
+    """All of a container ends with its first process: it is not listed any more, and the receipt says what to run."""
+    cold.url = origin.put("/slow.bin", Thing(DATA), paced(100_000, 0.05))
+    child = _fetch_beside(cold, "first", "--workers", "4", "--linger", "5", "--json", inside=("unshare", "-pf"))
+    address = ""
+    while child.poll() is None:  # a peer that only takes goes on asking
+        address = address or next((one["address"] for one in cold.replicas() if one.get("address")), "")
+        if address:
+            with contextlib.suppress(OSError):
+                _ask_in_passing(address.removeprefix("http://"))
+        time.sleep(0.05)
+    receipt = json.loads(child.communicate()[0])
+    assert address
+    assert [one for one in receipt["warnings"] if "`loom node`" in one]
+    wait_until(lambda: not cold.replicas())
+
+
+def _ask_in_passing(authority: str) -> None:
+    """Ask as a peer does that listens nowhere, and need not be in any list."""
+    proof = proof_of(authority, "/refs/0", TOKEN)
+    with contextlib.closing(HTTPConnection(authority, timeout=10)) as connection:
+        connection.request("GET", "/refs/0", headers={"Authorization": proof})
+        assert connection.getresponse().status == 404
+
+
 def test_who_is_done_first_stays_for_those_who_listen_nowhere(cold: Cold, origin: Origin) -> None:
     """A peer that only takes (--private) is in no list: its asking alone tells of it."""
     cold.url = origin.put("/slow.bin", Thing(DATA), paced(100_000, 0.05))
@@ -325,12 +353,7 @@ def test_who_is_done_first_stays_for_those_who_listen_nowhere(cold: Cold, origin
     def ask(_: loom.Progress) -> None:
         for one in [] if asked else cold.replicas():
             if address := one.get("address"):
-                authority = address.removeprefix("http://")
-                proof = proof_of(authority, "/refs/0", TOKEN)
-                connection = HTTPConnection(authority, timeout=10)
-                connection.request("GET", "/refs/0", headers={"Authorization": proof})
-                assert connection.getresponse().status == 404
-                connection.close()
+                _ask_in_passing(address.removeprefix("http://"))
                 asked.append(address)
 
     cold.fetch("a", workers=2, linger_s=1.5, timeout_s=20, on_progress=ask)

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
+from loom.core.names import MIN_TTL_S
 from loom.core.swarm import MAX_HOMES
 from loom.errors import LoomError, NotFound, OriginUnreachable
 from loom.net.tls import client_certificate
@@ -37,9 +38,9 @@ RETRY_S = 5.0
 TTL_S = 15.0
 """A fetch that was killed is forgotten after so long."""
 
-DONE_TTL_S = 30.0
-"""How long a finished fetch is remembered, unless a node on this machine (`loom node`) says that the model is here: the
-process that could hand it out is gone."""
+DONE_TTL_S = MIN_TTL_S
+"""Seconds for which a finished fetch is listed that leaves no process behind: what it took is counted, and then it can
+be had here from `loom node` alone, which says so itself."""
 
 _TIMEOUT_S = 2.0
 
@@ -109,10 +110,10 @@ class Announcer:
             return receipt
         if not self.wait():
             self._trouble = f"{self._client} did not answer within {BUDGET_S:g} s"
-        self._receipt = receipt
+        self._receipt, note = receipt, ""
         if self._peers is not None:
-            self._peers.linger(receipt, self._model)
-        warnings = receipt.warnings
+            note = self._peers.linger(receipt, self._model)
+        warnings = receipt.warnings + ((note,) if note else ())
         if self._trouble:
             warnings += (f"fetched without the control plane: {self._trouble}",)
         return dataclasses.replace(receipt, replicas=self._replicas, warnings=warnings)

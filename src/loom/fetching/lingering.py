@@ -13,11 +13,8 @@ import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
-import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from loom.core.headers import Version
@@ -27,6 +24,7 @@ from loom.net.tls import client_certificate
 from loom.registry.client import ControlClient
 from loom.sharing.server import PeerServer
 from loom.sharing.shelf import OwnShelf, WholeFile
+from loom.store import background
 
 LONGEST_S = 600.0
 BEAT_S = 5.0
@@ -42,18 +40,10 @@ def linger(facts: dict[str, Any], listening: int, file: int) -> None:
 
     Secrets among the facts go through a pipe: neither arguments nor the environment hold them.
     """
-    command = [sys.executable, "-m", "loom.fetching.lingering"]
-    nothing, home = subprocess.DEVNULL, Path(__file__).parents[2]
-    child = subprocess.Popen(  # noqa: S603 - this interpreter, on a module of ours
-        command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True, cwd=home,
-        pass_fds=(listening, file),
-    )  # fmt: skip
+    said = json.dumps({**facts, "listening": listening, "file": file}).encode()
+    child = background.start("loom.fetching.lingering", said=said, pass_fds=(listening, file))
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
-    if child.stdin is not None:
-        with child.stdin as pipe:
-            pipe.write(json.dumps({**facts, "listening": listening, "file": file}).encode())
-    threading.Thread(target=child.wait, name="loom-lingering", daemon=True).start()
 
 
 def _run(facts: dict[str, Any]) -> None:

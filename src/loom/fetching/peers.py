@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from loom.net.limit import RateLimit
 from loom.sharing.server import PeerServer, listen
 from loom.sharing.shelf import OwnShelf
 from loom.sources.peer import Asker, resolve_at_peer
+from loom.store import background
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,6 +47,11 @@ NAMELESS_S = 5.0
 """A peer that listens nowhere (--private), and has asked us for something so recently, may not have all of it yet."""
 
 _CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
+
+_NOBODY_STAYS = (
+    "peers still want this file, and no process can stay to hand it out: a container ends with its first process; run "
+    "`loom node` over the same cache beside it (docs/howto/kubernetes.md)"
+)
 
 RESOLVERS = 32
 """So many peers are asked at once what a reference leads to; the control plane names the likeliest first."""
@@ -230,17 +235,22 @@ class Peers:
         """Bytes handed to peers."""
         return self._server.served if self._server else 0
 
-    def linger(self, receipt: Receipt, model: str) -> None:
-        """Have what was fetched handed to peers for a while by a process of its own, if anybody may want it."""
+    def linger(self, receipt: Receipt, model: str) -> str:
+        """Have what was fetched handed to peers for a while by a process of its own, if a peer may want it.
+
+        Return a sentence for people where one is wanted and cannot stay, else "".
+        """
         server, options = self._server, self._options
         with self._lock:
             company, self._company = self._company, None
         if server is None or company is None or not options.linger_s:
-            return
+            return ""
         if not company.is_wanted() and now() - server.nameless_at > NAMELESS_S:
-            return
-        if not os.path.basename(sys.executable).startswith(("python", "pypy")):
-            return  # Python is embedded in another program: nobody knows what starting that would do
+            return ""
+        if background.is_first_process():
+            return _NOBODY_STAYS
+        if not background.can_start():
+            return ""
         facts = {
             **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": server.authority,
             "identity": self._caller.identity, "served": server.served,
@@ -253,6 +263,7 @@ class Peers:
         with contextlib.suppress(OSError), open(receipt.out, "rb") as file:
             linger(facts, self._listening.fileno(), file.fileno())
             self._has_heir = True
+        return ""
 
     @property
     def has_heir(self) -> bool:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom.errors import StoreError, StoreFull
+from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blob
 from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file, hash_unchanged
@@ -388,15 +386,9 @@ class Vault:
 
     def settle_later(self) -> None:
         """Have what is new in the cache settled by a process of its own, which outlives this one."""
-        if not os.path.basename(sys.executable).startswith(("python", "pypy")):
-            return  # Python is embedded in another program: nobody knows what starting that would do
-        command = [sys.executable, "-m", "loom.store.settling", self.root]
-        none, home = subprocess.DEVNULL, Path(__file__).parents[2]  # -m looks into its working folder first
-        with contextlib.suppress(OSError):
-            child = subprocess.Popen(  # noqa: S603 - this interpreter, on a module of ours
-                command, stdin=none, stdout=none, stderr=none, start_new_session=True, cwd=home
-            )
-            threading.Thread(target=child.wait, name="loom-settling", daemon=True).start()
+        if background.can_start():
+            with contextlib.suppress(OSError):
+                background.start("loom.store.settling", self.root)
 
 
 class BlobGone(Exception):
