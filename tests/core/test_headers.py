@@ -69,7 +69,7 @@ def test_content_length(text, length) -> None:
         ("attachment; filename*=UTF-8''%FF.gguf", "\ufffd.gguf"),
         ('attachment; filename="mÃ¶del.gguf"', "mödel.gguf"),
         ('attachment; filename="a\\"b;c.gguf"', 'a"b;c.gguf'),
-        ("attachment; filename=" + "x" * 300, "x" * 200),
+        ("attachment; filename=" + "x" * 255, "x" * 255),
         ("attachment; filename=..", ""),
         ("filename=x.gguf", "x.gguf"),
         ("inline", ""),

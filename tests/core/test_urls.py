@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loom.core.urls import Endpoint, file_name, is_same_endpoint, join_url, parse_url, redact, safe_name
+from loom.core.urls import Endpoint, is_same_endpoint, join_url, parse_url, redact
 from loom.errors import UsageError
 
 SECRET = "s3cr3tXYZ"
@@ -137,37 +137,6 @@ def test_redaction_keeps_what_helps() -> None:
 def test_redirects_are_resolved(location, whole) -> None:
     """Relative, absolute and already encoded places are resolved as a browser would."""
     assert str(join_url(parse_url("http://h:81/a/b"), location)) == whole
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("https://h/a/model.gguf?x=1", "model.gguf"),
-        ("https://h/a%20b.gguf", "a b.gguf"),
-        ("https://h/", ""),
-        ("https://h", ""),
-        ("https://h/..%2F..%2Fetc%2Fpasswd", "passwd"),
-        ("https://h/.hidden", ""),
-        ("https://h/.%00.%2Fx%0A.gguf", "x.gguf"),
-        ("https://h/a%5Cb.gguf", "b.gguf"),
-        ("https://h/%E4%B8%AD.gguf", "中.gguf"),
-        ("https://h/\udcff.gguf", ""),
-        ("https://[bad/x", ""),
-    ],
-)
-def test_names_come_from_the_path(url, name) -> None:
-    """The last part of the path, decoded, never with a folder."""
-    assert file_name(url) == name
-
-
-@given(st.text(ODD, max_size=300))
-def test_safe_names_are_safe(text) -> None:
-    """No folder, no control character, no hidden file, short enough for any file system."""
-    name = safe_name(text)
-    assert not {"/", "\\"} & set(name)
-    assert name.isprintable()
-    assert not name.startswith(".")
-    assert len(name.encode()) <= 200
 
 
 def test_endpoints_differ_by_scheme_host_and_port() -> None:

@@ -15,7 +15,7 @@ from loom.store.checking import Finding, Problem, check, read_note, rebuild, rep
 from loom.store.hashing import hash_file
 from loom.store.inside import Place
 from loom.store.inventory import take_inventory
-from loom.store.staging import XATTR
+from loom.store.notes import XATTR
 from tests.store.conftest import no_attributes
 from tests.store.kit import names_in
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot

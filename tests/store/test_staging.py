@@ -20,7 +20,8 @@ from loom.core.ranges import Span
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store import staging as staging_module
 from loom.store.journal import Record
-from loom.store.staging import XATTR, Staging, check_out
+from loom.store.notes import XATTR
+from loom.store.staging import Staging, check_out
 from tests.store.conftest import REFERENCE, FailingDisk, no_attributes
 
 if TYPE_CHECKING:
@@ -498,18 +499,19 @@ def test_where_a_file_can_go(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "error"), [("", UsageError), ("missing/x", StoreError), ("x" * 242, UsageError), ("a\0b", UsageError)]
+    ("name", "error"), [("", UsageError), ("missing/x", StoreError), ("x" * 256, UsageError), ("a\0b", UsageError)]
 )
 def test_where_a_file_cannot_go(tmp_path, name, error) -> None:
-    """A folder, a missing folder, a name too long with what we add to it, a null byte: told at once, with a hint."""
+    """A folder, a missing folder, a name too long, a null byte: told at once, with a hint."""
     with pytest.raises(error) as caught:
         check_out(tmp_path / name)
     assert caught.value.hint
 
 
 def test_the_longest_name(stage, tmp_path) -> None:
-    """The longest name that is accepted works."""
-    path = check_out(tmp_path / ("x" * 241))
+    """The longest name that is accepted works, with the hidden files beside it, which differ for names that differ."""
+    path = check_out(tmp_path / ("x" * 255))
+    assert stage(path)._stem != stage(path.with_name("x" * 254 + "y"))._stem
     one = stage(path)
     assert one.try_claim()
     one.begin(Version(1), CHUNK, None)

@@ -21,6 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from loom.store.cache import Ref
+    from loom.store.inside import Place
+
 VALUES = {"--url": "url", "--out": "out", "-o": "out", "--workers": "workers", "--cache": "cache", "--link": "link"}
 SWITCHES = {"--quiet": "quiet", "-q": "quiet"}
 """The flags that are understood here, spelled out: reading them from the table would import it."""
@@ -37,15 +40,11 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
     words = _parse(arguments)
     if words is None or _has_more_settings(environ):
         return None
-    url, out = words["url"], words["out"]
-    if revision_of(url) == MOVING and not is_on(environ.get("LOOM_OFFLINE", "")):
-        return None  # the long way asks the origin
-    cache, key = Cache(cache_root(words.get("cache"), environ)), reference_key(url)
-    ref = cache.find(key)
-    if ref is None or ref.is_overdue:
-        return None  # the long way starts another process that settles it
-    if words.get("link") == "symlink" and not ref.is_settled:
+    cache, key = Cache(cache_root(words.get("cache"), environ)), reference_key(words["url"])
+    ref = _find(cache, key, words, environ)
+    if ref is None:
         return None
+    out = words.get("out", ref.name)
     try:
         if os.path.exists(out) and not os.path.isfile(out):
             return None  # a folder, a device: the long way refuses it
@@ -63,6 +62,18 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
         elapsed_s, name = time.monotonic() - started, printable(path_from(working_folder(), out))
         sys.stderr.write(format_hit(name, ref.size, elapsed_s, 0, placement.how, placement.why) + "\n")
     return 0
+
+
+def _find(cache: Cache, key: str, words: dict[str, str], environ: Mapping[str, str]) -> Ref | None:
+    """Return the record of a hit that needs no second look."""
+    if revision_of(words["url"]) == MOVING and not is_on(environ.get("LOOM_OFFLINE", "")):
+        return None  # the long way asks the origin
+    ref = cache.find(key)
+    if ref is None or ref.is_overdue:
+        return None  # the long way starts another process that settles it
+    if words.get("link") == "symlink" and not ref.is_settled:
+        return None
+    return ref if "out" in words or _may_take(ref.name, cache.blob(ref.blob)) else None
 
 
 def _parse(arguments: list[str]) -> dict[str, str] | None:
@@ -87,7 +98,8 @@ def _parse(arguments: list[str]) -> dict[str, str] | None:
             words["url"] = word
         else:
             return None
-    words.setdefault("out", _name_of(words.get("url", "")) if is_command else "output")
+    if not is_command:
+        words.setdefault("out", "output")
     return words if _is_plain(words) else None
 
 
@@ -95,17 +107,27 @@ def _is_plain(words: dict[str, str]) -> bool:
     """Return whether every value is one that the long way would take, too."""
     return (
         words.get("url", "").startswith(("http://", "https://"))
-        and os.path.basename(words["out"]) not in ("", ".", "..", "-")
+        and os.path.basename(words.get("out", "given")) not in ("", ".", "..", "-")
         and is_workers(words.get("workers", "1"))
         and words.get("link", "auto") in LINKS
         and words.get("cache", "/") != ""
     )  # fmt: skip
 
 
-def _name_of(url: str) -> str:
-    """Return the file name in a URL if it needs no decoding, else ""."""
-    name = url.partition("#")[0].partition("?")[0].partition("://")[2].partition("/")[2].rpartition("/")[2]
-    return name if _NAME_CHARS.issuperset(name) and not name.startswith(".") and len(name) < 200 else ""
+def _may_take(name: str, blob: Place) -> bool:
+    """Return whether a name that the user did not give is plain, and nothing stands there but the blob itself.
+
+    The long way finds out whose file it is that stands there.
+    """
+    is_plain = bool(name) and _NAME_CHARS.issuperset(name) and name[0] not in ".-" and len(name) <= 255
+    return is_plain and (not os.path.lexists(name) or _is_same_file(name, blob))
+
+
+def _is_same_file(name: str, blob: Place) -> bool:
+    try:
+        return os.path.samestat(os.stat(name), blob.lstat())
+    except OSError:
+        return False
 
 
 def _has_more_settings(environ: Mapping[str, str]) -> bool:

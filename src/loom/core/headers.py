@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from loom.core.file_names import safe_name
 from loom.core.ranges import Span
-from loom.core.urls import safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

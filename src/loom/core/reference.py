@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from loom.core.file_names import file_name, last_part
 from loom.core.keys import stable_url, text_key
 from loom.core.names import model_of
 from loom.core.revisions import IMMUTABLE, MOVING, revision_of
-from loom.core.urls import Url, file_name, parse_url, redact
+from loom.core.urls import Url, parse_url, redact
 
 if TYPE_CHECKING:
     from loom.core.urls import Endpoint
@@ -26,7 +27,8 @@ class Reference:
     stable: the URL as it stays when it is signed anew: no user info, signature or fragment.
     key: the SHA-256 of `stable`, 64 hex digits: what cache, journal and peers know it by.
     shown: the URL for people and records: user info dropped, query values blanked.
-    name: the file's name as the URL gives it; "" when it gives none.
+    name: the file's name as the URL tells it; "" when it tells none: then the origin's answer decides.
+    last_name: what the file is called when the answer tells no name either.
     revision: whether what it names can change, as far as the URL tells: one of loom.core.revisions.
     """
 
@@ -35,12 +37,18 @@ class Reference:
     key: str
     shown: str
     name: str
+    last_name: str
     revision: str
 
     @property
     def endpoint(self) -> Endpoint:
         """Scheme, host and port of the origin."""
         return self.url.endpoint
+
+    @property
+    def best_name(self) -> str:
+        """The file's name as far as the URL goes."""
+        return self.name or self.last_name
 
     @property
     def is_immutable(self) -> bool:
@@ -66,4 +74,5 @@ class Reference:
 def parse_reference(text: str) -> Reference:
     """Read what a user typed. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
     url, stable = parse_url(text), stable_url(text)
-    return Reference(url, stable, text_key(stable), redact(text), file_name(text), revision_of(text))
+    names = file_name(text), last_part(text) or "download"
+    return Reference(url, stable, text_key(stable), redact(text), *names, revision_of(text))

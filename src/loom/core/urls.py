@@ -99,25 +99,6 @@ def is_same_endpoint(one: Url, other: Url) -> bool:
     return one.endpoint == other.endpoint
 
 
-def file_name(url: str) -> str:
-    """Return the last part of the URL's path, decoded and safe as a file's name; "" when there is none."""
-    try:
-        path = urlsplit(url).path
-    except ValueError:
-        return ""  # `parse_url` tells what is wrong with it
-    return safe_name(unquote(path.rsplit("/", 1)[-1]))
-
-
-def safe_name(name: str) -> str:
-    """Return `name` without folders or control characters, "" if nothing usable is left.
-
-    A server chooses Content-Disposition and URLs freely: the name must never lead out of the folder.
-    """
-    name = name.replace("\\", "/").rsplit("/", 1)[-1]
-    name = "".join(c for c in name if c.isprintable()).strip()
-    return "" if name.startswith(".") else name.encode()[:200].decode(errors="ignore")
-
-
 def redact(url: str) -> str:
     """Return the URL as it may be shown: user info dropped, query values blanked but for plainly harmless ones."""
     try:

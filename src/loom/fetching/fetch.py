@@ -151,6 +151,7 @@ class _Fetch:
         self._peers = peers
         self._source = HttpSource(reference, options, out.name if out else "")
         self._out = check_out(out or Path(reference.name)) if out or reference.name else None
+        self._is_named = out is not None
         self._patience = Patience(options)
         self._warnings: list[str] = []
         self._way: Way | None = None
@@ -175,12 +176,12 @@ class _Fetch:
         facts = (self._reference, self._out, self._options, self._report, self._warn)
         if not self._options.no_cache:
             try:
-                through = self._way = ThroughCache(*facts)
+                through = self._way = ThroughCache(*facts, is_given=self._is_named)
                 found = through.find()
                 return through, self._clear(through, found) if isinstance(found, Doubt) else found
             except NoCache as reason:
                 self._warn(str(reason))
-        beside = self._way = BesideOutput(*facts)
+        beside = self._way = BesideOutput(*facts, is_given=self._is_named)
         return beside, beside.find()
 
     def _clear(self, through: ThroughCache, doubt: Doubt) -> Standing | None:

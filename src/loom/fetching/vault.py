@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loom.core.headers import Version
 from loom.errors import StoreError, StoreFull
 from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blob
 from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.inside import Foreign
+from loom.store.notes import note_output
 from loom.store.placing import Placement, place, place_descriptor, reason_of, require_writable
 from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging, TakenOver
@@ -27,7 +29,6 @@ from loom.store.staging import Staging, TakenOver
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loom.core.headers import Version
     from loom.core.options import Options
     from loom.core.reference import Reference
     from loom.store.inside import Place
@@ -109,7 +110,7 @@ class Vault:
         """Return the content with the digest that the caller wants, whatever reference it was fetched by."""
         digest = self._options.sha256
         other = self._find_digest(digest) if digest is not None else None
-        return self._adopt(other, self._reference.name) if other is not None else None
+        return self._adopt(other, self._reference.best_name) if other is not None else None
 
     def find_told(self, digest: str, version: Version, name: str) -> Ref | None:
         """Return the content with the digest that the origin has just told, whatever reference it was fetched by.
@@ -119,7 +120,7 @@ class Vault:
         other = self._find_digest(digest)
         if other is None or version.size not in (None, other.size):
             return None
-        return self._adopt(other, self._reference.name or name, version, time.time())
+        return self._adopt(other, self._reference.name or name or self._reference.last_name, version, time.time())
 
     def _find_digest(self, digest: str) -> Ref | None:
         """Return what is known of the content with that digest, if the cache holds it and it can be believed."""
@@ -154,7 +155,7 @@ class Vault:
         ref = Ref(
             self._reference.shown, name, other.blob, other.size, other.mtime_ns, etag=etag, last_modified=last_modified,
             digest=other.digest, verified=self._verified(other.digest), checked_at=checked_at, boot_id=other.boot_id,
-            audience=min(other.audience, self._audience, key=_AUDIENCES.index),
+            audience=_stricter(other.audience, self._audience),
         )  # fmt: skip
         self._record(ref)
         return ref
@@ -235,8 +236,13 @@ class Vault:
     def stage(self) -> Staging:
         """Return the staging of this reference, not yet claimed."""
         self._blob = f"{NEW}/{self.key[:16]}-{os.urandom(6).hex()}"
-        label = {"url": self._reference.shown, "name": self._reference.name, "audience": self._audience}
-        return Staging(Path(self._cache.blob_path(self._blob)), self.key, Path(self.root) / "staging", label)
+        return Staging(Path(self._cache.blob_path(self._blob)), self.key, Path(self.root) / "staging", self._label)
+
+    @property
+    def _label(self) -> dict[str, str]:
+        """What notes and journals are to tell people, and whom the bytes are for."""
+        reference = self._reference
+        return {"url": reference.shown, "name": reference.best_name, "audience": self._audience}
 
     def make_room(self, size: int) -> str:
         """Evict what must go for `size` more bytes; return a sentence about it, "" for nothing. Raises StoreFull."""
@@ -353,6 +359,10 @@ class Vault:
         with faults("write", self.root):
             self._cache.write(self.key, ref)
 
+    def place_of(self, ref: Ref) -> Place:
+        """Return where the blob of a record lies."""
+        return self._cache.blob(ref.blob)
+
     def place(self, ref: Ref, out: str, on_copied: Callable[[int], None] | None = None) -> Placement:
         """Make `out` lead to the blob. Raises BlobGone, StoreError."""
         if self._options.link == "symlink" and not ref.is_settled:
@@ -371,6 +381,8 @@ class Vault:
                 raise BlobGone from None
         if placement.how == "symlink" and not blob.is_there():
             raise BlobGone
+        if placement.how in ("reflink", "copy"):
+            note_output(out, self.key, Version(ref.size, ref.etag, ref.last_modified), self._label)
         self._cache.touch(self.key)
         return placement
 
@@ -389,6 +401,12 @@ class Vault:
         if background.can_start():
             with contextlib.suppress(OSError):
                 background.start("loom.store.settling", self.root)
+
+
+def _stricter(one: str, other: str) -> str:
+    """Return the stricter of two audiences; one that is not known is for nobody."""
+    ranks = [_AUDIENCES.index(audience) if audience in _AUDIENCES else 0 for audience in (one, other)]
+    return _AUDIENCES[min(ranks)]
 
 
 class BlobGone(Exception):

@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from loom.core.file_names import safe_name
 from loom.core.freshness import Checked, Question, checked_unasked, question_about
 from loom.core.headers import Version
 from loom.errors import NotCached, StoreError, StoreFull
 from loom.fetching.crew import TICK_S
+from loom.fetching.outputs import require_own
 from loom.fetching.standing import Doubt, Standing, has_told_digest, has_wanted_digest, is_current, told_sha256
 from loom.fetching.vault import BlobGone, Vault
 from loom.store.cache import cache_root
@@ -84,9 +86,17 @@ class ThroughCache:
     """Fetch into the cache and place the blob at the output, unless it is there already. Raises NoCache."""
 
     def __init__(
-        self, reference: Reference, out: Path | None, options: Options, report: Reporter, warn: Callable[[str], None]
+        self,
+        reference: Reference,
+        out: Path | None,
+        options: Options,
+        report: Reporter,
+        warn: Callable[[str], None],
+        *,
+        is_given: bool = True,
     ) -> None:
         self.out = out
+        self._is_given = is_given
         self.record: Record | None = None
         self.have: Version | None = None
         self._reference = reference
@@ -100,6 +110,7 @@ class ThroughCache:
         self._vault = Vault(root, reference, options, report.hashing)
         self._staging = self._vault.stage()
         self._ref: Ref | None = None
+        self._name = reference.best_name
 
     def find(self) -> Standing | Doubt | None:
         ref = self._vault.find()
@@ -151,9 +162,10 @@ class ThroughCache:
     def confirm(self, reply: Reply | Hearsay) -> Standing | None:
         if (known := self._known(reply)) is not None:
             return known
-        size = reply.version.size or 0
-        self._vault.require_output(self._named(reply.name))
-        self._vault.require_room_for_copy(self._named(reply.name), size)
+        size, out = reply.version.size or 0, self._named(reply.name)
+        self._require_own(out, self._ref)
+        self._vault.require_output(out)
+        self._vault.require_room_for_copy(out, size)
         self._make_room(size)
         return None
 
@@ -179,7 +191,7 @@ class ThroughCache:
 
     def publish(self, version: Version, outcome: str, digest: str = "") -> Standing:
         out = self._named()
-        ref, held = self._vault.publish(self._staging, version, self._reference.name or out.name, digest)
+        ref, held = self._vault.publish(self._staging, version, self._name, digest)
         try:
             placement = self._place(ref, out)
         except BlobGone:
@@ -205,11 +217,18 @@ class ThroughCache:
         return Standing(_version_of(ref), "cached", placement, ref.digest, checked, proof)
 
     def _place(self, ref: Ref, out: Path) -> Placement:
+        self._require_own(out, self._ref, ref)
         return self._vault.place(ref, str(out), lambda copied: self._report.copying(copied, ref.size))
 
-    def _named(self, name: str = "") -> Path:
-        """Return the final path; it gets this name in the working folder if it has none yet."""
-        self.out = self.out or check_out(Path(name or "download"))
+    def _require_own(self, out: Path, *refs: Ref | None) -> None:
+        """Refuse to replace a file of something else. refs: where the reference led, and leads. Raises UsageError."""
+        if not self._is_given:
+            require_own(out, self._reference.key, tuple(self._vault.place_of(ref) for ref in refs if ref is not None))
+
+    def _named(self, told: str = "") -> Path:
+        """Return the final path. told: the name that the origin, or the record, has: for a URL that tells none."""
+        self._name = self._reference.name or safe_name(told) or self._name
+        self.out = self.out or check_out(Path(safe_name(told) or self._name))
         return self.out
 
     def _make_room(self, size: int) -> None:
@@ -221,9 +240,17 @@ class BesideOutput:
     """Fetch to a part beside the output, and rename it."""
 
     def __init__(
-        self, reference: Reference, out: Path | None, options: Options, report: Reporter, warn: Callable[[str], None]
+        self,
+        reference: Reference,
+        out: Path | None,
+        options: Options,
+        report: Reporter,
+        warn: Callable[[str], None],
+        *,
+        is_given: bool = True,
     ) -> None:
         self.out = out
+        self._is_given = is_given
         self.record: Record | None = None
         self.have: Version | None = None
         self._reference = reference
@@ -249,9 +276,15 @@ class BesideOutput:
         if has_told_digest(self.out, reply.version.size, told, self._report):
             return self._present(reply.version, told)
         if self.out is None:
-            self.out = check_out(Path(reply.name or "download"))
-            self._claim(self.out)
+            self.out = check_out(Path(reply.name or self._reference.last_name))
+            if is_current(self._claim(self.out).published(), reply):
+                return self._present(reply.version)
+        self._require_own()
         return None
+
+    def _require_own(self) -> None:
+        if not self._is_given and self.out is not None:
+            require_own(self.out, self._reference.key)
 
     def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staging:
         staging = self._claimed()
@@ -260,6 +293,7 @@ class BesideOutput:
 
     def publish(self, version: Version, outcome: str, digest: str = "") -> Standing:
         staging = self._claimed()
+        self._require_own()
         staging.publish(version)
         staging.sweep()
         return Standing(version, outcome, None, digest)
@@ -273,7 +307,7 @@ class BesideOutput:
         return Standing(version, "present", checked=checked, digest=proof.value if proof else "", proof=proof)
 
     def _claim(self, out: Path) -> Staging:
-        first = Staging(out, self._reference.key, label={"name": out.name})
+        first = Staging(out, self._reference.key, label={"name": out.name, "url": self._reference.shown})
         staging = self._staging = _claim(first, self._report, self._options.timeout_s, self._warn)
         self.record = staging.unfinished()
         return staging

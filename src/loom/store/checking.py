@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from loom.store.cache import SETTLED, Cache, Ref
 from loom.store.hashing import hash_file
 from loom.store.inventory import Blob, collect_garbage, take_inventory
+from loom.store.notes import XATTR
 from loom.store.settling import quarantine, settle_all
-from loom.store.staging import XATTR
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,13 +15,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import stat
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
+from loom.core.file_names import MAX_BYTES
 from loom.core.headers import Version
+from loom.core.keys import text_key
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.allocation import Allocator
 from loom.store.cache import read_boot_id
@@ -30,6 +31,7 @@ from loom.store.holding import Heartbeat, Holder, Signs, find_holder, is_locked,
 from loom.store.inside import FILE_MODE, Foreign, Inside, Place, share
 from loom.store.journal import Record, format_header, read_journal, read_label
 from loom.store.journaling import Journal
+from loom.store.notes import read_note, write_note
 from loom.store.placing import is_among_devices
 
 if TYPE_CHECKING:
@@ -37,9 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loom.core.ranges import Span
-
-XATTR = "user.loom.origin"
-"""The extended attribute that tells of a published file which version of which reference it is."""
 
 PIECE_SIZE = 256 * 1024
 """Bytes per write. The kernel allocates page cache in units up to the size of a write: large ones cost
@@ -51,8 +50,8 @@ MAX_RANK = 8
 QUIET_S = 60.0
 """What was on record so lately is left alone even where its lock is free: there, locks may mean nothing."""
 
-_MAX_NAME = 255
-"""Bytes in a file's name: what ext4, XFS, tmpfs, NFS and APFS take."""
+_MAX_STEM = 220
+"""Bytes of an output's name in the names of its part and journal: with what we add they must be names, too."""
 
 
 _NOTHING: Mapping[str, str] = {}
@@ -91,7 +90,7 @@ class Staging:
         self._inside = Inside(str(folder.parent if folder else out.parent))
         is_inside = out.is_relative_to(self._inside.root)
         self._out = self._inside.place(str(out.relative_to(self._inside.root))) if is_inside else Place.of(out)
-        self._stem = f"{folder.name}/{reference}" if folder else f".{out.name}"
+        self._stem = f"{folder.name}/{reference}" if folder else f".{_stem_of(out.name)}"
         self._part, self._journal_at = _places(self._inside, self._stem, rank)
         self._boot_id = read_boot_id()
         self._journal = Journal(self._journal_at)
@@ -173,7 +172,7 @@ class Staging:
         """Return the version of this reference that stands under the final name, if that is on record and untouched."""
         try:
             seen = self.out.stat()
-            note = json.loads(os.getxattr(self.out, XATTR))
+            note = read_note(str(self.out))
             is_ours = (note["reference"], note["size"], note["mtime_ns"]) == (
                 self._reference, seen.st_size, seen.st_mtime_ns,
             )  # fmt: skip
@@ -308,7 +307,7 @@ class Staging:
         before the lock is let go of: whoever waits for it must find the file on record.
         """
         with faults("replace", self.out):
-            self._note(version)
+            write_note(self._fd, self._reference, version, self._label)
             if self._is_cached:
                 self._make_read_only()
             self._rename()
@@ -332,13 +331,6 @@ class Staging:
             pass  # somebody else has just done so
         if not _is_same_file(self._fd, self._out):
             raise TakenOver(f"another process took over {self._part}", "run the same command again")
-
-    def _note(self, version: Version) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            seen = os.fstat(self._fd)
-            note = {**self._label, "reference": self._reference, "size": seen.st_size, "mtime_ns": seen.st_mtime_ns,
-                    "etag": version.etag, "last_modified": version.last_modified}  # fmt: skip
-            os.setxattr(self._fd, XATTR, json.dumps(note).encode())
 
     def duplicate(self) -> int:
         """Return a descriptor of the part that outlives its names; the caller closes it."""
@@ -414,7 +406,7 @@ def check_out(path: Path) -> Path:
     """
     if "\0" in str(path):
         raise UsageError("the file name holds a null byte", "choose another --out")
-    if len(os.fsencode(path.name)) > _MAX_NAME - len("..loom.journal"):
+    if len(os.fsencode(path.name)) > MAX_BYTES:
         raise UsageError(f"the file name is too long: {path.name[:40]}...", "choose a shorter --out")
     with faults("use", path):
         mode, folder_mode = _mode_of(path), _mode_of(path.parent)
@@ -433,6 +425,12 @@ def check_out(path: Path) -> Path:
     if not stat.S_ISDIR(folder_mode):
         raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
     return folder / path.name
+
+
+def _stem_of(name: str) -> str:
+    """Return what stands for an output's name in those of its part and journal: shortened where it must be."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= _MAX_STEM else f"{os.fsdecode(raw[: _MAX_STEM - 13])}~{text_key(name)[:12]}"
 
 
 def _places(inside: Inside, stem: str, rank: int) -> tuple[Place, Place]:

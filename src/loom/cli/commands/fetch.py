@@ -49,9 +49,11 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
     choices = options_of(settings)
     choices["control_token"] = fleet_token(settings, os.environ)
     choices["model"] = raw["model"]
-    from loom.core.urls import file_name
 
-    talk = Talk(Path(out or file_name(url) or "download").name, os.environ, quiet=bool(settings["quiet"].value))
+    from loom.core.reference import parse_reference
+
+    name = Path(out or parse_reference(url).best_name).name
+    talk = Talk(name, os.environ, quiet=bool(settings["quiet"].value))
     _stop_on_signals(talk)
     if settings["verbose"].value:
         tell_log(talk)

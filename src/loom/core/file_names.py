@@ -1,0 +1,73 @@
+"""Names of files, as URLs and servers suggest them: made safe, and kept apart. docs/reference/names.md is for people.
+
+Rule: a name that the user did not give leads into no other folder, hides nothing, looks like no flag, and keeps its
+ending and what tells it from its neighbours.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, unquote_plus, urlsplit
+
+from loom.core.keys import text_key
+
+MAX_BYTES = 255
+"""Bytes in a file's name: what ext4, XFS, tmpfs, NFS and APFS take."""
+
+_KEPT_END = 100
+"""Bytes of a name's end that stay when it is shortened: "-00001-of-00002.safetensors" tells shards apart."""
+
+_SELECTS_FILE = frozenset(("file", "filename", "file_name", "filepath", "file_path"))
+"""Parameters of a query that say which file it is: modelscope (?FilePath=), download scripts (?file=)."""
+
+_SCRIPTS = (".php", ".asp", ".aspx", ".jsp", ".cgi", ".do")
+"""Suffixes of what makes the answer, not of the answer."""
+
+
+def file_name(url: str) -> str:
+    """Return the file's name if the URL tells one: the query that selects it, else the path's last part with a suffix.
+
+    "" when it tells none: then what the origin calls it decides.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""  # `parse_url` tells what is wrong with it
+    for pair in parts.query.split("&"):
+        parameter, _, value = pair.partition("=")
+        if parameter.lower() in _SELECTS_FILE and (name := _with_suffix(safe_name(unquote_plus(value)))):
+            return name
+    return _with_suffix(last_part(url))
+
+
+def last_part(url: str) -> str:
+    """Return the last part of the URL's path, decoded and safe as a file's name; "" when there is none."""
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return ""
+    return safe_name(unquote(path.rsplit("/", 1)[-1]))
+
+
+def safe_name(name: str) -> str:
+    """Return `name` without folders or control characters, "" if nothing usable is left.
+
+    A server chooses Content-Disposition and URLs freely: the name must never lead out of the folder, and `-o` or
+    `--help` would be a flag to the next command in that folder.
+    """
+    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    name = "".join(c for c in name if c.isprintable()).strip()
+    return "" if name.startswith((".", "-")) else _fitting(name)
+
+
+def _fitting(name: str) -> str:
+    """Shorten a name that no file can have, in the middle: a mark of all of it tells two such names apart."""
+    raw = name.encode()
+    if len(raw) <= MAX_BYTES:
+        return name
+    mark = f"~{text_key(name)[:8]}~"
+    start = raw[: MAX_BYTES - _KEPT_END - len(mark)].decode(errors="ignore")
+    return start + mark + raw[-_KEPT_END:].decode(errors="ignore")
+
+
+def _with_suffix(name: str) -> str:
+    return name if "." in name and not name.lower().endswith(_SCRIPTS) else ""

@@ -1,0 +1,46 @@
+"""Notes on finished files: an extended attribute that tells which version of which reference a file is.
+
+It is a help, never a proof: file systems without such attributes have none, and who may write the file may write it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from loom.core.headers import Version
+
+XATTR = "user.loom.origin"
+
+
+def write_note(file: int, reference: str, version: Version, label: Mapping[str, str]) -> None:
+    """Note on an open file what it is, where the file system can. reference: its key; label: for people."""
+    with contextlib.suppress(OSError, AttributeError):
+        seen = os.fstat(file)
+        note = {**label, "reference": reference, "size": seen.st_size, "mtime_ns": seen.st_mtime_ns,
+                "etag": version.etag, "last_modified": version.last_modified}  # fmt: skip
+        os.setxattr(file, XATTR, json.dumps(note).encode())
+
+
+def note_output(path: str, reference: str, version: Version, label: Mapping[str, str]) -> None:
+    """Note on the file at `path` what it is: a copy does not get the note of what it was made from."""
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            write_note(file, reference, version, label)
+        finally:
+            os.close(file)
+
+
+def read_note(path: str) -> dict[str, Any]:
+    """Return what is noted on the file at `path`; nothing where there is no note that can be read."""
+    try:
+        note = json.loads(os.getxattr(path, XATTR))
+    except (OSError, AttributeError, RecursionError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
