@@ -202,6 +202,8 @@ class ThroughCache:
             self._make_room(0)
         except StoreFull as error:
             self._warn(error.message)
+        if not self._staging.is_read_only:
+            self._warn(f"the file system of {self._vault.root} keeps no permissions: what is cached can be written to")
         self._vault.settle_later()
         return Standing(version, outcome, placement, digest)
 

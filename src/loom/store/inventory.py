@@ -283,6 +283,8 @@ def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Remov
             freed += one.size
         elif keep not in one.refs and any(evictable([one])):  # removed at once: a moment later it may be in use
             removed = remove_blobs(cache, [one])
+            if not removed.blobs:
+                continue
             blobs += removed.blobs
             freed += removed.freed
         else:
@@ -305,9 +307,14 @@ def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
     gone: list[Blob] = []
     freed = 0
     for blob in blobs:
+        try:
+            is_gone = blob.place.unlink()
+        except PermissionError:
+            continue  # another user's, in a folder where only its owner removes a file
         for key in blob.refs:
-            cache.forget(key)
-        if blob.place.unlink():
+            with contextlib.suppress(PermissionError):
+                cache.forget(key)
+        if is_gone:
             gone.append(blob)
             freed += 0 if blob.links else blob.size
     return Removed(tuple(gone), (), freed)
@@ -328,6 +335,8 @@ def remove_part(part: Part) -> bool:
                 return False
             journal.unlink()
             part.place.unlink()
+        except PermissionError:
+            return False  # another user's, in a folder where only its owner removes a file
         finally:
             os.close(lock)
         return True
@@ -360,6 +369,9 @@ def _remove_counted(place: Place, files: list[str]) -> int:
         seen = place.lstat()
     except OSError:
         seen = None
-    if place.unlink():
-        files.append(place.path)
+    try:
+        if place.unlink():
+            files.append(place.path)
+    except PermissionError:
+        return 0
     return seen.st_blocks * 512 if seen is not None and seen.st_nlink == 1 else 0

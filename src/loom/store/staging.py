@@ -71,6 +71,7 @@ class Staging:
     reference: its key. folder: where part and journal lie under the key; None hides them beside `out`. label: what
     the journal and the published file's note are to tell people (journal.LABELS). rank: how many other stagings of the
     same file are held by processes that hang; each has names of its own, so that nobody writes into another one's part.
+    is_read_only: False where the file system did not let a blob be made so.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Staging:
         self._file: BinaryIO | None = None
         self._fd = -1
         self.is_published = False
+        self.is_read_only = True
         self._allocator: Allocator | None = None
 
     # Claiming
@@ -318,8 +320,10 @@ class Staging:
         self.close()
 
     def _make_read_only(self) -> None:
-        with contextlib.suppress(OSError):  # a file system without permissions: the blob's time tells of a write
+        try:
             os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._fd).st_mode) & 0o444)
+        except OSError:
+            self.is_read_only = False  # the blob's time tells of a write
         share(self._fd, self._inside)
 
     def _rename(self) -> None:
