@@ -3,7 +3,7 @@
 import os
 import sys
 
-from loom.cli.streams import close_streams, open_streams
+from loom.cli.streams import READER_LEFT, close_streams, open_streams
 
 
 def main() -> int:
@@ -13,7 +13,9 @@ def main() -> int:
         code = _run(sys.argv[1:])
     except KeyboardInterrupt:  # while modules were being imported: there is nothing to keep yet
         code = 130
-    except OSError:  # nobody reads the version
+    except BrokenPipeError:
+        code = READER_LEFT
+    except OSError:  # stdout takes no version
         code = 1
     return close_streams(code)
 

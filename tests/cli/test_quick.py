@@ -300,3 +300,14 @@ def test_a_working_folder_that_was_removed(cached, tmp_path, more) -> None:
     done = run("fetch", cached, "-o", out, "--cache", "relative", *more, code=FROM_NOWHERE)
     assert (done.returncode, "cannot be written to: fetched without it" in done.stderr) == (0, True)
     assert run("cache", "ls", "--cache", "relative", code=FROM_NOWHERE).returncode == 0
+
+
+def test_nobody_reads_what_a_hit_says(cached) -> None:
+    """The line about a hit is talk: with nobody who reads stderr the file is there, and that is success."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-c", RUN, "fetch", cached, "-o", "model.gguf"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=write_end, timeout=60, check=False)
+    os.close(write_end)
+    assert done.returncode == 0
+    assert Path("model.gguf").exists()

@@ -92,6 +92,7 @@ def errors_page() -> str:
     for kind in sorted(classes, key=lambda c: (c.exit_code, c.kind)):
         meaning = (kind.__doc__ or "").split("\n", 1)[0]
         lines.append(f"| {kind.exit_code} | {kind.kind} | `loom.errors.{kind.__name__}` | {meaning} |")
+    lines += ["| 141 | | | the reader of stdout has left, as in `loom nodes \\| head -1` |"]
     lines += ["", "Exit code 1 without a kind of its own is a defect in Loom: set `LOOM_DEBUG=1` to see where.", ""]
     return "\n".join(lines)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from loom.cli.commands import COMMANDS
 from loom.cli.context import Voice
 from loom.cli.output import Talk, error_to_dict, format_error, print_json
 from loom.cli.parser import format_first_page, no_such_command
+from loom.cli.streams import READER_LEFT, ReaderLeft, say
 from loom.cli.variables import is_on
 from loom.errors import Interrupted, LoomError
 
@@ -24,8 +24,8 @@ def run(arguments: Sequence[str]) -> int:
     voice = Voice("--json" in arguments or is_on(os.environ.get("LOOM_JSON", "")))
     try:
         return _dispatch(list(arguments), voice)
-    except BrokenPipeError:
-        return 1  # nobody reads the result: there is nobody to tell, either
+    except ReaderLeft:
+        return READER_LEFT
     except SystemExit as end:  # argparse has printed help
         return int(end.code or 0)
     except LoomError as error:
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
 def _dispatch(arguments: list[str], voice: Voice) -> int:
     """Find the command: a module of its name in `loom.cli.commands`. Without one it is the original form."""
     if not arguments:
-        sys.stderr.write(format_first_page())
+        say(format_first_page())
         return 2
     word, rest = arguments[0], arguments[1:]
     if word.startswith("-"):
@@ -61,6 +61,6 @@ def _tell(error: LoomError | Interrupted, voice: Voice) -> int:
     """Tell an error once: on stderr for people; with --json as the one object on stdout."""
     Talk("", {}, quiet=False).complain(format_error(error))
     if voice.as_json:
-        with contextlib.suppress(LoomError, OSError):
+        with contextlib.suppress(LoomError, OSError, ReaderLeft):
             print_json(error_to_dict(error))
     return error.exit_code

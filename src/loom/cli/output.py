@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from loom.cli.streams import ReaderLeft
 from loom.cli.words import count, format_duration, format_hit, format_link, format_size, path_from, printable
 from loom.errors import StoreError
 
@@ -160,11 +161,11 @@ def error_to_dict(error: LoomError | Interrupted) -> dict[str, Any]:
 
 
 def print_result(text: str) -> None:
-    """Print on stdout. Raises BrokenPipeError when nobody reads it, StoreError when it has no room."""
+    """Print on stdout. Raises ReaderLeft when nobody reads it, StoreError when it has no room."""
     try:
         print(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding), flush=True)
     except BrokenPipeError:
-        raise
+        raise ReaderLeft from None
     except OSError as error:
         raise StoreError(f"cannot write to stdout: {str(error.strerror).lower()}") from error
 

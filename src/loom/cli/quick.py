@@ -7,9 +7,9 @@ same answer, and all errors, some 100 ms later. What a hit imports is held to an
 from __future__ import annotations
 
 import os
-import sys
 import time
 
+from loom.cli.streams import say
 from loom.cli.variables import has_settings, is_on, is_workers
 from loom.cli.words import format_hit, path_from, printable, working_folder
 from loom.core.keys import reference_key
@@ -60,7 +60,7 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
     cache.touch(key)
     if "quiet" not in words:
         elapsed_s, name = time.monotonic() - started, printable(path_from(working_folder(), out))
-        sys.stderr.write(format_hit(name, ref.size, elapsed_s, 0, placement.how, placement.why) + "\n")
+        say(format_hit(name, ref.size, elapsed_s, 0, placement.how, placement.why) + "\n")
     return 0
 
 

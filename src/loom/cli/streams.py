@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
+READER_LEFT = 141
+"""The exit code when the reader of stdout has left: what a shell shows for other tools, which SIGPIPE (13) ends."""
+
+
+class ReaderLeft(Exception):
+    """Nobody reads stdout any more (`loom nodes | head -1`). No OSError: it is no fault of a file or a network."""
+
+
 def open_streams() -> None:
     """Make sure that descriptors 0 to 2 and the streams on them exist.
 
@@ -27,26 +35,34 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
+def say(text: str) -> None:
+    """Write to stderr. That is only talk: a reader who has left changes nothing."""
+    try:
+        sys.stderr.write(text)
+    except OSError:
+        return
+
+
 def close_streams(code: int) -> int:
     """Flush what was printed; return the exit code.
 
     A stream that cannot be flushed now would fail again when the interpreter ends, which then complains and turns any
-    exit code into 120. What goes to stderr is only talk; a result lost on stdout is at least exit code 1.
+    exit code into 120. What goes to stderr is only talk; a result lost on stdout is exit code 1, or READER_LEFT.
     """
-    if not _flushes(sys.stderr):
+    if _failure(sys.stderr):
         _drop(sys.stderr.fileno())
-    if not _flushes(sys.stdout):
+    if failure := _failure(sys.stdout):
         _drop(sys.stdout.fileno())
-        return code or 1
+        return code or (READER_LEFT if isinstance(failure, BrokenPipeError) else 1)
     return code
 
 
-def _flushes(stream: TextIO) -> bool:
+def _failure(stream: TextIO) -> OSError | None:
     try:
         stream.flush()
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return error
+    return None
 
 
 def _drop(descriptor: int) -> None:
