@@ -51,7 +51,7 @@ _ONE_URL = "it takes one URL; the name of the file stands behind -o; see `loom f
     ("arguments", "message", "hint"),
     [
         (["--wrkers", "3", "https://h/x"], "there is no flag --wrkers", "did you mean --workers?"),
-        (["--versio"], "there is no flag --versio", "did you mean --verbose?"),
+        (["--versio"], "there is no flag --versio", "see `loom fetch --help`"),
         (["-V"], "there is no flag -V", "see `loom fetch --help`"),
         (["a", "b", "c"], "2 arguments too many for `loom fetch`", _ONE_URL),
         (["a", "b"], "an argument too many for `loom fetch`", _ONE_URL),
@@ -94,3 +94,32 @@ def test_the_url_may_stand_anywhere(arguments) -> None:
 def test_config_takes_no_arguments() -> None:
     """A stray word after `loom config` is an error."""
     assert "too many" in _refusal(config_parser(), ["x"]).message
+
+
+@pytest.mark.parametrize(
+    ("flag", "guess"),
+    [
+        ("--wrkers", "--workers"), ("--sha265", "--sha256"), ("--tokne", "--token"), ("--output", "--out"),
+        ("--certificate", "--cert"), ("--cache-dir", "--cache"), ("--no-cahe", "--no-cache"), ("--worker", "--workers"),
+        ("--serv", ""), ("--server", ""), ("--allow-anonymou", ""), ("--verbatim", ""), ("--recursive", ""),
+        ("--e", ""),
+    ],
+)  # fmt: skip
+def test_only_what_is_near_is_suggested(flag, guess) -> None:
+    """A slip of the finger is guessed at; what starts a server or opens a door is not, however near it is."""
+    hint = _refusal(fetch_parser(), ["https://h/x", flag]).hint
+    assert hint == (f"did you mean {guess}?" if guess else "see `loom fetch --help`")
+
+
+@pytest.mark.parametrize("flag", ["--insecure", "-k", "--no-check-certificate", "--insecure=true"])
+def test_why_there_is_no_insecure(flag) -> None:
+    """Who is used to it from other tools is told how to trust an authority."""
+    assert "--ca-file FILE" in _refusal(fetch_parser(), ["https://h/x", flag]).hint
+
+
+@pytest.mark.parametrize(
+    ("word", "guess"), [("fech", "fetch"), ("nods", "nodes"), ("lcoate", "locate"), ("contol", ""), ("run", "")]
+)
+def test_only_near_commands_are_suggested(word, guess) -> None:
+    """A command that starts something is never what a mistyped word is turned into."""
+    assert no_such_command(word).hint == (f"did you mean `loom {guess}`?" if guess else "see `loom --help`")

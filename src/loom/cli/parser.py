@@ -17,6 +17,7 @@ from loom.cli.flags import (
     URL,
     Flag,
 )
+from loom.cli.suggestions import explain, nearest
 from loom.core.urls import redact
 from loom.errors import UsageError
 
@@ -56,12 +57,9 @@ class Parser(argparse.ArgumentParser):
         """
         wrong = next((word.partition("=")[0] for word in extras if word.startswith("-")), "")
         if wrong.startswith("--"):
-            import difflib
-
-            close = difflib.get_close_matches(wrong, list(self._option_string_actions), 1, 0.7)
-            raise UsageError(f"there is no flag {wrong}", f"did you mean {close[0]}?" if close else self._see())
+            raise UsageError(f"there is no flag {wrong}", explain(wrong) or self._guess(wrong))
         if wrong:
-            raise UsageError(f"there is no flag {wrong[:2]}", self._see())
+            raise UsageError(f"there is no flag {wrong[:2]}", explain(wrong) or self._see())
         if extras[0] in COMMANDS:
             raise UsageError(f"{extras[0]} is a command: it comes first", f"write: loom {extras[0]} ...")
         count = "an argument" if len(extras) == 1 else f"{len(extras)} arguments"
@@ -73,6 +71,10 @@ class Parser(argparse.ArgumentParser):
         """Return what it takes, but for --help."""
         return [action for action in self._actions if action.dest != "help"]
 
+    def _guess(self, flag: str) -> str:
+        close = nearest(flag, [one for one in self._option_string_actions if one.startswith("--")])
+        return f"did you mean {close}?" if close else self._see()
+
     def _see(self) -> str:
         return f"see `{self.prog} --help`"
 
@@ -83,13 +85,11 @@ def no_such_command(word: str) -> UsageError:
         return UsageError(
             "a URL is not a command", f"did you mean `loom fetch {word if redact(word) == word else 'URL'}`?"
         )
-    import difflib
-
     if word == "version":
         return UsageError("there is no command 'version'", "did you mean `loom --version`?")
-    close = difflib.get_close_matches(word, list(COMMANDS), 1, 0.6)
+    close = nearest(word, COMMANDS)
     return UsageError(
-        f"there is no command {word!r}", f"did you mean `loom {close[0]}`?" if close else "see `loom --help`"
+        f"there is no command {word!r}", f"did you mean `loom {close}`?" if close else "see `loom --help`"
     )
 
 

@@ -17,6 +17,7 @@ from loom.cli.flags import (
     parse_toml,
     parse_value,
 )
+from loom.cli.suggestions import nearest
 from loom.cli.variables import is_service_link
 from loom.core.options import check_option, key_without_certificate, no_way_at_all
 from loom.core.tokens import MAX_TOKENS, are_tokens, split_tokens
@@ -112,10 +113,8 @@ def service_links(environ: Mapping[str, str]) -> list[str]:
 
 def _check_key(flag: Flag | None, key: str, path: str) -> None:
     if flag is None:
-        from difflib import get_close_matches
-
-        close = get_close_matches(key.replace("-", "_"), [one.name for one in SETTINGS], 1)
-        hint = f"did you mean {close[0]}?" if close else "`loom config` lists them all"
+        close = nearest(key, [one.name for one in SETTINGS])
+        hint = f"did you mean {close}?" if close else "`loom config` lists them all"
         raise UsageError(f"{path}: there is no setting {key!r}", hint)
     if flag.scope != "settings":
         raise UsageError(f"{path}: {key} belongs to one call, not to a file", f"give it as {flag.option}")
