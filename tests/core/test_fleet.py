@@ -37,6 +37,7 @@ class Naive:
     def __init__(self) -> None:
         self.nodes: dict[str, Known] = {}
         self.totals = [0, 0, 0]
+        self.most: dict[tuple[str, str], list[int]] = {}
 
     def apply(self, change: Change) -> None:
         if isinstance(change, Left):
@@ -52,7 +53,7 @@ class Naive:
             else:
                 if node.held.get(change.holding.model, (None, None))[1] == BY_NODE:
                     node.asserted = None
-                self._put(node, change.holding, change.expires_at)
+                self._put(change.node, node, change.holding, change.expires_at)
 
     def _withdraw(self, name: str, model: str) -> None:
         node = self.nodes.get(name, Known())
@@ -68,13 +69,16 @@ class Naive:
         listed = {holding.model for holding in beat.inventory}
         node.held = {model: it for model, it in node.held.items() if it[1] != BY_NODE or model in listed}
         for holding in beat.inventory:
-            self._put(node, holding, BY_NODE)
+            self._put(beat.node, node, holding, BY_NODE)
         node.asserted = beat.inventory
 
-    def _put(self, node: Known, holding: Holding, end: float | str | None) -> None:
-        before = node.held.get(holding.model, (Holding(holding.model), None))[0]
-        self.totals[0] += grown(before.from_origin, holding.from_origin)
-        self.totals[1] += grown(before.from_peers, holding.from_peers)
+    def _put(self, name: str, node: Known, holding: Holding, end: float | str | None) -> None:
+        said = holding.from_origin, holding.from_peers
+        most = self.most.setdefault((name, holding.model), [0, 0])
+        for n, (before, after) in enumerate(zip(tuple(most), said, strict=True)):
+            begins = 0 < after < before / 2
+            self.totals[n] += after if begins else max(0, after - before)
+            most[n] = after if begins else max(before, after)
         node.held[holding.model] = (holding, end)
 
     def expire(self, now: float) -> None:
@@ -546,7 +550,7 @@ def test_rejections_end_and_are_counted_once() -> None:
     fleet = Fleet()
     fleet.apply(Registered("bad", Holding("m")))
     for by, end in (("a", 10.0), ("b", 20.0), ("b", 30.0)):
-        fleet.apply(Rejected("bad", by, end))
+        fleet.apply(Rejected("bad", by, end), is_heard=True)
     fleet.apply(Rejected("stranger", "a", 10.0))
     assert (dict(fleet.rejections.of("bad")), len(fleet.rejections)) == ({"a": 10.0, "b": 30.0}, 1)
     assert fleet.rejections.total == 2

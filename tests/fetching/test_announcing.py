@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 import loom
 from loom import errors
@@ -18,6 +22,7 @@ from loom.server.serving import Beside, ControlOptions
 from tests.fetching.getter import SECRET, SIZE
 from tests.origins.deliveries import paced
 from tests.origins.things import Thing, seeded
+from tests.server.plane import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +119,57 @@ def test_a_fetch_that_fails_is_withdrawn(
     url = origin.put("/model.bin", Thing(DATA), paced(64 * 1024, 0.02))
     getter.wrong(url, errors.IntegrityError, control=plane.url, model="m", sha256="0" * 64, timeout_s=30)
     assert located(plane, "m") == []
+
+
+def ended(plane: Beside) -> dict[str, float]:
+    """Return the counts of fetches that are not zero, by their name and reason."""
+    client = http.client.HTTPConnection(plane.url.removeprefix("http://"), timeout=10)
+    client.request("GET", "/metrics")
+    families = text_string_to_metric_families(client.getresponse().read().decode())
+    client.close()
+    samples = [one for family in families if family.name.startswith("loom_fetches_") for one in family.samples]
+    found = {" ".join((one.name, *one.labels.values())): one.value for one in samples if one.value}
+    return {name.removeprefix("loom_fetches_").replace("_total", ""): value for name, value in found.items()}
+
+
+def test_how_a_fetch_ended_is_counted(
+    plane: Beside, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that got its file, one that was there, and failures by the class of their exit code, quick ones too."""
+    monkeypatch.setattr("loom.fetching.announcing.PERIOD_S", 0.02)
+    monkeypatch.setattr("loom.fetching.announcing.BUDGET_S", 20.0)
+    url = origin.put("/model.bin", Thing(DATA), paced(64 * 1024, 0.005))
+    here = {"control": plane.url, "node": "here"}
+    getter.right(url, DATA, model="m", **here)
+    getter.right(url, DATA, model="m", **here)
+    getter.out.unlink()
+    getter.wrong(url, errors.IntegrityError, model="x", sha256="0" * 64, **here)
+    getter.wrong(origin.url("/nowhere"), errors.NotFound, model="y", **here)
+    with pytest.raises(loom.Interrupted):
+        loom.fetch(url, getter.out, model="z", no_cache=True, on_progress=_press_ctrl_c, **here)
+    wanted = {
+        "started": 5, "finished fetched": 1, "finished present": 1, "failed integrity": 1, "failed not-found": 1,
+        "failed interrupted": 1,
+    }  # fmt: skip
+    assert ended(plane) == wanted
+    assert [one["node"] for one in ControlClient(plane.url).nodes()] == ["here"]
+
+
+def _press_ctrl_c(progress: loom.Progress) -> None:
+    if progress.received:
+        raise KeyboardInterrupt
+
+
+def test_a_fetch_that_was_killed_is_lost(plane: Beside, origin: Origin, tmp_path: Path) -> None:
+    """It could say nothing: when its lease ends it counts as lost."""
+    url = origin.put("/model.bin", Thing(DATA), paced(1024, 0.05))
+    code = "import sys, loom, loom.fetching.announcing as it; it.TTL_S = 1.0; it.PERIOD_S = 0.02; "
+    code += f"loom.fetch({url!r}, sys.argv[1], control={plane.url!r}, model='m', node='here', no_cache=True)"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "never"]) as child:
+        wait_until(lambda: bool(located(plane, "m")), "it is heard of")
+        child.kill()
+    wait_until(lambda: "lost" in ended(plane), "its lease has ended")
+    assert ended(plane) == {"started": 1, "lost": 1}
 
 
 def test_a_control_plane_that_is_down_costs_a_warning(origin: Origin, getter: Getter) -> None:

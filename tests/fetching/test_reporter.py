@@ -35,7 +35,7 @@ def test_the_rate_counts_from_the_request_and_without_what_was_there(clock) -> N
     report.connecting()
     clock[0] += 0.5
     transfer = Transfer(100 * MB, Options(), ranges=[Span(0, 30 * MB)])
-    report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=None)
+    report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=None, fetched=0)
     for received in (31 * MB, 32 * MB):
         transfer.have.add(30 * MB, received)
         report.now()
@@ -50,7 +50,7 @@ def test_the_rate_of_a_stream_that_begins_again(clock) -> None:
     told: list[Progress] = []
     report = Reporter(told.append)
     report.connecting()
-    report.stream = SimpleNamespace(size=None, received=0, patience=SimpleNamespace(retries=0))
+    report.stream = SimpleNamespace(size=None, received=0, fetched=0, patience=SimpleNamespace(retries=0))
     for received in (4 * MB, 0, 1 * MB):
         clock[0] += 0.5
         report.stream.received = received
@@ -63,7 +63,7 @@ def test_the_rate_of_an_origin_that_sends_once_a_second(clock) -> None:
     told: list[Progress] = []
     report = Reporter(told.append)
     report.connecting()
-    report.stream = SimpleNamespace(size=None, received=0, patience=SimpleNamespace(retries=0))
+    report.stream = SimpleNamespace(size=None, received=0, fetched=0, patience=SimpleNamespace(retries=0))
     for tick in range(1, 32):
         report.stream.received = MB * (1 + int(0.16 * tick))
         clock[0] += 0.16
@@ -79,6 +79,6 @@ def test_a_complete_file_says_whom_it_waits_for(clock) -> None:
     from_peers = SimpleNamespace(confirmer=SimpleNamespace(came_from=[(Span(0, MB), "a")]))
     alone = SimpleNamespace(confirmer=SimpleNamespace(came_from=[]))
     for company in (from_peers, alone, None):
-        report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=company)
+        report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=company, fetched=0)
         report.now()
     assert [progress.note for progress in told] == ["asking peers to confirm what they sent", "", ""]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom.core.changes import Beat, Holding, Registered, Withdrawn
+from loom.core.changes import Beat, Ended, Holding, Left, Registered, Withdrawn
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
 from loom.registry import redis as redis_module
 from loom.registry.ledger import EpochChanged, Missed
@@ -196,6 +196,41 @@ def test_a_redis_that_is_flushed_is_given_everything_again(redis: RedisServer) -
             await until(lambda: registry.epoch != before)
             async with registry_at(redis.url) as other:
                 assert has(other, "kept")
+
+    run(work())
+
+
+def test_each_control_plane_counts_what_it_was_told(redis: RedisServer) -> None:
+    """Both know what the fleet moved, and both together count it once: also when the answer to a commit was lost."""
+
+    async def work() -> None:
+        async with registry_at(redis.url) as one, registry_at(redis.url) as other:
+            for registry, received in ((one, 10), (other, 30), (one, 100)):
+                holding = Holding("m", None, 100, "partial", received, received)
+                await registry.submit(Registered("a", holding, expires_at=registry.now + 60, fetch="f1"))
+                await until(lambda: all(it.fleet.totals.from_origin == received for it in (one, other)))  # noqa: B023
+            await other.submit(Withdrawn("a", "m", "f1", Ended("store", 2.0, one.now)))
+            await until(lambda: bool(list(one.fleet.fetches.failures)))
+            assert (one.fleet.heard.from_origin, other.fleet.heard.from_origin) == (80, 20)
+            assert [it.fleet.fetches.counts.started for it in (one, other)] == [1, 0]
+            assert [it.fleet.fetches.counts.failed.total() for it in (one, other)] == [0, 1]
+            assert next(iter(one.fleet.fetches.failures)).reason == "store"
+
+    run(work())
+
+
+def test_a_batch_says_who_wrote_it(redis: RedisServer) -> None:
+    """A follower knows its own work by that, and leaves out what only a newer Loom knows how to say."""
+
+    async def work() -> None:
+        async with opened(redis.url) as (ledger, snapshot), opened(redis.url) as (other, _):
+            await other.commit(snapshot.epoch, [Registered("a", Holding("m"))])
+            await ledger.commit(snapshot.epoch, [Registered("b", Holding("m"))])
+            seen = await other.follow(snapshot.epoch, snapshot.number)
+            assert [batch.is_ours for batch in seen] == [True, False]
+        news = msgspec.msgpack.encode([{"k": "?", "n": "a"}, {"k": "l", "n": "b"}])
+        batch = redis_module._batch((b"7-0", {b"b": news}), "me")
+        assert (batch.number, batch.changes, batch.is_ours) == (7, [Left("b")], False)
 
     run(work())
 

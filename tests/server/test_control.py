@@ -512,7 +512,7 @@ def test_whom_others_reject_is_shown_and_named_last(plane) -> None:
         "bad": 2, "good": None, "a": None, "b": None,
     }  # fmt: skip
     metrics = plane.ask("GET", "/metrics").body.decode()
-    assert "loom_nodes_rejected 1.0" in metrics
+    assert "loom_rejected_nodes 1.0" in metrics
     assert "loom_rejections_total 2.0" in metrics
     plane.ask("DELETE", "/register", {"node": "good", "model": "m"})
     assert names() == {"bad"}

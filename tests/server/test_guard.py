@@ -220,7 +220,7 @@ def test_what_was_not_foreseen_is_told_as_json_too(shared, monkeypatch) -> None:
     assert (answer.status, answer.code) == (500, "internal")
     assert b"secret" not in answer.body
     metrics = shared.ask("GET", "/metrics").body.decode()
-    assert 'route="/locate/{model}",status="500"' in metrics
+    assert 'code="500",method="GET",route="/locate/{model}"' in metrics
 
 
 def test_a_method_that_is_not_there_is_told_which_are(shared) -> None:

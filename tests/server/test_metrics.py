@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import random
 import re
+import shutil
 import sqlite3
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,12 +82,12 @@ def test_requests_are_counted_by_what_they_asked(plane) -> None:
     seen = scrape(plane)
     route = ("route", "/locate/{model}")
     counts = {
-        status: seen["loom_http_requests_total", (("method", "GET"), route, ("status", status))]
+        status: seen["loom_http_requests_total", (("code", status), ("method", "GET"), route)]
         for status in ("200", "404", "400")
     }
     assert counts == {"200": 1, "404": 1, "400": 1}
-    assert seen["loom_http_request_seconds_count", (route,)] == 3
-    registered = (("method", "POST"), ("route", "/register"), ("status", "200"))
+    assert seen["loom_http_request_duration_seconds_count", (route,)] == 3
+    registered = (("code", "200"), ("method", "POST"), ("route", "/register"))
     assert seen["loom_http_requests_total", registered] == 1
 
 
@@ -127,15 +131,15 @@ def test_a_stream_is_counted_when_it_ends(plane, monkeypatch) -> None:
     with plane.open(head("/events")) as one:
         while b"data: " not in one.recv(65536):
             continue
-    labels = (("method", "GET"), ("route", "/events"), ("status", "200"))
+    labels = (("code", "200"), ("method", "GET"), ("route", "/events"))
     numbers = itertools.count()
 
     def is_counted() -> bool:
         plane.post("/register", node=f"n{next(numbers)}", model="m")  # news: it is seen that nobody reads any more
-        return ("loom_http_requests_total", labels) in scrape(plane)
+        return scrape(plane)["loom_http_requests_total", labels] > 0
 
     wait_until(is_counted, "the stream is counted")
-    assert ("loom_http_request_seconds_count", (("route", "/events"),)) not in scrape(plane)
+    assert ("loom_http_request_duration_seconds_count", (("route", "/events"),)) not in scrape(plane)
 
 
 def test_a_registry_that_cannot_write_is_not_called_well(tmp_path, monkeypatch) -> None:
@@ -181,4 +185,99 @@ def test_a_scrape_is_what_prometheus_reads(plane) -> None:
     for family in text_string_to_metric_families(text):
         assert family.documentation
         assert family.type != "unknown"
-        assert family.name.startswith("loom_")
+        assert family.name.startswith(("loom_", "process_"))
+
+
+def test_counters_begin_at_zero_after_a_restart(tmp_path) -> None:
+    """What is known from before is not heard anew: Prometheus takes a fall for a reset, and adds what it then sees."""
+    names = ("loom_fetched_bytes_total", "loom_origin_copies_total", "loom_served_bytes_total")
+    say = {"model": "m", "state": "partial", "size": 1000}
+    with running(tmp_path) as plane:
+        plane.post("/register", node="a", from_origin=900, served=5, ttl_s=600, fetch="f1", **say)
+        plane.post("/heartbeat", node="b", served=50, inventory=[{**say, "from_origin": 500}])
+        assert scrape(plane)["loom_fetched_bytes_total", (("source", "origin"),)] == 1400
+    with running(tmp_path) as plane:
+        seen = scrape(plane)
+        assert [value for (name, _), value in seen.items() if name in names] == [0] * 4
+        plane.post("/register", node="a", from_origin=950, ttl_s=600, fetch="f1", **say)
+        assert scrape(plane)["loom_fetched_bytes_total", (("source", "origin"),)] == 50
+        assert plane.get("/models")["models"][0]["from_origin"] == 1450
+
+
+def test_fetches_are_counted(plane) -> None:
+    """Started, finished, failed by a reason of ours, and how long they took; every series is there from the start."""
+    before = scrape(plane)
+    assert before["loom_fetches_failed_total", (("reason", "integrity"),)] == 0
+    assert before["loom_http_requests_total", (("code", "503"), ("method", "POST"), ("route", "/register"))] == 0
+    plane.post("/register", node="a", model="m", state="partial", fetch="f1", ttl_s=60)
+    assert scrape(plane)["loom_fetches_running", ()] == 1
+    plane.post("/register", node="a", model="m", fetch="f1", outcome="resumed", elapsed_s=70)
+    for number, reason in enumerate(("integrity", "made up: http://secret/")):
+        gone = {"node": "a", "model": "k", "fetch": f"g{number}", "reason": reason, "elapsed_s": 4}
+        assert plane.ask("DELETE", "/register", gone).json["withdrawn"] == 0
+    seen = scrape(plane)
+    assert seen["loom_fetches_started_total", ()] == 3
+    assert seen["loom_fetches_finished_total", (("outcome", "resumed"),)] == 1
+    assert seen["loom_fetches_failed_total", (("reason", "integrity"),)] == 1
+    assert seen["loom_fetches_failed_total", (("reason", "error"),)] == 1
+    assert seen["loom_fetch_duration_seconds_sum", ()] == 78
+    assert seen["loom_fetches_running", ()] == 0
+
+
+OPEN_METRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", "text/plain; version=0.0.4"),
+        ("*/*", "text/plain; version=0.0.4"),
+        (OPEN_METRICS, "application/openmetrics"),
+    ],
+)
+def test_the_format_is_the_one_that_is_asked_for(plane, accept, kind) -> None:
+    """OpenMetrics where a client names it, else the text format that all of them read."""
+    answer = plane.ask("GET", "/metrics", headers={"Accept": accept} if accept else {})
+    assert answer.headers["Content-Type"].startswith(kind)
+    assert answer.body.endswith(b"# EOF\n") == kind.startswith("application")
+    assert b"loom_build_info{" in answer.body
+    assert b"process_resident_memory_bytes " in answer.body
+
+
+@pytest.mark.parametrize(
+    ("accepted", "is_zipped"),
+    [
+        ("gzip", True),
+        ("deflate, gzip;q=0.5", True),
+        ("", False),
+        ("br", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.0", False),
+    ],
+)
+def test_it_is_compressed_where_that_is_asked_for(plane, accepted, is_zipped) -> None:
+    """By gzip, as Prometheus asks; q=0 is a no."""
+    answer = plane.ask("GET", "/metrics", headers={"Accept-Encoding": accepted})
+    assert (answer.headers["Content-Encoding"] == "gzip") == is_zipped
+    text = gzip.decompress(answer.body) if is_zipped else answer.body
+    assert b"loom_nodes 0.0" in text
+    assert "Accept-Encoding" in answer.headers["Vary"]
+
+
+def test_promtool_has_no_complaint(plane) -> None:
+    """Prometheus's own lint of names, units and help texts."""
+    if not (promtool := shutil.which("promtool")):
+        pytest.skip("promtool is not here: Debian's package prometheus")
+    plane.post("/register", node="a", model="m", state="partial", fetch="f1", ttl_s=60)
+    text = plane.ask("GET", "/metrics").body
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_every_metric_is_documented(plane) -> None:
+    """docs/metrics.md names each family, and none that is not there."""
+    text = plane.ask("GET", "/metrics").body.decode()
+    families = {one.name + "_total" * (one.type == "counter") for one in text_string_to_metric_families(text)}
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    named = set(re.findall(r"`(loom_\w+)", page))
+    assert named == {one for one in families if one.startswith("loom_")}

@@ -35,11 +35,21 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """How a fetch ended. outcome: one of loom.core.fetches.OUTCOMES or REASONS. at: seconds of the ledger's clock."""
+
+    outcome: str
+    elapsed_s: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Registered:
     """A node has a model: until `expires_at`, or until withdrawn when that is None.
 
     address and zone: None leaves what was known of the node. served: bytes of the model that the node's fetch handed to
-    peers. Soft: a ledger passes it on to all control planes and does not keep it.
+    peers. fetch: the id of the fetch that says this. ended: how it ended. These three are soft: a ledger passes them on
+    to all control planes and does not keep them.
     """
 
     node: str
@@ -48,14 +58,18 @@ class Registered:
     zone: str | None = None
     expires_at: float | None = None
     served: int = 0
+    fetch: str = ""
+    ended: Ended | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """A node has a model no more."""
+    """A node has a model no more, or its fetch failed. fetch and ended are soft, as those of Registered."""
 
     node: str
     model: str
+    fetch: str = ""
+    ended: Ended | None = None
 
 
 @dataclass(frozen=True, slots=True)

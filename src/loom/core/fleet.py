@@ -22,6 +22,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from loom.core.changes import Beat, Change, Holding, Registered, Rejected, Withdrawn
+from loom.core.fetches import Fetches, Moved
 from loom.core.holders import Holders, rank_of
 from loom.core.names import node_key, split_key
 from loom.core.rejections import Rejections
@@ -92,13 +93,20 @@ class ModelSummary:
 
 @dataclass(slots=True)
 class Totals:
-    """Bytes moved, as far as nodes have said: counted on when they restart or leave."""
+    """Bytes moved, as nodes have said: counted on when they restart or leave."""
 
     from_origin: int = 0
     from_peers: int = 0
     served: int = 0
     copies: float = 0.0
     """What came from origins, each model's bytes in sizes of that model."""
+
+    def add(self, moved: Moved, size: int | None) -> None:
+        """Add bytes of a model of that size."""
+        self.from_origin += moved.from_origin
+        self.from_peers += moved.from_peers
+        self.served += moved.served
+        self.copies += moved.from_origin / size if size else 0.0
 
 
 class _Node:
@@ -133,7 +141,10 @@ class Fleet:
 
     def __init__(self) -> None:
         self.totals = Totals()
+        self.heard = Totals()
+        """All bytes that are known of, and those that this control plane was told of since it started."""
         self.rejections = Rejections()
+        self.fetches = Fetches()
         self.version = 0
         """Grows with every change that can be seen: who has shown one version need not look again."""
         self.holdings = 0
@@ -146,16 +157,17 @@ class Fleet:
 
     # What happens
 
-    def apply(self, change: Change) -> None:
-        """Take a change in."""
+    def apply(self, change: Change, *, is_heard: bool = False) -> None:
+        """Take a change in. is_heard: it was said to this control plane, which counts it (loom.core.fetches)."""
         if isinstance(change, Beat):
-            self._beat(change)
+            self._beat(change, is_heard=is_heard)
         elif isinstance(change, Registered):
-            self._register(change)
+            self._register(change, is_heard=is_heard)
         elif isinstance(change, Withdrawn):
+            self.version += self.fetches.withdrawn(change, is_heard=is_heard)
             self._withdraw(change)
         elif isinstance(change, Rejected):
-            self.version += change.node in self._nodes and self.rejections.apply(change)
+            self.version += change.node in self._nodes and self.rejections.apply(change, is_heard=is_heard)
         else:
             self._leave(change.node)
 
@@ -167,10 +179,10 @@ class Fleet:
             if end is not None and end > now:
                 heapq.heappush(self._due, (end, name, model))
             elif end is not None:
-                self._end_lease(self._nodes[name], model)
-        self.version += self.rejections.expire(now)
+                self._end_lease(self._nodes[name], model, end)
+        self.version += self.rejections.expire(now) + self.fetches.expire(now)
 
-    def _register(self, change: Registered) -> None:
+    def _register(self, change: Registered, *, is_heard: bool) -> None:
         node = self._ensure(change.node)
         self._place(node, change.address, change.zone, node.load)
         model = change.holding.model
@@ -179,7 +191,8 @@ class Fleet:
         before, node.leases[model] = node.leases.get(model), change.expires_at
         self._remember(before, change.expires_at, node, model)
         self._put(node, change.holding)
-        self._count_served(node, model, change.served)
+        node.fetch_served[model] = change.served
+        self._count(change.holding, self.fetches.registered(change, is_heard=is_heard), is_heard=is_heard)
 
     def _withdraw(self, change: Withdrawn) -> None:
         node = self._nodes.get(change.node)
@@ -194,31 +207,34 @@ class Fleet:
             self._remove(node)
             for model in list(node.holdings):
                 self._drop(node, model)
+                self.fetches.dropped(name, model)
 
-    def _beat(self, beat: Beat) -> None:
+    def _beat(self, beat: Beat, *, is_heard: bool) -> None:
         node = self._ensure(beat.node)
         self._place(node, beat.address, beat.zone, beat.load)
         if node.served != beat.served:
             self.version += 1
-            self.totals.served += _growth(node.served, beat.served)
+            self._add(Moved(served=_growth(node.served, beat.served)), None, is_heard=is_heard)
             node.served = beat.served
         before, node.expires_at = node.expires_at, beat.expires_at
         self._remember(before, beat.expires_at, node, "")
         if beat.inventory is not None:
-            self._assert(node, beat.inventory)
+            self._assert(node, beat.inventory, is_heard=is_heard)
 
-    def _assert(self, node: _Node, inventory: tuple[Holding, ...]) -> None:
+    def _assert(self, node: _Node, inventory: tuple[Holding, ...], *, is_heard: bool) -> None:
         kept = {holding.model for holding in inventory}
         for model in [model for model in node.holdings if model not in node.leases and model not in kept]:
             self._drop(node, model)
         for holding in inventory:
             node.leases.pop(holding.model, None)
             self._put(node, holding)
+            self._count(holding, self.fetches.listed(node.key, holding), is_heard=is_heard)
         node.asserted = inventory
 
-    def _end_lease(self, node: _Node, model: str) -> None:
+    def _end_lease(self, node: _Node, model: str, at: float) -> None:
         if model:
             self._drop(node, model)
+            self.fetches.lapsed(node.key, model, at)
         else:
             self.version += 1
             node.expires_at = node.asserted = node.said = None
@@ -291,7 +307,6 @@ class Fleet:
         else:
             holders.move(node, (node.zone, node.zone), (rank_of(before, node.load), rank))
         node.holdings[holding.model] = holding
-        self._count(before or Holding(holding.model), holding, holders)
 
     def _drop(self, node: _Node, model: str) -> None:
         self.version += 1
@@ -306,19 +321,16 @@ class Fleet:
         if not holders:
             del self._models[model]
 
-    def _count(self, before: Holding, after: Holding, holders: Holders[_Node]) -> None:
-        more = _growth(before.from_origin, after.from_origin)
-        holders.from_origin += more
-        self.totals.from_origin += more
-        self.totals.copies += more / after.size if after.size else 0.0
-        self.totals.from_peers += _growth(before.from_peers, after.from_peers)
-
-    def _count_served(self, node: _Node, model: str, served: int) -> None:
-        before = node.fetch_served.get(model, 0)
-        if served != before:
+    def _count(self, holding: Holding, moved: Moved, *, is_heard: bool) -> None:
+        if any(moved):
             self.version += 1
-            self.totals.served += _growth(before, served)
-            node.fetch_served[model] = served
+            self._models[holding.model].from_origin += moved.from_origin
+            self._add(moved, holding.size, is_heard=is_heard)
+
+    def _add(self, moved: Moved, size: int | None, *, is_heard: bool) -> None:
+        self.totals.add(moved, size)
+        if is_heard:
+            self.heard.add(moved, size)
 
     def doubt(self) -> None:
         """Have every node say its whole inventory again: what is known of it may not be what it said last."""

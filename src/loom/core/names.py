@@ -41,6 +41,12 @@ MAX_REJECTED = 64
 MAX_REPLICAS = 100
 """In one answer: a client that has tried so many goes to the origin."""
 
+REASONS_BY_CODE = {
+    2: "usage", 4: "not-found", 5: "access-denied", 6: "origin", 7: "integrity", 8: "store", 9: "registry",
+    130: "interrupted",
+}  # fmt: skip
+"""What a failed fetch tells a control plane, by its exit code (docs/errors.md)."""
+
 _HEX = frozenset("0123456789abcdef")
 
 

@@ -19,6 +19,7 @@ class Progress:
     retries: requests tried again so far.
     note: why nothing moves ("throttled by the origin, next try in 4 s"), or how much of what has arrived is hashed;
         empty when there is nothing to say.
+    fetched: bytes that the origin has sent, also those that were of no use.
     """
 
     phase: str
@@ -29,6 +30,7 @@ class Progress:
     workers: int = 0
     retries: int = 0
     note: str = ""
+    fetched: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ MAX_REJECTORS = 64
 
 
 class Rejections:
-    """Rejected nodes, by whom and until when. total: how often a node began to reject another one."""
+    """Rejected nodes, by whom and until when. total: how often a node told this control plane that it began to."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -26,13 +26,13 @@ class Rejections:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def apply(self, change: Rejected) -> bool:
-        """Take a rejection in; return whether it is news."""
+    def apply(self, change: Rejected, *, is_heard: bool = False) -> bool:
+        """Take a rejection in; return whether it is news. is_heard: it was said to this control plane."""
         ends = self._ends.setdefault(change.node, {})
         is_news = change.by not in ends
         if is_news and len(ends) >= MAX_REJECTORS:
             return False
-        self.total += is_news
+        self.total += is_news and is_heard
         ends[change.by] = change.expires_at
         return is_news
 

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from loom.core.names import MIN_TTL_S
+from loom.core.names import MIN_TTL_S, REASONS_BY_CODE
 from loom.core.swarm import MAX_HOMES
 from loom.errors import LoomError, NotFound, OriginUnreachable
 from loom.net.tls import client_certificate
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from loom.fetching.peers import Peers
 
 BUDGET_S = 0.3
-"""How long a fetch waits for its control plane, all in all."""
+"""Seconds that a fetch waits for its control plane, all in all; one that failed, as long again to say why."""
 
 PERIOD_S = 1.0
 RETRY_S = 5.0
@@ -69,6 +69,9 @@ class Announcer:
         self._identity = ""
         self._options = options
         self._peers = peers
+        self._fetch = os.urandom(8).hex()
+        self._failure = ""
+        self._fetched = self._fetched_before = 0
         self._now: Progress | None = None
         self._receipt: Receipt | None = None
         self._replicas: int | None = None
@@ -82,14 +85,19 @@ class Announcer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            self._failure = _reason(error)
         self._end.set()
         if self._thread.is_alive() and not self._trouble:
-            self._thread.join(max(0.0, BUDGET_S - self._waited_s))
+            self._thread.join(BUDGET_S if self._failure else max(0.0, BUDGET_S - self._waited_s))
 
     def progress(self, progress: Progress) -> None:
         """Take note, and pass it on. Somebody who finds all in the cache never asks the control plane."""
         self._now = progress
+        if 0 < progress.fetched < self._fetched:
+            self._fetched_before += self._fetched  # the fetch has begun again
+        self._fetched = progress.fetched or self._fetched
         if progress.phase in ("connecting", "fetching") and not self._started:
             self._started = time.monotonic()
             self._identity = identity_of(self._options)
@@ -112,7 +120,7 @@ class Announcer:
             self._trouble = f"{self._client} did not answer within {BUDGET_S:g} s"
         self._receipt, note = receipt, ""
         if self._peers is not None:
-            note = self._peers.linger(receipt, self._model)
+            note = self._peers.linger(receipt, self._model, self._fetch)
         warnings = receipt.warnings + ((note,) if note else ())
         if self._trouble:
             warnings += (f"fetched without the control plane: {self._trouble}",)
@@ -177,7 +185,7 @@ class Announcer:
             return
         self._is_known = True
         from_peers = self._peers.taken_in_all if self._peers else 0
-        from_origin = max(0, now.received - now.resumed - from_peers)
+        from_origin = self._fetched_before + self._fetched
         facts = {"received": now.received, "from_origin": from_origin, "from_peers": from_peers}
         self._register(client, "partial", now.size, TTL_S, **facts)
 
@@ -186,23 +194,32 @@ class Announcer:
             return
         if self._receipt is not None:
             receipt = self._receipt
-            facts = {"from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0)}
+            from_origin = self._fetched_before + receipt.sources.get("origin", 0)
+            facts: dict[str, object] = {"from_origin": from_origin, "from_peers": receipt.sources.get("peers", 0)}
+            facts |= {"outcome": receipt.outcome, "elapsed_s": receipt.elapsed_s}
             self._register(self._client, "complete", receipt.size, DONE_TTL_S, digest=receipt.digest, **facts)
-        elif self._is_known:
-            self._client.withdraw(self._node, self._model, identity=self._identity)
+        elif self._is_known or self._failure:
+            ended = {"fetch": self._fetch, "reason": self._failure, "elapsed_s": time.monotonic() - self._started}
+            self._client.withdraw(self._node, self._model, identity=self._identity, ended=ended)
 
     def _register(self, client: ControlClient, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
         address = self._peers.address if self._peers and state == "partial" else ""
         facts |= {"address": address, "own_address": True} if address else {}
         if self._peers is not None:
             facts |= {**self._peers.told_rejected, "served": self._peers.served}
-        facts |= {"zone": self._zone, "state": state, "size": size, "ttl_s": ttl_s}
+        facts |= {"zone": self._zone, "state": state, "size": size, "ttl_s": ttl_s, "fetch": self._fetch}
         client.register(self._node, self._model, identity=self._identity, **facts)
 
 
 def identity_of(options: Options) -> str:
     """Return what tells this node from others of its name; a fetch beside the output is a node of its own."""
     return node_identity("" if options.no_cache else cache_root(options.cache, os.environ) or "")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the class of an error, one word for each exit code: nothing of its text, which names paths and hosts."""
+    code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
+    return REASONS_BY_CODE.get(code, "error")
 
 
 def _client(options: Options, timeout_s: float) -> ControlClient:

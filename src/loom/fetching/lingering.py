@@ -71,6 +71,7 @@ def _run(facts: dict[str, Any]) -> None:
                 digest=f"sha256:{facts['digest']}" if facts["digest"] else None,
                 from_origin=facts["from_origin"], from_peers=facts["from_peers"], **facts["rejected"],
                 identity=facts["identity"], served=facts["served"] + server.served,
+                fetch=facts["fetch"], outcome=facts["outcome"], elapsed_s=facts["elapsed_s"],
             )  # fmt: skip
         time.sleep(min(BEAT_S, facts["linger_s"]))
     with contextlib.suppress(LoomError):

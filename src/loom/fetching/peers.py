@@ -235,10 +235,10 @@ class Peers:
         """Bytes handed to peers."""
         return self._server.served if self._server else 0
 
-    def linger(self, receipt: Receipt, model: str) -> str:
+    def linger(self, receipt: Receipt, model: str, fetch: str) -> str:
         """Have what was fetched handed to peers for a while by a process of its own, if a peer may want it.
 
-        Return a sentence for people where one is wanted and cannot stay, else "".
+        fetch: the id of this fetch. Return a sentence for people where one is wanted and cannot stay, else "".
         """
         server, options = self._server, self._options
         with self._lock:
@@ -259,6 +259,7 @@ class Peers:
             "limit_upload_rate": options.limit_upload_rate,
             "node": self._caller.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
             "from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0),
+            "fetch": fetch, "outcome": receipt.outcome, "elapsed_s": receipt.elapsed_s,
         }  # fmt: skip
         with contextlib.suppress(OSError), open(receipt.out, "rb") as file:
             linger(facts, self._listening.fileno(), file.fileno())

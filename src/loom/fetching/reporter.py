@@ -67,7 +67,8 @@ class Reporter:
         if self.stream is not None:
             stream = self.stream
             rate = self._rate(stream.received)
-            return Progress(self._phase, stream.size, stream.received, 0, rate, 1, stream.patience.retries, self.note)
+            counts = rate, 1, stream.patience.retries
+            return Progress(self._phase, stream.size, stream.received, 0, *counts, self.note, stream.fetched)
         return Progress(self.phase, note=self.note)
 
     @property
@@ -84,7 +85,8 @@ class Reporter:
         if is_whole and job.company is not None and job.company.confirmer.came_from:
             note = "asking peers to confirm what they sent"
         rate = self._rate(received, transfer.resumed)
-        return Progress(self._phase, transfer.size, received, transfer.resumed, rate, active, retries, note)
+        counts = rate, active, retries
+        return Progress(self._phase, transfer.size, received, transfer.resumed, *counts, note, job.fetched)
 
     def _rate(self, received: int, resumed: int = 0) -> float:
         """Return the mean rate of the last seconds, in bytes per second; `resumed` bytes were there before."""

@@ -98,13 +98,15 @@ class ControlClient:
         message = {"node": check_node(node), "model": check_model(model), **said}
         return self._ask("POST", "/register", replies.REGISTERED, message)
 
-    def withdraw(self, node: str, model: str | None = None, *, identity: str = "") -> dict[str, Any]:
+    def withdraw(
+        self, node: str, model: str | None = None, *, identity: str = "", ended: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Say that a node has a model no more, or that it is gone altogether; without identity: all nodes of that name.
 
-        Raises NotFound.
+        ended: which fetch failed, why, and after how long: fetch, reason, elapsed_s. Raises NotFound.
         """
         message = {"node": check_node(node)} | ({} if model is None else {"model": check_model(model)})
-        message |= {"identity": identity} if identity else {}
+        message |= ({"identity": identity} if identity else {}) | dict(ended or {})
         return self._ask("DELETE", "/register", replies.WITHDRAWN, message)
 
     def heartbeat(self, node: str, **facts: Any) -> dict[str, Any]:

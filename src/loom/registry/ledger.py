@@ -37,10 +37,11 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes that came together, and their place in the order."""
+    """Changes that came together, and their place in the order. is_ours: this process committed them."""
 
     number: int
     changes: Sequence[Change]
+    is_ours: bool = False
 
 
 class Ledger(Protocol):

@@ -1,7 +1,7 @@
 -- Commit a batch of changes, whole, and tell everybody who follows.
 --
 -- KEYS  epoch, number, batches (stream), nodes, inventories, registered, lists (hashes), leases (sorted set)
--- ARGV  the epoch that the writer knows, the batch (msgpack), how many batches the stream keeps
+-- ARGV  the epoch that the writer knows, the batch (msgpack), how many batches the stream keeps, the writer's name
 --
 -- nodes        node -> {a address, z zone, l load, s served, e when its lease ends}, as msgpack
 -- inventories  node -> what its heartbeats list, {{model, facts}, ...}, as msgpack
@@ -25,7 +25,7 @@ local changes = cmsgpack.unpack(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local number = redis.call('INCR', NUMBER)
-redis.call('XADD', BATCHES, 'MAXLEN', '~', ARGV[3], number .. '-0', 'b', ARGV[2], 'e', ARGV[1])
+redis.call('XADD', BATCHES, 'MAXLEN', '~', ARGV[3], number .. '-0', 'b', ARGV[2], 'e', ARGV[1], 'w', ARGV[4])
 
 local function read(key, node)
   local packed = redis.call('HGET', key, node)

@@ -18,7 +18,7 @@ import ssl
 import time
 import uuid
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from redis import exceptions
@@ -29,7 +29,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SlaveNotFoundError
 from redis.backoff import NoBackoff
 
-from loom.core.changes import Beat, Holding, Left, Registered, Rejected, Withdrawn
+from loom.core.changes import Beat, Ended, Holding, Left, Registered, Rejected, Withdrawn
 from loom.core.urls import redact
 from loom.errors import RegistryError, RegistryUnavailable
 from loom.registry.ledger import Batch, EpochChanged, Missed, Snapshot
@@ -82,6 +82,7 @@ class RedisLedger:
     def __init__(self, location: str) -> None:
         self._shown = redact(location.partition("@")[2] or location.partition("://")[2])
         self._location = parse_redis_location(location)
+        self._name = uuid.uuid4().hex[:16]
         self._clients: list[Any] = []
         self._commands: Any = None
         self._reader: Any = None
@@ -117,7 +118,7 @@ class RedisLedger:
         async with self._talking():
             commands, _ = self._open()
             asked_at = time.monotonic()
-            number, *parts = await _run(commands, _COMMIT, epoch, packed, kept)
+            number, *parts = await _run(commands, _COMMIT, epoch, packed, kept, self._name)
             self._set_clock(parts, asked_at)
         if time.monotonic() - self._purged > _PURGE_EVERY_S:
             with contextlib.suppress(exceptions.RedisError, OSError, EOFError):  # the batch is kept, whatever happens
@@ -133,7 +134,7 @@ class RedisLedger:
             epochs = {_text(fields.get(b"e")) for _, fields in entries}
             if epochs != {epoch} or time.monotonic() - self._looked > BLOCK_S:
                 await self._look(commands, epoch, number)
-        batches = [_batch(entry) for entry in entries]
+        batches = [_batch(entry, self._name) for entry in entries]
         if batches and batches[0].number != number + 1:
             raise Missed
         return batches
@@ -323,6 +324,9 @@ def _holding(model: str, record: str | bytes) -> tuple[Holding, float | None]:
     return Holding(model, *facts), expires_at
 
 
+_KINDS = frozenset("brwxl")
+
+
 def _pack(change: Change) -> dict[str, Any]:
     """Return a change as the script reads it; what is None is left out, for Lua has no such thing in a table."""
     facts: dict[str, Any] = {"n": change.node}
@@ -331,10 +335,10 @@ def _pack(change: Change) -> dict[str, Any]:
         facts |= {"e": change.expires_at, "i": _pack_inventory(change.inventory)}
     elif isinstance(change, Registered):
         facts |= {"k": "r", "a": change.address, "z": change.zone, "m": change.holding.model, "e": change.expires_at}
-        facts["s"] = change.served or None
+        facts |= {"s": change.served or None, "f": change.fetch or None, "t": _pack_end(change.ended)}
         facts["h"] = _facts(change.holding, change.expires_at)
     elif isinstance(change, Withdrawn):
-        facts |= {"k": "w", "m": change.model}
+        facts |= {"k": "w", "m": change.model, "f": change.fetch or None, "t": _pack_end(change.ended)}
     elif isinstance(change, Rejected):
         facts |= {"k": "x", "b": change.by, "e": change.expires_at}
     else:
@@ -368,16 +372,30 @@ def _unpack(facts: dict[str, Any]) -> Change:
         return Beat(node, float(facts["e"]), *place, facts["l"], facts["s"], held)
     if kind == "r":
         holding, expires_at = _holding(facts["m"], facts["h"])
-        return Registered(node, holding, *place, expires_at, facts.get("s", 0))
+        return Registered(
+            node, holding, *place, expires_at, facts.get("s", 0), facts.get("f", ""), _unpack_end(facts.get("t"))
+        )
     if kind == "x":
         return Rejected(node, facts["b"], float(facts["e"]))
-    return Withdrawn(node, facts["m"]) if kind == "w" else Left(node)
+    if kind == "w":
+        return Withdrawn(node, facts["m"], facts.get("f", ""), _unpack_end(facts.get("t")))
+    return Left(node)
 
 
-def _batch(entry: tuple[bytes, dict[bytes, bytes]]) -> Batch:
+def _pack_end(ended: Ended | None) -> tuple[str, float, float] | None:
+    return None if ended is None else (ended.outcome, ended.elapsed_s, ended.at)
+
+
+def _unpack_end(packed: Sequence[Any] | None) -> Ended | None:
+    return Ended(packed[0], float(packed[1]), float(packed[2])) if packed else None
+
+
+def _batch(entry: tuple[bytes, dict[bytes, bytes]], own_name: str) -> Batch:
+    """Return a batch of the stream; what a newer Loom says in it and this one does not know is left out."""
     name, fields = entry
-    changes = msgspec.msgpack.decode(fields[b"b"])
-    return Batch(int(name.partition(b"-")[0]), [_unpack(cast("dict[str, Any]", facts)) for facts in changes])
+    packed = msgspec.msgpack.decode(fields[b"b"], type=list[dict[str, Any]])
+    changes = [_unpack(facts) for facts in packed if facts["k"] in _KINDS]
+    return Batch(int(name.partition(b"-")[0]), changes, _text(fields.get(b"w")) == own_name)
 
 
 def _beats(

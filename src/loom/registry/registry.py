@@ -61,7 +61,7 @@ class Registry:
         self._on_trouble = on_trouble
         self._fleet = Fleet()
         self._number = 0
-        self._ahead: dict[int, Sequence[Change]] = {}
+        self._ahead: dict[int, Batch] = {}
         self._moved = asyncio.Condition()
         self._is_behind = asyncio.Event()
         self._loading = asyncio.Lock()
@@ -173,7 +173,7 @@ class Registry:
     async def _commit(self, changes: Sequence[Change]) -> None:
         number = await self._keep(changes)
         epoch = self.epoch
-        await self._take(epoch, Batch(number, changes))
+        await self._take(epoch, Batch(number, changes, is_ours=True))
         if self._number >= number and self.epoch == epoch:
             return  # those before it were known
         self._is_behind.set()
@@ -229,11 +229,11 @@ class Registry:
     async def _take(self, epoch: str, batch: Batch) -> None:
         """Apply a batch when its turn has come; one that came early waits for those before it."""
         if epoch == self.epoch and batch.number > self._number:
-            self._ahead[batch.number] = batch.changes
-        while (changes := self._ahead.pop(self._number + 1, None)) is not None:
+            self._ahead[batch.number] = batch
+        while (due := self._ahead.pop(self._number + 1, None)) is not None:
             self._fleet.expire(self._ledger.now())  # a renewal that comes too late renews nothing
-            for change in changes:
-                self._fleet.apply(change)
+            for change in due.changes:
+                self._fleet.apply(change, is_heard=due.is_ours)
             self._number += 1
         async with self._moved:
             self._moved.notify_all()
@@ -262,9 +262,11 @@ class Registry:
             _carry_leases(self.fleet, fleet)
         fleet.doubt()
         fleet.version = self._fleet.version + 1
-        fleet.totals = self._fleet.totals if self.epoch else fleet.totals
+        if self.epoch:  # what was counted stays counted
+            fleet.totals, fleet.heard = self._fleet.totals, self._fleet.heard
+            fleet.fetches, fleet.rejections = self._fleet.fetches, self._fleet.rejections
         self._fleet, self._number, self.epoch = fleet, snapshot.number, snapshot.epoch
-        self._ahead = {} if is_new else {n: changes for n, changes in self._ahead.items() if n > self._number}
+        self._ahead = {} if is_new else {n: batch for n, batch in self._ahead.items() if n > self._number}
         self._heard_at = time.monotonic()
         async with self._moved:
             self._moved.notify_all()

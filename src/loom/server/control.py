@@ -14,7 +14,8 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
-from loom.core.changes import Beat, Holding, Left, Registered, Rejected, Withdrawn
+from loom.core.changes import Beat, Ended, Holding, Left, Registered, Rejected, Withdrawn
+from loom.core.fetches import REASONS
 from loom.core.names import (
     MAX_IDENTITY,
     MAX_NODE,
@@ -93,6 +94,7 @@ def control_app(registry: Registry, allowed: Allowed, access: Access) -> App:
     routes.add_get("/openapi.json", _openapi)
     routes.add("GET", "/events", live.events)
     add_page(routes)
+    metrics.expect(routes.all())
     return App(Door(routes, access, metrics.count), live.stop)
 
 
@@ -118,7 +120,10 @@ class ControlPlane:
         holding = _holding(message)
         if message.own_address:
             holding, address = replace(holding, address=address), None
-        await self._registry.submit(Registered(node, holding, address, zone, ends, message.served))
+        ended = Ended(message.outcome, message.elapsed_s, self._registry.now) if message.outcome else None
+        await self._registry.submit(
+            Registered(node, holding, address, zone, ends, message.served, message.fetch, ended)
+        )
         await self._reject(node, [key for key in _rejected(message) if key != node])
         return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
 
@@ -131,8 +136,10 @@ class ControlPlane:
                 await registry.submit(Rejected(name, by, registry.now + REJECTED_S))
 
     async def withdraw(self, request: web.BaseRequest, _: str) -> web.Response:
-        """DELETE /register."""
+        """DELETE /register. A fetch that failed says why, also when nothing was known of it."""
         message = await _read(request, WithdrawRequest)
+        if message.fetch and message.reason and message.model is not None:
+            return await self._failed(message, check_model(message.model))
         fleet, name, model = self._registry.fleet, message.node, message.model
         keys = [node_key(name, message.identity)] if message.identity else fleet.keys_of(name)
         known = [key for key in keys if (fleet.has_node(key) if model is None else fleet.has(key, model))]
@@ -143,6 +150,14 @@ class ControlPlane:
         for key in known:
             await self._registry.submit(Left(key) if model is None else Withdrawn(key, model))
         return _json(WithdrawReply(name, count))
+
+    async def _failed(self, message: WithdrawRequest, model: str) -> web.Response:
+        key = node_key(check_node(message.node), check_identity(message.identity))
+        reason = message.reason if message.reason in REASONS else REASONS[-1]
+        ended = Ended(reason, message.elapsed_s, self._registry.now)
+        count = int(self._registry.fleet.has(key, model))
+        await self._registry.submit(Withdrawn(key, model, message.fetch, ended))
+        return _json(WithdrawReply(message.node, count))
 
     async def heartbeat(self, request: web.BaseRequest, _: str) -> web.Response:
         """POST /heartbeat: renew a node's lease, with all that it holds.

@@ -22,6 +22,9 @@ Address = Annotated[str, Meta(max_length=64, description="http://IP:port, where 
 Digest = Annotated[str, Meta(max_length=71, description="sha256: and 64 hexadecimal digits")]
 Size = Annotated[int, Meta(ge=0, le=MAX_SIZE, description="bytes")]
 Ttl = Annotated[float, Meta(ge=MIN_TTL_S, le=MAX_TTL_S, description="seconds until it ends unless it is said again")]
+FetchId = Annotated[str, Meta(max_length=64, pattern="^[0-9A-Za-z_-]*$", description="hexadecimal digits, or nothing")]
+Outcome = Annotated[str, Meta(max_length=32, description="one word")]
+Elapsed = Annotated[float, Meta(ge=0, le=MAX_SIZE, description="seconds")]
 State = Literal["complete", "partial"]
 
 
@@ -42,7 +45,8 @@ class RegisterRequest(Held, omit_defaults=True, kw_only=True):
 
     own_address: the address is that of a process which hands out this model alone, not the node's. rejected: nodes that
     handed it wrong bytes or nonsense; rejected_identities: their identities, in the same order. served: bytes of this
-    model that the node's fetch has handed to peers.
+    model that the node's fetch has handed to peers. fetch: an id of the fetch, the same in all that it says. outcome,
+    elapsed_s: how it finished, with a complete one.
     """
 
     node: NodeName
@@ -52,16 +56,25 @@ class RegisterRequest(Held, omit_defaults=True, kw_only=True):
     rejected: Annotated[list[NodeName], Meta(max_length=MAX_REJECTED)] = []
     rejected_identities: Annotated[list[Identity], Meta(max_length=MAX_REJECTED)] = []
     served: Size = 0
+    fetch: FetchId = ""
+    outcome: Outcome = ""
+    elapsed_s: Elapsed = 0.0
     zone: Zone | None = None
     ttl_s: Ttl | None = None
 
 
-class WithdrawRequest(Struct):
-    """A node has a model no more; without `model` the node is gone altogether. Without `identity`: all of that name."""
+class WithdrawRequest(Struct, omit_defaults=True):
+    """A node has a model no more; without `model` the node is gone altogether. Without `identity`: all of that name.
+
+    fetch, reason, elapsed_s: which fetch failed, why, and after how long.
+    """
 
     node: NodeName
     model: ModelName | None = None
     identity: Identity = ""
+    fetch: FetchId = ""
+    reason: Outcome = ""
+    elapsed_s: Elapsed = 0.0
 
 
 class HeartbeatRequest(Struct, omit_defaults=True):

@@ -41,6 +41,10 @@ class Routes:
         self.add("GET", path, handler)
         self.add("HEAD", path, handler)
 
+    def all(self) -> list[Route]:
+        """Return every route that was added."""
+        return [route for methods in self._known.values() for route in methods.values()]
+
     def find(self, method: str, path: str) -> tuple[Route, str]:
         """Return who answers, and the name in the path; path: decoded."""
         for prefix in self._prefixes:
