@@ -11,7 +11,7 @@ from loom.errors import NotCached
 from loom.fetching.reporter import Reporter
 from loom.fetching.vault import Vault
 from loom.fetching.ways import BesideOutput, NoCache, ThroughCache
-from loom.sources.http import Reply
+from loom.sources.answers import Reply
 from tests.fetching.kit import CHUNK
 from tests.origins.things import seeded
 

@@ -185,3 +185,18 @@ def test_caches_are_not_passed_unless_asked_for() -> None:
         assert not any("Cache-Control" in fields for fields in pool.fields)
 
     asyncio.run(scene())
+
+
+def test_a_branch_that_moves_while_it_is_fetched() -> None:
+    """A reference that is resolved again, and names other bytes then, was replaced: known before they come."""
+
+    async def scene() -> None:
+        one, two = ((302, {**REDIRECT[1], "x-linked-etag": f'"{digest * 32}"'}) for digest in ("ab", "cd"))
+        source = HttpSource(REFERENCE, Options(), "m")
+        pool = Script(one, PART, DENIED, two, PART)
+        await source.probe(pool, SPAN)
+        assert (await fault_of(source.open(pool, SPAN, VERSION))).remedy is Remedy.AT_ONCE
+        fault = await fault_of(source.open(pool, SPAN, VERSION))
+        assert (fault.remedy, type(fault.error)) == (Remedy.NONE, OriginChanged)
+
+    asyncio.run(scene())

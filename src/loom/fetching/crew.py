@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loom.core.ranges import Span
     from loom.fetching.worker import Job, Worker
     from loom.net.limit import RateLimit
-    from loom.sources.http import Reply
+    from loom.sources.answers import Reply
     from loom.store.staging import Staging
 
 T = TypeVar("T")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from loom.fetching.standing import Standing
     from loom.fetching.transmission import Transmission
     from loom.fetching.ways import Way
-    from loom.sources.http import Reply
+    from loom.sources.answers import Reply
     from loom.store.journal import Record
 
 log = logging.getLogger("loom.fetch")

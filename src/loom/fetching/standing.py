@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.fetching.reporter import Reporter
     from loom.net.connection import Pool
-    from loom.sources.http import HttpSource, Reply
+    from loom.sources.answers import Reply
+    from loom.sources.http import HttpSource
     from loom.store.placing import Placement
 
 

@@ -16,7 +16,8 @@ from loom.fetching.patience import Patience
 if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.net.connection import Pool
-    from loom.sources.http import HttpSource, Reply
+    from loom.sources.answers import Reply
+    from loom.sources.http import HttpSource
     from loom.store.staging import Staging
 
 _CHECKS_PER_WINDOW = 8

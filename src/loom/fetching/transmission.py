@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from loom.fetching.reporter import Reporter
     from loom.fetching.standing import Standing
     from loom.fetching.ways import Way
-    from loom.sources.http import HttpSource, Reply
+    from loom.sources.answers import Reply
+    from loom.sources.http import HttpSource
     from loom.store.staging import Staging
 
 USUAL_SHARE = 16

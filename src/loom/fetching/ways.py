@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from loom.core.reference import Reference
     from loom.fetching.reporter import Reporter
     from loom.fetching.standing import Hearsay
-    from loom.sources.http import Reply
+    from loom.sources.answers import Reply
     from loom.store.cache import Ref
     from loom.store.journal import Record
     from loom.store.placing import Placement

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from loom.core.transfer import Transfer
     from loom.fetching.company import Company
     from loom.net.connection import Pool
-    from loom.sources.http import HttpSource, Reply
+    from loom.sources.answers import Reply
+    from loom.sources.http import HttpSource
     from loom.store.staging import Staging
 
 now = time.monotonic

@@ -1,43 +1,164 @@
-"""What a good answer brings: which bytes of the object, if it is the object's bytes at all."""
+"""What a good answer brings: which bytes of which version, what it tells of the whole, if it is the object at all."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.core.content import coding_of, is_named_coded, is_unwanted_page, suffix_of, telling_name
+from loom.core.expectation import NOTHING_TOLD, Expectation, parse_expectation
 from loom.core.faults import Fault, Remedy
-from loom.core.headers import ContentRange, parse_content_range, parse_disposition
+from loom.core.headers import (
+    ContentRange,
+    Version,
+    parse_content_range,
+    parse_disposition,
+    parse_length,
+    parse_version,
+)
 from loom.core.ranges import Span
-from loom.errors import OriginError
+from loom.errors import IntegrityError, OriginError
 
 if TYPE_CHECKING:
     from loom.core.urls import Url
+    from loom.net.connection import Response
     from loom.net.head import Head
+    from loom.sources.pin import Pin
 
+_OTHER_FILE = (
+    "a proxy, a mirror or the storage holds another file: nothing was kept; --sha256 decides by your own digest"
+)
 _MEDDLED = "a proxy or a CDN in between may be to blame: ask the origin without it"
 
 
-class Reader:
-    """Reads the answers about one reference. names: what the URL and the output call the file; "" for nothing."""
+@dataclass
+class Reply:
+    """An answer that brings bytes: `span` of an object of `version`, or, when `span` is None, all of it in one stream.
 
-    def __init__(self, reference: Url, url_name: str, out_name: str) -> None:
+    `is_unchanged`: a conditional request found the version that the caller has already; there is no body.
+    `expected`: what the reply, or a redirect on the way to it, told of the whole file.
+    """
+
+    response: Response
+    span: Span | None
+    version: Version
+    name: str = ""
+    is_unchanged: bool = False
+    expected: Expectation = NOTHING_TOLD
+
+    @property
+    def age_s(self) -> int:
+        """Seconds since this answer left the origin, as a shared cache says (RFC 9111 section 5.1); 0 for now."""
+        return parse_length(self.response.head.fields.get("age", "")) or 0
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Where a reply is from: the URL at the redirects' end, and what the redirects on the way there told."""
+
+    url: Url
+    told: Expectation
+
+
+class Reader:
+    """Reads the answers about one reference.
+
+    url_name, out_name: what the URL and the output call the file; "" for nothing. is_digest_given: the caller's digest
+    decides, whatever the origin tells.
+    """
+
+    def __init__(self, reference: Url, url_name: str, out_name: str, *, is_digest_given: bool = False) -> None:
         self._reference = reference
+        self._is_digest_given = is_digest_given
         self._names = (url_name, out_name)
         self._name = telling_name(out_name, url_name)
 
-    def bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED) -> Fault:
+    def read_whole(self, response: Response, basis: Basis) -> Reply:
+        """Read the answer to a request for the whole object. Raises Fault."""
+        head = response.head
+        self._refuse_unusable(head)
+        if head.status != 200:
+            raise self._bad(f"answered {head.status} to a request for the whole file")
+        if "content-range" in head.fields:
+            raise self._bad("answered with a part of the file, in a way that cannot be used")
+        return self._whole(response, basis)
+
+    def read_probe(self, response: Response, span: Span, basis: Basis, have: Version | None) -> Reply | None:
+        """Return the reply; None when it tells nothing of the object: then it must be asked for without a range."""
+        head = response.head
+        if head.status == 304 and have is not None:
+            return Reply(response, None, have, is_unchanged=True, expected=basis.told)
+        if head.status in (304, 412):
+            raise self._bad(f"answered {head.status} though there was no condition")
+        content_range = _content_range_of(head)
+        if head.status == 416:
+            return self._unsatisfied(response, content_range, span, basis)
+        self._refuse_unusable(head)
+        if content_range is None or content_range.size is None:
+            is_part = head.status == 206 or "content-range" in head.fields  # of what, it does not tell
+            return None if is_part else self._whole(response, basis)
+        if head.length is None:
+            return None  # a range in chunks (RFC 9112 section 7.1), or up to the connection's end
+        served = self._served(head, content_range, span)
+        name = parse_disposition(head.fields.get("content-disposition", ""))
+        expected = self._expected(basis, head, content_range.size, is_whole=head.length == content_range.size)
+        return Reply(response, served, parse_version(head.fields, content_range.size), name, expected=expected)
+
+    def read_pinned(self, response: Response, span: Span, version: Version, pin: Pin) -> Reply:
+        """Read the answer to a request for `span` of the version that is pinned. Raises Fault."""
+        head = response.head
+        if head.status in (304, 412, 416):
+            raise Fault(Remedy.NONE, pin.replaced())
+        content_range = _content_range_of(head)
+        size = content_range.size if content_range else head.length
+        seen = parse_version(head.fields, size)
+        self._refuse_unusable(head)
+        pin.admit(version, seen)
+        if content_range is None:
+            remedy = Remedy.AT_ONCE if pin.is_loose else Remedy.RETRY  # it may have heeded the condition
+            raise self._bad("ignored a range request though it had answered one before", remedy)
+        return Reply(response, self._served(head, content_range, span), version)
+
+    def _whole(self, response: Response, basis: Basis) -> Reply:
+        head = response.head
+        name = parse_disposition(head.fields.get("content-disposition", ""))
+        span = Span(0, 0) if head.length == 0 else None  # an empty object has no range: that is not ignoring ranges
+        expected = self._expected(basis, head, head.length, is_whole=True)
+        return Reply(response, span, parse_version(head.fields, head.length), name, expected=expected)
+
+    def _expected(self, basis: Basis, head: Head, size: int | None, *, is_whole: bool) -> Expectation:
+        """Return what was told of the whole file, by the redirects and now. Raises Fault when `size` is another one,
+        unless the caller's digest decides.
+        """
+        told = basis.told.joined(told_by(basis.url, head, is_whole=is_whole))
+        if told.size is not None and size not in (None, told.size) and not self._is_digest_given:
+            message = f"{self._reference} has {size:,} bytes, not the {told.size:,} that {told.size_told_by} says"
+            raise Fault(Remedy.NONE, IntegrityError(message, _OTHER_FILE))
+        return told
+
+    def _unsatisfied(
+        self, response: Response, content_range: ContentRange | None, asked: Span, basis: Basis
+    ) -> Reply | None:
+        """416 to a probe: an empty object has no first byte; any other size means that it shrank under our journal."""
+        size = content_range.size if content_range else None
+        if size is None or size > asked.start:
+            return None
+        expected = self._expected(basis, response.head, size, is_whole=False)
+        return Reply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
+
+    def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED) -> Fault:
         """Return the fault of an answer that cannot be used."""
         return Fault(remedy, OriginError(f"{self._reference} {what}", hint))
 
-    def refuse_unusable(self, head: Head) -> None:
+    def _refuse_unusable(self, head: Head) -> None:
         """Refuse bodies that are not the object's bytes: compressed, several parts, or a web page. Raises Fault."""
         self._refuse_coding(head)
         content_type = head.fields.get("content-type", "")
         if content_type.lower().startswith("multipart/byteranges"):
-            raise self.bad("answered one range with several parts")
+            raise self._bad("answered one range with several parts")
         if is_unwanted_page(content_type, self._name):
             hint = "it may want a sign-in (--token, --header); name the output .html if a page is what you want"
-            raise self.bad("answered with a web page instead of the file", hint=hint)
+            raise self._bad("answered with a web page instead of the file", hint=hint)
 
     def _refuse_coding(self, head: Head) -> None:
         """Refuse what was compressed on the way. A label that the file's own name confirms is of the file itself, when
@@ -50,24 +171,29 @@ class Reader:
         hint = "ask the origin without the proxy or CDN that compresses"
         if suffix := suffix_of(coding):
             hint += f"; if the file is stored so and you want it as it is, name the output {suffix}"
-        raise self.bad(f"sent the file compressed ({coding}) though told not to", hint=hint)
+        raise self._bad(f"sent the file compressed ({coding}) though told not to", hint=hint)
 
-    def served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
+    def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
         """Return the span that the body brings, as far as it was asked for; some servers send all from its start.
 
         Content-Range decides, whatever the status: some servers send a right part under a 200. Raises Fault.
         """
         start, end = content_range.start, content_range.end
         if start is None or end is None or start != asked.start:
-            raise self.bad("answered with another range than the one asked for", Remedy.RETRY)
+            raise self._bad("answered with another range than the one asked for", Remedy.RETRY)
         if head.length is not None and head.length != end - start:
-            raise self.bad("announced a body and a range of different lengths", Remedy.RETRY)
+            raise self._bad("announced a body and a range of different lengths", Remedy.RETRY)
         if head.length is None:
-            raise self.bad("sent a range without its length", Remedy.RETRY)
+            raise self._bad("sent a range without its length", Remedy.RETRY)
         return Span(start, min(end, asked.end))
 
 
-def content_range_of(head: Head) -> ContentRange | None:
+def _content_range_of(head: Head) -> ContentRange | None:
     """Return what the Content-Range says; None when there is none, or one that makes no sense."""
     text = head.fields.get("content-range")
     return None if text is None else parse_content_range(text)
+
+
+def told_by(url: Url, head: Head, *, is_redirect: bool = False, is_whole: bool = False) -> Expectation:
+    """Return what the reply of `url` tells of the whole file."""
+    return parse_expectation(head.fields, url.endpoint.authority, is_redirect=is_redirect, is_whole=is_whole)

@@ -1,4 +1,4 @@
-"""An origin that speaks HTTP: redirects, credentials, version pins, and what each kind of answer means.
+"""An origin that speaks HTTP: requests, redirects, credentials (`answers` and `refusals` read what comes back).
 
 Rule: this adapter alone decides whether a fault is worth another try (`Remedy`), since it alone knows the protocol.
 
@@ -14,31 +14,18 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loom.core.expectation import NOTHING_TOLD, Expectation, parse_expectation
+from loom.core.expectation import NOTHING_TOLD, Expectation
 from loom.core.faults import Fault, Remedy
-from loom.core.headers import (
-    ContentRange,
-    Version,
-    as_text,
-    parse_disposition,
-    parse_length,
-    parse_version,
-)
+from loom.core.headers import Version, as_text
 from loom.core.ranges import Span, format_range
 from loom.core.redirects import RedirectGuard
 from loom.core.refusals import MOST_READ, Kind
 from loom.core.urls import Url, join_url
-from loom.errors import (
-    IntegrityError,
-    OriginChanged,
-    OriginError,
-    UsageError,
-)
+from loom.errors import OriginChanged, OriginError, UsageError
 from loom.net.tls import certificate_trouble
-from loom.sources.answers import Reader, content_range_of
+from loom.sources.answers import Basis, Reader, Reply, told_by
 from loom.sources.credentials import base_headers, headers_for, may_see_headers
 from loom.sources.faults import fault_of
 from loom.sources.pin import Pin
@@ -49,7 +36,6 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.reference import Reference
     from loom.net.connection import Pool, Response
-    from loom.net.head import Head
 
 MAX_REDIRECTS = 10
 """Hops after which a redirect is taken for a loop; browsers stop at 20, Go's client at 10."""
@@ -63,31 +49,6 @@ _RESOLVE_POLL_S = 0.02
 _PAST_CACHES = {"Cache-Control": "no-cache"}
 """Has a shared cache ask the origin before it answers (RFC 9111 section 5.2.1.4)."""
 
-_OTHER_FILE = (
-    "a proxy, a mirror or the storage holds another file: nothing was kept; --sha256 decides by your own digest"
-)
-
-
-@dataclass
-class Reply:
-    """An answer that brings bytes: `span` of an object of `version`, or, when `span` is None, all of it in one stream.
-
-    `is_unchanged`: a conditional request found the version that the caller has already; there is no body.
-    `expected`: what the reply, or a redirect on the way to it, told of the whole file.
-    """
-
-    response: Response
-    span: Span | None
-    version: Version
-    name: str = ""
-    is_unchanged: bool = False
-    expected: Expectation = NOTHING_TOLD
-
-    @property
-    def age_s(self) -> int:
-        """Seconds since this answer left the origin, as a shared cache says (RFC 9111 section 5.1); 0 for now."""
-        return parse_length(self.response.head.fields.get("age", "")) or 0
-
 
 class HttpSource:
     """One reference, over http or https. Shared by all workers and loops; every call takes the caller's pool.
@@ -100,10 +61,9 @@ class HttpSource:
         self.reference = reference.url
         self.requests = 0
         self.round_trip_s = math.inf
-        self._reader = Reader(self.reference, reference.name, out_name)
+        self._reader = Reader(self.reference, reference.name, out_name, is_digest_given=options.sha256 is not None)
         self._timeout_s = options.timeout_s
         self._ca_file, self._cert = options.ca_file, options.cert
-        self._is_digest_given = options.sha256 is not None
         self._headers = headers_for(self.reference, options.request_headers())
         self._guard = RedirectGuard(self.reference.endpoint, options.allow_redirect_to)
         self.pin = Pin(self.reference)
@@ -125,7 +85,7 @@ class HttpSource:
             conditions |= _PAST_CACHES
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
-            reply = self._read_probe(response, span, have)
+            reply = self._reader.read_probe(response, span, self._basis(), have)
         except BaseException:
             response.connection.close()
             raise
@@ -141,7 +101,7 @@ class HttpSource:
         conditions |= _PAST_CACHES if goes_past else {}
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
-            return self._read_pinned(response, span, version)
+            return self._reader.read_pinned(response, span, version, self.pin)
         except Fault as fault:
             response.connection.close()
             if isinstance(fault.error, OriginChanged) and self._asked_past_caches and not goes_past:
@@ -156,12 +116,7 @@ class HttpSource:
         """Ask for the whole object in one stream. Raises Fault."""
         response = await self._get(pool, {})
         try:
-            self._reader.refuse_unusable(response.head)
-            if response.head.status != 200:
-                raise self._reader.bad(f"answered {response.head.status} to a request for the whole file")
-            if "content-range" in response.head.fields:
-                raise self._reader.bad("answered with a part of the file, in a way that cannot be used")
-            return self._whole(response)
+            return self._reader.read_whole(response, self._basis())
         except BaseException:
             response.connection.close()
             raise
@@ -224,6 +179,9 @@ class HttpSource:
         except (OSError, TimeoutError):
             return ""
 
+    def _basis(self) -> Basis:
+        return Basis(self._target or self.reference, self._told)
+
     async def _claim_target(self) -> Url | None:
         """Return the target; None when there is none and it is now the caller's to find (then `_settle_target`)."""
         while True:
@@ -255,9 +213,9 @@ class HttpSource:
             response = await self._exchange(pool, url, headers)
             location = response.head.fields.get("location")
             if response.head.status not in _REDIRECTS or not location:
-                self._told = told
+                self._learn(told, response)
                 return url, response
-            told = told.joined(_told_by(url, response.head, is_redirect=True))
+            told = told.joined(told_by(url, response.head, is_redirect=True))
             try:
                 hop = _next_hop(url, location)
                 async with asyncio.timeout(self._timeout_s):
@@ -271,6 +229,14 @@ class HttpSource:
             pool.put(response)
             url = hop
         raise Fault(Remedy.NONE, OriginError(f"{self.reference} redirects in circles", "check the URL"))
+
+    def _learn(self, told: Expectation, response: Response) -> None:
+        """Keep what the redirects told. Raises Fault when they lead to another file than the first time."""
+        before = self._told
+        if before.sha256 and told.sha256 and before.sha256 != told.sha256:
+            response.connection.close()
+            raise Fault(Remedy.NONE, self.pin.replaced())
+        self._told = told
 
     async def _exchange(self, pool: Pool, url: Url, headers: dict[str, str]) -> Response:
         is_ours = may_see_headers(self.reference, url)
@@ -286,72 +252,6 @@ class HttpSource:
             raise Fault(Remedy.NONE, error) from error
         self.round_trip_s = min(self.round_trip_s, response.waited_s)
         return response
-
-    # Answers
-
-    def _read_probe(self, response: Response, span: Span, have: Version | None) -> Reply | None:
-        """Return the reply; None when it tells nothing of the object: then it must be asked for without a range."""
-        head = response.head
-        if head.status == 304 and have is not None:
-            return Reply(response, None, have, is_unchanged=True, expected=self._told)
-        if head.status in (304, 412):
-            raise self._reader.bad(f"answered {head.status} though there was no condition")
-        content_range = content_range_of(head)
-        if head.status == 416:
-            return self._unsatisfied(response, content_range, span)
-        self._reader.refuse_unusable(head)
-        if content_range is None or content_range.size is None:
-            is_part = head.status == 206 or "content-range" in head.fields  # of what, it does not tell
-            return None if is_part else self._whole(response)
-        if head.length is None:
-            return None  # a range in chunks (RFC 9112 section 7.1), or up to the connection's end
-        served = self._reader.served(head, content_range, span)
-        name = parse_disposition(head.fields.get("content-disposition", ""))
-        expected = self._expected(head, content_range.size, is_whole=head.length == content_range.size)
-        return Reply(response, served, parse_version(head.fields, content_range.size), name, expected=expected)
-
-    def _read_pinned(self, response: Response, span: Span, version: Version) -> Reply:
-        head = response.head
-        if head.status in (304, 412, 416):
-            raise Fault(Remedy.NONE, self.pin.replaced())
-        content_range = content_range_of(head)
-        size = content_range.size if content_range else head.length
-        seen = parse_version(head.fields, size)
-        self._reader.refuse_unusable(head)
-        self.pin.admit(version, seen)
-        if content_range is None:
-            remedy = Remedy.AT_ONCE if self.pin.is_loose else Remedy.RETRY  # it may have heeded the condition
-            raise self._reader.bad("ignored a range request though it had answered one before", remedy)
-        return Reply(response, self._reader.served(head, content_range, span), version)
-
-    def _whole(self, response: Response) -> Reply:
-        head = response.head
-        name = parse_disposition(head.fields.get("content-disposition", ""))
-        span = Span(0, 0) if head.length == 0 else None  # an empty object has no range: that is not ignoring ranges
-        expected = self._expected(head, head.length, is_whole=True)
-        return Reply(response, span, parse_version(head.fields, head.length), name, expected=expected)
-
-    def _expected(self, head: Head, size: int | None, *, is_whole: bool) -> Expectation:
-        """Return what was told of the whole file, by the redirects and now. Raises Fault when `size` is another one,
-        unless the caller's digest decides.
-        """
-        told = self._told.joined(_told_by(self._target or self.reference, head, is_whole=is_whole))
-        if told.size is not None and size not in (None, told.size) and not self._is_digest_given:
-            message = f"{self.reference} has {size:,} bytes, not the {told.size:,} that {told.size_told_by} says"
-            raise Fault(Remedy.NONE, IntegrityError(message, _OTHER_FILE))
-        return told
-
-    def _unsatisfied(self, response: Response, content_range: ContentRange | None, asked: Span) -> Reply | None:
-        """416 to a probe: an empty object has no first byte; any other size means that it shrank under our journal."""
-        size = content_range.size if content_range else None
-        if size is None or size > asked.start:
-            return None
-        expected = self._expected(response.head, size, is_whole=False)
-        return Reply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
-
-
-def _told_by(url: Url, head: Head, *, is_redirect: bool = False, is_whole: bool = False) -> Expectation:
-    return parse_expectation(head.fields, url.endpoint.authority, is_redirect=is_redirect, is_whole=is_whole)
 
 
 def _as_sent(etag: str) -> str:
