@@ -208,6 +208,13 @@ def test_an_out_that_is_a_mistake(loom, out, text) -> None:
         assert text in done.stderr
 
 
+def test_a_url_that_is_a_mistake(loom) -> None:
+    """An empty URL is a shell variable that was not set, and is told so, not as a wrong setting."""
+    for arguments in (("fetch", ""), ("--url", "")):
+        done = loom("return RECEIPT", *arguments)
+        assert (done.returncode, "the URL is empty" in done.stderr, "unset" in done.stderr) == (2, True, True)
+
+
 def test_json_is_ascii_and_carries_any_path(loom) -> None:
     """Neither a latin-1 terminal nor a path that is not UTF-8 breaks the one object."""
     body = "import dataclasses; return dataclasses.replace(RECEIPT, out='/m/\\udcff模')"

@@ -41,6 +41,26 @@ def test_a_reference_is_frozen() -> None:
         parse_reference("http://h/m").key = ""
 
 
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_an_empty_url(text: str) -> None:
+    """An unset variable is told for what it is."""
+    with pytest.raises(UsageError, match="the URL is empty") as caught:
+        parse_reference(text)
+    assert "variable" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "is_hub"),
+    [("org/model", True), ("org/model/resolve/main/f.gguf", True), ("host.example/f", False), ("/models/f", False),
+     ("./f", False), ("../org/f", False), ("model", False), ("host:80/f", False), ("org/", False), ("~/m", False)],
+)  # fmt: skip
+def test_a_hubs_name_for_a_model(text: str, is_hub: bool) -> None:
+    """Who types ORG/MODEL learns which URL the hub has for a file of it."""
+    with pytest.raises(UsageError) as caught:
+        parse_reference(text)
+    assert ("huggingface.co/ORG/MODEL/resolve/REVISION/FILE" in caught.value.hint) == is_hub
+
+
 @pytest.mark.parametrize("text", ["", "model", "ftp://h/x", "http://h/a b"])
 def test_what_is_no_reference(text: str) -> None:
     """What cannot be asked for is refused where it is read."""

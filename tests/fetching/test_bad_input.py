@@ -268,7 +268,7 @@ def test_a_certificate_for_another_name(authority, getter):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "no such file or directory"), (b"", "it holds none"), (b"no PEM", "it holds none")],
+    [(None, "no such file or directory"), (b"", "it holds no certificates"), (b"no PEM", "it holds no certificates")],
 )
 def test_a_bad_ca_file(tls_origin, getter, tmp_path, content, reason):
     """A missing or senseless file of authorities is a usage error that names it, in words."""

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +27,6 @@ from tests.store.conftest import REFERENCE, FailingDisk, no_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 CHUNK = MIN_CHUNK_SIZE
 VERSION = Version(4 * CHUNK, '"one"')
@@ -506,6 +506,16 @@ def test_where_a_file_cannot_go(tmp_path, name, error) -> None:
     with pytest.raises(error) as caught:
         check_out(tmp_path / name)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [("/proc/x", "/proc is the system's own"), ("/dev/x", "/dev is the system's own"), ("/dev/null", "is a device")],
+)
+def test_among_devices(path, what) -> None:
+    """A new name among devices and processes, and a device, are told for what they are."""
+    with pytest.raises(UsageError, match=what):
+        check_out(Path(path))
 
 
 def test_the_longest_name(stage, tmp_path) -> None:

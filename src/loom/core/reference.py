@@ -14,6 +14,7 @@ from loom.core.keys import stable_url, text_key
 from loom.core.names import model_of
 from loom.core.revisions import IMMUTABLE, MOVING, revision_of
 from loom.core.urls import Url, parse_url, redact
+from loom.errors import UsageError
 
 if TYPE_CHECKING:
     from loom.core.urls import Endpoint
@@ -73,6 +74,8 @@ class Reference:
 
 def parse_reference(text: str) -> Reference:
     """Read what a user typed. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
+    if not text.strip():
+        raise UsageError("the URL is empty", "is a variable unset? write loom fetch https://host/path/model.gguf")
     url, stable = parse_url(text), stable_url(text)
     names = file_name(text), last_part(text) or "download"
     return Reference(url, stable, text_key(stable), redact(text), *names, revision_of(text))

@@ -16,6 +16,7 @@ _KEPT_IN_QUERY = _KEPT_IN_PATH + "?[]"
 _OPEN_QUERY_NAMES = frozenset(("download", "filename", "ref", "rev", "revision", "version", "versionid"))
 
 _WHOLE_URL = "write the whole URL: https://host/path/model.gguf"
+_OF_A_HUB = "a model of a hub has a URL for each file: https://huggingface.co/ORG/MODEL/resolve/REVISION/FILE"
 _ELSEWHERE = {
     "s3": "give its https address, such as https://BUCKET.s3.REGION.amazonaws.com/KEY, or what `aws s3 presign` prints",
     "gs": "give https://storage.googleapis.com/BUCKET/KEY with a --token, or what `gcloud storage sign-url` prints",
@@ -151,9 +152,15 @@ def _blankless(text: str) -> str:
 
 def _no_scheme_of_ours(text: str, scheme: str) -> UsageError:
     if not scheme or "://" not in text:
-        return UsageError(f"not a URL: {redact(text)}", _WHOLE_URL)
+        return UsageError(f"not a URL: {redact(text)}", _OF_A_HUB if _is_hub_name(text) else _WHOLE_URL)
     message = f"{scheme}:// is not a scheme that Loom fetches, only https:// and http://: {redact(text)}"
     return UsageError(message, _ELSEWHERE.get(scheme, _WHOLE_URL))
+
+
+def _is_hub_name(text: str) -> bool:
+    """Return whether this looks like the hub's ORG/MODEL, or a file in it: no host, no path of this machine."""
+    organisation, *more = text.split("/")
+    return bool(organisation and more and all(more)) and not {".", ":", "@", "~"} & set(organisation)
 
 
 def _encode_host(host: str) -> str:

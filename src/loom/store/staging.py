@@ -421,6 +421,8 @@ def check_out(path: Path) -> Path:
     except FileNotFoundError:
         hint = "go to one that is there, or give --out the whole path"
         raise StoreError("the working folder was removed", hint) from None
+    if is_among_devices(str(folder)) and not mode:
+        raise UsageError(f"{folder} is the system's own: no file can be made there", "choose another --out")
     if (mode and not stat.S_ISREG(mode)) or is_among_devices(str(folder)):
         raise UsageError(f"{path} is a device or a pipe", "a model goes to a file: --out FILE")
     not_folder = next((one for one in path.parents if (mode := _mode_of(one)) and not stat.S_ISDIR(mode)), None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loom.cli.context import Voice, read_settings
-from loom.cli.flags import OUT, URL, parse_value
+from loom.cli.flags import OUT, parse_value
 from loom.cli.log import tell_log
 from loom.cli.output import Talk, format_receipt, print_json
 from loom.cli.parser import fetch_parser as parser
@@ -45,15 +45,14 @@ def _out_of(raw: str | None, default: str | None) -> str | None:
 def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> int:
     """Fetch what the raw values of flags ask for, and say what happened."""
     settings = read_settings(raw, voice)
-    url, out = parse_value(URL, raw["url"], "the URL"), _out_of(raw["out"], default_out)
+    from loom.core.reference import parse_reference
+
+    url, out = raw["url"], _out_of(raw["out"], default_out)
+    reference = parse_reference(url)
     choices = options_of(settings)
     choices["control_token"] = fleet_token(settings, os.environ)
     choices["model"] = raw["model"]
-
-    from loom.core.reference import parse_reference
-
-    name = Path(out or parse_reference(url).best_name).name
-    talk = Talk(name, os.environ, quiet=bool(settings["quiet"].value))
+    talk = Talk(Path(out or reference.best_name).name, os.environ, quiet=bool(settings["quiet"].value))
     _stop_on_signals(talk)
     if settings["verbose"].value:
         tell_log(talk)
