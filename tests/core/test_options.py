@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loom
-from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options, check_call
+from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options, check_call, parse_listen
 from loom.errors import UsageError
 
 SECRET = "s3cr3tXYZ"
@@ -144,3 +144,21 @@ def test_every_choice_is_documented() -> None:
     words = set(re.findall(r"\w+", Options.__doc__ or ""))
     assert "loom.Options" in (loom.fetch.__doc__ or "")
     assert [field.name for field in dataclasses.fields(Options) if field.name not in words] == []
+
+
+@pytest.mark.parametrize(("text", "host", "ports"), [
+    ("10.0.0.5:3001", "10.0.0.5", range(3001, 3002)), (":3002-3100", "", range(3002, 3101)), (":0", "", range(1)),
+    ("[::]:5-5", "::", range(5, 6)),
+])  # fmt: skip
+def test_where_to_listen(text: str, host: str, ports: range) -> None:
+    """A port, or a range that a firewall can be told."""
+    assert parse_listen(text) == (host, ports)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "h:1", ":", ":-", ":1-", ":-1", ":2-1", ":0-9", ":1-65536", ":1-2-3", ":\u0663"]
+)
+def test_where_it_is_not_to_listen(text: str) -> None:
+    """Whatever is no port and no range is refused."""
+    with pytest.raises(UsageError):
+        parse_listen(text)

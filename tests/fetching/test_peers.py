@@ -144,6 +144,30 @@ def test_machines_of_one_name_share(cold: Cold, origin: Origin) -> None:
     assert sum(len(receipt.peers) for receipt in receipts) >= 3
 
 
+def test_peers_that_cannot_be_reached_are_told(cold: Cold) -> None:
+    """The control plane lists them, and nothing answers there: the receipt names them, and where they should be."""
+    client = ControlClient(cold.control, token=TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    client.register("gone", loom_model(cold.url), address=f"http://127.0.0.1:{port}")
+    receipt = cold.fetch("a")
+    assert receipt.sources == {"origin": SIZE}
+    assert receipt.warnings == (
+        f"1 of 1 peers that the control plane lists could not be used: gone at 127.0.0.1:{port} is not there",
+    )
+
+
+def test_peers_that_have_another_token_are_told(cold: Cold) -> None:
+    """Both sides know: the receipt here, the count of refusals there."""
+    cold.fetch("a")
+    options = NodeOptions(str(cold.folder / "cache-a"), cold.control, "a", "127.0.0.1:0", token="another")
+    said: list[str] = []
+    with Node(options, said.append) as node:
+        ControlClient(cold.control, token=TOKEN).register("a", loom_model(cold.url), address=node.url)
+        receipt = cold.fetch("b")
+    assert [one for one in receipt.warnings if "it has another token, or an older Loom" in one]
+
+
 def test_copies_count_those_who_stay_to_hand_on(cold: Cold, origin: Origin) -> None:
     """What two nodes took from the origin is known to the last byte, also of the one that goes on handing it out."""
     cold.url = origin.put("/slow.bin", Thing(DATA), paced(150_000, 0.05))

@@ -275,8 +275,8 @@ LIMIT_UPLOAD_RATE = Flag("limit_upload_rate", parse_rate, None, "RATE",
                          "limit_upload_rate")  # fmt: skip
 
 PEER_FLAGS = (
-    Flag("listen", parse_text, None, "HOST:PORT", "where peers find it (default: a free port of the address that faces "
-         "the control plane)", "listen"),
+    Flag("listen", parse_text, None, "HOST:PORT", "where peers find it; PORT may be FIRST-LAST (default: a free "
+         "port from 3002 to 3100 of the address that faces the control plane)", "listen"),
     Flag("private", parse_switch, False, "",
          "upload nothing to peers; downloading from them is still allowed", "private"),
     Flag("linger", parse_seconds, _OPTIONS.linger_s, "SECONDS",

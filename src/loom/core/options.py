@@ -38,6 +38,11 @@ MAX_RATE = 10**12
 RATE_OF_A_WORKER = 64 * 1024
 """Bytes per second that a limited fetch has for each of its requests: far from what counts as a dead connection."""
 
+FETCH_PORTS = range(3002, 3101)
+"""Where peers find a fetch unless `listen` says otherwise: together with 3001, a node's, one range for firewalls."""
+
+MAX_PORT = 65535
+
 MIN_CHUNK_SIZE = 64 * 1024
 MAX_CHUNK_SIZE = 1_000_000_000
 
@@ -90,8 +95,9 @@ class Options:
     zone: where this machine is, so that near nodes are found first.
     linger_s: how long a process of its own goes on handing the file to peers after nobody asked for it, when the fetch
         was one of several; 0 for not at all.
-    listen: "HOST:PORT" where peers find this fetch while it runs; None for a free port of the address by which this
-        machine reaches the control plane. Without a fleet's token only loopback is listened on.
+    listen: "HOST:PORT" or "HOST:FIRST-LAST" where peers find this fetch while it runs; None for a free port from 3002
+        to 3100 (any, should all be taken) of the address by which this machine reaches the control plane. Without a
+        fleet's token only loopback is listened on.
     allow_anonymous: hand to everybody who can reach it, without a token.
     private: hand nothing to peers, and tell nobody where it is.
     no_peers: take nothing from peers and hand nothing to them.
@@ -198,17 +204,31 @@ def check_call(url: object, out: object, on_progress: object) -> None:
         raise UsageError(f"{out} names a folder, and a model goes to a file", "name the file: --out FOLDER/NAME")
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """Return the address (a number) and the port of "HOST:PORT", "[HOST]:PORT" or ":PORT". Raises UsageError."""
-    host, colon, port = text.rpartition(":")
+def parse_listen(text: str) -> tuple[str, range]:
+    """Return the address (a number) and the ports of "HOST:PORT", "[HOST]:PORT", ":PORT" or "HOST:FIRST-LAST".
+
+    Raises UsageError.
+    """
+    host, colon, ports = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     try:
-        if not (colon and port.isascii() and port.isdecimal() and int(port) <= 65535):
+        if not colon:
             raise ValueError
-        return str(ip_address(host)) if host else "", int(port)
+        return str(ip_address(host)) if host else "", _parse_ports(ports)
     except ValueError:
-        hint = "write 10.0.0.5:3001, [::]:3001, or :3001 for the address that faces the control plane"
+        hint = "write 10.0.0.5:3001, [::]:3001, :3001 for the address that faces the control plane, or :3002-3100"
         raise UsageError(f"{text!r} is not an IP address and a port", hint) from None
+
+
+def _parse_ports(text: str) -> range:
+    """Return the ports of "3001" or "3002-3100". Raises ValueError."""
+    first, dash, last = text.partition("-")
+    if not all(port.isascii() and port.isdecimal() and int(port) <= MAX_PORT for port in (first, last or first)):
+        raise ValueError
+    ports = range(int(first), int(last or first) + 1)
+    if not ports or (dash and not (last and ports[0])):
+        raise ValueError
+    return ports
 
 
 # Checks: each takes how the option is spelled, and the value

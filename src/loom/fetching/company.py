@@ -39,6 +39,9 @@ WINDOW_S = 5.0
 PATIENT_S = 30.0
 """As long as a peer has sent something so recently, an origin that does not answer ends nothing."""
 
+MAX_TOLD = 3
+"""Peers named in one sentence."""
+
 IDLE_S = 0.2
 """How often one looks again when nothing happened."""
 
@@ -78,6 +81,8 @@ class Company:
         self._pulls: dict[int, asyncio.Task[None]] = {}
         self._polls: dict[str, asyncio.Task[None]] = {}
         self._cut: set[int] = set()
+        self._listed: set[str] = set()
+        self._unreached: dict[str, str] = {}  # peer -> why it was of no use the last time
         self._next_number = FIRST_PULL
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -96,7 +101,21 @@ class Company:
     def remarks(self) -> list[str]:
         """Return what a human should know of the peers, a sentence each."""
         shown = show_nodes(self._rejected)
-        return [f"{shown[key]} {why}: it was not asked again" for key, why in sorted(self._rejected.items())]
+        said = [f"{shown[key]} {why}: it was not asked again" for key, why in sorted(self._rejected.items())]
+        return said + self._tell_unreached()
+
+    def _tell_unreached(self) -> list[str]:
+        """Return a sentence about the peers that the control plane lists and that never gave an answer."""
+        with self._job.lock:
+            listed = [peer for peer in self._swarm.peers.values() if peer.name in self._listed]
+            mute = {peer.name: peer.address for peer in listed if peer.name in self._unreached and not peer.has_spoken}
+        if not mute:
+            return []
+        shown = show_nodes(mute)
+        some = [f"{shown[key]} at {mute[key].removeprefix('http://')} {self._unreached[key]}" for key in sorted(mute)]
+        more = f"; and {len(some) - MAX_TOLD} more" if len(some) > MAX_TOLD else ""
+        count = f"{len(mute)} of {len(listed)} peers that the control plane lists could not be used"
+        return [f"{count}: {'; '.join(some[:MAX_TOLD])}{more}"]
 
     def is_wanted(self) -> bool:
         """Return whether somebody there does not have all of it yet."""
@@ -107,6 +126,7 @@ class Company:
     def learn(self, listed: dict[str, tuple[str, bool]], homes: dict[str, str]) -> None:
         """Take in who is there. From any thread."""
         with self._job.lock:
+            self._listed = set(listed)
             for name, (address, is_near) in listed.items():
                 self._swarm.meet(name, address, is_near=is_near)
             self._swarm.forget_dead(set(listed), now())
@@ -289,6 +309,8 @@ class Company:
                 self._job.transfer.failed(number, Fault(Remedy.ELSEWHERE, error), at)
             if fault.available is not None:
                 self._swarm.saw(peer, fault.available, at)
+            if fault.verdict in (Verdict.DEAD, Verdict.FAILED, Verdict.REFUSED):
+                self._unreached[peer.name] = str(fault)
             if fault.verdict is Verdict.BUSY:
                 self._swarm.busy(peer, fault.wait_s, at)
             elif fault.verdict is Verdict.STRANGER:

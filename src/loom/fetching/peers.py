@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from loom.core.addresses import format_authority, is_address
 from loom.core.headers import Version
 from loom.core.names import MAX_REJECTED, node_key, show_nodes, split_key
-from loom.core.options import parse_listen
+from loom.core.options import FETCH_PORTS, parse_listen
 from loom.core.tokens import first_token
 from loom.core.urls import parse_url
 from loom.core.wire import Caller
@@ -30,7 +30,7 @@ from loom.net.connect import Connector
 from loom.net.connection import Pool
 from loom.net.facing import own_address
 from loom.net.limit import RateLimit
-from loom.sharing.server import PeerServer, listen
+from loom.sharing.server import PeerServer, listen_in
 from loom.sharing.shelf import OwnShelf
 from loom.sources.peer import Asker, resolve_at_peer
 from loom.store import background
@@ -109,7 +109,7 @@ class Peers:
 
     def _listen(self, options: Options) -> str:
         """Start the server; return its address, "" when this machine may not, or cannot, be asked."""
-        host, port = parse_listen(options.listen or ":0")
+        host, ports = parse_listen(options.listen) if options.listen else ("", FETCH_PORTS)
         shown = host
         if not host or ip_address(host).is_unspecified:
             control = parse_url(options.control or "").endpoint
@@ -120,7 +120,7 @@ class Peers:
         is_open = options.allow_anonymous or ip_address(host).is_loopback
         if not (options.control_token or (is_open and self._audience == "anyone")):
             return ""
-        listening = self._listening = listen(host, port)
+        listening = self._listening = listen_in(host, ports, or_any=not options.listen)
         server = self._server = PeerServer(self._shelf, listening, options.control_token, self._meet)
         server.authority = format_authority(shown, listening.getsockname()[1])
         server.limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None

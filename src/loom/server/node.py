@@ -16,7 +16,7 @@ from loom.net.facing import own_address
 from loom.net.limit import RateLimit
 from loom.registry.client import ControlClient
 from loom.sharing.cached import CacheShelf
-from loom.sharing.server import PeerServer, listen
+from loom.sharing.server import PeerServer, listen_in
 from loom.store.identity import ensure_identity
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ class Node:
             options.control, token=options.token, ca_file=options.control_ca_file,
             certificate=options.control_certificate, timeout_s=_TIMEOUT_S,
         )  # fmt: skip
-        host, port = parse_listen(options.listen)
+        host, ports = parse_listen(options.listen)
         shown = host if host and not ip_address(host).is_unspecified else _facing(options.control)
         host = host or shown
         if not (options.token or options.allow_anonymous or ip_address(host).is_loopback):
             hint = "give the fleet a token (LOOM_FLEET_TOKEN or --token-file), or say --allow-anonymous"
             raise UsageError(f"{host} can be reached from elsewhere, and anybody could take what is here", hint)
         self._shelf = CacheShelf(options.cache, "fleet" if options.token else "anyone")
-        listening = listen(host, port)
+        listening = listen_in(host, ports)
         self._server = PeerServer(self._shelf, listening, options.token)
         self._server.limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
         self._server.authority = format_authority(shown, listening.getsockname()[1])

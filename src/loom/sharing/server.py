@@ -32,7 +32,7 @@ from loom.core.wire import HEALTH, about, format_digest, format_version, parse_c
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from loom.core.ranges import Span
     from loom.core.wire import Caller
@@ -393,3 +393,23 @@ def listen(host: str, port: int) -> socket.socket:
         message = f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}"
         raise UsageError(message, "choose another address: --listen HOST:PORT") from error
     return listening
+
+
+def listen_in(host: str, ports: Sequence[int], *, or_any: bool = False) -> socket.socket:
+    """Return a socket that listens on a free one of some ports. or_any: on any port, should all be taken.
+
+    The first one is drawn by chance: the port of a fetch that has just ended is asked for its file for a while.
+    Raises UsageError.
+    """
+    first = secrets.randbelow(len(ports))
+    tried = [*ports[first:], *ports[:first], *((0,) if or_any else ())]
+    for port in tried[:-1]:
+        with contextlib.suppress(UsageError):
+            return listen(host, port)
+    try:
+        return listen(host, tried[-1])
+    except UsageError as error:
+        if len(ports) == 1:
+            raise
+        message = f"cannot listen on {host}, ports {ports[0]} to {ports[-1]}: all are taken, or {host} is not ours"
+        raise UsageError(message, error.hint) from error
