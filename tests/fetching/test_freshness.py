@@ -44,6 +44,14 @@ def test_it_is_asked_about(origin, cached, moving):
     assert is_same(cached.out("model.bin"), cached.blob(moving))
 
 
+def test_others_hear_nothing_of_a_hit(cached, moving):
+    """A hit that was asked about goes through no phase that a control plane or a peer would be told of."""
+    phases = []
+    cached.right(moving, DATA, on_progress=lambda progress: phases.append(progress.phase))
+    assert set(phases) <= {"checking", "done"}
+    assert "checking" in phases
+
+
 def test_it_has_moved(origin, cached, moving):
     """Another version is fetched, and the next fetch finds it current."""
     origin.put(MOVING, Thing(OTHER, '"v2"'))

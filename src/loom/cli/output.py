@@ -76,7 +76,7 @@ def _cut(text: str, length: int, *, ascii_only: bool = False) -> str:
 
 
 def _state(progress: Progress, *, has_bar: bool, ascii_only: bool) -> list[str]:
-    if progress.phase in ("connecting", "waiting") and not progress.size:
+    if progress.phase in ("checking", "connecting", "waiting") and not progress.size:
         return [printable(progress.note) or f"{progress.phase} ..."]
     if not progress.size:
         return [format_size(progress.received)]

@@ -10,8 +10,9 @@ from typing import Any
 class Progress:
     """A snapshot of a running fetch. All sizes are bytes.
 
-    phase: "connecting", "fetching", "verifying", "copying" (from the cache to the output) or "waiting" (another process
-        is fetching the same; `received` is what it has on record), and once, at the end, "done".
+    phase: "checking" (the origin is asked whether the cached file is current), "connecting", "fetching", "verifying",
+        "copying" (from the cache to the output) or "waiting" (another process is fetching the same; `received` is what
+        it has on record), and once, at the end, "done".
     size: None while, or if, the origin does not tell.
     received: bytes in place, `resumed` among them; never more than size.
     bytes_per_second: mean over the last few seconds; 0.0 when nothing moves.

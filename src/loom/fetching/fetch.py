@@ -189,6 +189,7 @@ class _Fetch:
 
         Peers and the control plane hear nothing of it: as a rule it is a hit.
         """
+        self._report.checking()
         crew = self._hire()
         try:
             reply = crew.run(ask_briefly(self._source, crew.first_pool, doubt.version, self._options.timeout_s))

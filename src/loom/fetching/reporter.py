@@ -45,9 +45,14 @@ class Reporter:
         if self._on_progress is not None:
             self._on_progress(Progress("verifying", size, hashed))
 
+    def checking(self) -> None:
+        """Report that the origin is being asked about what the cache has: as a rule nothing more is to be fetched."""
+        self.phase, self.note = "checking", "asking whether the cached file is current"
+        self.now()
+
     def connecting(self) -> None:
         """Report that the origin is being asked."""
-        self.phase, self._since = "connecting", time.monotonic()
+        self.phase, self.note, self._since = "connecting", "", time.monotonic()
         self.now()
 
     def waiting(self, note: str, seen: tuple[int, int] | None = None) -> None:
