@@ -290,7 +290,7 @@ def test_http_to_a_tls_port(tls_origin, getter):
 def test_tls_to_an_http_port_that_waits(origin, getter):
     """A plain server takes the handshake for a line without an end: it is told as what it is, and not tried again."""
     url = origin.put("/m", THING).replace("http:", "https:")
-    error = getter.wrong(url, OriginError, backoff_s=60)
+    error = getter.wrong(url, OriginError, backoff_s=60, timeout_s=2.0)
     assert ("does not speak https" in error.message, "http://" in error.hint) == (True, True)
     assert origin.connections == 1
     assert getter.left_behind() == ""

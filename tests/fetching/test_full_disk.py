@@ -12,6 +12,7 @@ import pytest
 import loom
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.fetching.vault import Vault
+from loom.fetching.worker import Job
 from loom.store import hashing
 from loom.store.cache import Cache
 from loom.store.hashing import BLOCK
@@ -88,15 +89,19 @@ def test_the_disk_fills_up_on_the_way(nginx, serve, small_disk, workers, tls, mo
     file, out = serve(SIZE), small_disk / "model.bin"
     url, choices = nginx.url(file.name, tls=tls), {**QUICK, "ca_file": str(nginx.ca_file), "workers": workers}
 
-    def hog(progress: loom.Progress) -> None:
-        if progress.received >= 8 * CHUNK and not (small_disk / "hog").exists():
-            fill(small_disk, 2 * CHUNK)
+    accept, hogs = Job.accept, []
 
-    rate = f"{1200 // workers}k"
+    def accept_and_hog(job: Job, number: int, size: int) -> int:
+        left = accept(job, number, size)
+        if job.transfer.have.total >= 8 * CHUNK and not hogs:
+            hogs.append(fill(small_disk, 2 * CHUNK))
+        return left
+
+    monkeypatch.setattr(Job, "accept", accept_and_hog)
     with pytest.raises(StoreFull) as caught:
-        loom.fetch(url, out, on_progress=hog, headers={"X-Rate": rate}, **choices)
+        loom.fetch(url, out, headers={"X-Rate": f"{2400 // workers}k"}, **choices)
     assert (caught.value.exit_code, bool(caught.value.hint), out.exists()) == (8, True, False)
-    (small_disk / "hog").unlink()
+    hogs[0].unlink()
     receipt = loom.fetch(url, out, **choices)
     assert (receipt.outcome, receipt.resumed >= 6 * CHUNK) == ("resumed", True)
     assert out.read_bytes() == file.content
