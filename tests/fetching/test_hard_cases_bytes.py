@@ -203,8 +203,14 @@ def test_one_wrong_bit_in_a_stream(origin, getter):
 
 KILLED_AT_THE_RENAME = """
 import os, signal, sys, loom
-replace = os.replace
-os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL) if str(paths[1]) == sys.argv[2] else replace(*paths)
+replace, base = os.replace, os.path.basename
+
+def killed(source, target, **where):
+    if base(target) == base(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target, **where)
+
+os.replace = killed
 loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536, no_cache=True)
 """
 

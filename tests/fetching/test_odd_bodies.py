@@ -160,7 +160,7 @@ def test_another_range_than_the_one_asked_for(origin, getter, by):
     """A range that starts elsewhere is never written where it was not asked for."""
     receipt = getter.right(origin.put("/m", THING, only(3, shifts_range(by))), DATA)
     assert receipt.retries == 1
-    getter.wrong(origin.put("/m", Thing(DATA, '"v2"'), after(2, shifts_range(by))), OriginError, retries=1)
+    getter.wrong(origin.put("/m", Thing(DATA, '"v2"'), after(4, shifts_range(by))), OriginError, retries=1)
 
 
 @pytest.mark.parametrize("text", ["bytes 0-9", "bytes 9-0/100", "items 0-9/100", "bytes 0-99/50", "bytes */*", "x", ""])

@@ -83,3 +83,17 @@ def test_a_weak_etag_turns_strong(origin, getter):
     fresh = replace(THING, etag='W/"v1"')
     getter.right(origin.put("/m", fresh, after(1, becomes(THING))), DATA)
     getter.right(origin.put("/m", fresh, after(1, becomes(THING))), DATA, sha256=DIGEST)
+
+
+def test_what_is_here_is_current_by_one_of_the_replicas(origin, getter):
+    """A file that one replica calls unchanged is not fetched again because another one has an ETag of its own."""
+    getter.right(origin.put("/m", THING), DATA)
+    receipt = getter.right(origin.put("/m", THING, by_turns(OTHER, THING)), DATA)
+    assert (receipt.outcome, receipt.requests) == ("present", 2)
+
+
+def test_a_file_that_was_replaced_by_one_of_its_size(origin, getter):
+    """Where no replica calls it unchanged it is fetched anew, two requests later."""
+    getter.right(origin.put("/m", THING), DATA)
+    new = Thing(seeded(SIZE, 2), '"v2"')
+    assert getter.right(origin.put("/m", new), new.data).outcome == "fetched"

@@ -45,6 +45,9 @@ _ANSWERS = frozenset((200, 206, 304, 412, 416))
 _SAID_S = 2.0
 """Seconds that the body of an error may take."""
 
+_ASKED_AGAIN = 2
+"""How often one that answers with another ETag for a file of the same size is asked again whether it is unchanged."""
+
 _RESOLVE_POLL_S = 0.02
 _PAST_CACHES = {"Cache-Control": "no-cache"}
 """Has a shared cache ask the origin before it answers (RFC 9111 section 5.2.1.4)."""
@@ -83,6 +86,15 @@ class HttpSource:
         if past_caches:
             self._asked_past_caches = True
             conditions |= _PAST_CACHES
+        reply = await self._ask_first(pool, span, have, conditions)
+        for _ in range(_ASKED_AGAIN):
+            if not _may_be_a_replica(have, reply):
+                break
+            reply.response.connection.close()
+            reply = await self._ask_first(pool, span, have, conditions)
+        return reply
+
+    async def _ask_first(self, pool: Pool, span: Span, have: Version | None, conditions: dict[str, str]) -> Reply:
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
             reply = self._reader.read_probe(response, span, self._basis(), have)
@@ -252,6 +264,12 @@ class HttpSource:
             raise Fault(Remedy.NONE, error) from error
         self.round_trip_s = min(self.round_trip_s, response.waited_s)
         return response
+
+
+def _may_be_a_replica(have: Version | None, reply: Reply) -> bool:
+    """Return whether the reply may be of a replica with an ETag of its own, beside one that knows what is here."""
+    seen = reply.version
+    return have is not None and not reply.is_unchanged and seen.size == have.size and not have.matches(seen)
 
 
 def _as_sent(etag: str) -> str:
