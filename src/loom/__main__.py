@@ -3,7 +3,7 @@
 import os
 import sys
 
-from loom.cli.streams import READER_LEFT, close_streams, open_streams
+from loom.cli.streams import READER_LEFT, close_streams, open_streams, say
 
 
 def main() -> int:
@@ -13,6 +13,8 @@ def main() -> int:
         code = _run(sys.argv[1:])
     except KeyboardInterrupt:  # while modules were being imported: there is nothing to keep yet
         code = 130
+    except ImportError as error:
+        code = _lacks(error)
     except BrokenPipeError:
         code = READER_LEFT
     except OSError:  # stdout takes no version
@@ -34,6 +36,17 @@ def _run(arguments: list[str]) -> int:
 
         code = run(arguments)
     return code
+
+
+def _lacks(error: ImportError) -> int:
+    """Tell that this Python lacks a module that the command line itself needs; return the exit code."""
+    from loom.installation import missing_standard_module
+
+    fault = missing_standard_module(error)
+    if fault is None:
+        raise error
+    say(f"loom: {fault.message}\n  hint: {fault.hint}\n")
+    return fault.exit_code
 
 
 def run_and_leave() -> None:

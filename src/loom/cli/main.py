@@ -14,6 +14,7 @@ from loom.cli.parser import format_first_page, no_such_command
 from loom.cli.streams import READER_LEFT, ReaderLeft, say
 from loom.cli.variables import is_on
 from loom.errors import Interrupted, LoomError
+from loom.installation import missing_standard_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,13 +35,20 @@ def run(arguments: Sequence[str]) -> int:
         return _tell(stop, voice)
     except KeyboardInterrupt:
         return _tell(Interrupted("interrupted", "run the same command again"), voice)
+    except ImportError as error:
+        return _tell(missing_standard_module(error) or _unforeseen(error), voice)
     except Exception as error:  # noqa: BLE001 - the last resort: a user gets a line, never a traceback
-        if is_on(os.environ.get("LOOM_DEBUG", "")):
-            import traceback
+        return _tell(_unforeseen(error), voice)
 
-            traceback.print_exc()
-        message = f"loom failed in a way it did not foresee: {type(error).__name__}"
-        return _tell(LoomError(message, "set LOOM_DEBUG=1 to see where, and please report it"), voice)
+
+def _unforeseen(error: Exception) -> LoomError:
+    """Return the error about a defect in Loom; with LOOM_DEBUG its traceback is shown."""
+    if is_on(os.environ.get("LOOM_DEBUG", "")):
+        import traceback
+
+        traceback.print_exception(error)
+    message = f"loom failed in a way it did not foresee: {type(error).__name__}"
+    return LoomError(message, "set LOOM_DEBUG=1 to see where, and please report it")
 
 
 def _dispatch(arguments: list[str], voice: Voice) -> int:

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from loom.core.urls import redact
 from loom.errors import UsageError
+from loom.installation import missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +48,7 @@ def open_ledger(location: str) -> Ledger:
         try:
             from loom.registry.redis import RedisLedger
         except ImportError as error:
-            hint = "pip install 'loom-weights[redis]'"
-            raise UsageError(f"a registry on Redis needs a package that is not here: {error.name}", hint) from error
+            raise missing_package("a registry on Redis", "redis", error) from error
         return RedisLedger(location)
     if colon:
         raise UsageError(f"no registry is called {scheme[:40]!r}", _EXAMPLES)

@@ -14,7 +14,7 @@ from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON, LISTEN_FLAGS
 from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.settings import Setting, fleet_token, read_token, service_links
-from loom.errors import UsageError
+from loom.installation import missing_package
 from loom.registry.locations import default_registry, show_location
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def control_options(
     try:
         from loom.server.serving import ControlOptions
     except ImportError as error:
-        hint = "pip install 'loom-weights[control]'"
-        raise UsageError(f"the control plane needs a package that is not here: {error.name}", hint) from error
+        raise missing_package("the control plane", "control", error) from error
     names = ("host", "port", "allow_anonymous", "tls_cert", "tls_key", "allow_cidr", "allow_host")
     values: dict[str, Any] = {name: settings[name].value for name in names}
     registry = settings["registry"].value or default_registry(os.environ)
