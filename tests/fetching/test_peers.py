@@ -107,6 +107,16 @@ def cold(tmp_path: Path, plane: Beside, origin: Origin) -> Cold:
     return Cold(tmp_path, origin.put("/model.bin", Thing(DATA)), plane.inner_url)
 
 
+def test_what_no_etag_pins_is_taken_from_peers_only_with_a_digest(tmp_path, plane, origin) -> None:
+    """Peers may have another version under the same date: only a digest of the whole lets them bring any of it."""
+    cold = Cold(tmp_path, origin.put("/model.bin", Thing(DATA, etag="")), plane.inner_url)
+    cold.fetch("a")
+    with cold.node("a"):
+        receipt = cold.fetch("b")
+        assert (receipt.peers, receipt.ranges) == ({}, False)
+        assert cold.fetch("c", sha256=SHA256).peers
+
+
 def test_a_newcomer_takes_all_from_a_node(cold: Cold) -> None:
     """The origin is asked for one byte: the version, and whether the caller may have it."""
     cold.fetch("a")

@@ -108,3 +108,11 @@ def test_a_told_digest_is_on_record(origin, getter, tmp_path):
     url = origin.put("/m", THING, says("X-Linked-ETag", f'"{DIGEST}"'))
     assert getter.right(url, DATA, **choices).digest == f"sha256:{DIGEST}"
     assert getter.right(url, DATA, sha256=DIGEST, **choices).outcome == "cached"
+
+
+def test_a_told_digest_allows_ranges_without_a_validator(origin, other_origin, getter):
+    """Where no ETag pins the bytes, a digest that the redirect told is proof enough for ranges."""
+    url = hub(origin, other_origin.put("/blob", Thing(DATA, "", "")), ("X-Linked-ETag", f'"{DIGEST}"'))
+    receipt = getter.right(url, DATA)
+    assert receipt.ranges
+    assert receipt.verified_by == f"sha256 told by X-Linked-ETag of 127.0.0.1:{origin.port}"
