@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from loom.core.addresses import format_authority
 from loom.core.control_url import parse_control_url
+from loom.core.exposition import format_families
 from loom.core.options import parse_listen
 from loom.errors import LoomError, UsageError
 from loom.net.facing import own_address
 from loom.net.limit import RateLimit
 from loom.registry.client import ControlClient
+from loom.server.node_metrics import node_metrics
 from loom.sharing.cached import CacheShelf
 from loom.sharing.server import PeerServer, listen_in
 from loom.store.identity import ensure_identity
@@ -30,6 +32,8 @@ TTL_S = 15.0
 
 DRAIN_S = 10.0
 """How long uploads under way may take once the node is asked to stop."""
+
+REFUSALS_EVERY_S = 60.0
 
 _TIMEOUT_S = 3.0
 _RESOLVE_S = 10.0
@@ -58,11 +62,18 @@ class NodeOptions:
 class Node:
     """Runs as long as a `with` block lasts; on its end it leaves the fleet and lets uploads end.
 
-    on_trouble: called with a sentence when the control plane goes away, and with "" when it is back.
+    on_trouble: called with a sentence when the control plane goes away, and with "" when it is back. on_refusal: called
+    with a sentence when peers were refused since the last heartbeat.
     """
 
-    def __init__(self, options: NodeOptions, on_trouble: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        options: NodeOptions,
+        on_trouble: Callable[[str], None],
+        on_refusal: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._options = options
+        self._on_refusal = on_refusal
         self._on_trouble = on_trouble
         self._client = ControlClient(
             options.control, token=options.token, ca_file=options.control_ca_file,
@@ -79,10 +90,13 @@ class Node:
         self._server = PeerServer(self._shelf, listening, options.token)
         self._server.limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
         self._server.authority = format_authority(shown, listening.getsockname()[1])
+        self._server.show_metrics = self._show_metrics
         self._identity = ensure_identity(options.cache)
+        self._heard_at, self._started_at, self._refused = 0.0, time.time(), 0
         self._epoch: str | None = None
         self._said: list[dict[str, object]] | None = None
         self._trouble = ""
+        self._tell_at = 0.0
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="loom-heartbeat", daemon=True)
 
@@ -108,8 +122,22 @@ class Node:
         while True:
             started = time.monotonic()
             self._try(self._beat)
+            self._tell_refusals()
             if self._end.wait(max(0.0, BEAT_S - (time.monotonic() - started))):
                 return
+
+    def _tell_refusals(self) -> None:
+        """Say that peers were refused, at most once in REFUSALS_EVERY_S."""
+        refused = self._server.refused - self._refused
+        if refused and time.monotonic() >= self._tell_at:
+            self._refused, self._tell_at = self._server.refused, time.monotonic() + REFUSALS_EVERY_S
+            why = "they prove no token of this fleet (another token, or an older Loom)"
+            self._on_refusal(f"{refused} requests refused, the last one from {self._server.refused_from}: {why}")
+
+    def _show_metrics(self) -> bytes:
+        facts = self._heard_at, self._started_at
+        is_known = not self._trouble and bool(self._heard_at)
+        return format_families(node_metrics(self._server, self._shelf.stock, *facts, is_known=is_known))
 
     def _beat(self) -> None:
         """Renew the lease; say what is here when that has changed, or when the control plane does not know it."""
@@ -118,7 +146,7 @@ class Node:
         if reply["reassert"] or reply["epoch"] != self._epoch:
             self._epoch = reply["epoch"]
             self._say(inventory)
-        self._said = inventory
+        self._said, self._heard_at = inventory, time.time()
 
     def _say(self, inventory: list[dict[str, object]] | None) -> dict[str, Any]:
         options, server = self._options, self._server

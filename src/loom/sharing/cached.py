@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loom.core.bounds import MAX_MODELS_OF_NODE
 from loom.core.headers import Version
@@ -33,12 +33,22 @@ is found out.
 """
 
 
+class Stock(NamedTuple):
+    """How much a cache holds: files and their bytes; offered: models that peers may have."""
+
+    blobs: int = 0
+    size: int = 0
+    offered: int = 0
+
+
 class CacheShelf:
     """All blobs of the cache in `root` that `audience` may have: "anyone", or the "fleet" that shares a token."""
 
     def __init__(self, root: str, audience: str) -> None:
         self._cache = Cache(root)
         self._audiences = ("anyone", "fleet") if audience == "fleet" else ("anyone",)
+        self.stock = Stock()
+        """What was there when `holdings` last went through it."""
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
         self._keys: dict[str, str] = {}  # version key or digest -> reference
@@ -61,17 +71,20 @@ class CacheShelf:
         """Yield what a heartbeat lists: every model that can be handed out, once, as many as one heartbeat takes."""
         named: set[str] = set()
         room = MAX_INVENTORY
+        blobs: dict[str, int] = {}
         for key, ref in self._cache.records():
             model = _model_of(key, ref) if ref is not None else ""
+            blobs |= {ref.blob: ref.size} if ref is not None else {}
             if ref is None or not model or model in named or not self._may_have(ref) or not self._cache.is_whole(ref):
                 continue
             digest = {"digest": f"sha256:{ref.digest}"} if is_key(ref.digest) else {}
             holding = {"model": model, "size": ref.size, **digest}
             room -= len(json.dumps(holding)) + 2
             if room < 0 or len(named) == MAX_MODELS_OF_NODE:
-                return
+                break
             named.add(model)
             yield holding
+        self.stock = Stock(len(blobs), sum(blobs.values()), len(named))
 
     def _item(self, reference: str) -> Item | None:
         ref = self._read(reference)

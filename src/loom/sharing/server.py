@@ -18,17 +18,19 @@ import secrets
 import socket
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from loom.core.addresses import parse_address, plain_ip
 from loom.core.browsers import can_be_rebound, is_browser, names_its_page
+from loom.core.exposition import CONTENT_TYPE
 from loom.core.headers import parse_request_range
 from loom.core.proof import Challenges, format_challenge
 from loom.core.tokens import split_tokens
 from loom.core.units import Grid, parse_bitmap, units_of
-from loom.core.wire import HEALTH, about, format_digest, format_version, parse_caller, parse_target, said_in
+from loom.core.wire import HEALTH, METRICS, about, format_digest, format_version, parse_caller, parse_target, said_in
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -106,6 +108,12 @@ class PeerServer:
         self.served = 0
         self.refused = 0
         """Requests whose proof was wrong: of another token, or repeated by a stranger for something else."""
+        self.hits = self.misses = 0
+        """How often a file that was asked for was here, and was not."""
+        self.answered: Counter[int] = Counter()
+        """Requests answered, by status."""
+        self.show_metrics: Callable[[], bytes] | None = None
+        """What GET /metrics shows, to every client; None for nothing."""
         self.refused_from = ""
         """Where the last one of them came from."""
         self._shelf = shelf
@@ -196,8 +204,9 @@ class PeerServer:
             timeout_s = IDLE_TIMEOUT_S
             try:
                 request = self._admit(head, writer)
-                await self._answer(request, writer)
+                self.answered[await self._answer(request, writer)] += 1
             except _Refused as refusal:
+                self.answered[refusal.status] += 1
                 body = json.dumps({"error": {"code": refusal.code}}).encode()
                 await _send(writer, refusal.status, body, refusal.fields)
                 if refusal.status in (400, 403, 405):
@@ -207,6 +216,10 @@ class PeerServer:
         """Return the request if it makes sense and comes from the fleet."""
         request = _parse_request(head)
         if request.target == HEALTH:
+            return request
+        if request.target == METRICS and self.show_metrics is not None:
+            if _is_of_a_page(request.fields):
+                raise _Refused(403, "forbidden")
             return request
         if self._tokens:
             self._check_proof(request, writer)
@@ -238,13 +251,18 @@ class PeerServer:
         else:
             self.nameless_at = time.monotonic()
 
-    async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> int:
+        """Answer, and return the status. Raises _Refused."""
         if request.target == HEALTH:
             await _send(writer, 200, b'{"status":"ok"}')
-            return
+            return 200
+        if request.target == METRICS and self.show_metrics is not None:
+            await _send(writer, 200, self.show_metrics(), {"Content-Type": CONTENT_TYPE})
+            return 200
         match parse_target(request.target):
             case ("blob", key, _):
                 await self._give(self._item(key), request, writer)
+                return 206
             case ("have", key, _):
                 await _send(writer, 200, b"", _about(self._item(key)))
             case ("digests", key, units):
@@ -253,11 +271,14 @@ class PeerServer:
                 await self._tell(key, writer)
             case _:
                 raise _Refused(404, "not-found")
+        return 200
 
     def _item(self, key: str) -> Item:
         item = self._shelf.find(key)
         if item is None:
+            self.misses += 1
             raise _Refused(404, "not-found")
+        self.hits += 1
         return item
 
     async def _tell(self, key: str, writer: asyncio.StreamWriter) -> None:

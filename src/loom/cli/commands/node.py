@@ -26,7 +26,8 @@ _TEXT = """\
 Serve this machine's cache to peers, and keep the control plane informed of what it holds.
 
 It listens where it faces the control plane, on port 3001. Peers prove that they know the fleet's
-token: --token-file or LOOM_FLEET_TOKEN. SIGTERM ends it: it leaves the fleet, then lets uploads end."""
+token: --token-file or LOOM_FLEET_TOKEN. /healthz and /metrics need none. SIGTERM ends it: it leaves
+the fleet, then lets uploads end."""
 
 
 def parser() -> Parser:
@@ -76,7 +77,7 @@ def _serve(options: NodeOptions, talk: Talk, voice: Voice) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with Node(options, lambda trouble: _tell(talk, trouble)) as node:
+    with Node(options, lambda trouble: _tell(talk, trouble), lambda said: _tell(talk, said)) as node:
         door = "with a token" if options.token else "no token: open to every client"
         talk.say(f"loom node: {options.node} at {node.url}  cache {options.cache}  {door}")
         if voice.as_json:
