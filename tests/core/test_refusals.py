@@ -44,7 +44,18 @@ def test_who_says_what(fields, body, code, message) -> None:
         ({}, XML.format("RequestTimeTooSkewed", "m", ""), Kind.DENIED),
         ({}, XML.format("ExpiredToken", "m", ""), Kind.EXPIRED),
         ({}, XML.format("AccessDenied", "Request has expired", ""), Kind.EXPIRED),
-        ({}, XML.format("AuthenticationFailed", "Signature not valid in the specified time frame", ""), Kind.EXPIRED),
+        (
+            {},
+            XML.format(
+                "AuthenticationFailed",
+                "m",
+                "<AuthenticationErrorDetail>Signature not valid in the specified "
+                "time frame: Start [a] - Expiry [b]</AuthenticationErrorDetail>",
+            ),
+            Kind.EXPIRED,
+        ),
+        ({}, XML.format("AuthenticationFailed", "m", ""), Kind.DENIED),
+        ({"x-error-message": "User Access Token is expired"}, "", Kind.EXPIRED),
         ({}, XML.format("InvalidObjectState", "m", ""), Kind.UNUSABLE),
         ({}, XML.format("SlowDown", "m", ""), Kind.THROTTLED),
         ({}, XML.format("RequestTimeout", "m", ""), Kind.TRANSIENT),

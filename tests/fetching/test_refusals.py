@@ -28,6 +28,9 @@ CASES = {
     "expired, 400": (400, (), xml("ExpiredToken"), AccessDenied, "has expired", "new one"),
     "expired, rclone": (400, (), xml("AccessDenied", "Request has expired"), AccessDenied, "has expired", "new one"),
     "expired, S3": (403, (), xml("AccessDenied", "Request has expired"), AccessDenied, "has expired", "new one"),
+    "expired, Azure": (403, (), xml("AuthenticationFailed", "", "<AuthenticationErrorDetail>Signature not valid in the "
+                       "specified time frame</AuthenticationErrorDetail>"), AccessDenied, "has expired", "new one"),
+    "expired, token": (401, (("X-Error-Message", "It is expired"),), b"", AccessDenied, "a token that has", "new one"),
     "clocks": (403, (), xml("RequestTimeTooSkewed"), AccessDenied, "clocks differ", "NTP"),
     "signature": (403, (), xml("SignatureDoesNotMatch"), AccessDenied, "denies access", "in quotes"),
     "archived": (403, (), xml("InvalidObjectState"), OriginError, "is archived", "restore"),

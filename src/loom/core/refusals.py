@@ -23,13 +23,14 @@ _MOST_LOOKED_AT = 1000
 _LEAST_SECRET = 4
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _REGION = re.compile(r"[a-z0-9-]{2,40}", re.ASCII)
-_ELEMENTS = {name: re.compile(rf"<{name}>([^<]{{1,1000}})</{name}>") for name in ("Code", "Message", "Region")}
+_NAMES = ("Code", "Message", "Region", "AuthenticationErrorDetail")
+_ELEMENTS = {name: re.compile(rf"<{name}>([^<]{{1,1000}})</{name}>") for name in _NAMES}
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&#39;", "'"), ("&amp;", "&"))
 _TOKEN = re.compile(r"(?=[^\s\d]*\d)[A-Za-z0-9_+/=.%~-]{16,}|[A-Za-z0-9_+/=%~-]{32,}", re.ASCII)
 """What may be a token, a signature or an ID that nobody wants in a log: long words with digits, or very long ones."""
 
 _ADDRESS = re.compile(r"\w+://\S+")
-_EXPIRED = re.compile(r"\b(has|have|is|are)? ?expired\b|not valid in the specified time frame", re.IGNORECASE)
+_EXPIRED = re.compile(r"\bexpired\b|not valid in the specified time frame", re.IGNORECASE)
 
 
 class Kind(Enum):
@@ -55,11 +56,15 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What an error reply says: its code, the first line of its message, the region it names; "" for nothing."""
+    """What an error reply says: its code, the first line of its message, the region it names; "" for nothing.
+
+    says_expired: some of its words say that something has expired.
+    """
 
     code: str = ""
     message: str = ""
     region: str = ""
+    says_expired: bool = False
 
     @property
     def meaning(self) -> Meaning:
@@ -67,17 +72,14 @@ class Refusal:
         if self.region and _plain(self.code) in _OF_REGIONS:
             return Meaning(Kind.UNUSABLE, f"is in another region, {self.region}", _region_hint(self.region))
         meaning = _MEANINGS.get(_plain(self.code), Meaning(Kind.UNKNOWN))
-        is_expired = "expired" in self.code.lower() or _EXPIRED.search(self.message)
-        return _IS_EXPIRED if is_expired and meaning.kind in (Kind.DENIED, Kind.UNKNOWN) else meaning
+        return _IS_EXPIRED if self.says_expired and meaning.kind in (Kind.DENIED, Kind.UNKNOWN) else meaning
 
     def describe(self) -> str:
         """Return code and message for people, "" when it says nothing."""
         return ": ".join(filter(None, (self.code, self.message)))
 
 
-_IS_EXPIRED = Meaning(
-    Kind.EXPIRED, "", "a signed URL, and the session it was signed in, is valid for a while only: get a new one"
-)
+_IS_EXPIRED = Meaning(Kind.EXPIRED, "", "a signed URL, a session and a token are valid for a while only: get a new one")
 _CLOCKS = "set the clock of the machine that signed the URL (NTP), and sign it anew"
 _SIGNED = "the URL was changed, cut, or signed for something else: give all of it, in quotes, or get a new one"
 _KEYS = "the credentials that signed the URL are not, or no longer, valid: sign it with others"
@@ -155,10 +157,12 @@ def parse_refusal(fields: Mapping[str, str], body: str, secrets: Iterable[str] =
     code = fields.get("x-error-code") or fields.get("x-ms-error-code") or code
     message = fields.get("x-error-message") or message
     region = fields.get("x-amz-bucket-region") or _element(body, "Region")
+    detail = _element(body, "AuthenticationErrorDetail")  # Azure's; it may quote what was signed, so it is not shown
     return Refusal(
         code if _CODE.fullmatch(code) and not _is_secret(code, secrets) else "",
         _shown(message, secrets),
         region if _REGION.fullmatch(region) else "",
+        "expired" in code.lower() or bool(_EXPIRED.search(f"{message[:_MOST_LOOKED_AT]} {detail}")),
     )
 
 

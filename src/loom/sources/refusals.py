@@ -41,7 +41,8 @@ def fault_of_refusal(url: Url, head: Head, refusal: Refusal, *, is_signed: bool)
         what = meaning.what or "does not exist"
         return Fault(Remedy.NONE, NotFound(f"{url} {what} ({said})", meaning.hint or "check the URL"))
     if kind is Kind.EXPIRED:
-        return Fault(Remedy.NONE, AccessDenied(f"{url} has expired ({said})", meaning.hint))
+        what = "denies access to a token that has expired" if status == 401 else "has expired"
+        return Fault(Remedy.NONE, AccessDenied(f"{url} {what} ({said})", meaning.hint))
     if kind is Kind.DENIED:
         return Fault(Remedy.NONE, _denied(url, status, said, meaning, is_signed=is_signed))
     if kind is Kind.UNUSABLE:
