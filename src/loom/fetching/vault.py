@@ -8,6 +8,7 @@ fetch can use.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -22,7 +23,8 @@ from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.inside import Foreign
 from loom.store.notes import note_output
-from loom.store.placing import Placement, place, place_descriptor, reason_of, require_writable
+from loom.store.output import HINTS, refusal, require_replaceable, try_to_place
+from loom.store.placing import Placement, place, place_descriptor, reason_of
 from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging, TakenOver
 
@@ -60,6 +62,8 @@ class Vault:
         self._audience = options.audience(reference)
         self._on_hashed = on_hashed
         self._blob = ""
+        self._way = ""
+        self._tried: Path | None = None
 
     @property
     def root(self) -> str:
@@ -78,6 +82,25 @@ class Vault:
                 return f"cannot be used: {name} in it is a symbolic link or a file"
             except OSError:
                 return "cannot be written to"
+        return self._try_renames()
+
+    def _try_renames(self) -> str:
+        """Move an empty file through the folders as a fetch does; return why that does not work, "" if it does."""
+        trial = self._cache.temporary()
+        name = trial.last.removesuffix(".tmp")  # what is left of it `loom cache gc` knows for what it is
+        stops = [self._cache.inside.place(f"{folder}/{name}") for folder in ("refs", f"blobs/{NEW}")]
+        try:
+            os.close(trial.create())
+            for at, stop in zip((trial, *stops), stops, strict=False):
+                at.replace(stop)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                return "cannot be used: its folders are on several mounts"
+            return "" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT) else "cannot be written to"
+        finally:
+            for place_ in (trial, *stops):
+                with contextlib.suppress(OSError):
+                    place_.unlink()
         return ""
 
     # Hits
@@ -264,51 +287,46 @@ class Vault:
         return f"evicted from the cache: {', '.join(gone)}" if gone else ""
 
     def require_output(self, out: Path) -> None:
-        """Refuse an output that can never be placed, before anything is fetched; links are tried on an empty file.
+        """Refuse an output that can never be placed, before anything is fetched: the last step is tried first.
 
         Raises StoreError, and TakenOver when somebody has removed the cache.
         """
-        link, folder = self._options.link, str(out.parent)
-        if link not in ("hard", "reflink"):
-            with faults("write to", folder):
-                require_writable(folder)
+        require_replaceable(out)
+        if self._tried == out.parent:
             return
-        trial, target = self._cache.temporary(), f"{folder}/.{os.urandom(6).hex()}.loom.trial"
+        trial = self._cache.temporary()
         try:
             self._make_trial(trial)
-            place(trial, target, link)
-        except OSError as error:
-            what = "a hard link" if link == "hard" else "a reflink"
-            reason = reason_of(error)
-            if reason is None:
-                raise translate(error, "write to", folder) from error
-            message = f"cannot make {what} from {self.root} in {folder}: {reason}"
-            raise StoreError(message, "--link auto takes another way; or choose another --cache or --out") from error
+            self._way = try_to_place(trial, str(out.parent), self._options.link)
         finally:
             with contextlib.suppress(OSError):
                 trial.unlink()
-            with contextlib.suppress(OSError):
-                os.unlink(target)
+        self._tried = out.parent
 
     def _make_trial(self, trial: Place) -> None:
         try:
-            os.close(trial.create())
-        except FileNotFoundError as error:
-            raise TakenOver(f"the cache {self.root} was removed", "run the same command again") from error
+            with faults("write to", trial.folder):
+                os.close(trial.create())
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise TakenOver(f"the cache {self.root} was removed", "run the same command again") from error
+            raise
 
-    def require_room_for_copy(self, out: Path, size: int) -> None:
-        """Refuse at once what would fit into the cache but not beside the output, where that is another device.
+    def require_room_for_copy(self, out: Path, size: int, missing: int) -> None:
+        """Refuse at once what would fit into the cache but not beside the output, where that gets a copy.
 
+        Call it after `require_output`. size: bytes of the file; missing: of these, what the cache has yet to take in.
         Raises StoreFull, and TakenOver when somebody has removed the cache.
         """
         if not os.path.isdir(self.root):
             raise TakenOver(f"the cache {self.root} was removed", "run the same command again")
+        if self._way != "copy":
+            return
         with faults("use", out):
             is_near = os.stat(self.root).st_dev == os.stat(out.parent).st_dev
             room = os.statvfs(out.parent)
-        if not is_near and self._options.link != "symlink":
-            hint = "make room, choose another --out, or take a symbolic link: --link symlink"
-            require_room(size, room, out.parent, hint)
+        hint = "make room, choose another --out, or take a symbolic link: --link symlink"
+        require_room(size + missing if is_near else size, room, out.parent, hint)
 
     def hint_of_room(self) -> str:
         """Return what could be removed for room, for an error's hint."""
@@ -370,15 +388,16 @@ class Vault:
         blob = self._cache.blob(ref.blob)
         if self._options.link == "symlink":
             self._cache.pin(out)
-        with faults("write", out):
-            try:
-                placement = place(blob, out, self._options.link, on_copied)
-            except FileNotFoundError:
-                if not blob.is_there():
-                    raise BlobGone from None
-                raise
-            except Foreign:
+        try:
+            placement = place(blob, out, self._options.link, on_copied)
+        except Foreign:
+            raise BlobGone from None
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not blob.is_there():
                 raise BlobGone from None
+            if reason_of(error) is not None and self._options.link in HINTS:
+                raise refusal(error, self._options.link, self.root, os.path.dirname(out)) from error
+            raise translate(error, "write", out) from error
         if placement.how == "symlink" and not blob.is_there():
             raise BlobGone
         if placement.how in ("reflink", "copy"):

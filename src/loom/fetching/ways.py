@@ -20,6 +20,7 @@ from loom.fetching.outputs import require_own
 from loom.fetching.standing import Doubt, Standing, has_told_digest, has_wanted_digest, is_current, told_sha256
 from loom.fetching.vault import BlobGone, Vault
 from loom.store.cache import cache_root
+from loom.store.output import require_replaceable
 from loom.store.staging import NotOurs, Staging, check_out
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ class ThroughCache:
         size, out = reply.version.size or 0, self._named(reply.name)
         self._require_own(out, self._ref)
         self._vault.require_output(out)
-        self._vault.require_room_for_copy(out, size)
+        kept = self.record.have().total if self.record is not None else 0
+        self._vault.require_room_for_copy(out, size, max(0, size - kept))
         self._make_room(size)
         return None
 
@@ -269,6 +271,8 @@ class BesideOutput:
         if has_wanted_digest(self.out, self._options, self._report):
             return self._present(have or Version(self.out.stat().st_size), checked=Checked.DIGEST)
         self.have = None if self._options.sha256 else have
+        if self.have is None:
+            require_replaceable(self.out)
         return None
 
     def confirm(self, reply: Reply | Hearsay) -> Standing | None:
@@ -282,6 +286,7 @@ class BesideOutput:
             if is_current(self._claim(self.out).published(), reply):
                 return self._present(reply.version)
         self._require_own()
+        require_replaceable(self.out)
         return None
 
     def _require_own(self) -> None:

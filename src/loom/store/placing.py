@@ -32,6 +32,13 @@ _NO_NAMES = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT)
 
 _NAMES = {"hard": "hard link"}
 
+PHRASES = {
+    "hard": "a hard link",
+    "reflink": "a reflink (a copy that shares its blocks on the disk until one of them is changed)",
+    "symlink": "a symbolic link",
+}
+"""What the ways of placing are called in a sentence."""
+
 _FICLONE = 0x40049409  # linux/fs.h
 _PIECE = 64 * 1024 * 1024
 _BLOCK = 1024 * 1024

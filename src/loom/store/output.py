@@ -1,0 +1,94 @@
+"""What can be known of an output before anything is fetched: the last steps of a fetch are tried first.
+
+A file gets its name by a rename, so a name that no rename can take is refused at once: a file that is mounted by itself
+(docker -v ./m.bin:/models/m.bin, a Kubernetes subPath), or another user's file in a sticky folder. Loom does not write
+into such a file in place: a reader, or a crash, would meet half a model under its final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from loom.errors import StoreError
+from loom.store.faults import translate
+from loom.store.placing import PHRASES, place, reason_of, require_writable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loom.store.inside import Place
+
+_MOUNTS = "/proc/self/mountinfo"
+
+HINTS = {
+    "hard": "--link auto takes another way; or put --cache and --out on one file system",
+    "reflink": "reflinks need XFS or Btrfs, and cache and output on one mount of it; --link auto takes another way",
+    "symlink": "--link auto takes another way",
+}
+"""What helps where the one way that --link names does not work."""
+
+
+def require_replaceable(out: Path) -> None:
+    """Refuse a final path that no rename can take. Raises StoreError."""
+    try:
+        seen, folder = out.lstat(), out.parent.stat()
+    except OSError:
+        return  # nothing is there, or other checks tell
+    if is_mount_point(out, seen, folder):
+        hint = f"mount its folder instead; or fetch it elsewhere and write it there: cat FILE > {out}"
+        raise StoreError(f"{out} is a mount point: no file can be put in its place", hint)
+    user = os.geteuid()
+    if folder.st_mode & stat.S_ISVTX and user not in (0, seen.st_uid, folder.st_uid):
+        message = (
+            f"{out} belongs to user {seen.st_uid}, and in the sticky folder {out.parent} no other user may replace it"
+        )
+        raise StoreError(message, "choose another --out, or have its owner remove it")
+
+
+def is_mount_point(path: Path, seen: os.stat_result, folder: os.stat_result) -> bool:
+    """Return whether a file is mounted by itself: over another one of the same file system only mountinfo tells."""
+    if stat.S_ISLNK(seen.st_mode):
+        return False
+    if seen.st_dev != folder.st_dev:
+        return True
+    wanted = os.fsencode(path)
+    try:
+        with open(_MOUNTS, "rb") as file:
+            return any(_unescape(line.split(b" ", 5)[4]) == wanted for line in file)
+    except (OSError, IndexError):
+        return False
+
+
+def _unescape(name: bytes) -> bytes:
+    """Undo what proc(5) does to space, tab, newline and backslash in a mount point."""
+    for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+        name = name.replace(code, char)
+    return name
+
+
+def try_to_place(trial: Place, folder: str, link: str) -> str:
+    """Place an empty file of the cache in the output's folder as --link has it, and remove it; return the way it went.
+
+    Raises StoreError.
+    """
+    target = f"{folder}/.{os.urandom(6).hex()}.loom.trial"
+    try:
+        require_writable(folder)
+        return place(trial, target, link).how
+    except OSError as error:
+        raise refusal(error, link, trial.inside.root, folder) from error
+    finally:
+        for _ in range(2):  # a second try, for a failure that passes: nothing may be left in the user's folder
+            with contextlib.suppress(OSError):
+                os.unlink(target)
+
+
+def refusal(error: OSError, link: str, root: str, folder: str) -> StoreError:
+    """Return what to tell a user whose output cannot be placed."""
+    reason = reason_of(error)
+    if reason is None or link not in HINTS:
+        return translate(error, "write to", folder)
+    return StoreError(f"cannot make {PHRASES[link]} from {root} in {folder}: {reason}", HINTS[link])
