@@ -138,3 +138,13 @@ def test_a_python_that_lacks_parts(tmp_path, missing) -> None:
     assert f"lacks {missing}, a module of Python's standard library" in done.stderr
     assert "apt-get install python3" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_python_that_lacks_json_speaks_it(tmp_path) -> None:
+    """With --json the error is one object on stdout, whatever is missing."""
+    code = LACKS.format("json", ["fetch", "https://127.0.0.1:1/m", "--json"])
+    environ = {"PYTHONPATH": str(SRC), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-S", "-c", code], env=environ, capture_output=True, text=True, check=False)
+    error = json.loads(done.stdout)["error"]
+    assert (error["kind"], error["exit_code"], done.returncode) == ("usage", 2, 2)
+    assert "lacks json" in error["message"]

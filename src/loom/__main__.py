@@ -46,7 +46,19 @@ def _lacks(error: ImportError) -> int:
     if fault is None:
         raise error
     say(f"loom: {fault.message}\n  hint: {fault.hint}\n")
+    if "--json" in sys.argv:
+        facts = {"kind": fault.kind, "message": fault.message, "hint": fault.hint, "exit_code": fault.exit_code}
+        print(_format_json({"error": facts}))
     return fault.exit_code
+
+
+def _format_json(value: object) -> str:
+    """Return texts, numbers and dictionaries of them as JSON: the module for that may be what is missing."""
+    if isinstance(value, dict):
+        pairs = [f"{_format_json(name)}: {_format_json(one)}" for name, one in value.items()]
+        return f"{{{', '.join(pairs)}}}"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return str(value) if isinstance(value, int) else f'"{escaped}"'
 
 
 def run_and_leave() -> None:
