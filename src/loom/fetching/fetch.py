@@ -355,7 +355,8 @@ class _Fetch:
             return Interrupted("interrupted before anything arrived", again)
         digits = 0 if kept >= 10e6 else 1 if kept >= 100e3 else 3
         message = f"interrupted; {kept / 1e6:,.{digits}f} of {size / 1e6:,.{digits}f} MB are kept"
-        return Interrupted(message, f"{again} to go on from there")
+        until = "" if sent is None or sent.is_on_disk else ", on this machine until it boots again: the disk is slow"
+        return Interrupted(message, f"{again} to go on from there{until}")
 
     def _kept(self) -> tuple[int, int]:
         """Return the bytes on record, by this fetch or an earlier one, and the whole size."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
 from loom.errors import IntegrityError, LoomError, StoreError, StoreFull
 from loom.fetching.crew import TICK_S, fit_descriptors
+from loom.fetching.settlers import SETTLE_S
 from loom.fetching.stream import Stream
 from loom.fetching.worker import Job
 from loom.store.hashing import Hasher, hash_span
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 USUAL_SHARE = 16
 """Up to such a part of a file stays unconfirmed in a healthy fleet: units that two nodes took from the origin in parts,
 so that none of them can vouch for the whole. More than that is worth a human's look."""
+
+
+KEEP_S = 5.0
+"""Seconds that a fetch which ends early waits for the disk. A pod that is told to end has 30 by default."""
 
 
 class Transmission:
@@ -78,6 +84,8 @@ class Transmission:
         self._again: Job | None = None
         self.stream: Stream | None = None
         self.is_published = False
+        self.is_on_disk = True
+        """Whether what was kept is on the disk for good; else only this machine believes it, until it boots again."""
 
     @property
     def _wanted(self) -> Digest | None:
@@ -85,9 +93,11 @@ class Transmission:
         return self._expected.wanted(self._options.sha256)
 
     def _hash(self, size: int, front: Callable[[], int], staging: Staging) -> None:
-        """Have the file hashed behind its front, if there is a digest to compare with."""
+        """Have the file hashed behind its front, if there is a digest to compare with, or one is wanted."""
         if wanted := self._wanted:
             self._hasher = Hasher(size, front, staging.read, wanted.algorithm)
+        elif self._way.wants_digest:
+            self._hasher = Hasher(size, front, staging.read)
 
     # What it came to
 
@@ -124,11 +134,16 @@ class Transmission:
         return company.confirmer.unconfirmed if company is not None and self._wanted is None else 0
 
     def keep(self) -> None:
-        """Put on record all that has arrived; nobody writes any more."""
+        """Put on record all that has arrived, nobody writes any more; and have it on the disk, if that is not slow.
+
+        Then another machine can go on from it, too, and this one after a power cut.
+        """
         job = self._again or self.job
-        if job is not None:
-            with contextlib.suppress(StoreError):  # a disk that is full: then less is kept
-                job.keep()
+        if job is None:
+            return
+        with contextlib.suppress(StoreError):  # a disk that is full: then less is kept
+            job.keep()
+        self.is_on_disk = job.staging.is_published or _sync_within(job.staging, KEEP_S)
 
     def close(self) -> None:
         """Stop hashing."""
@@ -235,7 +250,7 @@ class Transmission:
             staging.discard()
             raise error
         try:
-            return self._way.publish(version, outcome, self._sha256())
+            return self._way.publish(version, outcome, self._sha256(), self._computed())
         finally:
             self.is_published = staging.is_published
 
@@ -307,10 +322,39 @@ class Transmission:
             self._report.verifying(hasher.share)
         return hasher.digest()
 
+    def _computed(self) -> str:
+        """Return the SHA-256 that the cache wants to know and that is compared with nothing; "" when it takes long."""
+        hasher, until = self._hasher, time.monotonic() + SETTLE_S
+        if hasher is None or self._wanted is not None:
+            return ""
+        while not hasher.wait(TICK_S):
+            self._report.verifying(hasher.share)
+            if time.monotonic() > until:
+                hasher.stop()
+                return ""
+        with contextlib.suppress(OSError, EOFError, LoomError):
+            return hasher.digest()
+        return ""
+
     def _sha256(self) -> str:
         """Return the SHA-256 that the bytes were verified by, "" when they were not, or by another algorithm."""
         proof = self.verified_by
         return proof.value if proof is not None and proof.algorithm == "sha256" else ""
+
+
+def _sync_within(staging: Staging, timeout_s: float) -> bool:
+    """Bring what is on record to the disk, in a thread, for its calls cannot be ended; return whether that is done."""
+    done = threading.Event()
+
+    def run() -> None:
+        with contextlib.suppress(StoreError):
+            staging.sync()
+            done.set()
+
+    with contextlib.suppress(RuntimeError):  # no thread is to be had
+        threading.Thread(target=run, name="loom-sync", daemon=True).start()
+        return done.wait(timeout_s)
+    return False
 
 
 def _other_digest(url: str, digest: str, wanted: Digest) -> IntegrityError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
 from loom.errors import StoreError, StoreFull
+from loom.fetching.settlers import SETTLE_S, await_settler, settle_later, settle_now
 from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blob
 from loom.store.faults import faults, require_room, translate
@@ -157,7 +158,8 @@ class Vault:
         other = self._known(digest)
         if other is not None:
             return other
-        for name in names:
+        new = [ref.blob for _, ref in self._cache.records() if ref is not None and ref.digest == digest]
+        for name in dict.fromkeys((*names, *new)):  # new ones of another boot or machine among them
             with contextlib.suppress(OSError):
                 if (ref := self._proved(name, digest)) is not None:
                     return ref
@@ -170,7 +172,7 @@ class Vault:
         found, mtime_ns = hash_unchanged(blob, lambda hashed: self._on_hashed(hashed, size))
         if found != digest:
             return None
-        return Ref("", "", name, size, mtime_ns, digest=digest, audience=self._audience)
+        return Ref("", "", name, size, mtime_ns, digest=digest, boot_id=read_boot_id(), audience=self._audience)
 
     def _adopt(self, other: Ref, name: str, version: Version | None = None, checked_at: float = 0.0) -> Ref:
         """Let the caller's reference lead to a blob that is here already; the stricter audience of both counts."""
@@ -211,17 +213,37 @@ class Vault:
         blob = self._cache.blob(ref.blob)
         with contextlib.suppress(OSError):
             seen = blob.lstat()
+            if seen.st_size == ref.size and not ref.digest:
+                ref = self._await_digest(ref)
+                blob = self._cache.blob(ref.blob)
+                seen = blob.lstat()
             if seen.st_size == ref.size and ref.digest and self._read_digest(ref) == ref.digest:
                 ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()  # a write since then is not believed
                 self._record(ref)
                 return self.find()
             if seen.st_size == ref.size and not ref.digest:
-                blob.unlink()  # perhaps right, and nobody can tell
-            else:
-                quarantine(self._cache, blob)
+                self._leave(blob)
+                return None
+            quarantine(self._cache, blob)
+        now = self._cache.read(self.key)
+        if now is not None and now.blob != ref.blob:
+            return self.find()  # it was settled meanwhile
         with contextlib.suppress(OSError):
             self._cache.forget(self.key)
         return None
+
+    def _await_digest(self, ref: Ref) -> Ref:
+        """Return the record once it has a digest, if a process may be computing it: one of another machine."""
+        if not ref.is_settled and ref.boot_id.rpartition(" ")[2] != read_boot_id().rpartition(" ")[2]:
+            return await_settler(self._cache, self.key, ref, lambda: self._on_hashed(0, ref.size))
+        return ref
+
+    def _leave(self, blob: Place) -> None:
+        """Remove what is perhaps right and cannot be proved, unless a process may still be at it: then it is left."""
+        from loom.store.inventory import LEFTOVER_AGE_S, is_in_use
+
+        if time.time() - blob.lstat().st_mtime > LEFTOVER_AGE_S and not is_in_use(blob):
+            blob.unlink()
 
     def confirm(self, ref: Ref) -> Ref:
         """Note that the origin has just called it current; return what is on record now."""
@@ -347,10 +369,12 @@ class Vault:
         freed = sum(blob.size for blob in idle) / 1e6
         return f"`loom cache gc --max-size 0` would free {freed:,.0f} MB: {shown}{more}"
 
-    def publish(self, staging: Staging, version: Version, name: str, digest: str = "") -> tuple[Ref, int]:
+    def publish(
+        self, staging: Staging, version: Version, name: str, digest: str = "", computed: str = ""
+    ) -> tuple[Ref, int]:
         """Make what is staged a blob and record it; return the record and a descriptor of the blob's bytes.
 
-        digest: the SHA-256 that the bytes were verified by, "" when they were not.
+        digest: the SHA-256 that the bytes were verified by, "" when they were not. computed: what it is, if known.
 
         The descriptor keeps the blob from being evicted until the caller, who closes it, has placed it. Should somebody
         have removed the cache meanwhile, it is all that is left. Raises StoreError, TakenOver.
@@ -361,7 +385,8 @@ class Vault:
             with contextlib.suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
             ref = Ref(self._reference.shown, name, self._blob, size, os.fstat(held).st_mtime_ns, etag=version.etag,
-                      last_modified=version.last_modified, digest=digest, verified=self._verified(digest),
+                      last_modified=version.last_modified, digest=digest or computed,
+                      verified=self._verified(digest) or ("computed" if computed else ""),
                       checked_at=time.time(), boot_id=read_boot_id(), audience=self._audience)  # fmt: skip
             if self._cache.inside.has_folder(f"blobs/{NEW}"):
                 staging.publish(version, lambda: self._write(ref))
@@ -415,11 +440,25 @@ class Vault:
             settle(self._cache, ref.blob, lambda hashed: self._on_hashed(hashed, ref.size))
         return self._cache.find(self.key) or ref
 
+    def settle(self, ref: Ref) -> str:
+        """Have what was just published settled; return what the user should know of it, "" for nothing."""
+        if background.is_first_process():
+            return self._settle_now(ref)
+        self.settle_later()
+        if not ref.boot_id and not ref.digest:
+            return "this system does not tell one boot from another: the cache is believed once the file is hashed"
+        return ""
+
+    def _settle_now(self, ref: Ref) -> str:
+        if settle_now(self._cache, ref, lambda hashed: self._on_hashed(hashed, ref.size)):
+            return ""
+        first = f"the cache's copy was not settled within {SETTLE_S:g} s, and this is the container's first process"
+        then = "is hashed before it is used" if ref.digest else "is fetched again"
+        return f"{first}: on another boot or machine it {then}"
+
     def settle_later(self) -> None:
         """Have what is new in the cache settled by a process of its own, which outlives this one."""
-        if background.can_start():
-            with contextlib.suppress(OSError):
-                background.start("loom.store.settling", self.root)
+        settle_later(self._cache)
 
 
 def _stricter(one: str, other: str) -> str:

@@ -19,6 +19,7 @@ from loom.fetching.crew import TICK_S
 from loom.fetching.outputs import require_own
 from loom.fetching.standing import Doubt, Standing, has_told_digest, has_wanted_digest, is_current, told_sha256
 from loom.fetching.vault import BlobGone, Vault
+from loom.store import background
 from loom.store.cache import cache_root
 from loom.store.output import require_replaceable
 from loom.store.staging import NotOurs, Staging, check_out
@@ -51,11 +52,13 @@ class Way(Protocol):
     out: the final path; None until its name is known, which `confirm` sees to at the latest.
     record: what is left of an earlier fetch of the same reference, once it is claimed.
     have: the version that stands here, for the origin to say whether it is current; None for none.
+    wants_digest: whether the file's SHA-256 is to be computed while it arrives: no process of ours could do so later.
     """
 
     out: Path | None
     record: Record | None
     have: Version | None
+    wants_digest: bool
 
     def find(self) -> Standing | Doubt | None:
         """Return the file if it can stand at the output without a question to the origin; else claim its staging.
@@ -76,8 +79,11 @@ class Way(Protocol):
         record: what is on the disk when it is of this version, to be gone on with. Raises StoreFull, TakenOver.
         """
 
-    def publish(self, version: Version, outcome: str, digest: str = "") -> Standing:
-        """Give the file its final name. digest: the SHA-256 that it was verified by. Raises StoreError, TakenOver."""
+    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:
+        """Give the file its final name. digest: the SHA-256 that it was verified by; computed: what it is, if known.
+
+        Raises StoreError, TakenOver.
+        """
 
     def close(self) -> None:
         """Let go of files and locks; what was staged stays for the next fetch."""
@@ -100,6 +106,7 @@ class ThroughCache:
         self._is_given = is_given
         self.record: Record | None = None
         self.have: Version | None = None
+        self.wants_digest = background.is_first_process()
         self._reference = reference
         self._options = options
         self._report = report
@@ -191,13 +198,16 @@ class ThroughCache:
             raise StoreFull(error.message, self._vault.hint_of_room() or error.hint) from error
         return self._staging
 
-    def publish(self, version: Version, outcome: str, digest: str = "") -> Standing:
+    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:
         out = self._named()
-        ref, held = self._vault.publish(self._staging, version, self._name, digest)
+        ref, held = self._vault.publish(self._staging, version, self._name, digest, computed)
         try:
             placement = self._place(ref, out)
         except BlobGone:
             placement = self._vault.salvage(held, str(out))
+        except KeyboardInterrupt:
+            self._vault.settle(ref)  # "all of it is in the cache": on another machine, too
+            raise
         finally:
             os.close(held)
         try:  # a stream's size was not known before; an older version may go now
@@ -206,7 +216,8 @@ class ThroughCache:
             self._warn(error.message)
         if not self._staging.is_read_only:
             self._warn(f"the file system of {self._vault.root} keeps no permissions: what is cached can be written to")
-        self._vault.settle_later()
+        if remark := self._vault.settle(ref):
+            self._warn(remark)
         return Standing(version, outcome, placement, digest)
 
     def close(self) -> None:
@@ -257,6 +268,7 @@ class BesideOutput:
         self._is_given = is_given
         self.record: Record | None = None
         self.have: Version | None = None
+        self.wants_digest = False
         self._reference = reference
         self._options = options
         self._report = report
@@ -298,7 +310,7 @@ class BesideOutput:
         staging.begin(version, chunk_size, record)
         return staging
 
-    def publish(self, version: Version, outcome: str, digest: str = "") -> Standing:
+    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:  # noqa: ARG002
         staging = self._claimed()
         self._require_own()
         staging.publish(version)

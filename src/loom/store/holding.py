@@ -48,7 +48,8 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._is_beating.acquire(timeout=BEAT_S):
-            self._touch()
+            with contextlib.suppress(OSError):
+                self._touch()
 
 
 def look_for_signs(*places: Place) -> Signs:

@@ -158,7 +158,8 @@ class Journal:
         lost (https://wiki.postgresql.org/wiki/Fsync_Errors).
         """
         with self._writes:
-            if not (self._can_append and self._can_vouch):
+            is_done = sum(span.size for span in self._synced) == self._on_record.total
+            if is_done or not (self._can_append and self._can_vouch):
                 return
             edition, entries, recorded = self.edition, self._entries, list(self._on_record)
             self._can_vouch = False

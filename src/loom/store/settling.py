@@ -2,15 +2,17 @@
 
     python -m loom.store.settling CACHE      what a fetch leaves running behind it; one process per cache at a time
 
-A new blob is believed until the next reboot only. Settling makes it last: hash, fsync, a second name under its digest,
-the references rewritten, the first name removed; so at every moment there is a name that a reference leads to. A
-process killed in between leaves a blob that is settled the next time. Two references to the same content end with one
-blob.
+A new blob is believed on its own machine until the next reboot only. Settling makes it last: hash, fsync, a second name
+under its digest, the references rewritten, the first name removed; so at every moment there is a name that a reference
+leads to. A process killed in between leaves a blob that is settled the next time. Two references to the same content
+end with one blob. While a process settles, its lock's time is a sign of life, and the blob is locked: neither a process
+of this machine nor one of another removes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
 import time
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from loom.store.cache import NEW, Cache, Ref, settled_blob
 from loom.store.hashing import hash_file, hash_unchanged
-from loom.store.holding import try_lock
+from loom.store.holding import Heartbeat, Signs, look_for_signs, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,8 +50,27 @@ def settle_in_turn(cache: Cache) -> None:
             if not is_mine:
                 return
             _settle_all_but(cache, failed)
+            remove_orphans(cache)
         if not _unsettled(cache) - failed:
             return
+
+
+def remove_orphans(cache: Cache) -> None:
+    """Remove new blobs that no reference leads to: another one was fetched in the place of what could not be proved.
+
+    Only what is old goes, and what no process has open: another machine may have just made it, or still read it.
+    """
+    from loom.store.inventory import LEFTOVER_AGE_S, is_in_use
+
+    names = cache.inside.names(f"blobs/{NEW}")  # before the records: each blob is recorded after it has its name
+    refs = [ref for _, ref in cache.records()]
+    if None in refs:
+        return  # it cannot be read where that one leads
+    for blob in {f"{NEW}/{name}" for name in names} - {ref.blob for ref in refs if ref is not None}:
+        place = cache.blob(blob)
+        with contextlib.suppress(OSError):
+            if time.time() - place.lstat().st_mtime > LEFTOVER_AGE_S and not is_in_use(place):
+                place.unlink()
 
 
 @contextlib.contextmanager
@@ -59,11 +80,22 @@ def _turn(cache: Cache) -> Iterator[bool]:
     In a shared cache each user has a lock of his own: two who settle the same blob do the same.
     """
     name = f"settling-u{os.geteuid()}.lock" if cache.inside.is_shared else "settling.lock"
-    lock = cache.inside.place(f"staging/{name}").open_own(os.O_RDWR | os.O_CREAT)
+    place = cache.inside.place(f"staging/{name}")
+    lock, heartbeat = place.open_own(os.O_RDWR | os.O_CREAT), Heartbeat(place.utime)
     try:
-        yield try_lock(lock)
+        if is_mine := try_lock(lock):
+            heartbeat.start()
+        yield is_mine
     finally:
+        heartbeat.stop()
         os.close(lock)
+
+
+def look_for_settlers(cache: Cache) -> Signs:
+    """Return what changes while any process, on whatever machine, settles blobs of this cache."""
+    names = cache.inside.names("staging")
+    locks = [name for name in names if name.startswith("settling") and name.endswith(".lock")]
+    return look_for_signs(*(cache.inside.place(f"staging/{name}") for name in locks))
 
 
 def _settle_all_but(cache: Cache, failed: set[str]) -> int:
@@ -102,12 +134,34 @@ def settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None = No
         return True
 
 
+@contextlib.contextmanager
+def _in_use(place: Place) -> Iterator[None]:
+    """Hold a blob open and locked, so that no process removes it meanwhile: no other machine, either, if locks work."""
+    fd = place.open()
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None) -> bool:
     place = cache.blob(blob)
     trusted = next((ref for _, ref in _leading_to(cache, blob) if cache.is_whole(ref)), None)
     if trusted is None:
         return False
     has_survived = cache.has_survived(trusted)
+    if not (has_survived or trusted.digest):
+        return False  # what is here cannot be proved
+    with _in_use(place):
+        return _settle_as(cache, place, trusted, has_survived, on_hashed)
+
+
+def _settle_as(
+    cache: Cache, place: Place, trusted: Ref, has_survived: bool, on_hashed: Callable[[int], None] | None
+) -> bool:
+    blob = trusted.blob
     digest = trusted.digest if has_survived and trusted.digest else hash_file(place, on_hashed)
     if not has_survived and digest != trusted.digest:
         return False  # a reboot came before the sync, and what is here cannot be proved to be what was fetched
