@@ -16,7 +16,6 @@ import contextlib
 import json
 import os
 import sqlite3
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.errors import RegistryError, RegistryUnavailable
+from loom.registry.clock import LedgerClock
 from loom.registry.files import Files
 from loom.registry.ledger import Batch, EpochChanged, Snapshot
 
@@ -44,6 +44,7 @@ _LOG_PAGES = 8192
 
 _IDLE_S = 0.5
 _PURGE_EVERY_S = 300.0
+_NOTE_CLOCK_EVERY_S = 5.0
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -96,7 +97,8 @@ class SqliteLedger:
     def __init__(self, path: str) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loom-sqlite")
-        self._started_at, self._started = time.time(), time.monotonic()
+        self._clock = LedgerClock()
+        self._clock_noted = float("-inf")
         self._database: sqlite3.Connection | None = None
         self._files = Files(path)
         self._number = 0
@@ -104,8 +106,8 @@ class SqliteLedger:
         self._syncs = True  # SQLite's own default
 
     def now(self) -> float:
-        """Return seconds since 1970: the wall clock's at the start, and counted from there."""
-        return self._started_at + time.monotonic() - self._started
+        """Return seconds since 1970, counted on from where the last process was (loom.registry.clock)."""
+        return self._clock.now()
 
     async def load(self) -> Snapshot:
         """Open the file and read it. Raises RegistryError when it is in use, or is no registry."""
@@ -153,6 +155,7 @@ class SqliteLedger:
             except BaseException:
                 self._close()  # the lock must not outlast a file that cannot be used
                 raise
+        self._set_clock(self._database)
         self._purge(self._database)
         self._files.note()
         (epoch,) = self._database.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
@@ -212,9 +215,20 @@ class SqliteLedger:
             self._syncs = must_sync
         if not _renew(database, changes, self.now()):
             _write(database, changes, self.now())
+        if self.now() - self._clock_noted > _NOTE_CLOCK_EVERY_S:
+            self._note_clock(database)
         if self.now() - self._purged > _PURGE_EVERY_S:
             with contextlib.suppress(sqlite3.Error):  # the batch is kept, whatever comes of tidying up
                 self._purge(database)
+
+    def _set_clock(self, database: sqlite3.Connection) -> None:
+        row = database.execute("SELECT value FROM meta WHERE name = 'clock'").fetchone()
+        self._clock.go_on(row[0] if row else None)
+        self._note_clock(database)
+
+    def _note_clock(self, database: sqlite3.Connection) -> None:
+        self._clock_noted = self.now()
+        database.execute("INSERT OR REPLACE INTO meta VALUES ('clock', ?)", (self._clock.note(),))
 
     def _check_files(self) -> None:
         """Raise EpochChanged when the files are not those that we left."""

@@ -1,0 +1,71 @@
+"""The clock of a ledger on this machine: it counts on from where the last process left it.
+
+Rule: leases are kept as moments of this clock. A wall clock that is set back while the control plane is down, as on a
+machine that boots without the time, would make them last for years; one that is set forward would end them all. Within
+one boot the system's own counter tells how long the control plane was down. After another boot the wall clock does, but
+never backwards: then a lease lasts at most as long as it was given.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from loom.store.cache import read_boot_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_FURTHEST_S = 1e11
+"""Seconds since 1970, about the year 5138: what is beyond was not written by us."""
+
+
+def boot_time() -> float:
+    """Return seconds since this machine was booted, those asleep among them where the system counts them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class LedgerClock:
+    """Seconds since 1970, if the wall clock is right; never turned back. wall, since_boot, boot_id: where they are read."""
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        since_boot: Callable[[], float] = boot_time,
+        boot_id: Callable[[], str] = read_boot_id,
+    ) -> None:
+        self._wall = wall
+        self._since_boot = since_boot
+        self._boot_id = boot_id()
+        self._offset = wall() - since_boot()
+        self._is_set = False
+
+    def now(self) -> float:
+        """Return the time."""
+        return self._offset + self._since_boot()
+
+    def note(self) -> str:
+        """Return what the next process has to know to go on from here."""
+        return json.dumps([self._boot_id, self._since_boot(), self.now()])
+
+    def go_on(self, note: str | None) -> None:
+        """Go on from where another process was; later on, never be turned back by a note."""
+        boot_id, since_boot, before = _parse(note)
+        is_same_boot = boot_id != "" and boot_id == self._boot_id and since_boot <= self._since_boot()
+        if is_same_boot and not self._is_set:
+            self._offset = before - since_boot
+        elif before > self.now():
+            self._offset += before - self.now()
+        self._is_set = True
+
+
+def _parse(note: str | None) -> tuple[str, float, float]:
+    """Return what a note says; one that makes no sense says nothing."""
+    try:
+        boot_id, since_boot, before = json.loads(note or "")
+        if isinstance(boot_id, str) and float(since_boot) >= 0 and 0 <= float(before) < _FURTHEST_S:
+            return boot_id, float(since_boot), float(before)
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return "", 0.0, 0.0
