@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loom.core.waits import UNSURE_WAIT_S, parse_wait
+from loom.core.waits import UNSURE_WAIT_S, clock_offset, parse_wait, tell_offset
 
 ANYTHING = st.text("".join(map(chr, range(256))) + "0123456789,;=- :GMT", max_size=60)
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -91,6 +91,24 @@ def test_no_field_is_too_odd(text) -> None:
         parse_wait({"retry-after": text, "date": date, "age": text}, NOW)
         parse_wait({"ratelimit": text, "ratelimit-remaining": "0", "ratelimit-reset": text, "date": date}, NOW)
         parse_wait({"x-ratelimit-remaining": "0", "x-ratelimit-reset": text, "date": date}, NOW)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"), [(0, ""), (59, ""), (-59, ""), (3600, "3,600 s ahead of"), (-61, "61 s behind")]
+)
+def test_a_clock_that_is_off_is_told(ahead_s, said) -> None:
+    """A minute is no news; more is told, and on which side."""
+    offset = clock_offset(_http_date(NOW.timestamp() - ahead_s), NOW)
+    assert offset == ahead_s
+    assert said in tell_offset(offset)
+    assert bool(tell_offset(offset)) == bool(said)
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Mon, 99 Nov 2026 12:00:30 GMT"])
+def test_no_date_is_no_clock(date) -> None:
+    """Nothing is said of what is not known."""
+    assert clock_offset(date, NOW) is None
+    assert tell_offset(None) == ""
 
 
 def _http_date(timestamp: float) -> str:

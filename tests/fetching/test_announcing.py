@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -267,3 +269,31 @@ def test_what_is_no_address_is_refused_at_once(origin: Origin, getter: Getter, c
     url = origin.put("/model.bin", Thing(DATA))
     getter.wrong(url, UsageError, control=control)
     assert origin.asked("/model.bin") == []
+
+
+class _Late(BaseHTTPRequestHandler):
+    """A control plane that knows nothing, and whose clock is an hour behind ours."""
+
+    def do_GET(self) -> None:
+        body = b'{"error": {"code": "not-found", "message": "no node has it", "hint": ""}}'
+        self.send_response(404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) - 3600)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_clock_that_is_off_is_in_the_receipt(origin: Origin, getter: Getter) -> None:
+    """Peers do not mind, but certificates and signed URLs might: the control plane's replies show it."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Late) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = origin.put("/model.bin", Thing(DATA))
+        control = f"http://127.0.0.1:{server.server_port}"
+        warnings = getter.right(url, DATA, control=control, model="m", no_peers=True).warnings
+        server.shutdown()
+    assert [one for one in warnings if re.search(r"clock is 3,(600|599|601) s ahead of the control plane's", one)]

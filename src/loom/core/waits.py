@@ -16,6 +16,9 @@ UNSURE_WAIT_S = 60.0
 """Most seconds to wait for a date that comes without a `Date` beside it. Our clock may be off by hours; asking once too
 early costs one request."""
 
+TOLD_OFFSET_S = 60.0
+"""Seconds by which two clocks may differ without a word. A Date has whole seconds, and a reply may take some."""
+
 EPOCH_S = 10**9
 EPOCH_MS = 10**12
 """Numbers from here on are no seconds to wait but points in time: seconds, or milliseconds, since 1970. GitHub and
@@ -92,3 +95,18 @@ def _parse_date(text: str) -> datetime | None:
     except (ValueError, OverflowError, TypeError):
         return None
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when
+
+
+def clock_offset(date: str, now: datetime) -> float | None:
+    """Return by how many seconds our clock is ahead of the one that wrote a Date field; None when that is no date."""
+    there = _parse_date(date) if date else None
+    return None if there is None else (now - there).total_seconds()
+
+
+def tell_offset(offset_s: float | None) -> str:
+    """Return a sentence about a clock that is off; "" when it is not, or when that is not known."""
+    if offset_s is None or abs(offset_s) < TOLD_OFFSET_S:
+        return ""
+    side = "ahead of" if offset_s > 0 else "behind"
+    why = "certificates and signed URLs may be refused for that"
+    return f"this machine's clock is {abs(offset_s):,.0f} s {side} the control plane's: {why}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from loom.core.names import MIN_TTL_S, REASONS_BY_CODE
 from loom.core.swarm import MAX_HOMES
+from loom.core.waits import tell_offset
 from loom.errors import LoomError, NotFound, OriginUnreachable
 from loom.net.tls import client_certificate
 from loom.registry.client import ControlClient
@@ -76,6 +77,7 @@ class Announcer:
         self._receipt: Receipt | None = None
         self._replicas: int | None = None
         self._trouble = ""
+        self._clock_off_s: float | None = None
         self._looked_up = threading.Event()
         self._end = threading.Event()
         self._is_known = False
@@ -122,6 +124,8 @@ class Announcer:
         if self._peers is not None:
             note = self._peers.linger(receipt, self._model, self._fetch)
         warnings = receipt.warnings + ((note,) if note else ())
+        if off := tell_offset(self._clock_off_s):
+            warnings += (off,)
         if self._trouble:
             warnings += (f"fetched without the control plane: {self._trouble}",)
         return dataclasses.replace(receipt, replicas=self._replicas, warnings=warnings)
@@ -174,6 +178,7 @@ class Announcer:
             )
         except NotFound:
             found = {"replicas": []}
+        self._clock_off_s = client.clock_off_s
         self._replicas = len(found["replicas"])
         if self._peers is not None:
             self._peers.learn(found["replicas"], found.get("homes", ()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -16,6 +17,7 @@ from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node
 from loom.core.tokens import first_token
 from loom.core.urls import join_url
+from loom.core.waits import clock_offset
 from loom.errors import (
     AccessDenied,
     LoomError,
@@ -83,6 +85,8 @@ class ControlClient:
         sent = first_token(token)
         self._headers = {"Authorization": f"Bearer {sent}"} if sent else {}
         self._timeout_s = timeout_s
+        self.clock_off_s: float | None = None
+        """Seconds by which our clock was ahead of the control plane's at the last reply; None when it did not say."""
         self._denied_hint = denied_hint
         self._certificate = certificate
         is_tls = self._url.endpoint.scheme == "https"
@@ -167,6 +171,7 @@ class ControlClient:
     ) -> dict[str, Any]:
         """Send one request and return the reply's object, which has that shape; what is no success is raised."""
         reply = self._exchange(method, path, None if message is None else json.dumps(message).encode(), most)
+        self.clock_off_s = clock_offset(reply.date, datetime.now(UTC))
         said = parse_object(reply.body)
         if reply.status < 300 and said is not None and fits(said, shape):
             return said

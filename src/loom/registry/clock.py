@@ -27,7 +27,7 @@ def boot_time() -> float:
 
 
 class LedgerClock:
-    """Seconds since 1970, if the wall clock is right; never turned back. wall, since_boot, boot_id: where they are read."""
+    """Seconds since 1970, if the wall clock is right; never turned back. The arguments say where things are read."""
 
     def __init__(
         self,

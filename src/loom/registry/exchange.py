@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 
 class Reply(NamedTuple):
-    """What came back, whole. `location` is where a redirect leads, "" without one."""
+    """What came back, whole. `location` is where a redirect leads, `date` what the server's clock said; "" without."""
 
     status: int
     location: str
     body: bytes
+    date: str = ""
 
 
 class ReplyTooLarge(Exception):
@@ -64,7 +65,8 @@ def exchange(
         connection.sock = _Wire(one, deadline)
         connection.request(method, target, body, {"Host": endpoint.authority, "Connection": "close", **headers})
         response = connection.getresponse()
-        return Reply(response.status, response.getheader("Location", ""), _read(response, most))
+        location, date = response.getheader("Location", ""), response.getheader("Date", "")
+        return Reply(response.status, location, _read(response, most), date)
 
 
 def _read(response: http.client.HTTPResponse, most: int) -> bytes:

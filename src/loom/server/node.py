@@ -12,6 +12,7 @@ from loom.core.addresses import format_authority
 from loom.core.control_url import parse_control_url
 from loom.core.exposition import format_families
 from loom.core.options import parse_listen
+from loom.core.waits import tell_offset
 from loom.errors import LoomError, UsageError
 from loom.net.facing import own_address
 from loom.net.limit import RateLimit
@@ -62,18 +63,18 @@ class NodeOptions:
 class Node:
     """Runs as long as a `with` block lasts; on its end it leaves the fleet and lets uploads end.
 
-    on_trouble: called with a sentence when the control plane goes away, and with "" when it is back. on_refusal: called
-    with a sentence when peers were refused since the last heartbeat.
+    on_trouble: called with a sentence when the control plane goes away, and with "" when it is back. on_note: called
+    with a sentence when peers were refused since the last heartbeat, and when the clock of this machine is off.
     """
 
     def __init__(
         self,
         options: NodeOptions,
         on_trouble: Callable[[str], None],
-        on_refusal: Callable[[str], None] = lambda _: None,
+        on_note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._options = options
-        self._on_refusal = on_refusal
+        self._on_note = on_note
         self._on_trouble = on_trouble
         self._client = ControlClient(
             options.control, token=options.token, ca_file=options.control_ca_file,
@@ -97,6 +98,7 @@ class Node:
         self._said: list[dict[str, object]] | None = None
         self._trouble = ""
         self._tell_at = 0.0
+        self._clock_trouble = ""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="loom-heartbeat", daemon=True)
 
@@ -132,10 +134,10 @@ class Node:
         if refused and time.monotonic() >= self._tell_at:
             self._refused, self._tell_at = self._server.refused, time.monotonic() + REFUSALS_EVERY_S
             why = "they prove no token of this fleet (another token, or an older Loom)"
-            self._on_refusal(f"{refused} requests refused, the last one from {self._server.refused_from}: {why}")
+            self._on_note(f"{refused} requests refused, the last one from {self._server.refused_from}: {why}")
 
     def _show_metrics(self) -> bytes:
-        facts = self._heard_at, self._started_at
+        facts = self._heard_at, self._started_at, self._client.clock_off_s
         is_known = not self._trouble and bool(self._heard_at)
         return format_families(node_metrics(self._server, self._shelf.stock, *facts, is_known=is_known))
 
@@ -147,6 +149,10 @@ class Node:
             self._epoch = reply["epoch"]
             self._say(inventory)
         self._said, self._heard_at = inventory, time.time()
+        off = tell_offset(self._client.clock_off_s)
+        if bool(off) != bool(self._clock_trouble):
+            self._on_note(off or "this machine's clock agrees with the control plane's again")
+        self._clock_trouble = off
 
     def _say(self, inventory: list[dict[str, object]] | None) -> dict[str, Any]:
         options, server = self._options, self._server

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def node_metrics(
-    server: PeerServer, stock: Stock, heard_at: float, started_at: float, *, is_known: bool
+    server: PeerServer, stock: Stock, heard_at: float, started_at: float, clock_off_s: float | None, *, is_known: bool
 ) -> Iterator[Family]:
     """Yield the metrics of a node.
 
     heard_at: when the control plane last took a heartbeat, started_at: of this process; seconds since 1970. is_known:
-    whether the control plane took the last heartbeat.
+    whether the control plane took the last heartbeat. clock_off_s: by how much our clock is ahead of its own, if known.
     """
     yield gauge("loom_build_info", "Version of Loom that runs here; the value is always 1.", 1,
                 {"version": __version__, "python": platform.python_version()})  # fmt: skip
@@ -42,3 +42,6 @@ def node_metrics(
     if heard_at:
         text = "Time since the Unix epoch when the control plane last took a heartbeat, in seconds."
         yield gauge("loom_node_last_heartbeat_timestamp_seconds", text, heard_at)
+    if clock_off_s is not None:
+        text = "Seconds by which this machine's clock is ahead of the control plane's."
+        yield gauge("loom_node_clock_offset_seconds", text, clock_off_s)
