@@ -44,6 +44,8 @@ def fetch(
     ca_file: str | os.PathLike[str] | None = None,
     cert: str | os.PathLike[str] | None = None,
     key: str | os.PathLike[str] | None = None,
+    proxy_cert: str | os.PathLike[str] | None = None,
+    proxy_key: str | os.PathLike[str] | None = None,
     allow_redirect_to: Sequence[str] | None = None,
     no_cache: bool | None = None,
     cache: str | os.PathLike[str] | None = None,

@@ -198,7 +198,8 @@ PLAIN = {
     "LIMIT_RATE": ["50MB", "50MB/s", "64KiB/s"], "LIMIT_UPLOAD_RATE": ["1GB"],
     "TOKEN": ["t0k3n"], "FLEET_TOKEN": ["t0k3n"], "HEADER": ["X-Key: a b", "Authorization: Basic eA=="],
     "CA_FILE": ["ca.pem"], "TOKEN_FILE": ["one-line", "two-lines"], "CONTROL_CA_FILE": [__file__],
-    "CERT": [__file__], "CONTROL_CERT": [__file__], "NODE": ["node-1.rack2"], "ZONE": ["eu-west-1a"],
+    "CERT": [__file__], "PROXY_CERT": [__file__], "CONTROL_CERT": [__file__],
+    "NODE": ["node-1.rack2"], "ZONE": ["eu-west-1a"],
     "CONTROL": ["http://control:3000", "https://loom.example/"], "CACHE": ["/nowhere"],
 }  # fmt: skip
 WRONG = {

@@ -18,6 +18,8 @@ ADDRESS = Endpoint("http", "10.1.2.3", 8080)
         ({}, None),
         ({"https_proxy": "http://p:3128"}, Proxy("p", 3128)),
         ({"HTTPS_PROXY": "p"}, Proxy("p", 80)),
+        ({"HTTPS_PROXY": "https://p"}, Proxy("p", 443, scheme="https")),
+        ({"HTTPS_PROXY": "https://p:8443"}, Proxy("p", 8443, scheme="https")),
         ({"https_proxy": "http://low", "HTTPS_PROXY": "http://up"}, Proxy("low", 80)),
         ({"ALL_PROXY": "http://u:a%40b@p:1"}, Proxy("p", 1, "u", "a@b")),
         ({"http_proxy": "http://p:3128"}, None),
@@ -77,7 +79,7 @@ def test_who_is_exempt(endpoint, no_proxy, exempt) -> None:
     assert is_bypassed(endpoint, no_proxy) == exempt
 
 
-@pytest.mark.parametrize("text", ["socks5://p:1", "https://p", "http://", "http://p:port"])
+@pytest.mark.parametrize("text", ["socks5://p:1", "http://", "http://p:port"])
 def test_a_proxy_that_cannot_be_spoken_to_is_refused(text) -> None:
     """The error names the variable, not the value: it may hold a password."""
     with pytest.raises(UsageError, match="ALL_PROXY") as caught:

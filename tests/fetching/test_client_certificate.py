@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from loom.core.options import Options
-from loom.errors import AccessDenied, OriginError, UsageError
+from loom.errors import AccessDenied, LoomError, OriginError, UsageError
 from loom.net.tls import ClientCertificate
 from loom.registry.client import ControlClient
 from tests.fetching.getter import SIZE
@@ -175,3 +175,32 @@ def test_a_key_of_the_control_plane_alone(tmp_path):
     with pytest.raises(UsageError, match="control_key= names a private key") as caught:
         Options(control_key=str(tmp_path / "key.pem"))
     assert "control_cert=" in caught.value.hint
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("tls", [True, False], ids=["https origin", "http origin"])
+def test_a_proxy_at_https_that_wants_a_certificate(
+    authority, client, origin, tls_origin, getter, monkeypatch, tls, version
+):
+    """TLS to the proxy, and TLS to the origin inside it; the proxy's certificate is its own setting."""
+    with ForwardProxy(tls=authority.context(ssl.CERT_REQUIRED, version)) as proxy:
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, proxy.url())
+        url = (tls_origin if tls else origin).put("/m", THING)
+        trust = {"ca_file": authority.ca_file}
+        with pytest.raises(LoomError) as caught:
+            getter.right(url, DATA, **trust, cert=client.both, retries=0)
+        assert "the proxy 127.0.0.1" in str(caught.value)
+        assert "--proxy-cert" in caught.value.hint
+        assert proxy.requests == []
+        getter.right(url, DATA, **trust, proxy_cert=client.cert, proxy_key=client.key)
+        assert {head.method for head in proxy.requests} == {"CONNECT" if tls else "GET"}
+
+
+def test_a_proxy_at_https_that_nobody_vouches_for(tls_origin, authority, getter, monkeypatch, tmp_path):
+    """The proxy's certificate is verified as an origin's; the error says that it is the proxy's."""
+    stranger = Authority(tmp_path)
+    with ForwardProxy(tls=stranger.context()) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url())
+        error = getter.wrong(tls_origin.put("/m", THING), OriginError, ca_file=authority.ca_file)
+        assert "the certificate of the proxy 127.0.0.1" in str(error)

@@ -12,22 +12,26 @@ from urllib.parse import urlsplit
 from tests.origins.wire import Hangup, Head, Line, Server
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
 
 class ForwardProxy:
     """Listens on a free port. `login` is (user, password) or None. A context manager.
 
-    refuses: a status that every request is answered with; 0 is to serve.
+    tls: it is spoken to by TLS. refuses: a status that every request is answered with; 0 is to serve.
 
     requests: the heads that it saw: CONNECTs, and plain requests in absolute form; nothing of what tunnels carry.
     """
 
-    def __init__(self, login: tuple[str, str] | None = None, refuses: int = 0) -> None:
+    def __init__(
+        self, login: tuple[str, str] | None = None, refuses: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._login = login
         self._refuses = refuses
         self.requests: list[Head] = []
-        self._server = Server(self._serve)
+        self._scheme = "https" if tls else "http"
+        self._server = Server(self._serve, tls=tls)
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +42,7 @@ class ForwardProxy:
     def url(self, userinfo: str = "") -> str:
         """Return what HTTP_PROXY is set to; `userinfo` is "user:password"."""
         at = f"{userinfo}@" if userinfo else ""
-        return f"http://{at}127.0.0.1:{self._server.port}"
+        return f"{self._scheme}://{at}127.0.0.1:{self._server.port}"
 
     def _serve(self, line: Line) -> None:
         while (head := line.read_head()) is not None:

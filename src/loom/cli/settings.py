@@ -19,7 +19,7 @@ from loom.cli.flags import (
 )
 from loom.cli.suggestions import nearest
 from loom.cli.variables import is_service_link
-from loom.core.options import check_option, key_without_certificate, no_way_at_all
+from loom.core.options import CERTIFICATES, check_option, key_without_certificate, no_way_at_all
 from loom.core.tokens import MAX_TOKENS, are_tokens, split_tokens
 from loom.errors import UsageError
 from loom.store.cache import user_folder
@@ -189,7 +189,7 @@ def read_choices(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def check_pairs(settings: Mapping[str, Setting]) -> None:
     """Refuse the key of a client certificate that is not named. Raises UsageError, naming the place."""
-    for cert, key in (("cert", "key"), ("control_cert", "control_key")):
+    for cert, key in CERTIFICATES:
         if settings[key].value and not settings[cert].value:
             raise key_without_certificate(settings[key].source, settings[cert].flag.option)
 

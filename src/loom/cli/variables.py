@@ -23,8 +23,8 @@ _SIZES = {
 }
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TEXTS = frozenset(("CACHE", "TOKEN", "FLEET_TOKEN", "CA_FILE"))
-_FILES = frozenset(("TOKEN_FILE", "CONTROL_CA_FILE", "CERT", "CONTROL_CERT"))
-_KEYS = {"LOOM_KEY": "LOOM_CERT", "LOOM_CONTROL_KEY": "LOOM_CONTROL_CERT"}
+_FILES = frozenset(("TOKEN_FILE", "CONTROL_CA_FILE", "CERT", "PROXY_CERT", "CONTROL_CERT"))
+_KEYS = {"LOOM_KEY": "LOOM_CERT", "LOOM_PROXY_KEY": "LOOM_PROXY_CERT", "LOOM_CONTROL_KEY": "LOOM_CONTROL_CERT"}
 """The key of a client certificate -> that certificate, without which it is an error."""
 
 _NAMES = frozenset(("NODE", "ZONE"))
@@ -54,6 +54,7 @@ OTHERS = frozenset(
         "NO_CACHE",
         "NO_PEERS",
         "PRIVATE",
+        "PROXY_KEY",
         "QUIET",
         "READ_TOKEN",
         "READ_TOKEN_FILE",

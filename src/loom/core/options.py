@@ -28,6 +28,9 @@ MAX_WORKERS = 1024
 LINKS = ("auto", "hard", "reflink", "symlink", "copy")
 """How an output can get its bytes from the cache."""
 
+CERTIFICATES = (("cert", "key"), ("proxy_cert", "proxy_key"), ("control_cert", "control_key"))
+"""The fields of a client certificate, each with that of its private key."""
+
 MAX_AGE_S = 100 * 365 * 86400.0
 
 MIN_RATE = 16 * 1024
@@ -71,6 +74,7 @@ class Options:
     cert: PEM file of the client certificate to show to the host of the URL when it asks for one, never to another host
         that it redirects to; the private key may be in the same file.
     key: PEM file of the private key of `cert`, not encrypted. None when `cert` holds it.
+    proxy_cert, proxy_key: the client certificate for a proxy at https:// and its key, as `cert` and `key`.
     allow_redirect_to: host names, addresses and networks that a redirect may lead to, though they are loopback,
         link-local or metadata addresses and the origin is not there itself.
     no_cache: fetch straight to the output, staged beside it, and leave the cache alone.
@@ -114,6 +118,8 @@ class Options:
     ca_file: str | None = None
     cert: str | None = None
     key: str | None = None
+    proxy_cert: str | None = None
+    proxy_key: str | None = None
     allow_redirect_to: Sequence[str] = ()
     no_cache: bool = False
     cache: str | None = None
@@ -141,7 +147,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check_option(name, value, f"{name}=")
-        for cert, key in (("cert", "key"), ("control_cert", "control_key")):
+        for cert, key in CERTIFICATES:
             if getattr(self, key) is not None and getattr(self, cert) is None:
                 raise key_without_certificate(f"{key}=", f"{cert}=")
         if self.sha256 is not None:
@@ -334,8 +340,8 @@ def _header(spelled: str, name: Any, value: Any) -> None:
 
 
 def _redirects(spelled: str, value: Any) -> None:
-    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
-        raise UsageError(f"{spelled} must be a sequence of texts", 'write ["169.254.20.10"]')
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        raise UsageError(f"{spelled} must be a list of texts, not {type(value).__name__}", 'write ["169.254.20.10"]')
     try:
         parse_allowed(value)
     except UsageError as error:
@@ -366,6 +372,8 @@ _CHECKS: dict[str, Check] = {
     "ca_file": _path,
     "cert": _path,
     "key": _path,
+    "proxy_cert": _path,
+    "proxy_key": _path,
     "allow_redirect_to": _redirects,
     "no_cache": _switch,
     "cache": _path,

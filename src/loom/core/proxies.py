@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy. `username` and `password` are None when it wants none."""
+    """An HTTP proxy, behind TLS when `scheme` is "https". `username` and `password` are None when it wants none."""
 
     host: str
     port: int
     username: str | None = None
     password: str | None = None
+    scheme: str = "http"
 
 
 def choose_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> Proxy | None:
@@ -43,16 +44,18 @@ def choose_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> Proxy | None
 
 
 def parse_proxy(text: str, name: str) -> Proxy:
-    """Parse http://[user:password@]host[:port]; `name` is the variable that it came from."""
+    """Parse http[s]://[user:password@]host[:port]; `name` is the variable that it came from."""
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
-        port = parts.port or 80
+        port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         raise UsageError(f"{name} is not a proxy's URL", "write it as http://host:port") from None
-    if parts.scheme != "http" or not parts.hostname:
-        raise UsageError(f"{name} names a proxy that is not http://host:port", "HTTPS through an http:// proxy is fine")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        message = f"{name} names a proxy that is neither http://host:port nor https://host:port"
+        raise UsageError(message, "https:// URLs go through an http:// proxy as well")
     user = None if parts.username is None else unquote(parts.username)
-    return Proxy(parts.hostname, port, user, None if parts.password is None else unquote(parts.password))
+    password = None if parts.password is None else unquote(parts.password)
+    return Proxy(parts.hostname, port, user, password, parts.scheme)
 
 
 def is_bypassed(endpoint: Endpoint, no_proxy: str) -> bool:

@@ -56,6 +56,7 @@ class Crew:
             options.ca_file,
             handshake_s=min(HANDSHAKE_S, 0.8 * options.timeout_s),
             certificate=client_certificate(options.cert, options.key),
+            proxy_certificate=client_certificate(options.proxy_cert, options.proxy_key, "--proxy-cert"),
         )
         self._tick = tick
         self._loops = Loops(useful_loops(options.workers, decrypts=decrypts))

@@ -10,17 +10,18 @@ import asyncio
 import base64
 import os
 import socket
+import ssl
 import threading
 from typing import TYPE_CHECKING, Any
 
 from loom.core.proxies import Proxy, choose_proxy
+from loom.net.bridge import bridge
 from loom.net.head import read_head
 from loom.net.ready import attempt, readable, send_all, writable
 from loom.net.resolve import Address, Resolver
 from loom.net.tls import client_context
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterable, Mapping
 
     from loom.core.redirects import RedirectGuard
@@ -73,7 +74,8 @@ class HandshakeSilent(OSError):
 class Connector:
     """Opens connections with one trust store and one environment. Shared by all loops.
 
-    certificate: what is shown to the hosts that may know who we are. Raises UsageError when it cannot be used.
+    certificate: what is shown to the hosts that may know who we are; proxy_certificate: to a proxy at https://. Raises
+        UsageError when one cannot be used.
     """
 
     def __init__(
@@ -82,12 +84,14 @@ class Connector:
         environ: Mapping[str, str] = os.environ,
         handshake_s: float = HANDSHAKE_S,
         certificate: ClientCertificate | None = None,
+        proxy_certificate: ClientCertificate | None = None,
     ) -> None:
         self._ca_file = ca_file
         self._handshake_s = handshake_s
         self._environ = environ
         self._anonymous: ssl.SSLContext | None = None
         self._known = _http_context(ca_file, certificate) if certificate else None
+        self._for_proxies = _http_context(ca_file, proxy_certificate) if proxy_certificate else None
         self._lock = threading.Lock()
         self._resolver = Resolver()
         self._opened = 0
@@ -118,15 +122,27 @@ class Connector:
             guard.came_home(address[1][0])
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if proxy:
+                sock = await self._pass_proxy(sock, endpoint, proxy)
             if endpoint.scheme == "https":
-                if proxy:
-                    await _open_tunnel(sock, endpoint, proxy)
                 sock = await self._secure(sock, endpoint.host, self._tls(shows_certificate=shows_certificate))
         except BaseException as error:
             sock.close()
             if isinstance(error, (OSError, asyncio.CancelledError)):
                 self._resolver.distrust(address[1])
             raise
+        return sock
+
+    async def _pass_proxy(self, sock: socket.socket, endpoint: Endpoint, proxy: Proxy) -> socket.socket:
+        """Return a socket on which the origin is spoken to, or for plain HTTP the proxy about it."""
+        try:
+            if proxy.scheme == "https":
+                sock = await self._secure(sock, proxy.host, self._for_proxies or self._tls(shows_certificate=False))
+            if endpoint.scheme == "https":
+                await _open_tunnel(sock, endpoint, proxy)
+                return bridge(sock) if proxy.scheme == "https" else sock
+        except (ssl.SSLError, HandshakeSilent) as error:
+            raise ProxyUnreachable(proxy, error) from error
         return sock
 
     def distrust(self, sockaddr: tuple[Any, ...]) -> None:

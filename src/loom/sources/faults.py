@@ -21,17 +21,22 @@ _AGAIN = "check the network, then run the same command again"
 
 
 def fault_of(
-    url: Url, error: Exception, timeout_s: float, proxy: str = "", credentials: TlsCredentials = NO_CREDENTIALS
+    url: Url,
+    error: Exception,
+    timeout_s: float,
+    proxy: str = "",
+    credentials: TlsCredentials = NO_CREDENTIALS,
+    for_proxy: TlsCredentials = NO_CREDENTIALS,
 ) -> Fault:
     """Put an error of the network, met on the way to `url`, into words, and say what helps.
 
     proxy: host and port of the proxy between, if there is one: who falls silent may be either.
-    credentials: what TLS was given for this host.
+    credentials, for_proxy: what TLS was given for this host, and for a proxy at https://.
     """
     where = url.endpoint.authority
     if isinstance(error, Stale):
         return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection", _AGAIN))
-    if isinstance(error, (ssl.SSLError, HandshakeSilent)) and (fault := fault_of_tls(where, error, credentials)):
+    if fault := _of_the_proxys_tls(url, error, proxy, for_proxy) or _of_tls(where, error, credentials):
         return fault
     if isinstance(error, Barred):
         hint = f"the origin is not there itself; if that is right: --allow-redirect-to {error.host}"
@@ -57,6 +62,17 @@ def fault_of(
     is_refused = isinstance(error, ConnectionRefusedError)
     hint = "check host and port: nothing listens there" if is_refused else _AGAIN
     return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {_describe(error)}", hint))
+
+
+def _of_the_proxys_tls(url: Url, error: Exception, proxy: str, credentials: TlsCredentials) -> Fault | None:
+    """Return what is particular to TLS with a proxy: on the way to it, or with its replies about plain HTTP."""
+    if isinstance(error, ProxyUnreachable):
+        return _of_tls(f"the proxy {proxy}", error.cause, credentials)
+    return _of_tls(f"the proxy {proxy}", error, credentials) if url.endpoint.scheme == "http" else None
+
+
+def _of_tls(where: str, error: Exception, credentials: TlsCredentials) -> Fault | None:
+    return fault_of_tls(where, error, credentials) if isinstance(error, (ssl.SSLError, HandshakeSilent)) else None
 
 
 def _connect_remedy(error: OSError) -> Remedy:

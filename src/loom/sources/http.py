@@ -67,6 +67,7 @@ class HttpSource:
         self._reader = Reader(self.reference, reference.name, out_name, is_digest_given=options.sha256 is not None)
         self._timeout_s = options.timeout_s
         self._ca_file, self._cert = options.ca_file, options.cert
+        self._for_proxy = TlsCredentials(options.ca_file, options.proxy_cert, flag="--proxy-cert")
         self._headers = headers_for(self.reference, options.request_headers())
         self._guard = RedirectGuard(self.reference.endpoint, options.allow_redirect_to)
         self.pin = Pin(self.reference)
@@ -138,7 +139,7 @@ class HttpSource:
         return self._lost(self._target or self.reference, error)
 
     def _lost(self, url: Url, error: Exception, proxy: str = "") -> Fault:
-        return fault_of(url, error, self._timeout_s, proxy, self._credentials(url))
+        return fault_of(url, error, self._timeout_s, proxy, self._credentials(url), self._for_proxy)
 
     def _credentials(self, url: Url) -> TlsCredentials:
         return TlsCredentials(self._ca_file, self._cert, may_see_headers(self.reference, url))

@@ -13,11 +13,15 @@ from loom.net.tls import alert_of, is_about_our_certificate
 
 
 class TlsCredentials(NamedTuple):
-    """What TLS was given. `shows_certificate`: the host may have the client certificate; redirects' targets may not."""
+    """What TLS was given. `shows_certificate`: the host may have the client certificate; redirects' targets may not.
+
+    flag: what the certificate's setting is called.
+    """
 
     ca_file: str | None = None
     cert: str | None = None
     shows_certificate: bool = True
+    flag: str = "--cert"
 
 
 NO_CREDENTIALS = TlsCredentials()
@@ -58,7 +62,8 @@ def fault_of_tls(where: str, error: ssl.SSLError | HandshakeSilent, credentials:
 def certificate_wanted(where: str, credentials: TlsCredentials, reason: str) -> AccessDenied:
     """Return the error about a host that wants a client certificate, or another one than it was shown."""
     if credentials.cert is None:
-        hint = "give the certificate with --cert FILE, and its private key with --key FILE"
+        key = credentials.flag.replace("cert", "key")
+        hint = f"give the certificate with {credentials.flag} FILE, and its private key with {key} FILE"
         return AccessDenied(f"{where} wants a client certificate ({reason})", hint)
     if not credentials.shows_certificate:
         hint = "--cert is shown to the host of the URL alone; if it is for this host, give this host's URL"
@@ -71,10 +76,10 @@ def _refusal_hint(credentials: TlsCredentials) -> str:
     """Return what to do about an alert that says little. By TLS 1.2 it also means that there was no certificate."""
     other = "or no version or cipher of TLS is common to both sides"
     if credentials.cert is None:
-        return f"it may want a client certificate (--cert, --key), {other}"
+        return f"it may want a client certificate ({credentials.flag}), {other}"
     if not credentials.shows_certificate:
         return f"it may want a client certificate, and --cert is shown to the host of the URL alone; {other}"
-    return f"it may not accept the client certificate of --cert, {other}"
+    return f"it may not accept the client certificate of {credentials.flag}, {other}"
 
 
 def _verification_hint(error: ssl.SSLCertVerificationError, credentials: TlsCredentials) -> str:
