@@ -107,6 +107,17 @@ def test_the_stricter_audience_counts(cached, hub, private_first):
     assert cached.cache.read(reference_key(commit)).audience == "nobody"
 
 
+def test_a_blob_that_lost_its_record_keeps_its_audience(cached, hub):
+    """The note on a blob tells whom it is for when no record does."""
+    main = hub("/o/r/resolve/main/m.bin")
+    cached.fetch(main, "main.bin", private=True)
+    cached.settle()
+    cached.cache.forget(reference_key(main))
+    commit = hub(f"/o/r/resolve/{COMMIT}/m.bin")
+    assert cached.right(commit, DATA).outcome == "cached"
+    assert cached.cache.read(reference_key(commit)).audience == "nobody"
+
+
 @pytest.mark.parametrize("choices", [{}, {"no_cache": True}], ids=["cache", "no-cache"])
 def test_a_file_that_stands_at_the_output(other_origin, cached, hub, choices):
     """A file of the size and digest that the origin tells is left where it is."""

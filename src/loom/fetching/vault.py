@@ -19,9 +19,9 @@ from loom.core.headers import Version
 from loom.errors import StoreError, StoreFull
 from loom.fetching.settlers import SETTLE_S, await_settler, settle_later, settle_now
 from loom.store import background
-from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blob
+from loom.store.cache import NEW, Cache, Ref, read_boot_id
 from loom.store.faults import faults, require_room, translate
-from loom.store.hashing import hash_file, hash_unchanged
+from loom.store.hashing import hash_file
 from loom.store.inside import Foreign
 from loom.store.notes import note_output
 from loom.store.output import HINTS, refusal, require_replaceable, try_to_place
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from loom.core.reference import Reference
     from loom.store.inside import Place
     from loom.store.inventory import Blob, Part
-
-_AUDIENCES = ("nobody", "fleet", "anyone")
-"""Who may have a blob, strictest first."""
 
 _FOLDERS = ("staging", "refs", f"blobs/{NEW}")
 
@@ -147,52 +144,22 @@ class Vault:
         return self._adopt(other, self._reference.name or name or self._reference.last_name, version, time.time())
 
     def _find_digest(self, digest: str) -> Ref | None:
-        """Return what is known of the content with that digest, if the cache holds it and it can be believed."""
-        names = [
-            name
-            for name in (settled_blob(digest), settled_blob(digest, os.geteuid()))
-            if self._cache.blob(name).is_there()
-        ]
-        if not names and not self._cache.inside.names(f"blobs/{NEW}"):
-            return None  # no record need be read
-        other = self._known(digest)
-        if other is not None:
-            return other
-        new = [ref.blob for _, ref in self._cache.records() if ref is not None and ref.digest == digest]
-        for name in dict.fromkeys((*names, *new)):  # new ones of another boot or machine among them
-            with contextlib.suppress(OSError):
-                if (ref := self._proved(name, digest)) is not None:
-                    return ref
-        return None
+        from loom.store.known import find_by_digest
 
-    def _proved(self, name: str, digest: str) -> Ref | None:
-        """Return a record of a blob if its content has the digest. Raises OSError."""
-        blob = self._cache.blob(name)
-        size = blob.lstat().st_size
-        found, mtime_ns = hash_unchanged(blob, lambda hashed: self._on_hashed(hashed, size))
-        if found != digest:
-            return None
-        return Ref("", "", name, size, mtime_ns, digest=digest, boot_id=read_boot_id(), audience=self._audience)
+        return find_by_digest(self._cache, digest, self._on_hashed)
 
     def _adopt(self, other: Ref, name: str, version: Version | None = None, checked_at: float = 0.0) -> Ref:
         """Let the caller's reference lead to a blob that is here already; the stricter audience of both counts."""
+        from loom.store.known import stricter
+
         etag, last_modified = (version.etag, version.last_modified) if version is not None else ("", "")
         ref = Ref(
             self._reference.shown, name, other.blob, other.size, other.mtime_ns, etag=etag, last_modified=last_modified,
             digest=other.digest, verified=self._verified(other.digest), checked_at=checked_at, boot_id=other.boot_id,
-            audience=_stricter(other.audience, self._audience),
+            audience=stricter(other.audience, self._audience),
         )  # fmt: skip
         self._record(ref)
         return ref
-
-    def _known(self, digest: str) -> Ref | None:
-        """Return a reference to content of that digest, if there is one to be believed."""
-        cache = self._cache
-        with contextlib.suppress(OSError):
-            for _, ref in cache.records():
-                if ref is not None and ref.digest == digest and cache.is_whole(ref) and cache.has_survived(ref):
-                    return ref
-        return None
 
     def rescue(self) -> Ref | None:
         """Look closer at what `find` does not believe: return it once its digest is proved, else put it away.
@@ -459,12 +426,6 @@ class Vault:
     def settle_later(self) -> None:
         """Have what is new in the cache settled by a process of its own, which outlives this one."""
         settle_later(self._cache)
-
-
-def _stricter(one: str, other: str) -> str:
-    """Return the stricter of two audiences; one that is not known is for nobody."""
-    ranks = [_AUDIENCES.index(audience) if audience in _AUDIENCES else 0 for audience in (one, other)]
-    return _AUDIENCES[min(ranks)]
 
 
 class BlobGone(Exception):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 from loom.core.file_names import safe_name
 from loom.core.freshness import Checked, Question, checked_unasked, question_about
 from loom.core.headers import Version
-from loom.errors import NotCached, StoreError, StoreFull
-from loom.fetching.crew import TICK_S
+from loom.errors import NotCached, StoreFull
+from loom.fetching.claiming import claim
 from loom.fetching.outputs import require_own
 from loom.fetching.standing import Doubt, Standing, has_told_digest, has_wanted_digest, is_current, told_sha256
 from loom.fetching.vault import BlobGone, Vault
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from loom.store.cache import Ref
     from loom.store.journal import Record
     from loom.store.placing import Placement
-
-
-PATIENCE_FACTOR = 4
-"""How many times --timeout another process that fetches the same may show no sign of life before we go on beside it."""
 
 
 class NoCache(Exception):
@@ -152,7 +148,7 @@ class ThroughCache:
         if why := vault.open():
             raise NoCache(f"the cache {vault.root} {why}: fetched without it")
         try:
-            self._staging = _claim(self._staging, self._report, self._options.timeout_s, self._warn)
+            self._staging = claim(self._staging, self._report, self._options.timeout_s, self._warn)
         except NotOurs as error:
             raise NoCache(f"{error.message}: fetched without the cache") from error
         ref = self._ref = vault.find() or vault.rescue() or vault.find_wanted()
@@ -327,7 +323,7 @@ class BesideOutput:
 
     def _claim(self, out: Path) -> Staging:
         first = Staging(out, self._reference.key, label={"name": out.name, "url": self._reference.shown})
-        staging = self._staging = _claim(first, self._report, self._options.timeout_s, self._warn)
+        staging = self._staging = claim(first, self._report, self._options.timeout_s, self._warn)
         self.record = staging.unfinished()
         return staging
 
@@ -335,39 +331,6 @@ class BesideOutput:
         if self._staging is None:
             raise RuntimeError("the staging has not been claimed")
         return self._staging
-
-
-def _claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[[str], None]) -> Staging:
-    """Take the staging, waiting for another process that holds it; return it, or one beside it when that one hangs.
-
-    It hangs when its files show no sign of life for so many times --timeout.
-    """
-    last: object = None
-    since = time.monotonic()
-    while True:
-        try:
-            if staging.try_claim():
-                return staging
-        except NotOurs as taken:
-            staging, last, since = _beside(staging, taken), None, time.monotonic()
-            continue
-        holder, signs = staging.holder(), staging.signs()
-        report.waiting(f"{holder or 'another process'} is fetching it", staging.watch())
-        if signs != last:
-            last, since = signs, time.monotonic()
-        elif time.monotonic() - since > PATIENCE_FACTOR * timeout_s:
-            silent_s = PATIENCE_FACTOR * timeout_s
-            warn(f"{holder or 'another process'} is fetching the same and hung for {silent_s:g} s: fetched beside it")
-            staging, last, since = staging.beside(), None, time.monotonic()
-        time.sleep(TICK_S)
-
-
-def _beside(staging: Staging, taken: NotOurs) -> Staging:
-    """Return the next staging beside one whose name another user has. Raises NotOurs when there are too many."""
-    try:
-        return staging.beside()
-    except StoreError:
-        raise taken from None
 
 
 def _refuse_network(reference: Reference, options: Options) -> None:

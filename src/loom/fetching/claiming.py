@@ -1,0 +1,52 @@
+"""Claiming a staging: waiting for the process that has it, for as long as that one shows signs of life."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from loom.errors import StoreError
+from loom.fetching.crew import TICK_S
+from loom.store.staging import NotOurs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loom.fetching.reporter import Reporter
+    from loom.store.staging import Staging
+
+PATIENCE_FACTOR = 4
+"""How many times --timeout another process that fetches the same may show no sign of life before we go on beside it."""
+
+
+def claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[[str], None]) -> Staging:
+    """Take the staging, waiting for another process that holds it; return it, or one beside it when that one hangs.
+
+    It hangs when its files show no sign of life for so many times --timeout.
+    """
+    last: object = None
+    since = time.monotonic()
+    while True:
+        try:
+            if staging.try_claim():
+                return staging
+        except NotOurs as taken:
+            staging, last, since = _beside(staging, taken), None, time.monotonic()
+            continue
+        holder, signs = staging.holder(), staging.signs()
+        report.waiting(f"{holder or 'another process'} is fetching it", staging.watch())
+        if signs != last:
+            last, since = signs, time.monotonic()
+        elif time.monotonic() - since > PATIENCE_FACTOR * timeout_s:
+            silent_s = PATIENCE_FACTOR * timeout_s
+            warn(f"{holder or 'another process'} is fetching the same and hung for {silent_s:g} s: fetched beside it")
+            staging, last, since = staging.beside(), None, time.monotonic()
+        time.sleep(TICK_S)
+
+
+def _beside(staging: Staging, taken: NotOurs) -> Staging:
+    """Return the next staging beside one whose name another user has. Raises NotOurs when there are too many."""
+    try:
+        return staging.beside()
+    except StoreError:
+        raise taken from None

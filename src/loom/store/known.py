@@ -1,0 +1,59 @@
+"""Content known by its digest: is it in the cache, whatever reference it was fetched by, and whom is it for?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from loom.store.cache import NEW, Ref, read_boot_id, settled_blob
+from loom.store.checking import read_note
+from loom.store.hashing import hash_unchanged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loom.store.cache import Cache
+
+AUDIENCES = ("nobody", "fleet", "anyone")
+"""Who may have a blob, strictest first."""
+
+
+def find_by_digest(cache: Cache, digest: str, on_hashed: Callable[[int, int], None]) -> Ref | None:
+    """Return a record of the content with a SHA-256, if the cache holds it and it can be believed.
+
+    A blob without a record is hashed first. on_hashed: told how many bytes of it are hashed, and of how many.
+    """
+    names = [name for name in (settled_blob(digest), settled_blob(digest, os.geteuid())) if cache.blob(name).is_there()]
+    if not names and not cache.inside.names(f"blobs/{NEW}"):
+        return None  # no record need be read
+    audiences: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for _, ref in cache.records():
+            if ref is not None and ref.digest == digest:
+                if cache.is_whole(ref) and cache.has_survived(ref):
+                    return ref
+                audiences[ref.blob] = ref.audience
+    for name in dict.fromkeys((*names, *audiences)):  # new ones of another boot or machine among them
+        with contextlib.suppress(OSError):
+            if (ref := _proved(cache, name, digest, on_hashed)) is not None:
+                ref.audience = stricter(ref.audience, audiences.get(name, AUDIENCES[-1]))
+                return ref
+    return None
+
+
+def stricter(one: str, other: str) -> str:
+    """Return the stricter of two audiences; one that is not known is for nobody."""
+    ranks = [AUDIENCES.index(audience) if audience in AUDIENCES else 0 for audience in (one, other)]
+    return AUDIENCES[min(ranks)]
+
+
+def _proved(cache: Cache, name: str, digest: str, on_hashed: Callable[[int, int], None]) -> Ref | None:
+    """Return a record of a blob if its content has the digest; its note tells whom it is for. Raises OSError."""
+    blob = cache.blob(name)
+    size, noted = blob.lstat().st_size, read_note(blob)
+    found, mtime_ns = hash_unchanged(blob, lambda hashed: on_hashed(hashed, size))
+    if found != digest:
+        return None
+    audience = noted[1].audience if noted else AUDIENCES[-1]
+    return Ref("", "", name, size, mtime_ns, digest=digest, boot_id=read_boot_id(), audience=audience)
