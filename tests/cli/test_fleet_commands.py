@@ -118,6 +118,18 @@ def test_the_originals_two_lines_work(start) -> None:
     assert json.loads(found.stdout)["replicas"] == [{"node": "node1", "state": "complete"}]
 
 
+def test_two_nodes_of_one_name_are_shown(start, loom) -> None:
+    """Each is a row with its identity, and what each of them holds is told."""
+    url = start("control", "--port", "0").until(r"(http://\S+)").group(1)
+    client = ControlClient(url)
+    for identity in ("0a" * 16, "0b" * 16):
+        client.heartbeat("gpu", identity=identity, inventory=[{"model": f"m-{identity[:2]}"}], ttl_s=60)
+    said = loom("nodes", "--control", url).stdout
+    assert [line.split()[-1] for line in said.splitlines()[:3]] == ["IDENTITY", "0a0a0a0a", "0b0b0b0b"]
+    held = loom("nodes", "gpu", "--control", url).stdout.splitlines()
+    assert [(line.split()[0], line.split()[-1]) for line in held[1:3]] == [("m-0a", "0a0a0a0a"), ("m-0b", "0b0b0b0b")]
+
+
 def test_it_outlives_kill_9(start, loom) -> None:
     """What was registered is there when the control plane is started again, in the default place."""
     one = start("control", "--port", "0")

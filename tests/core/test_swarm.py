@@ -453,3 +453,26 @@ def test_who_ranks_lower_lets_go() -> None:
         assert it.should_yield(span, 0.0)
         it.saw(it.peers["a"], NOTHING, 0.0)
         assert not it.should_yield(span, 0.0)
+
+
+def test_a_node_is_what_the_control_plane_calls_it() -> None:
+    """One of an older Loom knows names alone: all nodes rank the same ones, and none takes from itself."""
+    places = [("a", "http://a:1"), ("b", "http://b:1")]
+    grid = Grid(40_000_000)
+    swarms = [Swarm("key", f"{name}\x1f0f", grid, random.random) for name in "ab"]
+    for it, (_, address) in zip(swarms, places, strict=True):
+        it.set_homes(places, address)
+    assert [it.me for it in swarms] == ["a", "b"]
+    assert [set(it.peers) for it in swarms] == [{"b"}, {"a"}]
+    assert swarms[0].homes == swarms[1].homes == ("a", "b")
+    assert [swarms[0].home_of(unit) for unit in range(4)] == [swarms[1].home_of(unit) for unit in range(4)]
+
+
+def test_a_visitor_that_is_known_by_its_address_is_no_second_peer() -> None:
+    """It introduces itself with an identity that an older control plane does not tell."""
+    it = Swarm("key", "me", Grid(40_000_000), random.random)
+    it.meet("a", "http://a:1")
+    it.visited("a\x1f0f", "http://a:1")
+    assert set(it.peers) == {"a"}
+    it.visited("b\x1f0f", "http://b:1")
+    assert set(it.peers) == {"a", "b\x1f0f"}

@@ -120,6 +120,11 @@ def encodes(ask: Ask) -> None:
     ask.send(bytes(ask.end - ask.start))
 
 
+def refuses_with_ever_new_challenges(ask: Ask) -> None:
+    nonce = format(len(ask.target), "060x")
+    ask.head("401 Unauthorized", 0, f'WWW-Authenticate: Loom-HMAC-SHA256 nonce="{nonce}"')
+
+
 @otherwise
 def busy_for_ever(ask: Ask) -> None:
     ask.head("503 Busy", 0, "Retry-After: inf")
@@ -224,7 +229,7 @@ def redirects(ask: Ask) -> None:
 ANSWERS = [
     a_byte_each, a_byte_each_and_no_more_here, breaks_off_after_a_byte, stalls, dribbles, another_range, encodes,
     busy_for_ever, busy_for_nan, endless_head, endless_interim_heads, a_head_letter_by_letter, everything_hangs,
-    floods_have, nonsense_bitmaps, changes_its_mind, is_fetching_all_of_it, redirects, digests_hang, digests_never_end,
+    refuses_with_ever_new_challenges, floods_have, nonsense_bitmaps, changes_its_mind, is_fetching_all_of_it, redirects, digests_hang, digests_never_end,
     digests_flood, digests_are_nonsense, digests_are_missing,
 ]  # fmt: skip
 NAMED = (a_byte_each, another_range, encodes, nonsense_bitmaps)

@@ -366,6 +366,19 @@ def test_who_is_done_first_stays_for_the_others(cold: Cold) -> None:
     wait_until(lambda: "a" not in [one["node"] for one in cold.replicas()])
 
 
+def test_a_node_over_the_same_cache_goes_on(cold: Cold, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a fetch leaves in the cache of a node is listed at the node's address before the node has said so itself."""
+    cold.fetch("a")
+    with cold.node("a") as node:
+        monkeypatch.setattr("loom.server.node.BEAT_S", 60.0)
+        url, cold.url = cold.url, origin.put("/second.bin", Thing(DATA), paced(500_000, 0.05))
+        cold.fetch("a", timeout_s=20)
+        wait_until(lambda: [(one["state"], one.get("address")) for one in cold.replicas()] == [("complete", node.url)])
+        receipt = cold.fetch("b")
+        assert receipt.sources == {"origin": 1, "peers": SIZE - 1}
+        cold.url = url
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 def test_the_first_process_of_a_container_leaves_nothing_behind(cold: Cold, origin: Origin) -> None:
     """All of a container ends with its first process: it is not listed any more, and the receipt says what to run."""

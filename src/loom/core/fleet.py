@@ -366,6 +366,11 @@ class Fleet:
         node = self._nodes.get(name)
         return node is not None and model in node.holdings
 
+    def lease_of(self, name: str) -> float | None:
+        """Return when the lease of a node's heartbeats ends, None when it sends none."""
+        node = self._nodes.get(name)
+        return node.expires_at if node else None
+
     def asserted(self, name: str) -> tuple[Holding, ...] | None:
         """Return the inventory that a node said last, None when it has to say it anew."""
         node = self._nodes.get(name)

@@ -43,6 +43,9 @@ DONE_TTL_S = MIN_TTL_S
 """Seconds for which a finished fetch is listed that leaves no process behind: what it took is counted, and then it can
 be had here from `loom node` alone, which says so itself."""
 
+NODE_TTL_S = 15.0
+"""The same where `loom node` runs over the same cache: it hands the file out at once, and says so a little later."""
+
 _TIMEOUT_S = 2.0
 
 
@@ -78,6 +81,7 @@ class Announcer:
         self._replicas: int | None = None
         self._trouble = ""
         self._clock_off_s: float | None = None
+        self._has_node = False
         self._looked_up = threading.Event()
         self._end = threading.Event()
         self._is_known = False
@@ -202,7 +206,8 @@ class Announcer:
             from_origin = self._fetched_before + receipt.sources.get("origin", 0)
             facts: dict[str, object] = {"from_origin": from_origin, "from_peers": receipt.sources.get("peers", 0)}
             facts |= {"outcome": receipt.outcome, "elapsed_s": receipt.elapsed_s}
-            self._register(self._client, "complete", receipt.size, DONE_TTL_S, digest=receipt.digest, **facts)
+            ttl_s = NODE_TTL_S if self._has_node else DONE_TTL_S
+            self._register(self._client, "complete", receipt.size, ttl_s, digest=receipt.digest, **facts)
         elif self._is_known or self._failure:
             ended = {"fetch": self._fetch, "reason": self._failure, "elapsed_s": time.monotonic() - self._started}
             self._client.withdraw(self._node, self._model, identity=self._identity, ended=ended)
@@ -213,7 +218,8 @@ class Announcer:
         if self._peers is not None:
             facts |= {**self._peers.told_rejected, "served": self._peers.served}
         facts |= {"zone": self._zone, "state": state, "size": size, "ttl_s": ttl_s, "fetch": self._fetch}
-        client.register(self._node, self._model, identity=self._identity, **facts)
+        reply = client.register(self._node, self._model, identity=self._identity, **facts)
+        self._has_node = reply.get("node_expires_in_s") is not None
 
 
 def identity_of(options: Options) -> str:

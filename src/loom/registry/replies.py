@@ -43,7 +43,7 @@ _HOME = Shape({"node": str, "address": str}, {"identity": str})
 _HOLDING = Shape({"model": str}, {"state": str, **_HELD})
 _MODEL = Shape({"model": str, "complete": int, "partial": int}, {"digest": str, "size": int})
 
-REGISTERED = Shape({"node": str, "model": str}, {"ttl_s": float})
+REGISTERED = Shape({"node": str, "model": str}, {"ttl_s": float, "node_expires_in_s": float})
 WITHDRAWN = Shape({"node": str, "withdrawn": int})
 BEAT = Shape({"epoch": str, "reassert": bool}, {"ttl_s": float})
 LOCATED = Shape({"total": int, "replicas": [_REPLICA]}, {"homes": [_HOME]})

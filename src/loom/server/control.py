@@ -125,7 +125,10 @@ class ControlPlane:
             Registered(node, holding, address, zone, ends, message.served, message.fetch, ended)
         )
         await self._reject(node, [key for key in _rejected(message) if key != node])
-        return _json(RegisterReply(message.node, message.model, self._registry.epoch, message.ttl_s))
+        registry, left = self._registry, None
+        if (lease := registry.fleet.lease_of(node)) is not None:
+            left = round(lease - registry.now, 3)
+        return _json(RegisterReply(message.node, message.model, registry.epoch, message.ttl_s, left))
 
     async def _reject(self, by: str, names: Iterable[str]) -> None:
         """Note whom a node rejects; it says so every second, which is news only now and then."""

@@ -97,13 +97,14 @@ class HeartbeatHead(HeartbeatRequest, omit_defaults=True):
     inventory: Raw = Raw(b"null")  # type: ignore[assignment]
 
 
-class RegisterReply(Struct):
-    """It is kept."""
+class RegisterReply(Struct, omit_defaults=True):
+    """It is kept. node_expires_in_s: seconds left of the lease of the node's heartbeats, left out without one."""
 
     node: str
     model: str
     epoch: str
     ttl_s: float | None = None
+    node_expires_in_s: float | None = None
 
 
 class WithdrawReply(Struct):

@@ -11,6 +11,7 @@ from loom.cli.words import count, format_size
 
 if TYPE_CHECKING:
     from loom.cli.context import Voice
+    from loom.registry.client import ControlClient
 
 
 def parser() -> Parser:
@@ -25,9 +26,7 @@ def run(arguments: list[str], voice: Voice) -> int:
     raw = parse(parser(), arguments)
     client, _ = open_client(raw, voice)
     if raw["name"] is not None:
-        detail = client.node(str(raw["name"]))
-        heads, rows = ["MODEL", "STATE", "SIZE", "LEASE", "DIGEST"], [_holding(row) for row in detail["inventory"]]
-        _show(detail, heads, rows, (2,), voice)
+        _show_one(client, str(raw["name"]), voice)
     else:
         nodes = client.nodes()
         heads, rows = ["NODE", "MODELS", "LOAD", "SERVED", "ZONE", "ADDRESS", "LEASE"], [_node(row) for row in nodes]
@@ -39,6 +38,18 @@ def run(arguments: list[str], voice: Voice) -> int:
             rows = [[*cells, str(row.get("rejected_by", "-"))] for cells, row in zip(rows, nodes, strict=True)]
         _show({"nodes": nodes}, heads, rows, (1, 2, 3), voice)
     return 0
+
+
+def _show_one(client: ControlClient, name: str, voice: Voice) -> None:
+    """Show what a node holds; of several of that name what each of them holds."""
+    detail = client.node(name)
+    heads, rows = ["MODEL", "STATE", "SIZE", "LEASE", "DIGEST"], [_holding(row) for row in detail["inventory"]]
+    if others := [one["identity"] for one in detail.get("namesakes") or () if one.get("identity")]:
+        rows = [[*row, detail["node"].get("identity", "")[:8] or "-"] for row in rows]
+        for identity in others:
+            rows += [[*_holding(row), identity[:8]] for row in client.node(name, identity)["inventory"]]
+        heads.append("IDENTITY")
+    _show(detail, heads, rows, (2,), voice)
 
 
 def _show(reply: dict[str, Any], heads: list[str], rows: list[list[str]], right: tuple[int, ...], voice: Voice) -> None:
