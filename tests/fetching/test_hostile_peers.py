@@ -229,8 +229,8 @@ def redirects(ask: Ask) -> None:
 ANSWERS = [
     a_byte_each, a_byte_each_and_no_more_here, breaks_off_after_a_byte, stalls, dribbles, another_range, encodes,
     busy_for_ever, busy_for_nan, endless_head, endless_interim_heads, a_head_letter_by_letter, everything_hangs,
-    refuses_with_ever_new_challenges, floods_have, nonsense_bitmaps, changes_its_mind, is_fetching_all_of_it, redirects, digests_hang, digests_never_end,
-    digests_flood, digests_are_nonsense, digests_are_missing,
+    floods_have, nonsense_bitmaps, changes_its_mind, is_fetching_all_of_it, redirects, digests_hang, digests_never_end,
+    digests_flood, digests_are_nonsense, digests_are_missing, refuses_with_ever_new_challenges,
 ]  # fmt: skip
 NAMED = (a_byte_each, another_range, encodes, nonsense_bitmaps)
 """Who can be known to be wrong by what it says."""
