@@ -73,8 +73,9 @@ def fetch(
     """Fetch `url` into the file `out`, and return a Receipt once it stands there whole.
 
     url: http or https.
-    out: the file's path; None takes the name from the URL (or Content-Disposition), in the working folder. A file that
-        stands there is replaced in one step when the new one is complete, and left alone when it is current.
+    out: the file's path. A file that stands there is replaced in one step when the new one is complete, and left alone
+        when it is current. None takes the name from the URL or the origin (docs/reference/names.md), in the working
+        folder, and replaces no file of another URL: that is a UsageError.
     options: all choices in one value; then environment and settings file are not read, and no other choice is allowed.
     on_progress: called from this thread with a Progress about ten times a second; the last one has the phase "done".
         An exception that it raises ends the fetch, keeps what has arrived, and comes out of this call.

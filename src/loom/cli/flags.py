@@ -178,7 +178,9 @@ def parse_text(text: str) -> str:
 
 _OPTIONS = Options()
 
-OUT = Flag("out", parse_text, None, "FILE", "where the file goes", short="o", scope="call")
+OUT = Flag(
+    "out", parse_text, None, "FILE", "where the file goes; it replaces what stands there", short="o", scope="call"
+)
 URL = Flag("url", parse_text, None, "URL", "what to fetch: http or https", scope="call")
 
 FETCH_FLAGS = (

@@ -129,7 +129,14 @@ def fetch_parser() -> Parser:
     text = "Fetch one file by parallel range requests."
     parser = new_parser("loom fetch", text, "loom fetch URL [-o FILE] [options]")
     parser.add_argument("url", metavar="URL", nargs="?", help=URL.help)  # a mistyped flag is told before a missing URL
-    add_flags(parser, [OUT], {"out": "where the file goes (default: its name in the URL)"})
+    add_flags(
+        parser,
+        [OUT],
+        {
+            "out": "where the file goes, in the place of what stands there (default: its own name, "
+            "which replaces no file of another URL)"
+        },
+    )
     _add_all(parser)
     return parser
 
