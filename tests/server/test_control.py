@@ -223,8 +223,7 @@ def test_bad_names_are_refused(shared, field, text) -> None:
      b'{"node": "n", "model": "m", "state": "broken"}', b'{"node": "n", "model": "m", "digest": "md5:0"}',
      b'{"node": "n", "model": "m", "received": null}', b'{"node": "n", "model": "m", "address": ""}',
      b'{"node": "n", "model": "m", "address": "http://169.254.169.254:80"}', b"node=n&model=m",
-     b"[" * 200_000, b'{"node": "n", "model": "m", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-     b'{"node": "n", "model": "m", "x": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001],
+     b"[" * 200_000],
 )  # fmt: skip
 def test_bad_bodies_are_refused(shared, body) -> None:
     """Whatever is not the message is answered with 400 and JSON, never with 500, and nothing of it is kept."""
@@ -236,6 +235,15 @@ def test_bad_bodies_are_refused(shared, body) -> None:
         assert answer.status in (200, 400, 404)
         assert answer.status == 200 or answer.code in ("bad-request", "not-found")
     shared.ask("DELETE", "/register", {"node": "n"})
+
+
+@pytest.mark.parametrize("deep", [b"[" * 100_000 + b"]" * 100_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000])
+def test_a_deep_body_harms_nothing(shared, deep) -> None:
+    """An unknown field may be nested deeply: from Python 3.14 on the stack's size bounds that, before it a number."""
+    answer = shared.ask("POST", "/register", b'{"node": "deep", "model": "m", "x": ' + deep + b"}")
+    assert answer.status in (200, 400)
+    assert shared.get("/healthz")
+    shared.ask("DELETE", "/register", {"node": "deep"})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.errors import RegistryError, UsageError
+from loom.net.tls import client_context
 from loom.server.serving import Beside, ControlOptions
 from tests.server.plane import Plane, head, running, wait_for_cut, wait_until
 
@@ -223,7 +224,7 @@ def test_many_may_run_in_one_process(tmp_path) -> None:
 
 
 def secure(plane: Plane, authority: Authority, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-    context = ssl.create_default_context(cafile=authority.ca_file)
+    context = client_context(str(authority.ca_file))
     connection = http.client.HTTPSConnection(*plane.address, timeout=10, context=context)
     try:
         connection.request("GET", path, headers=headers or {})
@@ -279,7 +280,7 @@ def test_tls_files_that_cannot_be_used_are_told(tmp_path, authority) -> None:
 
 def test_tls_is_of_today(tmp_path, authority) -> None:
     """TLS 1.2 at least."""
-    context = ssl.create_default_context(cafile=authority.ca_file)
+    context = client_context(str(authority.ca_file))
     with running(tmp_path, **tls_of(authority)) as plane:
         assert ControlOptions(REGISTRY, **tls_of(authority)).tls_context().minimum_version == ssl.TLSVersion.TLSv1_2
         with plane.open() as one, context.wrap_socket(one, server_hostname="localhost") as secured:
@@ -297,7 +298,7 @@ def test_a_handshake_that_does_not_come_is_cut(tmp_path, authority, monkeypatch,
 def test_a_head_after_a_late_handshake_is_cut(tmp_path, authority, monkeypatch) -> None:
     """Whoever took long over the handshake does not get a head without a deadline for it."""
     monkeypatch.setattr("loom.server.guard.HEAD_TIMEOUT_S", 0.3)
-    context = ssl.create_default_context(cafile=authority.ca_file)
+    context = client_context(str(authority.ca_file))
     with running(tmp_path, **tls_of(authority)) as plane, plane.open() as one:
         over = threading.Event()
         threading.Timer(0.5, over.set).start()
