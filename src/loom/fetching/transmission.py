@@ -24,7 +24,7 @@ from loom.fetching.crew import TICK_S, fit_descriptors
 from loom.fetching.settlers import SETTLE_S
 from loom.fetching.stream import Stream
 from loom.fetching.worker import Job
-from loom.store.hashing import Hasher, hash_span
+from loom.store.hashing import Hasher, can_hash, hash_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,8 +89,9 @@ class Transmission:
 
     @property
     def _wanted(self) -> Digest | None:
-        """The digest that the file is held to; None when neither the caller nor the origin has told one."""
-        return self._expected.wanted(self._options.sha256)
+        """The digest that the file is held to; None when there is none, or none that can be computed here."""
+        wanted = self._expected.wanted(self._options.sha256)
+        return wanted if wanted is not None and can_hash(wanted.algorithm) else None
 
     def _hash(self, size: int, front: Callable[[], int], staging: Staging) -> None:
         """Have the file hashed behind its front, if there is a digest to compare with, or one is wanted."""

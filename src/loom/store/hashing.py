@@ -83,6 +83,15 @@ class Hasher:
             self.hashed += len(block)
 
 
+def can_hash(algorithm: str) -> bool:
+    """Return whether this Python has the algorithm: a FIPS build may lack MD5."""
+    try:
+        hashlib.new(algorithm, usedforsecurity=False)
+    except ValueError:
+        return False
+    return True
+
+
 def hash_file(path: Path | Place, on_hashed: Callable[[int], None] | None = None) -> str:
     """Return the SHA-256 of a finished file as 64 hex digits. Raises OSError.
 
