@@ -177,6 +177,7 @@ class _Fetch:
         if not self._options.no_cache:
             try:
                 through = self._way = ThroughCache(*facts, is_given=self._is_named)
+                self._source.is_here = through.holds
                 found = through.find()
                 return through, self._clear(through, found) if isinstance(found, Doubt) else found
             except NoCache as reason:

@@ -19,7 +19,7 @@ from loom.core.headers import Version
 from loom.errors import StoreError, StoreFull
 from loom.fetching.settlers import SETTLE_S, await_settler, settle_later, settle_now
 from loom.store import background
-from loom.store.cache import NEW, Cache, Ref, read_boot_id
+from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blobs
 from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file
 from loom.store.inside import Foreign
@@ -142,6 +142,10 @@ class Vault:
         if other is None or version.size not in (None, other.size):
             return None
         return self._adopt(other, self._reference.name or name or self._reference.last_name, version, time.time())
+
+    def holds(self, digest: str) -> bool:
+        """Return whether there is a settled blob of that SHA-256, without a look at its content."""
+        return any(self._cache.blob(name).is_there() for name in settled_blobs(digest))
 
     def _find_digest(self, digest: str) -> Ref | None:
         from loom.store.known import find_by_digest

@@ -139,6 +139,10 @@ class ThroughCache:
             raise RuntimeError("there was no doubt")
         return self._hit(self._ref, Checked.NO_ANSWER)
 
+    def holds(self, digest: str) -> bool:
+        """Return whether the cache has settled content of that SHA-256, and it is not the caller's own that decides."""
+        return self._options.sha256 is None and self._vault.holds(digest)
+
     def _question(self, ref: Ref) -> Question:
         return question_about(self._reference, self._options, time.time() - ref.checked_at)
 

@@ -33,6 +33,8 @@ from loom.sources.refusals import fault_of_refusal, refusal_of
 from loom.sources.tls_faults import TlsCredentials, certificate_wanted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loom.core.options import Options
     from loom.core.reference import Reference
     from loom.net.connection import Pool, Response
@@ -73,6 +75,8 @@ class HttpSource:
         self.pin = Pin(self.reference)
         self._target: Url | None = None
         self._told = NOTHING_TOLD  # by the redirects on the way to the target
+        self.is_here: Callable[[str], bool] = lambda _: False
+        """Tells whether content of a SHA-256 is here: when a redirect names it, one byte of the answer is enough."""
         self._is_resolving = False
         self._asked_past_caches = self._goes_past_caches = False
         self._lock = threading.Lock()
@@ -229,6 +233,8 @@ class HttpSource:
                 self._learn(told, response)
                 return url, response
             told = told.joined(told_by(url, response.head, is_redirect=True))
+            if told.sha256 and self._told is NOTHING_TOLD and self.is_here(told.sha256):
+                headers = _with_one_byte(headers)
             try:
                 hop = _next_hop(url, location)
                 async with asyncio.timeout(self._timeout_s):
@@ -276,6 +282,12 @@ def _may_be_a_replica(have: Version | None, reply: Reply) -> bool:
 def _as_sent(etag: str) -> str:
     """Return an ETag so that its bytes go out as they came: heads are read as Latin-1 and written as UTF-8."""
     return etag.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
+
+
+def _with_one_byte(headers: dict[str, str]) -> dict[str, str]:
+    """Return the fields of a request with its range, if it has one, cut to the first byte."""
+    start = headers.get("Range", "").removeprefix("bytes=").partition("-")[0]
+    return {**headers, "Range": f"bytes={start}-{start}"} if start else headers
 
 
 def _next_hop(url: Url, location: str) -> Url:

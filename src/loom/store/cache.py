@@ -129,6 +129,11 @@ def settled_blob(digest: str, user: int = -1) -> str:
     return f"{SETTLED}/{digest[:2]}/{digest}" + (f"{_OWN}{user}" if user >= 0 else "")
 
 
+def settled_blobs(digest: str) -> tuple[str, str]:
+    """Return the two names that a digest's blob can have for this user."""
+    return settled_blob(digest), settled_blob(digest, os.geteuid())
+
+
 def digest_of(blob: str) -> str:
     """Return the digest that a blob's name tells; "" for one that is not settled."""
     return blob.rpartition("/")[2].partition(_OWN)[0] if blob.startswith(SETTLED) else ""

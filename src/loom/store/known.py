@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
-from loom.store.cache import NEW, Ref, read_boot_id, settled_blob
+from loom.store.cache import NEW, Ref, read_boot_id, settled_blobs
 from loom.store.checking import read_note
 from loom.store.hashing import hash_unchanged
 
@@ -24,7 +23,7 @@ def find_by_digest(cache: Cache, digest: str, on_hashed: Callable[[int, int], No
 
     A blob without a record is hashed first. on_hashed: told how many bytes of it are hashed, and of how many.
     """
-    names = [name for name in (settled_blob(digest), settled_blob(digest, os.geteuid())) if cache.blob(name).is_there()]
+    names = [name for name in settled_blobs(digest) if cache.blob(name).is_there()]
     if not names and not cache.inside.names(f"blobs/{NEW}"):
         return None  # no record need be read
     audiences: dict[str, str] = {}
