@@ -3,6 +3,7 @@
 import os
 import sys
 
+from loom.cli import signals
 from loom.cli.streams import READER_LEFT, close_streams, open_streams, say
 
 
@@ -11,8 +12,8 @@ def main() -> int:
     open_streams()
     try:
         code = _run(sys.argv[1:])
-    except KeyboardInterrupt:  # while modules were being imported: there is nothing to keep yet
-        code = 130
+    except KeyboardInterrupt:  # within the last lines of a command: what it does is done, or kept
+        code = signals.exit_code()
     except ImportError as error:
         code = _lacks(error)
     except BrokenPipeError:
@@ -30,8 +31,10 @@ def _run(arguments: list[str]) -> int:
         return 0
     from loom.cli.quick import answer
 
+    signals.interrupt()
     code = answer(arguments)
     if code is None:
+        signals.end_at_once()
         from loom.cli.main import run
 
         code = run(arguments)
@@ -66,6 +69,7 @@ def run_and_leave() -> None:
 
     What was printed is flushed, and all else is done by then; threads that are still about are daemons.
     """
+    signals.end_at_once()
     os._exit(main())
 
 

@@ -147,7 +147,7 @@ class Cancelled(LoomError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The fetch was asked to stop; the message says what is kept, from which the next fetch goes on.
+    """The fetch was asked to stop (143: by SIGTERM); the message says what is kept, from which the next one goes on.
 
     It is a KeyboardInterrupt, and no LoomError, so that a program's `except Exception` does not swallow Ctrl-C.
     """

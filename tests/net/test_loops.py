@@ -53,6 +53,26 @@ def test_closing_lets_tasks_clean_up() -> None:
     assert (let_go, held.cancelled(), threading.active_count()) == ([True], True, before)
 
 
+@pytest.mark.parametrize("step", ["join", "close"])
+def test_closing_goes_on_after_an_interruption(monkeypatch, step) -> None:
+    """Ctrl-C while it closes: another call ends what runs, for a thread that lives might still write to a file."""
+    loops = Loops(2)
+    thread, loop = loops._threads[1], loops._loops[1]
+    target = thread if step == "join" else loop
+
+    def interrupted() -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loops.close()
+    loops.close()
+    loops.close()
+    assert not any(one.is_alive() for one in loops._threads)
+    assert all(one.is_closed() for one in loops._loops)
+
+
 def test_closing_ends_tasks_that_miss_a_cancellation() -> None:
     """One that took it for another one's, as a cut request does, or that begins another task in its end."""
     started, missed = threading.Event(), []

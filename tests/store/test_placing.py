@@ -252,3 +252,11 @@ def test_a_blob_without_a_name(blob, out) -> None:
         patch.chdir(out.parent)
         placement = place_descriptor(held.fileno(), out.name)
     assert (placement.how, placement.why, out.read_bytes()) == ("copy", "the cache was removed meanwhile", CONTENT)
+
+
+def test_a_temporary_name_that_cannot_be_removed(blob, out, monkeypatch) -> None:
+    """The file has its name by then: that a leftover stays beside it is no failure."""
+    out.write_bytes(b"old")
+    monkeypatch.setattr(os, "unlink", lambda *_, **__: refuse(errno.EPERM))
+    assert place(Place.of(blob), str(out), "hard").how == "hard"
+    assert out.samefile(blob)

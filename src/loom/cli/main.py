@@ -7,6 +7,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from loom.cli import signals
 from loom.cli.commands import COMMANDS
 from loom.cli.context import Voice
 from loom.cli.output import Talk, error_to_dict, format_error, print_json
@@ -18,6 +19,10 @@ from loom.installation import missing_standard_module
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_THAT_IMPORT_MORE = frozenset(("fetch", "original"))
+"""Commands that say for themselves when a signal no longer ends them at once: when they have loaded what they need."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -32,9 +37,9 @@ def run(arguments: Sequence[str]) -> int:
     except LoomError as error:
         return _tell(error, voice)
     except Interrupted as stop:
-        return _tell(stop, voice)
+        return _tell_interrupted(stop, voice)
     except KeyboardInterrupt:
-        return _tell(Interrupted("interrupted", "run the same command again"), voice)
+        return _tell_interrupted(Interrupted("interrupted", "run the same command again"), voice)
     except ImportError as error:
         return _tell(missing_standard_module(error) or _unforeseen(error), voice)
     except Exception as error:  # noqa: BLE001 - the last resort: a user gets a line, never a traceback
@@ -61,8 +66,16 @@ def _dispatch(arguments: list[str], voice: Voice) -> int:
         word, rest = "original", arguments
     elif word not in COMMANDS:
         raise no_such_command(word)
-    code: int = import_module(f"loom.cli.commands.{word}").run(rest, voice)
+    command = import_module(f"loom.cli.commands.{word}")
+    if word not in _THAT_IMPORT_MORE:
+        signals.interrupt()
+    code: int = command.run(rest, voice)
     return code
+
+
+def _tell_interrupted(stop: Interrupted, voice: Voice) -> int:
+    stop.exit_code = signals.exit_code()
+    return _tell(stop, voice)
 
 
 def _tell(error: LoomError | Interrupted, voice: Voice) -> int:

@@ -123,10 +123,10 @@ class Crew:
     def close(self) -> None:
         """Stop whatever runs and let go of the sockets."""
         if not self._is_closed:
-            self._is_closed = True
             self._loops.close()
             for pool in self._pools:
                 pool.close()
+            self._is_closed = True  # last: what was interrupted is not done
 
 
 class _Syncer:

@@ -30,6 +30,7 @@ class Loops:
             threading.Thread(target=loop.run_forever, name=f"loom-loop-{number}", daemon=True)
             for number, loop in enumerate(self._loops)
         ]
+        self._endings: list[Future[None]] = []
         for thread in self._threads:
             thread.start()
 
@@ -45,13 +46,18 @@ class Loops:
         self._loops[number % len(self._loops)].call_soon_threadsafe(callback, *args)
 
     def close(self) -> None:
-        """Cancel every task, wait for it to let go of its sockets, and end the threads."""
-        endings = [asyncio.run_coroutine_threadsafe(_cancel_others(), loop) for loop in self._loops]
-        for ending, loop, thread in zip(endings, self._loops, self._threads, strict=True):
+        """Cancel every task, wait for it to let go of its sockets, and end the threads.
+
+        When it was interrupted, by Ctrl-C, another call goes on from there: as long as a thread lives it may write.
+        """
+        for loop in self._loops[len(self._endings) :]:
+            self._endings.append(asyncio.run_coroutine_threadsafe(_cancel_others(), loop))
+        for ending, loop, thread in zip(self._endings, self._loops, self._threads, strict=True):
             ending.result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(loop.stop)
+                thread.join()
+                loop.close()
 
 
 async def _cancel_others() -> None:

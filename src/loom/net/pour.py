@@ -62,10 +62,9 @@ class Pourer:
 
     def close(self) -> None:
         """Close the pipe."""
-        if self._pipe is not None:
-            os.close(self._pipe[0])
-            os.close(self._pipe[1])
-            self._pipe = None
+        pipe, self._pipe = self._pipe, None  # first: what is closed is not closed again, whatever interrupts this
+        for end in pipe or ():
+            os.close(end)
 
     def move(self, sock: socket.socket, sink: Sink, offset: int, wanted: int) -> int:
         """Move up to `wanted` bytes that have arrived on `sock` into `sink`; return how many, 0 at the stream's end.

@@ -252,5 +252,5 @@ def _rename_in(out: str, make: Callable[[str], object]) -> None:
     finally:
         try:  # noqa: SIM105 - contextlib is not on this path
             os.unlink(temporary)  # renaming one link of a file over another does nothing at all
-        except FileNotFoundError:
-            pass
+        except OSError:
+            pass  # mostly it is gone; what cannot be removed takes nothing from the file that has its name by now

@@ -178,7 +178,8 @@ def _settle_as(
             cache.amend(key, ref)
     cache.inside.sync("refs")
     if is_certain:  # else what cannot be read now may still lead there: `loom cache gc` removes the name later
-        place.unlink()
+        with contextlib.suppress(OSError):  # it is settled all the same, and this name is of no use any more
+            place.unlink()
     return True
 
 

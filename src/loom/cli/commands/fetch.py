@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loom.cli import signals
 from loom.cli.context import Voice, read_settings
 from loom.cli.flags import OUT, parse_value
 from loom.cli.log import tell_log
@@ -19,11 +19,13 @@ from loom.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import FrameType
 
-    from loom.core.receipt import Receipt
+    from loom.core.receipt import Progress, Receipt
 
 __all__ = ["parser", "run", "run_fetch"]
+
+_UNFINISHED = frozenset(("connecting", "fetching", "waiting"))
+"""Phases in which a signal that was lost is raised anew; in the others what was interrupted is being put in order."""
 
 
 def run(arguments: list[str], voice: Voice) -> int:
@@ -53,7 +55,6 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
     choices["control_token"] = fleet_token(settings, os.environ)
     choices["model"] = raw["model"]
     talk = Talk(Path(out or reference.best_name).name, os.environ, quiet=bool(settings["quiet"].value))
-    _stop_on_signals(talk)
     if settings["verbose"].value:
         tell_log(talk)
     if raw["serve"]:
@@ -68,8 +69,14 @@ def _fetch(url: str, out: str | None, choices: dict[str, Any], talk: Talk, voice
     from loom.core.options import Options
     from loom.fetching.fetch import fetch
 
+    def progress(told: Progress) -> None:
+        if told.phase in _UNFINISHED:
+            signals.insist()
+        talk.progress(told)
+
+    signals.interrupt(talk.abandon)
     try:
-        receipt = fetch(url, out, Options(**choices), talk.progress)
+        receipt = fetch(url, out, Options(**choices), progress)
     finally:
         talk.clear()
     for warning in receipt.warnings:
@@ -78,23 +85,3 @@ def _fetch(url: str, out: str | None, choices: dict[str, Any], talk: Talk, voice
     if voice.as_json:
         print_json(receipt.to_dict())
     return receipt
-
-
-def _stop_on_signals(talk: Talk) -> None:
-    """First Ctrl-C (or SIGTERM, which a pod gets): stop and keep what is there. Second: stop now.
-
-    A signal that whoever started us wanted ignored (nohup, a script's background job) stays ignored.
-    """
-    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
-
-    def stop_now(_number: int, _frame: FrameType | None) -> None:
-        talk.abandon()
-        os._exit(130)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, stop_now)
-        raise KeyboardInterrupt
-
-    for number in numbers:
-        signal.signal(number, stop)

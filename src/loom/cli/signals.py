@@ -1,0 +1,73 @@
+"""SIGINT and SIGTERM, from the first line on.
+
+Until a command runs there is nothing to keep, so a signal ends the process at once; an exception that comes within the
+import of a module could be lost there, or leave the module half loaded. Then the first signal interrupts: the command
+stops and keeps what it has. The second one ends the process at once. The exit code is that of the signal: 130, 143.
+
+A signal that was ignored when we were started (nohup, a script's background job) stays ignored.
+
+Rule: this module is imported before anything else, so it imports only what the interpreter has loaded already.
+"""
+
+from __future__ import annotations
+
+import os
+from _signal import (  # type: ignore[import-not-found]  # what the module `signal` wraps costs no import
+    SIG_IGN,
+    SIGINT,
+    SIGTERM,
+    getsignal,
+    signal,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+_came: list[int] = []
+"""The signals that interrupted."""
+
+_is_told = [False]
+"""Whether the interruption has come through, as far as it can be known."""
+
+
+def end_at_once(clear: Callable[[], None] = lambda: None) -> None:
+    """From now on a signal ends the process. clear: called before that, within the signal's handler."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        clear()
+        os._exit(128 + number)
+
+    _handle(end)
+
+
+def interrupt(clear: Callable[[], None] = lambda: None) -> None:
+    """From now on the first signal raises KeyboardInterrupt, and the second one ends the process; `clear` as above."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        _came.append(number)
+        end_at_once(clear)
+        raise KeyboardInterrupt
+
+    _came.clear()
+    _is_told[0] = False
+    _handle(stop)
+
+
+def insist() -> None:
+    """Raise a signal's KeyboardInterrupt anew, once, if it was lost: Python drops what is raised in a destructor."""
+    if _came and not _is_told[0]:
+        _is_told[0] = True
+        raise KeyboardInterrupt
+
+
+def exit_code() -> int:
+    """Return the exit code of a command that was interrupted: 128 and the signal's number, as shells have it."""
+    return 128 + (_came[0] if _came else SIGINT)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (SIGINT, SIGTERM):
+        if getsignal(number) is not SIG_IGN:
+            signal(number, handler)
