@@ -161,6 +161,25 @@ def test_it_stops_when_told(start, number: signal.Signals) -> None:
     start("control", "--port", url.rpartition(":")[2]).until(r"http://")
 
 
+def test_nodes_tells_what_failed_and_who_shares_a_name(start, loom) -> None:
+    """Failures below the nodes, also of a node that holds nothing; nodes of one name apart."""
+    url = start("control", "--port", "0").until(r"(http://\S+)").group(1)
+    client = ControlClient(url)
+    client.withdraw("gone", "m", ended={"fetch": "f1", "reason": "integrity", "elapsed_s": 2})
+    for identity in ("aaaa1111", "bbbb2222"):
+        client.register("twin", f"of-{identity}", identity=identity)
+    lines = loom("nodes", LOOM_CONTROL=url).stdout.splitlines()
+    assert lines[0].split()[-1] == "IDENTITY"
+    assert [line.split()[-1] for line in lines[1:3]] == ["aaaa1111", "bbbb2222"]
+    assert lines[-2].split() == ["FAILED", "ON", "MODEL", "REASON", "WHEN"]
+    assert lines[-1].split()[:3] == ["gone", "m", "integrity"]
+    told = json.loads(loom("nodes", "--json", LOOM_CONTROL=url).stdout)
+    assert [one["reason"] for one in told["failures"]] == ["integrity"]
+    twins = loom("nodes", "twin", LOOM_CONTROL=url).stdout
+    assert "of-aaaa1111" in twins
+    assert "of-bbbb2222" in twins
+
+
 def test_the_commands_tell_a_fleet(start, loom) -> None:
     """register, nodes, models, locate and withdraw: tables for people, JSON for programs, exit code 4 for nobody."""
     url = start("control", "--port", "0").until(r"(http://\S+)").group(1)

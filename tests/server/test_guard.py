@@ -54,7 +54,7 @@ def hasty(tmp_path, monkeypatch) -> Iterator[Plane]:
 
 GUARDED = (("GET", "/nodes"), ("GET", "/nodes/n"), ("GET", "/models"), ("GET", "/locate/m"), ("GET", "/metrics"),
            ("GET", "/events"), ("POST", "/register"), ("DELETE", "/register"), ("POST", "/heartbeat"),
-           ("GET", "/nowhere"), ("PUT", "/register"),
+           ("GET", "/failures"), ("GET", "/nowhere"), ("PUT", "/register"),
            ("HEAD", "/nodes"), ("OPTIONS", "/nodes"), ("GET", "//healthz"), ("GET", "/healthz/"),
            ("GET", "/healthz/../nodes"), ("GET", "/locate/healthz"))  # fmt: skip
 

@@ -122,8 +122,8 @@ def test_who_is_rejected_is_shown_when_there_is_somebody(plane, page) -> None:
 def test_a_fetch_advances(plane, page) -> None:
     """Progress, rate, what is left, and whence it came, in the table, the head and the title."""
     fetch(plane, 2 * GB)
-    one = page.locator("#fetches .row")
-    bar = one.get_by_role("progressbar", name="m, b")
+    one = page.locator("#fetches .row").first
+    bar = one.get_by_role("progressbar", name="m")
     expect(bar).to_have_attribute("aria-valuenow", "25")
     fetch(plane, 4 * GB)
     expect(bar).to_have_attribute("aria-valuenow", "50")
@@ -147,7 +147,7 @@ def test_the_keyboard_is_enough(plane, page) -> None:
     page.keyboard.press("/")
     page.keyboard.type("node1")
     expect(page.locator("#some-nodes")).to_have_text("1 of 3")
-    expect(page.locator("#found")).to_have_text("1 nodes and 0 models found")
+    expect(page.locator("#found")).to_have_text("1 node and 0 models found")
     page.keyboard.press("Enter")
     button = row(page, "nodes", "node1").get_by_role("button")
     expect(button).to_have_attribute("aria-expanded", "true")
@@ -348,7 +348,8 @@ def test_trouble_behind_is_told(browser, plane) -> None:
     """A registry that cannot be written is said on top of what is known."""
     view = {
         "totals": dict.fromkeys(("nodes", "models", "fetching", "from_origin", "from_peers", "served"), 1),
-        "nodes": [], "models": [], "fetches": [], "registry": "r", "trouble": "the disk is full",
+        "nodes": [], "models": [], "fetches": [], "starts": [], "failures": [], "registry": "r",
+        "trouble": "the disk is full",
     }  # fmt: skip
     with visit(browser, plane.url) as page:
         expect(page.locator("#trouble")).to_be_hidden()
@@ -407,9 +408,133 @@ def test_it_fits_a_phone(browser, plane) -> None:
     plane.post("/register", node="n" * 253, model="m/" * 500, zone="z" * 128, size=3 * GB)
     fetch(plane, GB)
     with visit(browser, plane.url, viewport={"width": 390, "height": 844}) as page:
-        row(page, "nodes", "n" * 253).click()
+        row(page, "nodes", "n" * 253).locator("button").click()
         expect(page.locator("#nodes .detail .row")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+
+
+def large(plane: Plane) -> None:
+    """Say what a fleet of 60 nodes does: all of them fetch one model, and have shards of another."""
+
+    def say(number: int) -> None:
+        name = f"gpu-node-{number:03d}.rack-{'abc'[number % 3]}.example.internal"
+        shards = [f"127.0.0.1:9180/org/model/resolve/main/model-{n:05d}-of-00030.safetensors" for n in range(30)]
+        plane.post("/heartbeat", node=name, zone="z", ttl_s=600, inventory=[{"model": one} for one in shards])
+        if number < 57:
+            facts = {"state": "partial", "size": 100, "received": number, "from_origin": number, "ttl_s": 600}
+            plane.post("/register", node=name, model="hub/large.gguf", **facts)
+        else:
+            plane.post("/register", node=name, model="hub/large.gguf", size=100)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(say, range(60)))
+
+
+def test_fetches_of_one_model_are_one_row(plane, page) -> None:
+    """How many nodes have it, how far all are together and the slowest is; its row opens to the single fetches."""
+    large(plane)
+    one = page.locator("#fetches > .scroll > table > tbody > .row")
+    expect(cell(one, "Nodes")).to_have_text("57")
+    expect(cell(one, "Complete")).to_have_text("3")
+    expect(cell(one, "Slowest")).to_have_text("0\u00a0%")
+    expect(cell(one, "Progress")).to_contain_text("28\u00a0%")
+    expect(page.locator("#some-fetches")).to_have_text("57 fetches of 1 model")
+    one.click()
+    expect(page.locator("#fetches .facts")).to_contain_text("3 of 60 nodes complete")
+    fetch = page.locator("#fetches .detail .row").filter(has_text="gpu-node-050")
+    expect(fetch.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
+    plane.post("/register", node="gpu-node-050.rack-c.example.internal", model="hub/large.gguf", size=100)
+    expect(fetch).to_have_count(0)
+    expect(page.locator("#fetches .facts")).to_contain_text("4 of 60 nodes complete")
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_no_name_is_cut(browser, plane, size) -> None:
+    """What tells two names apart is seen, wherever it stands; only a name that would fill a screen is cut."""
+    large(plane)
+    plane.post("/register", node="x" * 250, model="m/" * 500)
+    with visit(browser, plane.url, viewport=size) as page:
+        page.wait_for_selector("#nodes .row >> nth=60", state="attached")
+        while page.locator(".more:visible").count():
+            page.locator(".more:visible").first.click()
+        hidden = """(all) => all.filter((one) => {
+            const cell = one.closest("th, td").getBoundingClientRect(), it = one.getBoundingClientRect();
+            return it.width && (it.right > cell.right + 1 || it.bottom > cell.bottom + 1);
+        }).map((one) => one.textContent)"""
+        assert page.locator("main bdi").evaluate_all(hidden) == []
+        long = row(page, "nodes", "x" * 250)
+        assert len(long.locator("bdi").inner_text()) < 200
+        long.locator("button").click()
+        assert long.locator("bdi").inner_text() == "x" * 250
+
+
+def test_a_row_that_opens_moves_no_column(browser, plane) -> None:
+    """Long names of models make rows of the detail higher, and the table of nodes no narrower."""
+    large(plane)
+    widths = "(all) => all.map((one) => one.getBoundingClientRect().width)"
+    with visit(browser, plane.url, viewport=WIDE) as page:
+        page.wait_for_selector("#nodes .row >> nth=59")
+        heads = page.locator("#nodes > .scroll > table > thead th")
+        before = heads.evaluate_all(widths)
+        page.locator("#nodes .row button").first.click()
+        expect(page.locator("#nodes .detail .row").first).to_be_visible()
+        assert heads.evaluate_all(widths) == before
+        plane.post("/register", node="other", model="m", rejected=["gpu-node-001.rack-b.example.internal"])
+        expect(page.locator("#nodes > .scroll > table > thead .rejected")).to_be_visible()
+        cells = page.locator("#nodes .detail > td")
+        table = page.locator("#nodes > .scroll > table")
+        assert cells.evaluate_all(widths) == table.evaluate_all(widths)
+
+
+def test_a_large_fleet_is_short_on_a_phone(browser, plane) -> None:
+    """Twenty rows of each table, and a button that shows the rest: what comes below is not far."""
+    large(plane)
+    with visit(browser, plane.url, viewport=PHONE) as page:
+        page.wait_for_selector("#nodes .row >> nth=59", state="attached")
+        rows = page.locator("#nodes > .scroll > table > tbody > .row")
+        visible = "(all) => all.filter((one) => one.offsetHeight).length"
+        assert rows.evaluate_all(visible) == 20
+        assert page.evaluate("document.documentElement.scrollHeight") < 5000
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.locator("#nodes > .more").click()
+        assert rows.evaluate_all(visible) == 60
+        page.locator("#fetches .row button").first.click()
+        expect(page.locator("#fetches .detail .row").first).to_be_visible()
+        assert page.locator("#fetches .detail .row").evaluate_all(visible) == 20
+
+
+def test_what_failed_is_shown(plane, page) -> None:
+    """Which node, which model, why and when, also when nothing else is known of that node; until it has the model."""
+    expect(page.locator("#failures")).to_be_hidden()
+    gone = {"node": "a", "model": "m", "fetch": "f1", "reason": "integrity", "elapsed_s": 3}
+    plane.ask("DELETE", "/register", gone)
+    one = row(page, "failures", "m")
+    expect(one).to_contain_text("wrong bytes")
+    expect(one).to_contain_text("a")
+    expect(cell(one, "Ago")).to_contain_text("s")
+    plane.post("/register", node="a", model="other")
+    expect(cell(row(page, "nodes", "a"), "Failed")).to_have_text("1")
+    row(page, "nodes", "a").click()
+    expect(page.locator("#nodes .facts")).to_contain_text("m (wrong bytes)")
+    plane.post("/register", node="a", model="m", fetch="f2", outcome="fetched", elapsed_s=1)
+    expect(page.locator("#failures")).to_be_hidden()
+
+
+def test_leases_and_versions_are_shown(plane, page) -> None:
+    """When a node's lease ends, and which Loom it runs; a column of it only where they differ."""
+    for name, version in (("a", "0.1.0"), ("b", "0.1.0")):
+        message = {"node": name, "ttl_s": 50, "inventory": []}
+        plane.ask("POST", "/heartbeat", message, {"User-Agent": f"loom/{version}"})
+    row(page, "nodes", "a").click()
+    expect(page.locator("#nodes .facts")).to_contain_text("Loom 0.1.0 · lease ends in ")
+    expect(cell(row(page, "nodes", "a"), "Loom")).to_be_hidden()
+    plane.ask("POST", "/heartbeat", {"node": "b", "inventory": []}, {"User-Agent": "loom/0.2.0"})
+    expect(cell(row(page, "nodes", "b"), "Loom")).to_have_text("0.2.0")
+    expect(page.locator("#word-nodes")).to_have_text("nodes")
+    expect(page.locator("#all-models")).to_have_text("0")
 
 
 def test_without_a_script_it_names_the_command(browser, plane) -> None:

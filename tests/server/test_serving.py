@@ -248,6 +248,19 @@ def test_tls(tmp_path, authority) -> None:
             assert b"HTTP/1.1 200" not in wait_for_cut(one, "plain HTTP on a TLS port")
 
 
+def test_plain_http_to_a_tls_port_is_told(tmp_path, authority, caplog) -> None:
+    """The client sees only a closed connection: the log says what was wrong, once a minute however often it happens."""
+    with running(tmp_path, **tls_of(authority)) as plane:
+        for _ in range(3):
+            with plane.open(head("/healthz")) as one:
+                wait_for_cut(one, "plain HTTP on a TLS port")
+        assert secure(plane, authority, "/healthz")[0] == 200
+        with plane.open() as one, pytest.raises(ssl.SSLError):
+            ssl.create_default_context().wrap_socket(one, server_hostname="localhost")
+        wait_until(lambda: "does not trust" in caplog.text, "the refused certificate is told")
+    assert caplog.text.count("spoke plain HTTP to this port") == 1
+
+
 def test_certificate_and_key_in_one_file(tmp_path, authority) -> None:
     """--tls-cert alone is enough when the key is in it; the certificate of another key is refused at the start."""
     files = tls_of(authority)

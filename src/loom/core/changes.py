@@ -49,7 +49,7 @@ class Registered:
 
     address and zone: None leaves what was known of the node. served: bytes of the model that the node's fetch handed to
     peers. fetch: the id of the fetch that says this. ended: how it ended. These three are soft: a ledger passes them on
-    to all control planes and does not keep them.
+    to all control planes and does not keep them. version: of the Loom that says this; as soft.
     """
 
     node: str
@@ -60,6 +60,7 @@ class Registered:
     served: int = 0
     fetch: str = ""
     ended: Ended | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Beat:
     """A node lives, until `expires_at` unless it says so again.
 
     load: uploads under way. served: bytes handed to peers since the node started.
-    inventory: exactly what it holds; None when that is what it said last.
+    inventory: exactly what it holds; None when that is what it said last. version: as with Registered.
     """
 
     node: str
@@ -94,6 +95,7 @@ class Beat:
     load: int = 0
     served: int = 0
     inventory: tuple[Holding, ...] | None = None
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class Replica(NamedTuple):
 class NodeSummary:
     """A node in one line. expires_at: of its heartbeats' lease, None without one. models: how many it has. rejected_by:
     how many others were handed wrong bytes by it not long ago. namesakes: how many other nodes have the same name.
+    version: of its Loom, "" when unknown. failed: how many models it failed to fetch lately.
     """
 
     node: str
@@ -65,11 +66,36 @@ class NodeSummary:
     rejected_by: int = 0
     identity: str = ""
     namesakes: int = 0
+    version: str = ""
+    failed: int = 0
 
     @property
     def key(self) -> str:
         """What tells it from every other node (loom.core.names.node_key)."""
         return node_key(self.node, self.identity)
+
+
+class Start(NamedTuple):
+    """The fetches of one model that are under way. complete: nodes that have all of it. Sizes are bytes, summed over
+    the fetches; least: of the slowest one.
+    """
+
+    model: str
+    complete: int
+    fetching: int = 0
+    received: int = 0
+    least: int = 0
+    size: int | None = None
+    from_origin: int = 0
+    from_peers: int = 0
+
+    def with_one(self, it: Holding) -> Start:
+        """Return them with one more."""
+        return Start(
+            self.model, self.complete, self.fetching + 1, self.received + it.received,
+            min(self.least, it.received) if self.fetching else it.received, self.size or it.size,
+            self.from_origin + it.from_origin, self.from_peers + it.from_peers,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +140,7 @@ class _Node:
 
     __slots__ = (
         "address", "asserted", "expires_at", "fetch_served", "holdings", "identity", "key", "leases", "load", "name",
-        "said", "served", "shown", "zone",
+        "said", "served", "shown", "version", "zone",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -122,6 +148,7 @@ class _Node:
         self.name, self.identity = split_key(key)
         self.address: str | None = None
         self.zone: str | None = None
+        self.version = ""
         self.load = 0
         self.served = 0
         self.fetch_served: dict[str, int] = {}  # model -> bytes of it that a fetch of this node handed out
@@ -185,6 +212,7 @@ class Fleet:
     def _register(self, change: Registered, *, is_heard: bool) -> None:
         node = self._ensure(change.node)
         self._place(node, change.address, change.zone, node.load)
+        self._note_version(node, change.version)
         model = change.holding.model
         if model in node.holdings and model not in node.leases:
             node.asserted = None  # the inventory listed it: the next one has to be taken in whole
@@ -212,6 +240,7 @@ class Fleet:
     def _beat(self, beat: Beat, *, is_heard: bool) -> None:
         node = self._ensure(beat.node)
         self._place(node, beat.address, beat.zone, beat.load)
+        self._note_version(node, beat.version)
         if node.served != beat.served:
             self.version += 1
             self._add(Moved(served=_growth(node.served, beat.served)), None, is_heard=is_heard)
@@ -289,6 +318,11 @@ class Fleet:
         for model, holding in node.holdings.items():
             self._models[model].move(node, (node.zone, zone), (rank_of(holding, node.load), rank_of(holding, load)))
         node.zone, node.load = zone, load
+
+    def _note_version(self, node: _Node, version: str) -> None:
+        if version and version != node.version:
+            self.version += 1
+            node.version = version
 
     def _put(self, node: _Node, holding: Holding) -> None:
         before = node.holdings.get(holding.model)
@@ -472,6 +506,15 @@ class Fleet:
         """Return what is being fetched now: the partial replicas, of nodes or of models that `search` finds."""
         return heapq.nsmallest(limit, self._partial(search), key=lambda r: (r.holding.model, r.node, r.identity))
 
+    def starts(self, limit: int = 1000, search: str = "") -> list[Start]:
+        """Return the models that are being fetched, and how all their fetches are doing together, by model."""
+        found: dict[str, Start] = {}
+        for one in self._partial(search):
+            model = one.holding.model
+            known = found.get(model) or Start(model, self.count_holders(model) - self._models[model].partials)
+            found[model] = known.with_one(one.holding)
+        return [found[model] for model in sorted(found)[:limit]]
+
     def changes(self) -> Iterator[Change]:
         """Yield changes that make an empty Fleet into this one; what ends by itself comes with its end."""
         for node in self._nodes.values():
@@ -495,7 +538,8 @@ class Fleet:
         counts = node.load, node.served + sum(node.fetch_served.values()), len(node.holdings), fetching
         return NodeSummary(
             node.name, node.address, node.zone, *counts, node.expires_at, len(self.rejections.of(node.key)),
-            node.identity, max(0, self._names[node.name] - 1) if node.identity else 0,
+            node.identity, max(0, self._names[node.name] - 1) if node.identity else 0, node.version,
+            self.fetches.failures_of(node.key),
         )  # fmt: skip
 
     def _model(self, model: str) -> ModelSummary:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from loom import __version__
 from loom.core.control_url import parse_control_url
 from loom.core.names import check_model, check_node
 from loom.core.tokens import first_token
@@ -83,7 +84,7 @@ class ControlClient:
         self._url = parse_control_url(url)
         self._prefix = self._url.target.rstrip("/")
         sent = first_token(token)
-        self._headers = {"Authorization": f"Bearer {sent}"} if sent else {}
+        self._headers = {"User-Agent": f"loom/{__version__}"} | ({"Authorization": f"Bearer {sent}"} if sent else {})
         self._timeout_s = timeout_s
         self.clock_off_s: float | None = None
         """Seconds by which our clock was ahead of the control plane's at the last reply; None when it did not say."""
@@ -137,6 +138,13 @@ class ControlClient:
     def nodes(self, search: str = "") -> list[dict[str, Any]]:
         """Return all nodes, by name."""
         return list(self._pages("nodes", "node", search))
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Return the fetches that failed in the last day, the latest first; none from a control plane that is older."""
+        try:
+            return list(self._ask("GET", "/failures", replies.FAILURES)["failures"])
+        except (NotFound, RegistryError):
+            return []
 
     def models(self, search: str = "") -> list[dict[str, Any]]:
         """Return all models, by name."""

@@ -332,10 +332,11 @@ def _pack(change: Change) -> dict[str, Any]:
     facts: dict[str, Any] = {"n": change.node}
     if isinstance(change, Beat):
         facts |= {"k": "b", "a": change.address, "z": change.zone, "l": change.load, "s": change.served}
-        facts |= {"e": change.expires_at, "i": _pack_inventory(change.inventory)}
+        facts |= {"e": change.expires_at, "i": _pack_inventory(change.inventory), "v": change.version or None}
     elif isinstance(change, Registered):
         facts |= {"k": "r", "a": change.address, "z": change.zone, "m": change.holding.model, "e": change.expires_at}
         facts |= {"s": change.served or None, "f": change.fetch or None, "t": _pack_end(change.ended)}
+        facts["v"] = change.version or None
         facts["h"] = _facts(change.holding, change.expires_at)
     elif isinstance(change, Withdrawn):
         facts |= {"k": "w", "m": change.model, "f": change.fetch or None, "t": _pack_end(change.ended)}
@@ -369,11 +370,18 @@ def _unpack(facts: dict[str, Any]) -> Change:
     if kind == "b":
         inventory = facts.get("i")
         held = None if inventory is None else tuple(_holding(*pair)[0] for pair in inventory)
-        return Beat(node, float(facts["e"]), *place, facts["l"], facts["s"], held)
+        return Beat(node, float(facts["e"]), *place, facts["l"], facts["s"], held, facts.get("v", ""))
     if kind == "r":
         holding, expires_at = _holding(facts["m"], facts["h"])
         return Registered(
-            node, holding, *place, expires_at, facts.get("s", 0), facts.get("f", ""), _unpack_end(facts.get("t"))
+            node,
+            holding,
+            *place,
+            expires_at,
+            facts.get("s", 0),
+            facts.get("f", ""),
+            _unpack_end(facts.get("t")),
+            facts.get("v", ""),
         )
     if kind == "x":
         return Rejected(node, facts["b"], float(facts["e"]))

@@ -34,6 +34,8 @@ _NODE = Shape(
         "zone": str,
         "expires_in_s": float,
         "rejected_by": int,
+        "failed": int,
+        "version": str,
         "identity": str,
         "namesakes": int,
     },
@@ -47,7 +49,11 @@ REGISTERED = Shape({"node": str, "model": str}, {"ttl_s": float, "node_expires_i
 WITHDRAWN = Shape({"node": str, "withdrawn": int})
 BEAT = Shape({"epoch": str, "reassert": bool}, {"ttl_s": float})
 LOCATED = Shape({"total": int, "replicas": [_REPLICA]}, {"homes": [_HOME]})
-NODE_DETAIL = Shape({"node": _NODE, "inventory": [_HOLDING]}, {"namesakes": [_NODE]})
+_FAILURE = Shape(
+    {"node": str, "model": str, "reason": str, "age_s": float}, {"received": int, "size": int, "identity": str}
+)
+FAILURES = Shape({"failures": [_FAILURE]})
+NODE_DETAIL = Shape({"node": _NODE, "inventory": [_HOLDING]}, {"namesakes": [_NODE], "failures": [_FAILURE]})
 PAGES = {
     "nodes": Shape({"nodes": [_NODE]}, {"next": str}),
     "models": Shape({"models": [_MODEL]}, {"next": str}),

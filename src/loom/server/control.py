@@ -33,6 +33,7 @@ from loom.errors import NotFound, RegistryUnavailable, UsageError
 from loom.server.guard import Door, read_body, text_of
 from loom.server.live import Live
 from loom.server.messages import (
+    FailuresReply,
     HealthReply,
     HeartbeatHead,
     HeartbeatReply,
@@ -51,7 +52,7 @@ from loom.server.messages import (
 from loom.server.metrics import Metrics
 from loom.server.openapi import openapi_document
 from loom.server.page import add_page
-from loom.server.replies import holding_reply, join_replicas, model_reply, node_reply, replica_json
+from loom.server.replies import failure_reply, holding_reply, join_replicas, model_reply, node_reply, replica_json
 from loom.server.routes import Routes
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def control_app(registry: Registry, allowed: Allowed, access: Access) -> App:
     routes.add_get("/nodes", plane.nodes)
     routes.add_get("/nodes/{node}", plane.node)
     routes.add_get("/models", plane.models)
+    routes.add_get("/failures", plane.failures)
     routes.add_get("/healthz", plane.healthz)
     routes.add_get("/readyz", plane.readyz)
     routes.add_get("/metrics", metrics.show)
@@ -122,7 +124,7 @@ class ControlPlane:
             holding, address = replace(holding, address=address), None
         ended = Ended(message.outcome, message.elapsed_s, self._registry.now) if message.outcome else None
         await self._registry.submit(
-            Registered(node, holding, address, zone, ends, message.served, message.fetch, ended)
+            Registered(node, holding, address, zone, ends, message.served, message.fetch, ended, _version(request))
         )
         await self._reject(node, [key for key in _rejected(message) if key != node])
         registry, left = self._registry, None
@@ -177,7 +179,9 @@ class ControlPlane:
             inventory = None  # it is kept already: the lease alone has to be renewed
         address, zone = self._allowed.check(message.address), check_zone(message.zone)
         ends = registry.now + message.ttl_s
-        await registry.submit(Beat(node, ends, address, zone, message.load, message.served, inventory))
+        await registry.submit(
+            Beat(node, ends, address, zone, message.load, message.served, inventory, _version(request))
+        )
         fleet = registry.fleet  # it may be another one by now
         asserted = fleet.asserted(node)
         reassert = inventory is None and (asserted is None or message.epoch != registry.epoch)
@@ -219,7 +223,14 @@ class ControlPlane:
         if not found:
             raise NotFound(f"the registry does not know node {name!r}", "see `loom nodes`")
         one, *others = [node_reply(node, now) for node in found]
-        return _json(NodeDetailReply(one, [holding_reply(it, now) for it in fleet.inventory(found[0].key)], others))
+        inventory = [holding_reply(it, now) for it in fleet.inventory(found[0].key)]
+        failures = [failure_reply(it, now) for it in fleet.fetches.failures if it.node == found[0].key]
+        return _json(NodeDetailReply(one, inventory, others, failures))
+
+    async def failures(self, _request: web.BaseRequest, _: str) -> web.Response:
+        """GET /failures: which fetches failed lately, and why."""
+        fleet, now = self._registry.fleet, self._registry.now
+        return _json(FailuresReply([failure_reply(one, now) for one in reversed([*fleet.fetches.failures])]))
 
     async def models(self, request: web.BaseRequest, _: str) -> web.Response:
         """GET /models."""
@@ -285,6 +296,12 @@ def _sample(count: int, wanted: int) -> list[int]:
 def _key(message: RegisterRequest | HeartbeatHead) -> str:
     """Return what tells the node that speaks from every other one. Raises UsageError."""
     return node_key(check_node(message.node), check_identity(message.identity))
+
+
+def _version(request: web.BaseRequest) -> str:
+    """Return the version of the Loom that asks, "" for any other client."""
+    agent = request.headers.get("User-Agent", "")
+    return agent[5:37] if agent.startswith("loom/") and agent.isprintable() else ""
 
 
 def _rejected(message: RegisterRequest) -> Iterator[str]:

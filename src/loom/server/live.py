@@ -16,10 +16,12 @@ import msgspec
 from aiohttp import web
 
 from loom.server.guard import SEND_TIMEOUT_S, text_of
-from loom.server.messages import FleetEvent, TotalsReply
-from loom.server.replies import fetch_reply, model_reply, node_reply
+from loom.server.messages import FleetEvent, StartReply, TotalsReply
+from loom.server.replies import failure_reply, fetch_reply, model_reply, node_reply
 
 if TYPE_CHECKING:
+    from loom.core.fetches import Failure
+    from loom.core.fleet import Fleet
     from loom.registry.registry import Registry
 
 PERIOD_S = 1.0
@@ -102,6 +104,15 @@ def view_of(registry: Registry, search: str = "") -> FleetEvent:
         nodes=[node_reply(one) for one in fleet.nodes("", MAX_ROWS, search)],
         models=[model_reply(one) for one in fleet.list_models("", MAX_ROWS, search)],
         fetches=[fetch_reply(one) for one in fetches],
+        starts=[StartReply(*one) for one in fleet.starts(MAX_ROWS, search)],
+        failures=[failure_reply(one, registry.now) for one in _failures(fleet, search)],
         registry=registry.epoch,
         trouble=registry.trouble,
     )
+
+
+def _failures(fleet: Fleet, search: str) -> list[Failure]:
+    """Return the latest failures first, those of nodes and models that `search` finds."""
+    text = search.lower()
+    found = [one for one in fleet.fetches.failures if text in one.model.lower() or text in one.node.lower()]
+    return found[: -MAX_ROWS - 1 : -1]

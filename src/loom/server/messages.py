@@ -160,6 +160,7 @@ class LocateReply(Struct):
 class NodeReply(Struct, omit_defaults=True):
     """A node. `expires_in_s` is left out when it sends no heartbeats; served: bytes handed to peers. rejected_by: how
     many others were handed wrong bytes by it in the last ten minutes. namesakes: how many other nodes have its name.
+    version: of its Loom. failed: how many models it failed to fetch in the last day, and does not have.
     """
 
     node: str
@@ -173,6 +174,8 @@ class NodeReply(Struct, omit_defaults=True):
     rejected_by: int = 0
     identity: str = ""
     namesakes: int = 0
+    version: str = ""
+    failed: int = 0
 
 
 class NodesReply(Struct):
@@ -197,12 +200,31 @@ class HoldingReply(Struct, omit_defaults=True):
     address: str | None = None
 
 
+class FailureReply(Struct, omit_defaults=True):
+    """A fetch that ended without its file. reason: the class of its exit code, "lost" when it only fell silent."""
+
+    node: str
+    model: str
+    reason: str
+    age_s: float
+    received: int = 0
+    size: int | None = None
+    identity: str = ""
+
+
+class FailuresReply(Struct):
+    """Fetches that failed in the last day and were not made good since, the latest first."""
+
+    failures: list[FailureReply]
+
+
 class NodeDetailReply(Struct, omit_defaults=True):
     """A node and all that it holds. namesakes: the other nodes of that name, when no identity was asked for."""
 
     node: NodeReply
     inventory: list[HoldingReply]
     namesakes: list[NodeReply] = []
+    failures: list[FailureReply] = []
 
 
 class ModelReply(Struct, omit_defaults=True):
@@ -239,6 +261,19 @@ class FetchReply(Struct, omit_defaults=True):
     identity: str = ""
 
 
+class StartReply(Struct):
+    """All fetches of one model that are under way. complete: nodes that have it. least: bytes of the slowest fetch."""
+
+    model: str
+    complete: int
+    fetching: int
+    received: int
+    least: int
+    size: int | None
+    from_origin: int
+    from_peers: int
+
+
 class TotalsReply(Struct):
     """Counts, and bytes since the registry began to count."""
 
@@ -257,6 +292,8 @@ class FleetEvent(Struct):
     nodes: list[NodeReply]
     models: list[ModelReply]
     fetches: list[FetchReply]
+    starts: list[StartReply]
+    failures: list[FailureReply]
     registry: str
     trouble: str
 

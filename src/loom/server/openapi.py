@@ -49,6 +49,7 @@ _OPERATIONS: tuple[tuple[str, str, str, Any, Any, list[dict[str, Any]], tuple[in
     ("get", "/nodes/{node}", "one node and all that it holds", None, m.NodeDetailReply,
      [_path("node", _NODE), _query("identity", _IDENTITY, "which node of that name")], (400, 404)),
     ("get", "/models", "models by name", None, m.ModelsReply, _PAGE, (400,)),
+    ("get", "/failures", "fetches that failed in the last day", None, m.FailuresReply, [], ()),
     ("get", "/healthz", "the process answers", None, m.HealthReply, [], ()),
     ("get", "/readyz", "lookups can be answered", None, m.ReadyReply, [], (503,)),
 )  # fmt: skip

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from loom.server.messages import FetchReply, HoldingReply, ModelReply, NodeReply, ReplicaReply
+from loom.core.names import split_key
+from loom.server.messages import FailureReply, FetchReply, HoldingReply, ModelReply, NodeReply, ReplicaReply
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loom.core.fetches import Failure
     from loom.core.fleet import ModelSummary, NodeSummary, Replica
 
 
@@ -41,7 +43,7 @@ def node_reply(one: NodeSummary, now: float | None = None) -> NodeReply:
     left = None if now is None else _left(one.expires_at, now)
     return NodeReply(
         one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left, one.rejected_by,
-        one.identity, one.namesakes,
+        one.identity, one.namesakes, one.version, one.failed,
     )  # fmt: skip
 
 
@@ -55,6 +57,13 @@ def fetch_reply(one: Replica) -> FetchReply:
     """Return a fetch under way."""
     it = one.holding
     return FetchReply(one.node, it.model, it.received, it.size, it.from_origin, it.from_peers, one.identity)
+
+
+def failure_reply(one: Failure, now: float) -> FailureReply:
+    """Return a fetch that failed."""
+    name, identity = split_key(one.node)
+    age_s = round(max(0.0, now - one.at))
+    return FailureReply(name, one.model, one.reason, age_s, one.received, one.size, identity)
 
 
 def _left(expires_at: float | None, now: float) -> float | None:

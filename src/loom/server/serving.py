@@ -22,6 +22,7 @@ from loom.server import guard
 from loom.server.access import Access, own_names
 from loom.server.control import control_app
 from loom.server.guard import BACKLOG, Doorman, listen, make_request
+from loom.server.handshakes import told_handshakes
 
 if TYPE_CHECKING:
     import socket
@@ -100,6 +101,7 @@ class ControlOptions:
         if not self.tls_cert:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sslobject_class = told_handshakes()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         for path in filter(None, (self.tls_cert, self.tls_key)):
             _check_readable(path)

@@ -7,37 +7,49 @@ from typing import TYPE_CHECKING, Any
 from loom.cli.fleet import fleet_parser, format_digest, format_known_size, format_left, format_state, open_client
 from loom.cli.output import format_table, print_json, print_result
 from loom.cli.parser import Parser, parse
-from loom.cli.words import count, format_size
+from loom.cli.words import count, format_age, format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from loom.cli.context import Voice
     from loom.registry.client import ControlClient
 
 
 def parser() -> Parser:
     """Return the parser of `loom nodes`."""
-    parser = fleet_parser("nodes", "Show the nodes of the fleet, or all that one of them holds.", " [NODE]")
+    text = "Show the nodes of the fleet and the fetches that failed, or all that one node holds."
+    parser = fleet_parser("nodes", text, " [NODE]")
     parser.add_argument("name", nargs="?", metavar="NODE", help="one of them")
     return parser
 
 
 def run(arguments: list[str], voice: Voice) -> int:
-    """Ask, and print a table."""
+    """Ask, and print tables."""
     raw = parse(parser(), arguments)
     client, _ = open_client(raw, voice)
     if raw["name"] is not None:
         _show_one(client, str(raw["name"]), voice)
-    else:
-        nodes = client.nodes()
-        heads, rows = ["NODE", "MODELS", "LOAD", "SERVED", "ZONE", "ADDRESS", "LEASE"], [_node(row) for row in nodes]
-        if any(row.get("namesakes") for row in nodes):
-            heads.append("IDENTITY")
-            rows = [[*cells, row.get("identity", "")[:8] or "-"] for cells, row in zip(rows, nodes, strict=True)]
-        if any(row.get("rejected_by") for row in nodes):
-            heads.append("REJECTED BY")
-            rows = [[*cells, str(row.get("rejected_by", "-"))] for cells, row in zip(rows, nodes, strict=True)]
-        _show({"nodes": nodes}, heads, rows, (1, 2, 3), voice)
+        return 0
+    nodes, failures = client.nodes(), client.failures()
+    heads, rows = ["NODE", "MODELS", "LOAD", "SERVED", "ZONE", "ADDRESS", "LEASE"], [_node(row) for row in nodes]
+    for head, cells in _optional(nodes):
+        heads.append(head)
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+    _show({"nodes": nodes, "failures": failures}, heads, rows, (1, 2, 3), voice)
+    _show_failures(failures, voice)
     return 0
+
+
+def _optional(nodes: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the columns that say something: of most fleets none does."""
+    if any(row.get("namesakes") for row in nodes):
+        yield "IDENTITY", [row.get("identity", "")[:8] or "-" for row in nodes]
+    for head, name in (("FAILED", "failed"), ("REJECTED BY", "rejected_by")):
+        if any(row.get(name) for row in nodes):
+            yield head, [str(row.get(name) or "-") for row in nodes]
+    if len({row.get("version", "") for row in nodes} - {""}) > 1:
+        yield "LOOM", [row.get("version") or "-" for row in nodes]
 
 
 def _show_one(client: ControlClient, name: str, voice: Voice) -> None:
@@ -50,6 +62,18 @@ def _show_one(client: ControlClient, name: str, voice: Voice) -> None:
             rows += [[*_holding(row), identity[:8]] for row in client.node(name, identity)["inventory"]]
         heads.append("IDENTITY")
     _show(detail, heads, rows, (2,), voice)
+    _show_failures(detail.get("failures") or [], voice)
+
+
+def _show_failures(failures: list[dict[str, Any]], voice: Voice) -> None:
+    if failures and not voice.as_json:
+        rows = [_failure(row) for row in failures]
+        print_result("")
+        print_result(format_table(["FAILED ON", "MODEL", "REASON", "WHEN"], rows, right=()))
+
+
+def _failure(row: dict[str, Any]) -> list[str]:
+    return [row["node"], row["model"], row["reason"], f"{format_age(max(1.0, row['age_s']))} ago"]
 
 
 def _show(reply: dict[str, Any], heads: list[str], rows: list[list[str]], right: tuple[int, ...], voice: Voice) -> None:

@@ -31,6 +31,9 @@ const model = column("Model", (it) => it.model, { isName: true });
 const zone = column("Zone", (it) => visible(it.zone ?? ""), { class: "zone" });
 const load = number("Load", (it) => it.load ?? 0);
 const rejected = (it) => it.rejected_by ?? 0;
+const failed = (it) => it.failed ?? 0;
+const some = (value) => (it) => (value(it) ? count(value(it)) : "");
+const countOf = (n, one) => `${count(n)} ${n === 1 ? one : one === "fetch" ? "fetches" : `${one}s`}`;
 const size = bytes("Size", (it) => it.size ?? null);
 const progressed = (it) => (it.state === "partial" && it.size ? percent((it.received ?? 0) / it.size) : it.state);
 const state = column("State", progressed, { class: "state" });
@@ -46,9 +49,11 @@ const ofNode = {
     model, state, size, bytes("Peers", (it) => it.from_peers ?? 0), bytes("Origin", (it) => it.from_origin ?? 0),
   ],
   items: (reply) => reply.inventory.slice(0, MAX_HELD),
-  facts: ({ node: it, inventory: { length } }) => [
-    it.address ?? "no address", it.zone && `zone ${visible(it.zone)}`,
-    length > MAX_HELD ? `the first ${MAX_HELD} of ${count(length)} models` : `${count(length)} models`,
+  facts: ({ node: it, inventory: { length }, failures = [] }) => [
+    it.address ?? "no address", it.zone && `zone ${visible(it.zone)}`, it.version && `Loom ${visible(it.version)}`,
+    it.expires_in_s === undefined ? "no heartbeat" : `lease ends in ${formatTime(Math.max(0, it.expires_in_s))}`,
+    length > MAX_HELD ? `the first ${MAX_HELD} of ${count(length)} models` : countOf(length, "model"),
+    ...failures.map((one) => `failed ${formatTime(one.age_s)} ago: ${visible(one.model)} (${reasonOf(one)})`),
   ],
 };
 
@@ -60,12 +65,20 @@ const ofModel = {
   items: (reply) => reply.replicas,
   facts: ({ total, replicas: { length } }, it) => [
     it.digest ?? "no digest", size.text(it),
-    length < total ? `the best ${length} of ${count(total)} nodes` : `${count(total)} nodes`,
+    it.copies !== undefined && it.copies !== null && `${it.copies.toFixed(2)} copies from the origin`,
+    length < total ? `the best ${length} of ${countOf(total, "node")}` : countOf(total, "node"),
   ],
 };
 
+const REASONS = {
+  usage: "wrong usage", "not-found": "not found", "access-denied": "access denied", origin: "the origin failed",
+  integrity: "wrong bytes", store: "disk", registry: "control plane", interrupted: "interrupted",
+  lost: "fell silent: killed, or cut off", unsaid: "no reason given",
+};
+const reasonOf = (it) => REASONS[it.reason] ?? "unforeseen";
+
 function drawProgress(cell, it) {
-  const label = visible(`${it.model}, ${it.node}`);
+  const label = visible(it.node ? `${it.model}, ${it.node}` : it.model);
   const roles = { role: "progressbar", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100 };
   if (!cell.firstChild) cell.append(makeBar(roles), make("span"));
   const [bar, text] = cell.children;
@@ -79,24 +92,53 @@ function formatRate({ rate }) {
   return rate ? `${formatBytes(rate)}/s` : "stalled";
 }
 
+const progress = column("Progress", (it) => it.part, { draw: drawProgress, class: "progress" });
+const pace = [
+  number("Rate", (it) => it.rate, formatRate, "wide"),
+  number("Left", (it) => it.left, (it) => (it.left === null ? "" : formatTime(it.left)), "wide"),
+  number("Peers", (it) => it.peers, (it) => percent(it.peers)),
+];
+
+const ofStart = {
+  label: "Fetches of",
+  here: (name) => fetches.filter((it) => it.model === name),
+  key: nodeKey,
+  columns: [node, progress, bytes("Received", (it) => it.received), ...pace],
+  facts: (it) => [
+    `${count(it.complete)} of ${countOf(it.complete + it.fetching, "node")} complete`,
+    it.slowest !== null && it.fetching > 1 && `the slowest is at ${percent(it.slowest)}`,
+    it.stalled && `${count(it.stalled)} stalled`,
+    fetches.length >= MAX_ROWS && `of more than ${MAX_ROWS} fetches only the first are listed`,
+  ],
+};
+
 const tables = {
   fetches: new Table($("fetches"), "Fetches", [
-    model, node, column("Progress", (it) => it.part, { draw: drawProgress, class: "progress" }),
-    bytes("Received", (it) => it.received), size,
-    number("Rate", (it) => it.rate, formatRate, "wide"),
-    number("Left", (it) => it.left, (it) => (it.left === null ? "" : formatTime(it.left)), "wide"),
-    number("Peers", (it) => it.peers, (it) => percent(it.peers)),
+    model, number("Nodes", (it) => it.fetching), number("Complete", (it) => it.complete), progress,
+    number("Slowest", (it) => it.slowest, (it) => percent(it.slowest)), number("Stalled", (it) => it.stalled), size,
+    ...pace,
+  ], (it) => it.model, ofStart),
+  failures: new Table($("failures"), "Failures", [
+    model, node, column("Reason", reasonOf, { class: "reason" }),
+    number("Received", (it) => it.received ?? 0, (it) => (it.size ? percent((it.received ?? 0) / it.size) : "")),
+    number("Ago", (it) => it.age_s, (it) => formatTime(it.age_s), "wide"),
   ], (it) => `${it.model}\n${nodeKey(it)}`),
   nodes: new Table($("nodes"), "Nodes", [
-    node, zone, number("Models", (it) => it.models), number("Fetching", (it) => it.fetching), load,
-    bytes("Served", (it) => it.served),
-    number("Rejected by", rejected, (it) => (rejected(it) ? count(rejected(it)) : ""), "rejected"),
-  ], (it) => `${nodeKey(it)}\n${it.namesakes ? 1 : 0}`, ofNode), // a row's name is set once
+    node, zone, number("Models", (it) => it.models), number("Fetching", (it) => it.fetching),
+    number("Failed", failed, some(failed), "failed"), load, bytes("Served", (it) => it.served),
+    number("Rejected by", rejected, some(rejected), "rejected"),
+    column("Loom", (it) => visible(it.version ?? ""), { class: "version" }),
+  ], nodeKey, ofNode),
   models: new Table($("models"), "Models", [
     model, size, number("Complete", (it) => it.complete), number("Fetching", (it) => it.partial),
+    number("Copies", (it) => it.copies ?? null, (it) => ((it.copies ?? null) === null ? "" : it.copies.toFixed(2))),
   ], (it) => it.model, ofModel),
 };
 
+tables.failures.sort(tables.failures.columns.at(-1)); // the latest first
+tables.failures.sort(tables.failures.columns.at(-1));
+
+let fetches = []; // those of the last view, with their rates
 let paces = new Map(); // fetch -> when it was seen to have how much, a while back
 let shown = null; // the last view, with the search that it answers
 let opensFirst = false; // Enter was pressed in the search: its first row opens
@@ -116,35 +158,62 @@ function paced(it, points = [], now = performance.now()) {
   return [points, { ...it, rate, left, part, peers: moved ? it.from_peers / moved : null }];
 }
 
+/** Return the fetches of one model as one row; `own` are those of them that the view has. */
+function gathered(it, own) {
+  const rates = own.map((one) => one.rate);
+  const lefts = own.map((one) => one.left).filter((left) => left !== null);
+  const moved = it.from_origin + it.from_peers;
+  return {
+    ...it,
+    part: it.size ? Math.min(1, it.received / (it.size * it.fetching)) : null,
+    slowest: it.size ? Math.min(1, it.least / it.size) : null,
+    peers: moved ? it.from_peers / moved : null,
+    rate: rates.some((rate) => rate !== null) ? rates.reduce((sum, rate) => sum + (rate ?? 0), 0) : null,
+    left: lefts.length ? Math.max(...lefts) : null,
+    stalled: rates.filter((rate) => rate === 0).length,
+  };
+}
+
+const fetchKey = (it) => `${it.model}\n${nodeKey(it)}`;
+
 function show(view) {
   const { totals, nodes, models, trouble, search } = (shown = view);
-  const all = view.fetches.map((it) => [tables.fetches.key(it), ...paced(it, paces.get(tables.fetches.key(it)))]);
+  const all = view.fetches.map((it) => [fetchKey(it), ...paced(it, paces.get(fetchKey(it)))]);
   paces = new Map(all);
-  const names = new Set([...nodes.map((it) => it.node), ...models.map((it) => it.model)]);
-  const fetches = all.map((it) => it[2]).filter((it) => !search || names.has(it.node) || names.has(it.model));
-  reveal(totals.nodes ? "main" : "welcome");
-  showTotals(totals, all.map((it) => it[2]));
+  fetches = all.map((it) => it[2]);
+  const starts = view.starts.map((it) => gathered(it, fetches.filter((one) => one.model === it.model)));
+  reveal(totals.nodes || view.failures.length ? "main" : "welcome");
+  showTotals(totals, starts);
   showWelcome();
   setText($("trouble"), trouble && `The registry behind cannot be written: ${trouble}`);
   $("trouble").hidden = !trouble;
   const match = search ? ` matches “${visible(search)}”` : " yet";
-  tables.fetches.show(fetches, search ? "Nothing that matches is being fetched." : "Nothing is being fetched.");
+  const versions = new Set(nodes.map((it) => it.version).filter(Boolean));
+  const optional = { failed: nodes.some(failed), rejected: nodes.some(rejected), version: versions.size > 1 };
+  for (const [name, isWanted] of Object.entries(optional)) $("nodes").classList.toggle(`with-${name}`, isWanted);
+  tables.fetches.show(starts, search ? "Nothing that matches is being fetched." : "Nothing is being fetched.");
+  tables.fetches.refreshOpen();
+  $("failures").hidden = !view.failures.length;
+  tables.failures.show(view.failures);
   tables.nodes.show(nodes, `No node${match}.`);
   tables.models.show(models, `No model${match}.`);
-  $("nodes").classList.toggle("rejects", nodes.some(rejected)); // a column that is mostly empty takes room from names
-  showBound("fetches", fetches.length, totals.fetching);
+  const fetching = starts.reduce((sum, it) => sum + it.fetching, 0);
+  setText($("some-fetches"), fetching ? `${countOf(fetching, "fetch")} of ${countOf(starts.length, "model")}` : "");
+  setText($("some-failures"), `${count(view.failures.length)} in the last day, not fetched since`);
   showBound("nodes", nodes.length, totals.nodes, !search || nodes.length >= MAX_ROWS);
   showBound("models", models.length, totals.models, !search || models.length >= MAX_ROWS);
-  setText($("found"), search && `${nodes.length} nodes and ${models.length} models found`);
+  setText($("found"), search && `${countOf(nodes.length, "node")} and ${countOf(models.length, "model")} found`);
   if (opensFirst && search === $("search").value.trim()) openFirst();
 }
 
-function showTotals({ nodes, models, fetching, from_origin: origin, from_peers: peers }, fetches) {
-  const rate = fetches.length === fetching ? fetches.reduce((sum, it) => sum + (it.rate ?? 0), 0) : 0;
+function showTotals({ nodes, models, fetching, from_origin: origin, from_peers: peers }, starts) {
+  const rate = fetches.length === fetching ? starts.reduce((sum, it) => sum + (it.rate ?? 0), 0) : 0;
   const share = origin + peers ? peers / (origin + peers) : null;
   setText($("all-nodes"), count(nodes));
   setText($("all-models"), count(models));
   setText($("all-fetches"), count(fetching));
+  setText($("word-nodes"), nodes === 1 ? "node" : "nodes");
+  setText($("word-models"), models === 1 ? "model" : "models");
   setText($("rate"), rate ? `at ${formatBytes(rate)}/s` : "");
   setText($("from-peers"), formatBytes(peers) + (share === null ? "" : ` (${percent(share)})`));
   setText($("from-origin"), formatBytes(origin));

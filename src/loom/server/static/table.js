@@ -48,11 +48,26 @@ export function setAttribute(one, name, value) {
   if (one.getAttribute(name) !== value) one.setAttribute(name, value);
 }
 
-/** Return a name that, where it is too long, gives way before its end: that is what tells names apart. */
+const MAX_NAME = 160; // characters of a name that are shown while its row is closed
+
+/** Return a name that is shown whole, on as many lines as it needs: what tells two apart may be anywhere in it. */
 function nameOf(text) {
-  const start = Array.from(visible(text));
-  const end = start.length > 32 ? start.splice(-20).join("") : "";
-  return make("bdi", { class: "name", title: visible(text) }, make("span", {}, start.join("")), make("span", {}, end));
+  const all = Array.from(visible(text));
+  const isLong = all.length > MAX_NAME;
+  const slash = isLong ? -1 : all.lastIndexOf("/", all.length - 2) + 1;
+  const path = make("span", { class: "path" }, ...breakable(all.slice(0, Math.max(0, slash)).join("")));
+  const whole = make("span", { class: isLong ? "whole" : "" }, ...breakable(all.slice(Math.max(0, slash)).join("")));
+  const parts = slash > 0 ? [path, whole] : [whole];
+  if (isLong) {
+    const cut = `${all.slice(0, MAX_NAME / 2).join("")} … ${all.slice(-MAX_NAME / 2).join("")}`;
+    parts.push(make("span", { class: "cut", "data-cut": cut }));
+  }
+  return make("bdi", { class: "name", title: visible(text) }, ...parts);
+}
+
+/** Return text that may be broken behind what separates its parts. */
+function breakable(text) {
+  return text.split(/(?<=[/._:@-])(?=[^/._:@-])/u).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
 }
 
 export function makeBar(attributes) {
@@ -68,6 +83,8 @@ export function setBar(bar, part, peers) {
 
 // Tables. A column has a label, a `value` to sort by, and is shown as `text` of an item; a name is part of the key.
 
+const FIRST_ROWS = 20; // on a phone, until more is asked for
+
 const isSame = (a, b) => a !== null && Object.keys({ ...a, ...b }).every((key) => a[key] === b[key]);
 
 export class Table {
@@ -78,7 +95,9 @@ export class Table {
     this.body = make("tbody", { role: "rowgroup" });
     this.table = make("table", { role: "table", "aria-label": label }, head, this.body);
     this.none = make("p", { class: "none" });
-    home.append(this.none, make("div", { class: "scroll" }, this.table));
+    this.more = make("button", { type: "button", class: "more", hidden: "" });
+    this.more.addEventListener("click", () => home.classList.add("all"));
+    home.append(this.none, make("div", { class: "scroll" }, this.table), this.more);
     if (detail) this.body.addEventListener("click", (event) => this.clicked(event.target));
     this.markHeads();
   }
@@ -118,11 +137,20 @@ export class Table {
       return row.open ? [row.tr, row.open.tr] : [row.tr];
     });
     gone.forEach((row) => this.drop(row));
+    this.items.forEach((item, i) => this.rows.get(this.key(item)).tr.classList.toggle("late", i >= FIRST_ROWS));
     place(this.body, wanted);
+    this.rows.forEach((row) => row.open && setAttribute(row.open.cell, "colspan", this.width));
+    this.more.hidden = items.length <= FIRST_ROWS;
+    setText(this.more, `Show all ${count(items.length)}`);
     if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
     if (!this.body.querySelector(".row button[tabindex='0']")) reach(this.body.querySelector(".row button"));
     this.table.hidden = !items.length;
     setText(this.none, items.length ? "" : none);
+  }
+
+  /** How many columns are seen: a cell that spans more would make another one, and squeeze the others. */
+  get width() {
+    return String(this.heads.filter((head) => getComputedStyle(head).display !== "none").length || this.heads.length);
   }
 
   add(item) {
@@ -172,10 +200,10 @@ export class Table {
       return;
     }
     const facts = make("p", { class: "facts" }, "loading…");
-    const cell = make("td", { role: "cell", colspan: this.columns.length }, facts);
+    const cell = make("td", { role: "cell", colspan: this.width }, facts);
     const table = new Table(cell, `${this.detail.label} ${visible(row.key)}`, this.detail.columns, this.detail.key);
     table.show([]);
-    row.open = { tr: make("tr", { role: "row", class: "detail" }, cell), facts, table, isBusy: false };
+    row.open = { tr: make("tr", { role: "row", class: "detail" }, cell), cell, facts, table, isBusy: false };
     row.tr.after(row.open.tr);
     this.refresh(row);
   }
@@ -185,6 +213,10 @@ export class Table {
   }
 
   async refresh({ key, open, item }) {
+    if (this.detail.here) {
+      setText(open.facts, this.detail.facts(item).filter(Boolean).join(" · "));
+      return open.table.show(this.detail.here(key));
+    }
     open.isBusy = true;
     try {
       const reply = await this.detail.load(key);
