@@ -14,6 +14,7 @@ import loom
 from loom.cli.main import run
 from loom.core.keys import reference_key
 from loom.store.cache import Cache
+from loom.store.inventory import take_inventory
 from loom.store.settling import settle_all
 from tests.origins.deliveries import closes
 from tests.origins.things import Thing, seeded
@@ -142,6 +143,21 @@ def test_repair_makes_lost_records_anew(cache, origin, capsys) -> None:
     asked = len(origin.requests)
     assert loom.fetch(f"http://127.0.0.1:{origin.port}/old.bin", "x").outcome == "cached"
     assert len(origin.requests) == asked
+
+
+@pytest.mark.parametrize("limit", [["--max-size", "0"], ["--older-than", "0s"]])
+def test_gc_says_why_nothing_went(cache, tmp_path, capsys, limit) -> None:
+    """What was not removed is listed with its reason; without a limit it is said that models stay."""
+    for blob in take_inventory(cache).blobs:
+        out = tmp_path / f"linked-{blob.title}"
+        out.symlink_to(blob.path)
+        cache.pin(str(out))
+    assert run(["cache", "gc", *limit]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path}/linked-old.bin is a symbolic link to it" in "\n".join(lines)
+    assert lines[0].startswith("kept ")
+    assert run(["cache", "gc"]) == 0
+    assert "models stay unless --max-size or --older-than" in capsys.readouterr().out
 
 
 def test_gc_by_age_and_by_size(cache, capsys) -> None:

@@ -79,8 +79,8 @@ class Cached:
         return sorted(blob.name for blob in take_inventory(self.cache).blobs)
 
     def staged(self) -> list[str]:
-        """Return the names in the staging."""
-        return names_in(f"{self.root}/staging")
+        """Return the names in the staging, but those of locks, which are empty and stay."""
+        return [name for name in names_in(f"{self.root}/staging") if not name.endswith(".lock")]
 
 
 def is_same(one: Path, other: Path) -> bool:

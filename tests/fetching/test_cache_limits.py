@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from loom.core.keys import reference_key
 from loom.errors import OriginUnreachable, StoreFull
-from tests.fetching.cached import Cached
+from loom.store.cache import Cache
+from tests.fetching.cached import Cached, spoil
 from tests.fetching.kit import CHUNK
 from tests.fetching.test_cache_links import mount, needs_root, unmount
-from tests.origins.deliveries import closes
+from tests.origins.deliveries import closes, paced
 from tests.origins.replies import ends_by_closing, ignores_ranges, sends_chunked
 from tests.origins.things import Thing, seeded
 
@@ -65,7 +70,7 @@ def test_an_abandoned_part_gives_way(origin, cached):
     url = origin.put("/m.bin", Thing(DATA))
     with (Path(cached.root, "staging") / cached.staged()[0]).open("rb") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
-        with pytest.raises(StoreFull, match="is in use"):
+        with pytest.raises(StoreFull, match="being fetched by a process"):
             cached.fetch(url, max_cache_size=SIZE + CHUNK)
     receipt = cached.right(url, DATA, max_cache_size=SIZE + CHUNK)
     assert [warning for warning in receipt.warnings if "half.bin (unfinished)" in warning]
@@ -147,3 +152,61 @@ def test_a_disk_too_small_for_the_output(origin, cached, small_disk):
     with pytest.raises(StoreFull):
         cached.fetch(url, small_disk / "m.bin")
     assert (small_disk / "m.bin").read_bytes() == seeded(2 * DISK)
+
+
+def counted(root: Path) -> int:
+    """Return the bytes of all files in the cache at their full length, each once: what is there or reserved."""
+    seen = {}
+    for path in root.rglob("*"):
+        with suppress(OSError):
+            one = path.lstat()
+            seen[one.st_ino] = one.st_size if stat.S_ISREG(one.st_mode) else 0
+    return sum(seen.values())
+
+
+def test_fetches_at_once_keep_within_the_limit(origin, cached):
+    """What one has begun is reserved, from before its first byte: never do all of them together hold too much."""
+    limit, most, outcomes = 2 * SIZE + SIZE // 2, 0, []
+    urls = [origin.put(f"/{at}.bin", Thing(seeded(SIZE, at)), paced(CHUNK // 4, 0.01)) for at in range(5)]
+
+    def fetch(at: int) -> None:
+        try:
+            outcomes.append(cached.right(urls[at], seeded(SIZE, at), f"{at}.bin", max_cache_size=limit).outcome)
+        except StoreFull as error:
+            outcomes.append(error.message)
+
+    threads = [threading.Thread(target=fetch, args=(at,)) for at in range(5)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        most = max(most, counted(cached.root))
+        time.sleep(0.005)
+    notes = 20_000  # journals and records
+    assert SIZE < most < limit + notes
+    assert "fetched" in outcomes
+    assert {
+        outcome for outcome in outcomes if outcome != "fetched" and "being fetched by a process" not in outcome
+    } == set()
+
+
+def test_the_quarantine_counts(origin, cached):
+    """Blobs that turned out wrong are within the limit, too, and are the first to go."""
+    url, limit = origin.put("/m.bin", Thing(DATA)), 2 * SIZE + SIZE // 2
+    for _ in range(4):
+        cached.right(url, DATA, max_cache_size=limit)
+        cached.settle()
+        spoil(cached.blob(url))
+        cached.out("model.bin").unlink()
+        assert counted(cached.root) < limit + 20_000
+    cached.right(url, DATA, max_cache_size=limit)
+    assert counted(cached.root) < limit + 20_000
+
+
+def test_far_below_the_limit_no_record_is_read(origin, cached, monkeypatch):
+    """A miss then takes stock of sizes alone: with thousands of records it costs little more than without a limit."""
+    for at in range(5):
+        cached.fetch(origin.put(f"/{at}.bin", Thing(seeded(100, at))), f"{at}.bin")
+    url, read = origin.put("/m.bin", Thing(DATA)), []
+    monkeypatch.setattr(Cache, "records", lambda _: read.append(1) or iter(()))
+    cached.right(url, DATA, max_cache_size=10**9)
+    assert read == []

@@ -14,7 +14,7 @@ import loom.fetching.vault
 from loom.cli import quick
 from loom.errors import NotCached, StoreError, StoreFull, UsageError
 from loom.store import settling
-from loom.store.inventory import collect_garbage
+from loom.store.evicting import collect_garbage
 from tests.fetching.cached import Cached, is_same
 from tests.fetching.kit import CHUNK, leftovers
 from tests.origins.things import Thing, seeded
@@ -266,7 +266,7 @@ def test_what_a_symbolic_link_leads_to_is_not_evicted(origin, cached, is_quick):
     else:
         cached.fetch(url, link="symlink")
     other = origin.put("/other.bin", Thing(OTHER))
-    with pytest.raises(StoreFull, match="symbolic links lead to"):
+    with pytest.raises(StoreFull, match="is a symbolic link to it"):
         cached.fetch(other, "o.bin", max_cache_size=SIZE + CHUNK)
     assert collect_garbage(cached.cache, 0, 0.0).blobs == ()
     assert out.read_bytes() == DATA

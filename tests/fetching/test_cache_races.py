@@ -13,7 +13,7 @@ import pytest
 import loom.fetching.vault
 from loom.core.keys import reference_key
 from loom.store.cache import Cache
-from loom.store.inventory import collect_garbage
+from loom.store.evicting import collect_garbage
 from loom.store.staging import Staging
 from tests.fetching.cached import Cached, await_until, is_same
 from tests.fetching.kit import CHUNK
@@ -207,7 +207,7 @@ def test_evicted_between_finding_and_placing(origin, cached, monkeypatch, mode, 
 _EVICTOR = """
 import sys
 from loom.store.cache import Cache
-from loom.store.inventory import collect_garbage
+from loom.store.evicting import collect_garbage
 print("ready", flush=True)
 while True:
     collect_garbage(Cache(sys.argv[1]), 0)
@@ -228,7 +228,7 @@ def test_evicted_all_the_time(origin, cached, python, mode):
 _EVICTOR_MEETS_READER = """
 import contextlib, fcntl, os, sys
 from loom.store.cache import Cache
-from loom.store.inventory import collect_garbage
+from loom.store.evicting import collect_garbage
 plain = fcntl.fcntl
 def meet_reader(fd, command, *rest):
     told = plain(fd, command, *rest)

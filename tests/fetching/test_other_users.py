@@ -14,7 +14,7 @@ import loom
 from loom.core.keys import reference_key
 from loom.store import settling
 from loom.store.cache import Cache
-from loom.store.inventory import make_room
+from loom.store.evicting import make_room
 from tests.fetching.cached import Cached
 from tests.fetching.kit import CHUNK
 from tests.origins.fault import after

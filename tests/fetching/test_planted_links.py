@@ -13,7 +13,7 @@ from loom.core.keys import reference_key
 from loom.sharing.cached import CacheShelf
 from loom.store.cache import Cache, Ref, format_ref, read_boot_id
 from loom.store.checking import check, repair
-from loom.store.inventory import collect_garbage
+from loom.store.evicting import collect_garbage
 from loom.store.settling import settle_in_turn
 from tests.fetching.cached import Cached
 from tests.origins.things import Thing, seeded

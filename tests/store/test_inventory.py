@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loom.store import inventory
+from loom.store import evicting, inventory
+from loom.store.evicting import collect_garbage, evictable, make_room
 from loom.store.holding import is_locked
 from loom.store.inside import Place
-from loom.store.inventory import collect_garbage, evictable, is_in_use, make_room, take_inventory
+from loom.store.inventory import is_in_use, take_inventory
 from tests.store.kit import names_in
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put
 
@@ -278,7 +279,7 @@ def test_an_unfinished_download_that_begins_anew_meanwhile(cache, monkeypatch) -
     part, journal = (Path(cache.root, "staging", f"{KEY}.loom.{kind}") for kind in ("part", "journal"))
     part.write_bytes(bytes(8192))
     journal.touch()
-    can_lock = inventory.try_lock
+    can_lock = evicting.try_lock
 
     def late(lock: int) -> bool:
         fresh = journal.with_suffix(".tmp")
@@ -287,6 +288,6 @@ def test_an_unfinished_download_that_begins_anew_meanwhile(cache, monkeypatch) -
         return can_lock(lock)
 
     (found,) = take_inventory(cache).parts
-    monkeypatch.setattr(inventory, "try_lock", late)
-    assert not inventory.remove_part(found)
+    monkeypatch.setattr(evicting, "try_lock", late)
+    assert not evicting.remove_part(found)
     assert (part.exists(), journal.read_bytes()) == (True, b"new")

@@ -15,8 +15,9 @@ import pytest
 
 from loom.store import settling
 from loom.store.cache import Cache, settled_blob
+from loom.store.evicting import collect_garbage
 from loom.store.hashing import hash_file
-from loom.store.inventory import collect_garbage, take_inventory
+from loom.store.inventory import take_inventory
 from loom.store.settling import QUARANTINED, quarantine, settle, settle_all
 from tests.store.kit import names_in
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot

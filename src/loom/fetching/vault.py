@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from loom.core.options import Options
     from loom.core.reference import Reference
+    from loom.store.evicting import Room
     from loom.store.inside import Place
     from loom.store.inventory import Blob, Part
 
@@ -62,6 +63,7 @@ class Vault:
         self._blob = ""
         self._way = ""
         self._tried: Path | None = None
+        self._room: Room | None = None
 
     @property
     def root(self) -> str:
@@ -268,16 +270,25 @@ class Vault:
         if size > limit:
             message = f"the file has {size / 1e6:,.0f} MB and the cache may hold {limit / 1e6:,.0f} MB"
             raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
-        from loom.store.inventory import make_room
+        from loom.store.evicting import Room, make_room
 
+        self._room = self._room or Room(self._cache)
+        self._room.hold()
         with faults("make room in", self.root):
             removed = make_room(self._cache, size, limit, self.key)
         if removed.missing:
-            message = f"the cache may hold {limit / 1e6:,.0f} MB, and "
-            message += "what is in use, or what symbolic links lead to, leaves no room"
-            raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
+            self.let_go_of_room()
+            shown = "; ".join(f"{title} ({size / 1e6:,.0f} MB): {why}" for title, size, why in removed.kept[:3])
+            more = f"; and {len(removed.kept) - 3} more" if len(removed.kept) > 3 else ""
+            message = f"the cache may hold {limit / 1e6:,.0f} MB, and what is in it leaves no room: {shown}{more}"
+            raise StoreFull(message, "raise --max-cache-size, fetch it later, or fetch it with --no-cache")
         gone = [*(blob.title for blob in removed.blobs), *(f"{part.title} (unfinished)" for part in removed.parts)]
         return f"evicted from the cache: {', '.join(gone)}" if gone else ""
+
+    def let_go_of_room(self) -> None:
+        """End the turn that `make_room` took: the part is there, and counts."""
+        if self._room is not None:
+            self._room.let_go()
 
     def require_output(self, out: Path) -> None:
         """Refuse an output that can never be placed, before anything is fetched: the last step is tried first.
@@ -323,7 +334,8 @@ class Vault:
 
     def hint_of_room(self) -> str:
         """Return what could be removed for room, for an error's hint."""
-        from loom.store.inventory import evictable, take_inventory
+        from loom.store.evicting import evictable
+        from loom.store.inventory import take_inventory
 
         try:
             inventory = take_inventory(self._cache)
@@ -334,7 +346,10 @@ class Vault:
             *(part for part in inventory.parts if not part.is_active),
         ]
         if not idle:
-            return "make room, or choose another --cache; nothing in the cache is idle"
+            return (
+                "make room, or choose another --cache; `loom cache gc` would free nothing: what is cached is in use, "
+                "being fetched, or shares its bytes with outputs (LINKS in `loom cache ls`)"
+            )
         shown = ", ".join(f"{blob.title} ({blob.size / 1e6:,.0f} MB)" for blob in idle[:3])
         more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
         freed = sum(blob.size for blob in idle) / 1e6

@@ -114,6 +114,7 @@ class ThroughCache:
         self._vault = Vault(root, reference, options, report.hashing)
         self._staging = self._vault.stage()
         self._ref: Ref | None = None
+        self._is_counted = False
         self._name = reference.best_name
 
     def find(self) -> Standing | Doubt | None:
@@ -176,6 +177,7 @@ class ThroughCache:
         kept = self.record.have().total if self.record is not None else 0
         self._vault.require_room_for_copy(out, size, max(0, size - kept))
         self._make_room(size)
+        self._is_counted = size > 0 and self._ref is None
         return None
 
     def _known(self, reply: Reply | Hearsay) -> Standing | None:
@@ -196,6 +198,8 @@ class ThroughCache:
             self._staging.begin(version, chunk_size, record)
         except StoreFull as error:
             raise StoreFull(error.message, self._vault.hint_of_room() or error.hint) from error
+        finally:
+            self._vault.let_go_of_room()
         return self._staging
 
     def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:
@@ -210,17 +214,25 @@ class ThroughCache:
             raise
         finally:
             os.close(held)
-        try:  # a stream's size was not known before; an older version may go now
-            self._make_room(0)
-        except StoreFull as error:
-            self._warn(error.message)
+        if not self._is_counted:
+            self._count_again()
         if not self._staging.is_read_only:
             self._warn(f"the file system of {self._vault.root} keeps no permissions: what is cached can be written to")
         if remark := self._vault.settle(ref):
             self._warn(remark)
         return Standing(version, outcome, placement, digest)
 
+    def _count_again(self) -> None:
+        """Make room after the fact: a stream's size was not known before, and an older version may go now."""
+        try:
+            self._make_room(0)
+        except StoreFull as error:
+            self._warn(error.message)
+        finally:
+            self._vault.let_go_of_room()
+
     def close(self) -> None:
+        self._vault.let_go_of_room()
         self._staging.close()
 
     def _hit(self, ref: Ref, checked: Checked | None = None, proof: Digest | None = None) -> Standing:

@@ -245,11 +245,7 @@ class Cache:
             except OSError:
                 continue
             with open(fd, "rb", buffering=0) as file:
-                ref = parse_ref(file.read())
-                if ref is not None:
-                    seen = os.fstat(fd)
-                    ref.owner, ref.used_at = seen.st_uid, seen.st_mtime
-                return ref
+                return _read_ref(file.read(), os.fstat(fd))
         return None
 
     def has_record(self, key: str) -> bool:
@@ -262,10 +258,20 @@ class Cache:
 
     def records(self) -> Iterator[tuple[str, Ref | None]]:
         """Yield every reference's key and what is on record for it, read when it is its turn; None: not legible."""
-        for key in sorted({name.partition(_OWN)[0] for name in self.inside.names("refs")}):
-            ref = self.read(key)
-            if ref is not None or self.has_record(key):
-                yield key, ref
+        own = f"{_OWN}{os.geteuid()}" if self.inside.is_shared else ""
+        last: tuple[str, Ref | None] | None = None
+        for name, data, seen in self.inside.read_each("refs"):
+            key, mark, user = name.partition(_OWN)
+            if mark + user not in ("", own):
+                continue  # another user's, beside one of somebody else
+            if last is not None and last[0] != key:
+                yield last  # a record of one's own comes after the shared one, and counts
+            last = (key, _read_ref(data, seen))
+            if not own:
+                yield last
+                last = None
+        if last is not None:
+            yield last
 
     def find(self, key: str) -> Ref | None:
         """Return what a reference leads to, if its blob is there and can be believed."""
@@ -352,3 +358,10 @@ class Cache:
         """Remove a reference's record, as far as this user may."""
         for place in self._refs(key):
             place.unlink()
+
+
+def _read_ref(data: bytes | None, seen: os.stat_result | None) -> Ref | None:
+    ref = parse_ref(data) if data is not None else None
+    if ref is not None and seen is not None:
+        ref.owner, ref.used_at = seen.st_uid, seen.st_mtime
+    return ref

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.store.cache import SETTLED, Cache, Ref
+from loom.store.evicting import collect_garbage
 from loom.store.hashing import hash_file
-from loom.store.inventory import Blob, collect_garbage, take_inventory
+from loom.store.inventory import Blob, take_inventory
 from loom.store.notes import XATTR
 from loom.store.settling import quarantine, settle_all
 

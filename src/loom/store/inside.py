@@ -180,6 +180,38 @@ class Inside:
         finally:
             os.close(fd)
 
+    def read_each(self, folder: str) -> Iterator[tuple[str, bytes | None, os.stat_result | None]]:
+        """Yield each file of a folder that is believed, by name, with its content and what is seen of it.
+
+        Each is read when it is its turn; None for one that cannot be read then.
+        """
+        try:
+            fd = self.enter(folder, _FOLDER)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        try:
+            for name in sorted(os.listdir(fd)):
+                try:
+                    file = open_in(fd, name, os.O_RDONLY)
+                except (FileNotFoundError, Foreign):
+                    continue
+                except OSError:
+                    yield name, None, None
+                    continue
+                with open(file, "rb", buffering=0) as opened:
+                    try:
+                        seen = os.fstat(file)
+                        self.check(seen)
+                        content = opened.read()
+                    except Foreign:
+                        continue
+                    except OSError:
+                        yield name, None, None
+                        continue
+                yield name, content, seen
+        finally:
+            os.close(fd)
+
     def sync(self, folder: str) -> None:
         """Bring the names in a folder to the disk, where the file system can do that for a folder."""
         fd = self.enter(folder, _FOLDER)
@@ -304,16 +336,7 @@ class Place:
     def _open(self, flags: int, mode: int) -> int:
         folder = self.inside.enter(self._folder)
         try:
-            for _ in range(_LEASE_TRIES):
-                try:
-                    return os.open(self._last, flags | _FILE, mode, dir_fd=folder)
-                except BlockingIOError:
-                    time.sleep(0.001)
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK):
-                raise Foreign(errno.EPERM, "not a regular file") from None
-            raise
+            return open_in(folder, self._last, flags, mode)
         finally:
             os.close(folder)
 
@@ -396,6 +419,21 @@ class Place:
             return os.readlink(self._last, dir_fd=folder), seen.st_mtime
         finally:
             os.close(folder)
+
+
+def open_in(folder: int, name: str, flags: int, mode: int = 0) -> int:
+    """Open a name in an open folder; what has the name is not yet looked at. Raises OSError, Foreign."""
+    try:
+        for _ in range(_LEASE_TRIES):
+            try:
+                return os.open(name, flags | _FILE, mode, dir_fd=folder)
+            except BlockingIOError:
+                time.sleep(0.001)
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK):
+            raise Foreign(errno.EPERM, "not a regular file") from None
+        raise
 
 
 def share(fd: int, inside: Inside) -> None:

@@ -17,21 +17,15 @@ from loom.core.urls import redact
 from loom.errors import IntegrityError, NotCached, UsageError
 from loom.store.cache import Cache, cache_root
 from loom.store.checking import Finding, check, repair
+from loom.store.evicting import Removed, collect_garbage, remove_blobs, remove_part
 from loom.store.faults import faults
-from loom.store.inventory import (
-    Blob,
-    Inventory,
-    Part,
-    Removed,
-    collect_garbage,
-    is_in_use,
-    remove_blobs,
-    remove_part,
-    take_inventory,
-)
+from loom.store.inventory import Blob, Inventory, Part, is_in_use, take_inventory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+_SHOWN = 10
+"""Most models that are listed with why they were kept."""
 
 _STATES = {
     "supplied": "sha256 supplied", "told": "sha256 told", "computed": "sha256 computed", "unhashed": "not yet hashed",
@@ -265,7 +259,11 @@ def _rm(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
 
 
 def _gc(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
-    return _tell_removed(cache, collect_garbage(cache, raw["max_size"], raw["older_than"]), voice)
+    has_limit = raw["max_size"] is not None or raw["older_than"] is not None
+    code = _tell_removed(cache, collect_garbage(cache, raw["max_size"], raw["older_than"]), voice)
+    if not has_limit and not voice.as_json:
+        print_result("models stay unless --max-size or --older-than says which may go")
+    return code
 
 
 def _tell_removed(cache: Cache, removed: Removed, voice: Voice) -> int:
@@ -273,8 +271,9 @@ def _tell_removed(cache: Cache, removed: Removed, voice: Voice) -> int:
     if voice.as_json:
         names = [{"name": blob.title, "size": blob.size, "links": blob.links} for blob in removed.blobs]
         parts = [_part_to_dict(part) for part in removed.parts]
+        passed = [{"name": title, "size": size, "why": why} for title, size, why in removed.kept]
         print_json({"removed": names, "parts": parts, "files": list(removed.files), "freed": removed.freed,
-                    "left": left.size})  # fmt: skip
+                    "left": left.size, "kept": passed})  # fmt: skip
         return 0
     for blob in removed.blobs:
         kept = f"  (its bytes stay with {count(blob.links, 'links')})" if blob.links else ""
@@ -285,6 +284,10 @@ def _tell_removed(cache: Cache, removed: Removed, voice: Voice) -> int:
         print_result(f"removed {part.title}  {format_size(part.size)}  (unfinished)")
     if removed.files:
         print_result(f"removed {count(len(removed.files), 'files')} of no use")
+    for title, size, why in removed.kept[:_SHOWN]:
+        print_result(f"kept {title}  {format_size(size)}: {why}")
+    if len(removed.kept) > _SHOWN:
+        print_result(f"kept {len(removed.kept) - _SHOWN} more for such reasons")
     print_result(f"{format_size(removed.freed)} freed, {format_size(left.size)} left in {cache.root}")
     return 0
 
