@@ -128,6 +128,30 @@ def test_what_moves_goes_the_long_way(cached, origin, monkeypatch, path, is_quic
     assert quick.answer(["fetch", url]) == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "is_quick"),
+    [("/a/m.gguf", True), ("/a/llama", True), ("/get?file=m.gguf", True), ("/get.php?file=m.gguf", False),
+     ("/a/m%20m.gguf", False), ("/a/-o", True)],
+)  # fmt: skip
+def test_a_name_that_the_user_did_not_give(cached, origin, path, is_quick) -> None:
+    """The quick way writes under the name that the long way would choose, or leaves it to that."""
+    origin.put(path.partition("?")[0], Thing(b"GGUF" + seeded(4096)))
+    url = origin.url(path)
+    loom.fetch(url, "first")
+    before = set(Path().iterdir())
+    assert (quick.answer(["fetch", url]) == 0) == is_quick
+    if is_quick:
+        assert {path.name for path in set(Path().iterdir()) - before} == {Path(loom.fetch(url).out).name}
+
+
+def test_another_file_of_that_name_goes_the_long_way(cached) -> None:
+    """Whose file it is that stands there, the long way finds out; with -o it is replaced at once."""
+    Path("model.gguf").write_bytes(b"mine")
+    assert quick.answer(["fetch", cached]) is None
+    assert Path("model.gguf").read_bytes() == b"mine"
+    assert quick.answer(["fetch", cached, "-o", "model.gguf"]) == 0
+
+
 @pytest.mark.parametrize("name", ["NO_CACHE", "REVALIDATE", "MAX_AGE", "LINK", "JSON", "QUIET", "CONFIG", "DEBUG"])
 def test_settings_that_matter_go_the_long_way(cached, monkeypatch, name) -> None:
     """A variable that may change the answer, or how it is told, is for the long way to read."""

@@ -73,7 +73,10 @@ def _find(cache: Cache, key: str, words: dict[str, str], environ: Mapping[str, s
         return None  # the long way starts another process that settles it
     if words.get("link") == "symlink" and not ref.is_settled:
         return None
-    return ref if "out" in words or _may_take(ref.name, cache.blob(ref.blob)) else None
+    if "out" in words:
+        return ref
+    is_named = _name_of(words["url"]) in ("", ref.name)
+    return ref if is_named and _may_take(ref.name, cache.blob(ref.blob)) else None
 
 
 def _parse(arguments: list[str]) -> dict[str, str] | None:
@@ -112,6 +115,12 @@ def _is_plain(words: dict[str, str]) -> bool:
         and words.get("link", "auto") in LINKS
         and words.get("cache", "/") != ""
     )  # fmt: skip
+
+
+def _name_of(url: str) -> str:
+    """Return the last part of a URL's path if that has a suffix, as it stands there; "" for any other."""
+    name = url.partition("#")[0].partition("?")[0].rpartition("/")[2]
+    return name if "." in name else ""
 
 
 def _may_take(name: str, blob: Place) -> bool:
