@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,24 +71,42 @@ def play(url: str, here: Path, source: Path) -> None:
     run("cache", "ls")
     empty(cache)
 
-    say("4. Two nodes fetch it at once and take from each other; then their control plane is asked who has it.")
+    say("4. Two nodes, each with a cache of its own, fetch it at once and take from each other.")
     with control_plane(here.parent) as plane:
         os.environ["LOOM_CONTROL"] = plane
-        words = ["--no-cache", "--model", "demo/model", "--node"]
+        one, two = (["--node", name, "--cache", str(here.parent / name)] for name in ("gpu-1", "gpu-2"))
         for folder in (here, other):
             (folder / "model.gguf").unlink(missing_ok=True)
-        show_command(url, *words, "gpu-1", "--quiet", "&")
-        with subprocess.Popen([*command(url), *words, "gpu-1", "--quiet"], cwd=other) as first:
-            loom(url, here, *words, "gpu-2")
+        show_command(url, *one, "--quiet", "&")
+        with subprocess.Popen([*command(url), *one, "--quiet"], cwd=other) as first:
+            loom(url, here, *two)
         if first.returncode:
             sys.exit("demo: the first node's fetch failed")
         compare(source, other / "model.gguf")
-        run("models")
-        run("locate", "demo/model")
-        print(f"\n   $ curl {plane}/locate/demo/model", flush=True)
-        with urllib.request.urlopen(f"{plane}/locate/demo/model", timeout=10) as reply:
-            print(f"   {reply.read().decode()}")
+        say("   The first one goes on handing out its cache; the control plane is asked who has the model.")
+        with node(*one):
+            show_fleet(plane, url.partition("://")[2])
         del os.environ["LOOM_CONTROL"]
+
+
+def show_fleet(plane: str, model: str) -> None:
+    """Ask a control plane, by the command line and by HTTP, who has a model, once a node has said that it does."""
+    address = f"{plane}/locate/{model}"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and b'"gpu-1"' not in ask(address):
+        time.sleep(0.1)
+    run("models")
+    run("locate", model)
+    print(f"\n   $ curl {address}\n   {ask(address).decode()}", flush=True)
+
+
+def ask(address: str) -> bytes:
+    """Return the body of a reply, also of one that is an error."""
+    try:
+        with urllib.request.urlopen(address, timeout=10) as reply:
+            return bytes(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.read()
 
 
 def empty(cache: Path) -> None:
@@ -119,6 +138,16 @@ def control_plane(folder: Path) -> Iterator[str]:
     with subprocess.Popen([str(LOOM), *words], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield json.loads(process.stdout.readline())["url"]
+        process.terminate()
+
+
+@contextmanager
+def node(*words: str) -> Iterator[None]:
+    """Run `loom node`."""
+    print(f"\n   $ loom node {' '.join(words)} &", flush=True)
+    command = [str(LOOM), "node", "--listen", "127.0.0.1:0", *words]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        yield
         process.terminate()
 
 

@@ -110,8 +110,8 @@ class PeerServer:
         """Requests whose proof was wrong: of another token, or repeated by a stranger for something else."""
         self.hits = self.misses = 0
         """How often a file that was asked for was here, and was not."""
-        self.answered: Counter[int] = Counter()
-        """Requests answered, by status."""
+        self.answered: Counter[int] = Counter(dict.fromkeys(_REASONS, 0))
+        """Requests answered, by status: each begins at 0, or a rate would miss the first."""
         self.show_metrics: Callable[[], bytes] | None = None
         """What GET /metrics shows, to every client; None for nothing."""
         self.refused_from = ""

@@ -83,7 +83,7 @@ class PeerFault(Exception):
 
 
 class Asker:
-    """Who we are to our peers, and the fleet's token. Belongs to the loop that asks."""
+    """Introduces this node to its peers and proves the fleet's token to them. Belongs to the loop that asks."""
 
     def __init__(self, caller: Caller, token: str | None = None) -> None:
         self.caller = caller
