@@ -9,8 +9,9 @@ import pytest
 
 from loom.errors import IntegrityError
 from tests.fetching.getter import SIZE
-from tests.origins.deliveries import closes
-from tests.origins.replies import answers, ends_by_closing, ignores_ranges, says
+from tests.origins.deliveries import closes, resets
+from tests.origins.fault import first, only
+from tests.origins.replies import answers, becomes, ends_by_closing, ignores_ranges, says, sends_chunked
 from tests.origins.things import Thing, seeded
 
 DATA = seeded(SIZE)
@@ -116,3 +117,12 @@ def test_a_told_digest_allows_ranges_without_a_validator(origin, other_origin, g
     receipt = getter.right(url, DATA)
     assert receipt.ranges
     assert receipt.verified_by == f"sha256 told by X-Linked-ETag of 127.0.0.1:{origin.port}"
+
+
+@pytest.mark.parametrize("framing", [None, sends_chunked], ids=["length", "chunked"])
+def test_a_stream_that_breaks_off_is_hashed_anew(origin, getter, framing):
+    """The digest is that of the try that brought the file, not of bytes of one that broke off."""
+    other = only(1, becomes(Thing(seeded(SIZE, 3))))
+    faults = [other, ignores_ranges, *([framing] if framing else []), first(1, resets(SIZE // 2))]
+    receipt = getter.right(origin.put("/m", THING, *faults), DATA, sha256=DIGEST)
+    assert receipt.retries == 1

@@ -14,6 +14,8 @@ from loom.errors import OriginUnreachable
 from loom.fetching.patience import Patience
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from loom.core.options import Options
     from loom.net.connection import Pool
     from loom.sources.answers import Reply
@@ -24,11 +26,15 @@ _CHECKS_PER_WINDOW = 8
 
 
 class Stream:
-    """One object in one stream. `fetched` counts all bytes; the other facts start afresh with every try."""
+    """One object in one stream. `fetched` counts all bytes; the other facts start afresh with every try.
 
-    def __init__(self, source: HttpSource, staging: Staging, options: Options) -> None:
+    begins: called on the loop's thread with every try, before its first byte is written.
+    """
+
+    def __init__(self, source: HttpSource, staging: Staging, options: Options, begins: Callable[[], None]) -> None:
         self._source = source
         self._staging = staging
+        self._begins = begins
         self._timeout_s = options.timeout_s
         self._window = ProgressWindow(options.timeout_s, time.monotonic())
         self.patience = Patience(options)
@@ -56,8 +62,9 @@ class Stream:
 
     async def _take(self, pool: Pool, reply: Reply) -> None:
         self.received = 0
-        self._staging.truncate(0)
         self.size, self.version, self.expected = reply.response.head.length, reply.version, reply.expected
+        self._begins()
+        self._staging.truncate(0)
         self._window = ProgressWindow(self._timeout_s, time.monotonic())
         pour = asyncio.ensure_future(self._pour(pool, reply))
         try:

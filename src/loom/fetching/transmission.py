@@ -218,22 +218,35 @@ class Transmission:
         why: what keeps it from being fetched in spans, for the user; "" for nothing that matters.
         """
         staging = self._way.begin(Version(None), self._options.chunk_size, None)
-        stream = self.stream = self._report.stream = Stream(self._source, staging, self._options)
+        begins = lambda: self._hash_stream(staging)  # noqa: E731
+        stream = self.stream = self._report.stream = Stream(self._source, staging, self._options, begins)
         if why:
             self._warn(f"{why}: fetched as one stream, which cannot be resumed")
         try:
             crew.run(stream.run(crew.first_pool, reply))
         except StoreFull as error:
+            self.close()
             staging.discard()
             raise StoreFull(error.message, "make room and run the same command again: it begins anew") from error
         except BaseException:
             crew.close()  # first: its threads write to the file that is closed now
+            self.close()
             staging.discard()
             raise
         size = stream.received
-        self._expected = stream.expected
-        self._hash(size, lambda: size, staging)
+        if self._hasher is None:
+            self._hash(size, lambda: size, staging)
         return self._finish(staging, dataclasses.replace(stream.version, size=size), "fetched")
+
+    def _hash_stream(self, staging: Staging) -> None:
+        """Begin to hash behind a stream that begins now, if it tells its length; an earlier try is void."""
+        stream = self.stream
+        if stream is None:
+            return
+        self.close()
+        self._hasher, self._expected = None, stream.expected
+        if stream.size is not None:
+            self._hash(stream.size, lambda: stream.received, staging)
 
     def _fitting_workers(self, wanted: int) -> int:
         fitting = fit_descriptors(wanted)
