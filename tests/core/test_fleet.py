@@ -616,3 +616,19 @@ def test_what_a_fetch_handed_out_is_counted() -> None:
     fleet.expire(10.0)
     assert [it.served for it in fleet.nodes()] == [5]
     assert fleet.totals.served == 35
+
+
+def test_what_was_taken_from_the_origin_outlives_its_holders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch ends before the node beside it lists the model; of models that are long gone nothing is kept."""
+    monkeypatch.setattr("loom.core.fleet.MAX_GONE", 2)
+    fleet = Fleet()
+
+    def copies(model: str) -> float | None:
+        fleet.apply(Registered("later", Holding(model, size=10)))
+        return next(one.copies for one in fleet.list_models() if one.model == model)
+
+    for model in ("m", "n", "o"):
+        fleet.apply(Registered("a", Holding(model, size=10, from_origin=10), None, None, 1.0), is_heard=True)
+        fleet.expire(2.0)
+    assert fleet.models == 0
+    assert [copies(model) for model in ("o", "n", "m")] == [1.0, 1.0, 0.0]

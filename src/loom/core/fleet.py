@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from loom.core.holders import Sample
 
 
+MAX_GONE = 1000
+"""Models without a holder of which it is remembered how much was taken from the origin: those that went last."""
+
+
 class Replica(NamedTuple):
     """A holding and who has it. expires_at: None when it does not end by itself. identity: "" for a node without one.
 
@@ -180,6 +184,7 @@ class Fleet:
         self._nodes: dict[str, _Node] = {}  # by key
         self._names: Counter[str] = Counter()  # how many nodes with an identity have a name
         self._models: dict[str, Holders[_Node]] = {}
+        self._gone: dict[str, int] = {}  # model that no node has any more -> bytes that were taken from the origin
         self._due: list[tuple[float, str, str]] = []  # (when, node, model or "" for the node's own lease)
 
     # What happens
@@ -333,6 +338,7 @@ class Fleet:
         holders = self._models.get(holding.model)
         if holders is None:
             holders = self._models[holding.model] = Holders()
+            holders.from_origin = self._gone.pop(holding.model, 0)
         rank = rank_of(holding, node.load)
         self.partials += (holding.state == "partial") - (before is not None and before.state == "partial")
         if before is None:
@@ -354,6 +360,14 @@ class Fleet:
         holders.remove(node, node.zone, rank_of(holding, node.load))
         if not holders:
             del self._models[model]
+            self._remember_bytes(model, holders.from_origin)
+
+    def _remember_bytes(self, model: str, from_origin: int) -> None:
+        """Remember what the last holders of a model took from the origin: a node may list the model a moment later."""
+        if from_origin:
+            self._gone[model] = from_origin
+        if len(self._gone) > MAX_GONE:
+            del self._gone[next(iter(self._gone))]
 
     def _count(self, holding: Holding, moved: Moved, *, is_heard: bool) -> None:
         if any(moved):
