@@ -14,8 +14,9 @@ import loom.fetching.vault
 from loom.cli import quick
 from loom.errors import NotCached, StoreError, StoreFull, UsageError
 from loom.store import settling
+from loom.store.checking import check
 from loom.store.evicting import collect_garbage
-from tests.fetching.cached import Cached, is_same
+from tests.fetching.cached import Cached, is_same, spoil
 from tests.fetching.kit import CHUNK, leftovers
 from tests.origins.things import Thing, seeded
 
@@ -288,3 +289,21 @@ def test_a_note_of_a_link_that_is_gone_is_removed(origin, cached):
     folder.rmdir()
     collect_garbage(cached.cache)
     assert [note.readlink() for note in (cached.root / "links").iterdir()] == [folder / "far.bin"]
+
+
+@pytest.mark.parametrize("is_settled", [False, True])
+def test_a_blob_edited_through_a_hard_link_is_told_by_name(origin, cached, is_settled):
+    """As root, what edits an output in place changes the blob: the next fetch and `verify` say so, and what to use."""
+    url = origin.put("/m.bin", Thing(DATA))
+    cached.fetch(url, "first.bin")
+    if is_settled:
+        cached.settle()
+    spoil(cached.out("first.bin"))
+    receipt = cached.right(url, DATA, "second.bin")
+    (warning,) = receipt.warnings
+    assert warning.startswith("the cached m.bin was changed since it was fetched, through its hard link")
+    assert "--link copy" in warning
+    assert cached.right(url, DATA, "third.bin").warnings == ()
+    spoil(cached.out("third.bin"))
+    (problem,) = check(cached.cache).problems
+    assert (problem.title, "hard link" in problem.what) == ("m.bin", True)

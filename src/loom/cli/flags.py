@@ -224,7 +224,8 @@ CACHE = Flag(
 CACHE_FLAGS = (
     CACHE,
     Flag("link", parse_link, _OPTIONS.link, "HOW", "how FILE gets its bytes: auto (hard link, else reflink, else "
-         "copy), hard, reflink, symlink, copy", "link"),
+         "copy), hard, reflink, symlink, copy; take copy for a file that will be edited: root writes through a link "
+         "into the cache", "link"),
     Flag("revalidate", parse_switch, False, "", "ask the origin whether the cached file is current", "revalidate"),
     Flag("max_age", parse_age, None, "AGE", "ask the origin if it was last asked longer ago than this: 30d, 12h, 90s",
          "max_age_s"),

@@ -80,7 +80,7 @@ class Options:
     no_cache: fetch straight to the output, staged beside it, and leave the cache alone.
     cache: the cache's folder; None for $LOOM_CACHE, else $XDG_CACHE_HOME/loom, else ~/.cache/loom.
     link: how the output gets its bytes from the cache: "auto" (hard link, else reflink, else copy), "hard", "reflink",
-        "symlink" or "copy".
+        "symlink" or "copy". Take "copy" for a file that will be edited: root writes through a link into the cache.
     revalidate: ask the origin, by one conditional request, whether what is in the cache is current.
     max_age_s: the same, when the last time it was asked is longer ago than this. None trusts a hit for ever.
     offline: never use the network: a miss is an error.

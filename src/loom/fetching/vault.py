@@ -45,6 +45,7 @@ class Vault:
     """The cache in `root`, for one reference. Raises StoreError where the disk refuses.
 
     on_hashed: while a whole blob is read, which can take its time, told how many bytes are hashed, and of how many.
+    changed: a sentence about a blob that `rescue` found written to, "" for none.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Vault:
         self._blob = ""
         self._way = ""
         self._tried: Path | None = None
+        self.changed = ""
         self._room: Room | None = None
 
     @property
@@ -194,6 +196,8 @@ class Vault:
                 ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()  # a write since then is not believed
                 self._record(ref)
                 return self.find()
+            if (seen.st_size, seen.st_mtime_ns) != (ref.size, ref.mtime_ns):
+                self.changed = _tell_changed(ref, seen.st_nlink - 1)
             if seen.st_size == ref.size and not ref.digest:
                 self._leave(blob)
                 return None
@@ -445,6 +449,15 @@ class Vault:
     def settle_later(self) -> None:
         """Have what is new in the cache settled by a process of its own, which outlives this one."""
         settle_later(self._cache)
+
+
+def _tell_changed(ref: Ref, links: int) -> str:
+    """Return what to tell of a blob that was written to since it was fetched. links: outputs that share its bytes."""
+    told = f"the cached {ref.name or 'file'} was changed since it was fetched"
+    if links:
+        told += f", through one of {links} hard links" if links > 1 else ", through its hard link"
+        told += "; for a file that is edited in place use --link copy"
+    return told
 
 
 class BlobGone(Exception):

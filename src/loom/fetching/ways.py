@@ -157,6 +157,8 @@ class ThroughCache:
         except NotOurs as error:
             raise NoCache(f"{error.message}: fetched without the cache") from error
         ref = self._ref = vault.find() or vault.rescue() or vault.find_wanted()
+        if vault.changed:
+            self._warn(vault.changed)
         if ref is not None and (ref.checked_at >= self._since or self._question(ref) is Question.NONE):
             return self._hit(ref, Checked.ORIGIN if ref.checked_at >= self._since else None)
         _refuse_network(self._reference, self._options)

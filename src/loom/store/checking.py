@@ -64,13 +64,13 @@ def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Fi
 
 def _fault_of(cache: Cache, blob: Blob) -> str:
     """Return what is wrong with a blob, "" for nothing. A new time alone is noted: the bytes are as they should be."""
-    sizes = {ref.size for ref in blob.refs.values()}
+    sizes, shared = {ref.size for ref in blob.refs.values()}, _shared_with(blob.links)
     if sizes - {blob.size}:
-        return f"{blob.size:,} bytes instead of {max(sizes):,}"
+        return f"{blob.size:,} bytes instead of {max(sizes):,}{shared}"
     try:
         mtime_ns = blob.place.lstat().st_mtime_ns
         if blob.digest and hash_file(blob.place) != blob.digest:
-            return "the bytes do not have their digest"
+            return f"the bytes do not have their digest{shared}"
     except FileNotFoundError:
         return ""  # evicted, or settled, meanwhile
     except OSError as error:
@@ -78,10 +78,19 @@ def _fault_of(cache: Cache, blob: Blob) -> str:
     for key, ref in blob.refs.items():
         if ref.mtime_ns != mtime_ns:
             if not ref.digest:
-                return "written to since it was fetched, and its digest is not known"
+                return f"written to since it was fetched, and its digest is not known{shared}"
             ref.mtime_ns = mtime_ns  # of before it was read: a write since then is not believed
             cache.amend(key, ref)
     return ""
+
+
+def _shared_with(links: int) -> str:
+    """Return a clause about the outputs that are hard links to a wrong blob: they have the wrong bytes, too."""
+    if not links:
+        return ""
+    return (
+        f"; {'the output that is a hard link' if links == 1 else f'the {links} outputs that are hard links'} to it, too"
+    )
 
 
 def _bad_records(cache: Cache) -> list[tuple[str, str]]:
