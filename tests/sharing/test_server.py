@@ -17,7 +17,8 @@ from loom.core.wire import Caller
 from loom.errors import UsageError
 from loom.net.limit import BURST_S, RateLimit
 from loom.sharing import server as server_module
-from loom.sharing.server import PeerServer, listen, listen_in
+from loom.sharing.listening import listen, listen_in
+from loom.sharing.server import PeerServer
 from loom.sharing.shelf import OwnShelf, WholeFile
 from loom.store.inside import Place
 from tests.fetching.getter import SECRET

@@ -30,7 +30,8 @@ from loom.net.connect import Connector
 from loom.net.connection import Pool
 from loom.net.facing import own_address
 from loom.net.limit import RateLimit
-from loom.sharing.server import PeerServer, listen_in
+from loom.sharing.listening import listen_in
+from loom.sharing.server import PeerServer
 from loom.sharing.shelf import OwnShelf
 from loom.sources.peer import Asker, resolve_at_peer
 from loom.store import background

@@ -19,7 +19,8 @@ from loom.net.limit import RateLimit
 from loom.registry.client import ControlClient
 from loom.server.node_metrics import node_metrics
 from loom.sharing.cached import CacheShelf
-from loom.sharing.server import PeerServer, listen_in
+from loom.sharing.listening import listen_in
+from loom.sharing.server import PeerServer
 from loom.store.identity import ensure_identity
 
 if TYPE_CHECKING:

@@ -13,14 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import secrets
-import socket
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from loom.core.addresses import parse_address, plain_ip
@@ -31,10 +28,11 @@ from loom.core.proof import Challenges, format_challenge
 from loom.core.tokens import split_tokens
 from loom.core.units import Grid, parse_bitmap, units_of
 from loom.core.wire import HEALTH, METRICS, about, format_digest, format_version, parse_caller, parse_target, said_in
-from loom.errors import UsageError
+from loom.sharing.http import BLOCK_TIMEOUT_S, REASONS, Refused, Request, format_head, parse_request, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import socket
+    from collections.abc import Callable
 
     from loom.core.ranges import Span
     from loom.core.wire import Caller
@@ -50,39 +48,10 @@ HEAD_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 60.0
 
 BLOCK_SIZE = 1024 * 1024
-BLOCK_TIMEOUT_S = 20.0
-"""Whoever does not take a block in so long is cut."""
-
 RETRY_AFTER_S = 0.2
 
 TELL_S = 0.3
 """How long digests are computed for one answer; one of them, in any case, is told."""
-
-_TARGET = re.compile(rb"/[!-~]*")
-"""RFC 3986 knows no other characters; some of those that it does not know mean something to a file system."""
-
-_REASONS = {200: "OK", 206: "Partial Content", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
-            404: "Not Found", 405: "Method Not Allowed", 416: "Range Not Satisfiable", 503: "Service Unavailable",
-            504: "Gateway Timeout"}  # fmt: skip
-
-
-class _Refused(Exception):
-    """The answer is an error."""
-
-    def __init__(self, status: int, code: str, fields: dict[str, str] | None = None) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
-        self.fields = fields or {}
-
-
-@dataclass(frozen=True)
-class _Request:
-    target: str
-    fields: dict[str, str]
-
-    def get(self, name: str) -> str:
-        return self.fields.get(name, "")
 
 
 class PeerServer:
@@ -110,7 +79,7 @@ class PeerServer:
         """Requests whose proof was wrong: of another token, or repeated by a stranger for something else."""
         self.hits = self.misses = 0
         """How often a file that was asked for was here, and was not."""
-        self.answered: Counter[int] = Counter(dict.fromkeys(_REASONS, 0))
+        self.answered: Counter[int] = Counter(dict.fromkeys(REASONS, 0))
         """Requests answered, by status: each begins at 0, or a rate would miss the first."""
         self.show_metrics: Callable[[], bytes] | None = None
         """What GET /metrics shows, to every client; None for nothing."""
@@ -205,31 +174,31 @@ class PeerServer:
             try:
                 request = self._admit(head, writer)
                 self.answered[await self._answer(request, writer)] += 1
-            except _Refused as refusal:
+            except Refused as refusal:
                 self.answered[refusal.status] += 1
                 body = json.dumps({"error": {"code": refusal.code}}).encode()
-                await _send(writer, refusal.status, body, refusal.fields)
+                await send(writer, refusal.status, body, refusal.fields)
                 if refusal.status in (400, 403, 405):
                     return  # what follows could be anything
 
-    def _admit(self, head: bytes, writer: asyncio.StreamWriter) -> _Request:
+    def _admit(self, head: bytes, writer: asyncio.StreamWriter) -> Request:
         """Return the request if it makes sense and comes from the fleet."""
-        request = _parse_request(head)
+        request = parse_request(head)
         if request.target == HEALTH:
             return request
         if request.target == METRICS and self.show_metrics is not None:
             if _is_of_a_page(request.fields):
-                raise _Refused(403, "forbidden")
+                raise Refused(403, "forbidden")
             return request
         if self._tokens:
             self._check_proof(request, writer)
         elif _is_of_a_page(request.fields):
-            raise _Refused(403, "forbidden")
+            raise Refused(403, "forbidden")
         self._introduce(request, writer)
         self.asked_at = time.monotonic()
         return request
 
-    def _check_proof(self, request: _Request, writer: asyncio.StreamWriter) -> None:
+    def _check_proof(self, request: Request, writer: asyncio.StreamWriter) -> None:
         """Refuse a request that does not prove that it comes from the fleet; give out a challenge then."""
         host, now = request.get("host"), time.monotonic()
         is_ours = not self.authority or host in (self.authority, self.authority.removesuffix(":80"))
@@ -241,9 +210,9 @@ class PeerServer:
             self.refused += 1
             self.refused_from = _come_from(writer)
         challenge = self._challenges.issue(now, secrets.token_hex(8))
-        raise _Refused(401, "access-denied", {"WWW-Authenticate": format_challenge(challenge)})
+        raise Refused(401, "access-denied", {"WWW-Authenticate": format_challenge(challenge)})
 
-    def _introduce(self, request: _Request, writer: asyncio.StreamWriter) -> None:
+    def _introduce(self, request: Request, writer: asyncio.StreamWriter) -> None:
         """Note who asks, if it listens where it comes from: no request can send us elsewhere."""
         come_from, caller = _come_from(writer), parse_caller(request.fields)
         if caller and caller.address and str(parse_address(caller.address).ip) == come_from:
@@ -251,63 +220,63 @@ class PeerServer:
         else:
             self.nameless_at = time.monotonic()
 
-    async def _answer(self, request: _Request, writer: asyncio.StreamWriter) -> int:
-        """Answer, and return the status. Raises _Refused."""
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> int:
+        """Answer, and return the status. Raises Refused."""
         if request.target == HEALTH:
-            await _send(writer, 200, b'{"status":"ok"}')
+            await send(writer, 200, b'{"status":"ok"}')
             return 200
         if request.target == METRICS and self.show_metrics is not None:
-            await _send(writer, 200, self.show_metrics(), {"Content-Type": CONTENT_TYPE})
+            await send(writer, 200, self.show_metrics(), {"Content-Type": CONTENT_TYPE})
             return 200
         match parse_target(request.target):
             case ("blob", key, _):
                 await self._give(self._item(key), request, writer)
                 return 206
             case ("have", key, _):
-                await _send(writer, 200, b"", _about(self._item(key)))
+                await send(writer, 200, b"", _about(self._item(key)))
             case ("digests", key, units):
                 await self._vouch(self._item(key), units, writer)
             case ("reference", key, _):
                 await self._tell(key, writer)
             case _:
-                raise _Refused(404, "not-found")
+                raise Refused(404, "not-found")
         return 200
 
     def _item(self, key: str) -> Item:
         item = self._shelf.find(key)
         if item is None:
             self.misses += 1
-            raise _Refused(404, "not-found")
+            raise Refused(404, "not-found")
         self.hits += 1
         return item
 
     async def _tell(self, key: str, writer: asyncio.StreamWriter) -> None:
         found = self._shelf.find_reference(key)
         if found is None:
-            raise _Refused(404, "not-found")
+            raise Refused(404, "not-found")
         version_key, item = found
-        await _send(writer, 200, format_version(version_key, item.size, item.version), _about(item))
+        await send(writer, 200, format_version(version_key, item.size, item.version), _about(item))
 
     async def _vouch(self, item: Item, units: str, writer: asyncio.StreamWriter) -> None:
         """Tell digests of units."""
         try:
             asked = parse_bitmap(units, Grid(item.size))
         except ValueError:
-            raise _Refused(404, "not-found") from None
+            raise Refused(404, "not-found") from None
         lines = await self._loop.run_in_executor(self._hashers, _digests, item, asked)
-        await _send(writer, 200, "".join(lines).encode(), _about(item))
+        await send(writer, 200, "".join(lines).encode(), _about(item))
 
-    async def _give(self, item: Item, request: _Request, writer: asyncio.StreamWriter) -> None:
+    async def _give(self, item: Item, request: Request, writer: asyncio.StreamWriter) -> None:
         """Answer a request for a range."""
         fields = _about(item)
         asked = parse_request_range(request.get("range"), item.size)
         if asked is None:
-            raise _Refused(416, "bad-range", fields | {"Content-Range": f"bytes */{item.size}"})
+            raise Refused(416, "bad-range", fields | {"Content-Range": f"bytes */{item.size}"})
         end = item.end_from(asked.start, asked.end)
         if end <= asked.start:
-            raise _Refused(504, "absent", fields)
+            raise Refused(504, "absent", fields)
         if self.load >= SLOTS or self._is_draining:
-            raise _Refused(503, "busy", fields | {"Retry-After": f"{RETRY_AFTER_S:g}"})
+            raise Refused(503, "busy", fields | {"Retry-After": f"{RETRY_AFTER_S:g}"})
         self.load += 1
         try:
             with _opened(item) as file:
@@ -320,7 +289,7 @@ class PeerServer:
     ) -> None:
         fields = fields | {"Content-Range": f"bytes {span.start}-{span.end - 1}/{size}",
                            "Content-Type": "application/octet-stream"}  # fmt: skip
-        writer.write(_head(206, span.size, fields))
+        writer.write(format_head(206, span.size, fields))
         await writer.drain()
         at, limit = span.start, self.limit
         while at < span.end:
@@ -365,72 +334,4 @@ def _opened(item: Item) -> IO[bytes]:
     try:
         return item.open()
     except OSError:
-        raise _Refused(404, "not-found") from None
-
-
-def _parse_request(head: bytes) -> _Request:
-    """Parse a request's head (RFC 9112 section 3). What is not a plain GET without a body is refused."""
-    lines = head[:-4].split(b"\r\n")
-    method, _, rest = lines[0].partition(b" ")
-    target, _, protocol = rest.partition(b" ")
-    if protocol != b"HTTP/1.1" or not _TARGET.fullmatch(target):
-        raise _Refused(400, "bad-request")
-    if method != b"GET":
-        raise _Refused(405, "bad-method", {"Allow": "GET"})
-    fields: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(b":")
-        text = name.decode("latin-1").lower()
-        if not colon or not text or text != text.strip() or text in fields:
-            raise _Refused(400, "bad-request")
-        fields[text] = value.decode("latin-1").strip(" \t")
-    if "transfer-encoding" in fields or fields.get("content-length", "0") != "0" or "host" not in fields:
-        raise _Refused(400, "bad-request")
-    return _Request(target.decode("ascii"), fields)
-
-
-def _head(status: int, length: int, fields: dict[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} {_REASONS[status]}", f"Content-Length: {length}"]
-    lines += [f"{name}: {value}" for name, value in fields.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
-
-
-async def _send(writer: asyncio.StreamWriter, status: int, body: bytes, fields: dict[str, str] | None = None) -> None:
-    async with asyncio.timeout(BLOCK_TIMEOUT_S):
-        writer.write(_head(status, len(body), fields or {}) + body)
-        await writer.drain()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises UsageError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(128)
-    except (OSError, OverflowError) as error:
-        listening.close()
-        message = f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}"
-        raise UsageError(message, "choose another address: --listen HOST:PORT") from error
-    return listening
-
-
-def listen_in(host: str, ports: Sequence[int], *, or_any: bool = False) -> socket.socket:
-    """Return a socket that listens on a free one of some ports. or_any: on any port, should all be taken.
-
-    The first one is drawn by chance: the port of a fetch that has just ended is asked for its file for a while.
-    Raises UsageError.
-    """
-    first = secrets.randbelow(len(ports))
-    tried = [*ports[first:], *ports[:first], *((0,) if or_any else ())]
-    for port in tried[:-1]:
-        with contextlib.suppress(UsageError):
-            return listen(host, port)
-    try:
-        return listen(host, tried[-1])
-    except UsageError as error:
-        if len(ports) == 1:
-            raise
-        message = f"cannot listen on {host}, ports {ports[0]} to {ports[-1]}: all are taken, or {host} is not ours"
-        raise UsageError(message, error.hint) from error
+        raise Refused(404, "not-found") from None
