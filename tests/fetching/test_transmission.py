@@ -27,7 +27,7 @@ def test_what_nobody_vouched_for_is_told_when_it_is_much(unconfirmed: int, is_to
         source,
         Options(),
         None,
-        SimpleNamespace(now=lambda: None),
+        SimpleNamespace(now=lambda: None, verifying=lambda _: None),
         None,
         hire=None,
         warn=warnings.append,

@@ -309,7 +309,7 @@ class _Fetch:
         digest = self._options.sha256 or standing.digest
         elapsed_s = time.monotonic() - self._started
         sent = self._transmission
-        proof = sent.verified_by if sent else standing.proof or NOTHING_TOLD.wanted(self._options.sha256)
+        proof = sent.verifier.by if sent else standing.proof or NOTHING_TOLD.wanted(self._options.sha256)
         fetched = sent.fetched if sent else 0
         taken = self._peers.taken_in_all if self._peers else 0
         return Receipt(

@@ -13,23 +13,21 @@ import time
 from typing import TYPE_CHECKING
 
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning, telling_name
-from loom.core.expectation import NOTHING_TOLD
 from loom.core.headers import Version
 from loom.core.keys import version_key
 from loom.core.names import show_nodes
 from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
 from loom.errors import IntegrityError, LoomError, StoreError, StoreFull
-from loom.fetching.crew import TICK_S, fit_descriptors
-from loom.fetching.settlers import SETTLE_S
+from loom.fetching.crew import fit_descriptors
 from loom.fetching.stream import Stream
+from loom.fetching.verifier import Verifier
 from loom.fetching.worker import Job
-from loom.store.hashing import Hasher, can_hash, hash_span
+from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loom.core.expectation import Digest
     from loom.core.options import Options
     from loom.core.ranges import Span
     from loom.core.reference import Reference
@@ -77,28 +75,13 @@ class Transmission:
         self._peers = peers
         self._hire = hire
         self._warn = warn
-        self._hasher: Hasher | None = None
-        self._expected = NOTHING_TOLD
-        self.verified_by: Digest | None = None
+        self.verifier = Verifier(reference.shown, options.sha256, report.verifying)
         self.job: Job | None = None
         self._again: Job | None = None
         self.stream: Stream | None = None
         self.is_published = False
         self.is_on_disk = True
         """Whether what was kept is on the disk for good; else only this machine believes it, until it boots again."""
-
-    @property
-    def _wanted(self) -> Digest | None:
-        """The digest that the file is held to; None when there is none, or none that can be computed here."""
-        wanted = self._expected.wanted(self._options.sha256)
-        return wanted if wanted is not None and can_hash(wanted.algorithm) else None
-
-    def _hash(self, size: int, front: Callable[[], int], staging: Staging) -> None:
-        """Have the file hashed behind its front, if there is a digest to compare with, or one is wanted."""
-        if wanted := self._wanted:
-            self._hasher = Hasher(size, front, staging.read, wanted.algorithm)
-        elif self._way.wants_digest:
-            self._hasher = Hasher(size, front, staging.read)
 
     # What it came to
 
@@ -132,7 +115,7 @@ class Transmission:
     def unconfirmed(self) -> int:
         """Bytes from peers that nobody else vouched for; none if the digest of the whole was verified."""
         company = self.job.company if self.job else None
-        return company.confirmer.unconfirmed if company is not None and self._wanted is None else 0
+        return company.confirmer.unconfirmed if company is not None and self.verifier.wanted is None else 0
 
     def keep(self) -> None:
         """Put on record all that has arrived, nobody writes any more; and have it on the disk, if that is not slow.
@@ -148,8 +131,7 @@ class Transmission:
 
     def close(self) -> None:
         """Stop hashing."""
-        if self._hasher is not None:
-            self._hasher.stop()
+        self.verifier.stop()
 
     # With ranges, and without
 
@@ -159,10 +141,10 @@ class Transmission:
         Parts of several replies make one file when a validator pins them, or when a digest proves the whole. Without
         either one reply has to bring all of it.
         """
-        self._expected, version = reply.expected, reply.version
+        self.verifier.expected, version = reply.expected, reply.version
         if reply.span is None:
             return self._run_stream(crew, reply, "the origin ignores ranges")
-        if version.can_pin or self._wanted or not version.size:
+        if version.can_pin or self.verifier.wanted or not version.size:
             return self.run_spans(crew, version, (reply.span, reply))
         if reply.span.size == version.size:
             return self._run_stream(crew, reply)
@@ -177,16 +159,18 @@ class Transmission:
             record = None
         if record is not None:
             options = dataclasses.replace(options, chunk_size=record.chunk_size)
-        self._source.pin.is_proved = self._wanted is not None
+        self._source.pin.is_proved = self.verifier.wanted is not None
         staging = way.begin(version, options.chunk_size, record)
         done, ranges = (record.done, record.ranges) if record else ((), ())
         transfer = Transfer(size, options, done, random.random, self._source.round_trip_s, ranges)
         job = self.job = self._report.job = Job(self._source, staging, transfer, version)
-        if self._peers is not None and size and version.is_known and (version.can_pin or self._wanted):
+        if self._peers is not None and size and version.is_known and (version.can_pin or self.verifier.wanted):
             reference = self._reference.key
             key = version_key(reference, version.etag, version.last_modified, size)
-            self._peers.join(job, key, reference, options.sha256 or self._expected.sha256, is_hearsay=first is None)
-        self._hash(size, job.front, staging)
+            self._peers.join(
+                job, key, reference, options.sha256 or self.verifier.expected.sha256, is_hearsay=first is None
+            )
+        self.verifier.hash(size, job.front, staging, is_for_cache=way.wants_digest)
         if not transfer.is_complete or job.company is not None:
             self._work(crew, job, first)
         return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
@@ -210,7 +194,7 @@ class Transmission:
     def _can_join(self, old: Version, new: Version) -> bool:
         """Return whether what is left of an earlier fetch may be gone on with: a validator, or a digest, proves it."""
         is_pinned = old.can_pin and new.can_pin
-        return old.size == new.size and old.matches(new) and (is_pinned or self._wanted is not None)
+        return old.size == new.size and old.matches(new) and (is_pinned or self.verifier.wanted is not None)
 
     def _run_stream(self, crew: Crew, reply: Reply | None, why: str = "") -> Standing:
         """Fetch all of it in one stream, which begins with `reply`, else with a request of its own.
@@ -234,8 +218,8 @@ class Transmission:
             staging.discard()
             raise
         size = stream.received
-        if self._hasher is None:
-            self._hash(size, lambda: size, staging)
+        if not self.verifier.is_hashing:
+            self.verifier.hash(size, lambda: size, staging, is_for_cache=self._way.wants_digest)
         return self._finish(staging, dataclasses.replace(stream.version, size=size), "fetched")
 
     def _hash_stream(self, staging: Staging) -> None:
@@ -243,10 +227,11 @@ class Transmission:
         stream = self.stream
         if stream is None:
             return
-        self.close()
-        self._hasher, self._expected = None, stream.expected
+        self.verifier.stop()
+        self.verifier.expected = stream.expected
         if stream.size is not None:
-            self._hash(stream.size, lambda: stream.received, staging)
+            front = lambda: stream.received  # noqa: E731
+            self.verifier.hash(stream.size, front, staging, is_for_cache=self._way.wants_digest)
 
     def _fitting_workers(self, wanted: int) -> int:
         fitting = fit_descriptors(wanted)
@@ -259,24 +244,14 @@ class Transmission:
 
     def _finish(self, staging: Staging, version: Version, outcome: str) -> Standing:
         """Verify and publish."""
-        error = self._judge_size(version.size) or self._judge_content(staging) or self._judge_digest()
+        error = self.verifier.wrong_size(version.size) or self._judge_content(staging) or self._judge_digest()
         if error is not None:
             staging.discard()
             raise error
         try:
-            return self._way.publish(version, outcome, self._sha256(), self._computed())
+            return self._way.publish(version, outcome, self.verifier.sha256, self.verifier.computed())
         finally:
             self.is_published = staging.is_published
-
-    def _judge_size(self, size: int | None) -> IntegrityError | None:
-        """Compare the size of what came with the one told; a stream may not have said its length beforehand."""
-        told = self._expected
-        if told.size in (None, size) or self._options.sha256:
-            return None
-        message = (
-            f"{self._reference.shown} ended after {size:,} bytes, not the {told.size:,} that {told.size_told_by} says"
-        )
-        return IntegrityError(message, "nothing was kept; run the same command again")
 
     def _judge_content(self, staging: Staging) -> IntegrityError | None:
         out = self._way.out
@@ -290,17 +265,17 @@ class Transmission:
         return IntegrityError(f"{self._reference.shown} is a web page, not {name}", hint)
 
     def _judge_digest(self) -> LoomError | None:
-        wanted = self._wanted
-        if self._hasher is None or wanted is None:
+        wanted = self.verifier.wanted
+        if wanted is None:
             return None
-        digest = self._await_digest(self._hasher)
+        digest = self.verifier.digest()
         if digest != wanted.value and self.job is not None and (suspect := self._suspect(self.job)).total:
             digest = self._fetch_again(self.job, suspect)
         if digest == wanted.value:
-            self.verified_by = wanted
+            self.verifier.by = wanted
             return None
         unproved = self._source.pin.unproved(self.job.version) if self.job is not None else None
-        return unproved or _other_digest(self._reference.shown, digest, wanted)
+        return unproved or self.verifier.wrong_digest(digest, wanted)
 
     def _suspect(self, job: Job) -> RangeSet:
         """Return what did not come from the origin in this run: what peers brought, and what an earlier run left."""
@@ -327,33 +302,8 @@ class Transmission:
             self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")
         if job.transfer.resumed:
             self._warn("what an earlier fetch had left did not have the digest: fetched again from the origin")
-        self._hash(size, lambda: size, staging)
-        return self._await_digest(self._hasher) if self._hasher else ""
-
-    def _await_digest(self, hasher: Hasher) -> str:
-        self._report.verifying(hasher.share)
-        while not hasher.wait(TICK_S):
-            self._report.verifying(hasher.share)
-        return hasher.digest()
-
-    def _computed(self) -> str:
-        """Return the SHA-256 that the cache wants to know and that is compared with nothing; "" when it takes long."""
-        hasher, until = self._hasher, time.monotonic() + SETTLE_S
-        if hasher is None or self._wanted is not None:
-            return ""
-        while not hasher.wait(TICK_S):
-            self._report.verifying(hasher.share)
-            if time.monotonic() > until:
-                hasher.stop()
-                return ""
-        with contextlib.suppress(OSError, EOFError, LoomError):
-            return hasher.digest()
-        return ""
-
-    def _sha256(self) -> str:
-        """Return the SHA-256 that the bytes were verified by, "" when they were not, or by another algorithm."""
-        proof = self.verified_by
-        return proof.value if proof is not None and proof.algorithm == "sha256" else ""
+        self.verifier.hash(size, lambda: size, staging, is_for_cache=False)
+        return self.verifier.digest()
 
 
 def _sync_within(staging: Staging, timeout_s: float) -> bool:
@@ -369,12 +319,3 @@ def _sync_within(staging: Staging, timeout_s: float) -> bool:
         threading.Thread(target=run, name="loom-sync", daemon=True).start()
         return done.wait(timeout_s)
     return False
-
-
-def _other_digest(url: str, digest: str, wanted: Digest) -> IntegrityError:
-    if wanted.is_given:
-        message = f"{url} has sha256 {digest}, not {wanted.value}"
-        return IntegrityError(message, "nothing was kept under the final name; check the digest and the URL")
-    message = f"{url} has {wanted.algorithm} {digest}, not {wanted.value}, as {wanted.told_by} says"
-    hint = "nothing was kept: a mirror, a proxy or the storage holds other bytes; give the digest you expect: --sha256"
-    return IntegrityError(message, hint)
