@@ -6,6 +6,7 @@ A test fails when the pages are stale, so every flag, exit code and field is doc
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -116,8 +117,8 @@ def _described(docstring: str) -> dict[str, str]:
     """Return what each `name: text` paragraph of a docstring says; more deeply indented lines continue it."""
     found: dict[str, str] = {}
     name = ""
-    for line in docstring.splitlines()[1:]:
-        if line.startswith("        "):
+    for line in inspect.cleandoc(docstring).splitlines()[1:]:  # Python 3.13 and newer have taken the margin away
+        if line.startswith("    "):
             found[name] += " " + line.strip()
         elif ": " in line:
             name, _, text = line.strip().partition(": ")
