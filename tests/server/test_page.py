@@ -537,6 +537,17 @@ def test_leases_and_versions_are_shown(plane, page) -> None:
     expect(page.locator("#all-models")).to_have_text("0")
 
 
+def test_two_nodes_of_one_name_are_told_apart(plane, page) -> None:
+    """Both rows show which is which from the moment that there are two, and each opens what that one holds."""
+    for identity, model in (("0a" * 16, "first"), ("0b" * 16, "second")):
+        plane.post("/heartbeat", node="gpu", identity=identity, ttl_s=50, inventory=[{"model": model}])
+        expect(page.locator("#nodes .row")).to_have_count(1 if model == "first" else 2)
+    expect(page.locator("#nodes .row").nth(0)).to_contain_text("gpu (0a0a0a0a)")
+    expect(page.locator("#nodes .row").nth(1)).to_contain_text("gpu (0b0b0b0b)")
+    page.locator("#nodes .row button").nth(1).click()
+    expect(page.locator("#nodes .detail")).to_contain_text("second")
+
+
 def test_without_a_script_it_names_the_command(browser, plane) -> None:
     """A browser that runs no scripts is told what does the same."""
     context = browser.new_context(java_script_enabled=False)

@@ -261,7 +261,7 @@ class Company:
             return self._accept(number, peer, size)
 
         try:
-            log.debug("bytes %d-%d: asked of peer %s", start, span.end - 1, peer.name)
+            log.debug("bytes %d-%d: asked of peer %s", start, span.end - 1, split_key(peer.name)[0])
             response, served, available = await self._source.open(self._pool, peer.address, span)
             with job.lock:
                 self._swarm.saw(peer, available, now())

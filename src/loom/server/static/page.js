@@ -128,7 +128,7 @@ const tables = {
     number("Failed", failed, some(failed), "failed"), load, bytes("Served", (it) => it.served),
     number("Rejected by", rejected, some(rejected), "rejected"),
     column("Loom", (it) => visible(it.version ?? ""), { class: "version" }),
-  ], nodeKey, ofNode),
+  ], (it) => `${nodeKey(it)}\n${it.namesakes ? 1 : 0}`, ofNode), // a row's name is set once
   models: new Table($("models"), "Models", [
     model, size, number("Complete", (it) => it.complete), number("Fetching", (it) => it.partial),
     number("Copies", (it) => it.copies ?? null, (it) => ((it.copies ?? null) === null ? "" : it.copies.toFixed(2))),
