@@ -28,7 +28,7 @@ SRC = Path(__file__).parents[2] / "src"
 ALLOWED = frozenset(
     ("loom", "loom.__main__", "loom.cli", "loom.cli.quick", "loom.cli.signals", "loom.cli.streams",
      "loom.cli.variables", "loom.cli.words", "loom.core", "loom.core.keys", "loom.core.revisions", "loom.store",
-     "loom.store.cache", "loom.store.inside", "loom.store.placing", "errno", "_sha256", "_sha2")
+     "loom.store.cache", "loom.store.inside", "loom.store.placing", "loom.store.trust", "errno", "_sha256", "_sha2")
 )  # fmt: skip
 """All that a hit may import beyond what the interpreter has loaded when it starts, and `time`, `__future__`."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loom.store.inside import Foreign, Inside
+from loom.store.inside import Inside
+from loom.store.trust import Foreign
 from tests.store.users import GROUP, ONE, TWO, as_user, needs_root, open_folder  # noqa: F401 - a fixture
 
 SECRET = b"secret"

@@ -22,12 +22,12 @@ from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blobs
 from loom.store.faults import faults, require_room, translate
 from loom.store.hashing import hash_file
-from loom.store.inside import Foreign
 from loom.store.notes import note_output
 from loom.store.output import HINTS, refusal, require_replaceable, try_to_place
 from loom.store.placing import Placement, place, place_descriptor, reason_of
 from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging, TakenOver
+from loom.store.trust import Foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.store.holding import is_locked, try_lock
-from loom.store.inside import Foreign
 from loom.store.inventory import (
     PART,
     Blob,
@@ -26,6 +25,7 @@ from loom.store.inventory import (
     reserved_by,
     take_inventory,
 )
+from loom.store.trust import Foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -5,9 +5,7 @@ pipe or a file of his own there. Here each folder below the root is opened by it
 O_NOFOLLOW), opening never waits, and what was opened is looked at (fstat) before it is used. The root itself is what
 the user named, so links that lead to it are followed.
 
-A file is believed when it is a regular file and its owner is this user, root, or the owner of the root; in a folder
-that one group shares (writable for the group, not for everybody, and this user is a member), also when it belongs to
-that group. Everything else is Foreign (docs/howto/shared-cache.md).
+Whose files are believed is in trust.py.
 
 Rule: this module is on the path of a hit, so it imports next to nothing.
 """
@@ -18,6 +16,8 @@ import errno
 import os
 import stat
 import time
+
+from loom.store.trust import Foreign, Trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,60 +37,23 @@ FILE_MODE = 0o644
 """Permissions of what Loom writes into a cache: nothing there is ever written by a second user."""
 
 
-class Foreign(OSError):
-    """What has the name is no file to be believed: a link, a pipe, a device, or a file of another user."""
-
-
 class Inside:
     """A folder as `root`, and who is believed in it. Raises OSError as it comes."""
 
-    __slots__ = ("_rule", "root")
+    __slots__ = ("root", "trust")
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self._rule: tuple[tuple[int, ...], int, bool] | None = None
+        self.trust = Trust(root)
 
     def place(self, name: str) -> Place:
         """Return the file with this name: a path below the root, with "/" between folders."""
         return Place(self, name)
 
-    def _trust(self) -> tuple[tuple[int, ...], int, bool]:
-        """Return the owners that are believed, the group that is (-1: none), and whether others may write here."""
-        if self._rule is None:
-            seen, user = os.stat(self.root), os.geteuid()
-            is_shared_by_group = stat.S_IMODE(seen.st_mode) & 0o022 == 0o020
-            is_member = is_shared_by_group and seen.st_gid in (os.getegid(), *os.getgroups())
-            is_shared = seen.st_mode & 0o022 != 0 or seen.st_uid != user
-            self._rule = (user, 0, seen.st_uid), seen.st_gid if is_member else -1, is_shared
-        return self._rule
-
     @property
     def is_shared(self) -> bool:
         """Whether users other than this one may write here."""
-        try:
-            return self._trust()[2]
-        except OSError:
-            return False
-
-    @property
-    def group(self) -> int:
-        """The group that shares this folder, and that this user is in; -1 for none."""
-        try:
-            return self._trust()[1]
-        except OSError:
-            return -1
-
-    def check(self, seen: os.stat_result) -> None:
-        """Raise Foreign for what is no regular file, or belongs to a user who is not believed here."""
-        if not stat.S_ISREG(seen.st_mode):
-            raise Foreign(errno.EPERM, "not a regular file")
-        self.check_owner(seen)
-
-    def check_owner(self, seen: os.stat_result) -> None:
-        """Raise Foreign for what belongs to a user who is not believed here."""
-        owners, group, _ = self._trust()
-        if seen.st_uid not in owners and (group < 0 or seen.st_gid != group):
-            raise Foreign(errno.EPERM, f"a file of user {seen.st_uid}")
+        return self.trust.is_shared
 
     def enter(self, folder: str, flags: int = _PASSING) -> int:
         """Open a folder below the root, "" for the root, through no link; the caller closes it."""
@@ -173,7 +136,7 @@ class Inside:
                 for entry in entries:
                     try:
                         seen = entry.stat(follow_symlinks=False)
-                        self.check(seen)
+                        self.trust.check(seen)
                     except OSError:
                         continue
                     yield entry.name, seen
@@ -201,7 +164,7 @@ class Inside:
                 with open(file, "rb", buffering=0) as opened:
                     try:
                         seen = os.fstat(file)
-                        self.check(seen)
+                        self.trust.check(seen)
                         content = opened.read()
                     except Foreign:
                         continue
@@ -269,7 +232,7 @@ class Place:
             seen = os.stat(self._last, dir_fd=fd, follow_symlinks=False)
         finally:
             os.close(fd)
-        self.inside.check(seen)
+        self.inside.trust.check(seen)
         return seen
 
     def is_there(self) -> bool:
@@ -294,7 +257,7 @@ class Place:
         """Open the file and return its descriptor, which the caller closes."""
         fd = self._open(flags, 0)
         try:
-            self.inside.check(os.fstat(fd))
+            self.inside.trust.check(os.fstat(fd))
         except BaseException:
             os.close(fd)
             raise
@@ -323,14 +286,14 @@ class Place:
         if seen.st_nlink > 1:
             raise Foreign(errno.EPERM, "a file with another name")
         if seen.st_uid != os.geteuid() and self.inside.is_shared:
-            self.inside.check(seen)
+            self.inside.trust.check(seen)
             if seen.st_uid != os.stat(self.inside.root).st_uid:
                 raise Foreign(errno.EPERM, f"a file of user {seen.st_uid}")
 
     def create(self, flags: int = os.O_RDWR, mode: int = FILE_MODE) -> int:
         """Make the file, which must not be there, and return its descriptor, which the caller closes."""
         fd = self._open(flags | os.O_CREAT | os.O_EXCL, mode)
-        share(fd, self.inside)
+        self.inside.trust.share(fd)
         return fd
 
     def _open(self, flags: int, mode: int) -> int:
@@ -415,7 +378,7 @@ class Place:
         folder = self.inside.enter(self._folder)
         try:
             seen = os.stat(self._last, dir_fd=folder, follow_symlinks=False)
-            self.inside.check_owner(seen)
+            self.inside.trust.check_owner(seen)
             return os.readlink(self._last, dir_fd=folder), seen.st_mtime
         finally:
             os.close(folder)
@@ -434,19 +397,6 @@ def open_in(folder: int, name: str, flags: int, mode: int = 0) -> int:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK):
             raise Foreign(errno.EPERM, "not a regular file") from None
         raise
-
-
-def share(fd: int, inside: Inside) -> None:
-    """Let the group that shares the folder read a file, whatever the umask is. Never fails."""
-    group = inside.group
-    if group < 0:
-        return
-    try:
-        seen = os.fstat(fd)
-        if seen.st_gid == group and not seen.st_mode & stat.S_IRGRP:
-            os.fchmod(fd, stat.S_IMODE(seen.st_mode) | stat.S_IRGRP)
-    except OSError:
-        return
 
 
 def _make(name: str, folder: int) -> bool:

@@ -28,11 +28,12 @@ from loom.store.allocation import Allocator
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, require_room, translate
 from loom.store.holding import Heartbeat, Holder, Signs, find_holder, is_locked, look_for_signs
-from loom.store.inside import FILE_MODE, Foreign, Inside, Place, share
+from loom.store.inside import FILE_MODE, Inside, Place
 from loom.store.journal import Record, format_header, read_journal, read_label
 from loom.store.journaling import Journal
 from loom.store.notes import read_note, write_note
 from loom.store.placing import is_among_devices
+from loom.store.trust import Foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -324,7 +325,7 @@ class Staging:
             os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._fd).st_mode) & 0o444)
         except OSError:
             self.is_read_only = False  # the blob's time tells of a write
-        share(self._fd, self._inside)
+        self._inside.trust.share(self._fd)
 
     def _rename(self) -> None:
         try:
