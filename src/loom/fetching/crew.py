@@ -158,7 +158,10 @@ def fit_descriptors(workers: int) -> int:
     one allows, for good: to lower it again could cut off whatever the embedding program has opened meanwhile.
     """
     needed = 2 * workers + _OTHER_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:
+        return workers  # a filter of system calls: the limit is met, or is not
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return workers
     raised = needed if hard == resource.RLIM_INFINITY else max(soft, min(needed, hard))

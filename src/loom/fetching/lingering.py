@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import sys
 import time
@@ -41,9 +40,7 @@ def linger(facts: dict[str, Any], listening: int, file: int) -> None:
     Secrets among the facts go through a pipe: neither arguments nor the environment hold them.
     """
     said = json.dumps({**facts, "listening": listening, "file": file}).encode()
-    child = background.start("loom.fetching.lingering", said=said, pass_fds=(listening, file))
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
+    background.start("loom.fetching.lingering", said=said, pass_fds=(listening, file))
 
 
 def _run(facts: dict[str, Any]) -> None:
@@ -80,4 +77,5 @@ def _run(facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    background.give_way(_NICENESS)
     _run(json.load(sys.stdin))

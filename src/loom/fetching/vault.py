@@ -20,7 +20,7 @@ from loom.errors import StoreError, StoreFull
 from loom.fetching.settlers import SETTLE_S, await_settler, settle_later, settle_now
 from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blobs
-from loom.store.faults import faults, require_room, translate
+from loom.store.faults import faults, look_at_room, require_room, translate
 from loom.store.hashing import hash_file
 from loom.store.notes import note_output
 from loom.store.output import HINTS, refusal, require_replaceable, try_to_place
@@ -332,7 +332,7 @@ class Vault:
             return
         with faults("use", out):
             is_near = os.stat(self.root).st_dev == os.stat(out.parent).st_dev
-            room = os.statvfs(out.parent)
+            room = look_at_room(out.parent)
         hint = "make room, choose another --out, or take a symbolic link: --link symlink"
         require_room(size + missing if is_near else size, room, out.parent, hint)
 

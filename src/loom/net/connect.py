@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
 import ssl
@@ -121,7 +122,8 @@ class Connector:
         if guard is not None and judge is None and not proxy:
             guard.came_home(address[1][0])
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # it only saves time
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if proxy:
                 sock = await self._pass_proxy(sock, endpoint, proxy)
             if endpoint.scheme == "https":

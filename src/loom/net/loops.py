@@ -83,7 +83,10 @@ def useful_loops(workers: int, *, decrypts: bool) -> int:
 
 def usable_cores() -> int:
     """Return the cores that this process may use, by affinity and by the cgroup's quota; at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not on Linux, or a filter of system calls
+        cores = os.cpu_count() or 1
     try:
         with open(_CGROUP_QUOTA, encoding="ascii") as file:
             quota, period = file.read().split()

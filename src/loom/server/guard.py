@@ -8,6 +8,7 @@ given up by the kernel (TCP_USER_TIMEOUT).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -255,10 +256,11 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def _listen_one(family: int, kind: int, protocol: int, address: _Address, before: list[socket.socket]) -> socket.socket:
     one = socket.socket(family, kind, protocol)
     try:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # without it a port is free again after a minute
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(AttributeError, OSError):  # not on every system
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
         if before and address[1] == 0:  # any port: the same for every family
             address = (address[0], before[0].getsockname()[1], *address[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -40,6 +41,22 @@ def start(module: str, *arguments: str, said: bytes = b"", pass_fds: Sequence[in
             pipe.write(said)
     threading.Thread(target=child.wait, name="loom-background", daemon=True).start()
     return child
+
+
+def give_way(niceness: int) -> None:
+    """Let other processes of the machine come first, where that is allowed.
+
+    A child asks for it: where a filter kills the process that makes a system call (systemd's SystemCallFilter= without
+    SystemCallErrorNumber=), it is the child that dies, and not the work.
+    """
+    with contextlib.suppress(OSError):
+        child = os.fork()
+        if not child:
+            try:
+                os.setpriority(os.PRIO_PROCESS, os.getppid(), niceness)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
 
 
 def passed_on(environ: Mapping[str, str]) -> dict[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from typing import TYPE_CHECKING
 
 from loom.errors import StoreError, StoreFull
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -39,11 +39,21 @@ def translate(error: OSError, verb: str, path: Path | Place | str) -> StoreError
     return StoreError(f"cannot {verb} {path}: {reason}", hint)
 
 
-def require_room(needed: int, room: os.statvfs_result, folder: Path, hint: str) -> None:
+def look_at_room(where: Path | int) -> os.statvfs_result | None:
+    """Return what the system says of the file system of a path or an open file; None where it does not tell."""
+    try:
+        return os.statvfs(where)
+    except OSError:
+        return None
+
+
+def require_room(needed: int, room: os.statvfs_result | None, folder: Path, hint: str) -> None:
     """Refuse at once what cannot fit, rather than after an hour of fetching it. Raises StoreFull.
 
     needed: bytes that are still to come; room: what the system says of the file system that `folder` is on.
     """
+    if room is None:
+        return  # then the writes tell
     free = room.f_bavail * room.f_frsize
     if needed > free:
         message = f"{folder} has {free / 1e6:,.0f} MB free and the file needs {needed / 1e6:,.0f} MB more"

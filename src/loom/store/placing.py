@@ -39,6 +39,9 @@ PHRASES = {
 }
 """What the ways of placing are called in a sentence."""
 
+_CANNOT_SEND = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM))
+"""What a file system says that cannot send a file to a file, and a filter of system calls."""
+
 _FICLONE = 0x40049409  # linux/fs.h
 _PIECE = 64 * 1024 * 1024
 _BLOCK = 1024 * 1024
@@ -182,7 +185,13 @@ def _copy(source: int, target: int, on_copied: Callable[[int], None] | None) -> 
     size, at = os.fstat(source).st_size, 0
     move = _send if sys.platform == "linux" else _read_and_write
     while at < size:
-        moved = move(source, target, at, size - at)
+        try:
+            moved = move(source, target, at, size - at)
+        except OSError as error:
+            if move is _read_and_write or error.errno not in _CANNOT_SEND:
+                raise
+            move = _read_and_write
+            continue
         if not moved:
             raise OSError(errno.EIO, f"the source ends at {at} of {size} bytes")
         at += moved

@@ -18,6 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, settled_blob
 from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.holding import Heartbeat, Signs, look_for_signs, try_lock
@@ -243,8 +244,7 @@ def _sync(place: Place) -> None:
 def main() -> int:
     """Settle the cache named on the command line, unless another process is at it."""
     cache = Cache(sys.argv[1])
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
+    background.give_way(_NICE)
     try:
         settle_in_turn(cache)
     except OSError:

@@ -26,7 +26,7 @@ from loom.core.keys import text_key
 from loom.errors import StoreError, StoreFull, UsageError
 from loom.store.allocation import Allocator
 from loom.store.cache import read_boot_id
-from loom.store.faults import faults, require_room, translate
+from loom.store.faults import faults, look_at_room, require_room, translate
 from loom.store.holding import Heartbeat, Holder, Signs, find_holder, is_locked, look_for_signs
 from loom.store.inside import FILE_MODE, Inside, Place
 from loom.store.journal import Record, format_header, read_journal, read_label
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 PIECE_SIZE = 256 * 1024
 """Bytes per write. The kernel allocates page cache in units up to the size of a write: large ones cost
 less, but are cold where a virtual machine gives its free memory back to the host (docs/decisions)."""
+
+CANNOT_SPLICE = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM))
+"""What a file system says that cannot splice, and a filter of system calls: then the bytes are written."""
 
 MAX_RANK = 8
 """As many stagings of one file are looked for: more processes than that do not hang at once."""
@@ -242,13 +245,13 @@ class Staging:
             _write_all(self._fd, data, offset)
 
     def splice(self, pipe: int, size: int, offset: int) -> None:
-        """Move `size` bytes from `pipe` to `offset` of the part. Raises OSError (EINVAL: use write), StoreFull."""
+        """Move `size` bytes from `pipe` to `offset` of the part. Raises OSError (CANNOT_SPLICE: write)."""
         end = offset + size
         while offset < end:
             try:
                 offset += os.splice(pipe, self._fd, min(end - offset, PIECE_SIZE), offset_dst=offset)
             except OSError as error:
-                if error.errno in (errno.EINVAL, errno.EOPNOTSUPP) and offset == end - size:
+                if error.errno in CANNOT_SPLICE and offset == end - size:
                     raise
                 raise translate(error, "write", self._part) from error
 
@@ -396,7 +399,7 @@ class Staging:
         """Give the part its size, or leave no empty one behind."""
         try:
             missing = size - os.fstat(self._fd).st_blocks * 512
-            require_room(missing, os.fstatvfs(self._fd), self.out.parent, "make room, or choose another --out")
+            require_room(missing, look_at_room(self._fd), self.out.parent, "make room, or choose another --out")
             os.ftruncate(self._fd, size)
         except (OSError, StoreFull):
             if is_new:
