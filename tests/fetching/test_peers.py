@@ -231,6 +231,7 @@ def test_the_origin_may_be_away_when_peers_have_it(cold: Cold, origin: Origin) -
         receipt = cold.fetch("b", retries=0)
     assert receipt.sources == {"origin": 0, "peers": SIZE}
     assert "the origin cannot be asked" in receipt.warnings[0]
+    assert receipt.checked == "no answer"
     with pytest.raises(loom.OriginUnreachable):
         cold.fetch("c", retries=0, no_peers=True)
 

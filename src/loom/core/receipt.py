@@ -65,7 +65,8 @@ class Receipt:
         origin, "sha256 told by X-Linked-ETag of hub.example"; None when there was none.
     checked: how it is known that the file is what the URL names now: "origin" (it said so in this fetch, or sent it),
         "digest" (the caller named it), "immutable" (the URL names a commit, a digest or one version), "trusted" (it is
-        from the cache, and the origin was not asked), "no answer" (the origin was asked and did not answer).
+        from the cache, and the origin was not asked), "no answer" (the origin was asked and did not answer: it is what
+        the cache held, or what peers call current).
     warnings: sentences worth a human's look; mostly empty.
     """
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from loom.core.expectation import NOTHING_TOLD
 from loom.core.faults import Fault, Remedy
+from loom.core.freshness import Checked
 from loom.core.options import Options, check_call, no_way_at_all
 from loom.core.ranges import Span
 from loom.core.receipt import Progress, Receipt
@@ -169,6 +170,8 @@ class _Fetch:
                 reply = away.hearsay
                 self._warn(f"the origin cannot be asked ({away.why}): peers said what is current")
             standing = way.confirm(reply) or self._transmit(way, reply)
+            if isinstance(reply, Hearsay):
+                standing = dataclasses.replace(standing, checked=Checked.NO_ANSWER)
         return self._receipt(way, standing)
 
     def _look(self) -> tuple[Way, Standing | None]:
