@@ -33,7 +33,7 @@ def test_what_a_browser_says(fields, is_one, is_named) -> None:
 )  # fmt: skip
 def test_names_that_no_stranger_owns(host) -> None:
     """Addresses, names without a dot, reserved names, and our own."""
-    assert not can_be_rebound(host, {"own.example.com"})
+    assert not can_be_rebound(host, frozenset({"own.example.com"}))
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_names_that_no_stranger_owns(host) -> None:
 )
 def test_names_that_could_be_strangers(host) -> None:
     """Whatever can be bought may lead here a moment later."""
-    assert can_be_rebound(host, {"own.example.com"})
+    assert can_be_rebound(host, frozenset({"own.example.com"}))

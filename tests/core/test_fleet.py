@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 
 from loom.core.bounds import MAX_MODELS_OF_NODE, Admission
 from loom.core.changes import Beat, Change, Holding, Left, Registered, Rejected, Withdrawn
-from loom.core.fleet import Fleet, Replica
+from loom.core.fleet import Fleet
 from loom.core.names import node_key
 from loom.errors import RegistryFull, UsageError
+
+if TYPE_CHECKING:
+    from loom.core.summaries import Replica
 
 BY_NODE = "with the node"
 

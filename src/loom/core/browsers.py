@@ -7,11 +7,12 @@ and cannot remove it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
 _OWN_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
 """Names that nobody can buy (RFC 6761, RFC 6762, RFC 8375; ICANN's resolution of 29 July 2024 for .internal)."""
@@ -33,10 +34,12 @@ def host_name(host: str) -> str:
     return (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower()
 
 
-def can_be_rebound(host: str, own: Collection[str] = ()) -> bool:
+@lru_cache(1024)
+def can_be_rebound(host: str, own: frozenset[str] = frozenset()) -> bool:
     """Return whether the owner of the name in a Host field could be a stranger, who has it lead here (DNS rebinding).
 
-    own: names of ours, in lower case. An address is no name; a name without a dot cannot be bought.
+    own: names of ours, in lower case. An address is no name; a name without a dot cannot be bought. Remembered: parsing
+    an address takes as long as the rest of a lookup's checks.
     """
     name = host_name(host).rstrip(".")
     if "." not in name or name in own or name.endswith(_OWN_SUFFIXES):

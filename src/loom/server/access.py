@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,7 @@ def _is_link(request: web.BaseRequest) -> bool:
     return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 
+@lru_cache(1024)
 def _is_loopback(host: str) -> bool:
     name = host_name(host)
     return name in ("", "localhost") or (is_ip(name) and ip_address(name).is_loopback)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loom.core.fetches import Failure
-    from loom.core.fleet import ModelSummary, NodeSummary, Replica
+    from loom.core.summaries import ModelSummary, NodeSummary, Replica
 
 
 def replica_json(one: Replica) -> bytes:

@@ -11,6 +11,7 @@ const BACKOFF_S = [1, 2, 5, 10];
 const SILENT_MS = 40_000; // the control plane says something every 15 s: a connection that does not is dead
 const STALLED_MS = 30_000;
 const WINDOW_MS = 20_000; // nodes report every few seconds: a rate over less would jump
+const LEASES_EVERY_S = 5;
 const MAX_ROWS = 500; // what the control plane puts into one view
 const MAX_HELD = 200; // rows of an opened node
 
@@ -194,7 +195,7 @@ function show(view) {
   tables.fetches.show(starts, search ? "Nothing that matches is being fetched." : "Nothing is being fetched.");
   tables.fetches.refreshOpen();
   $("failures").hidden = !view.failures.length;
-  tables.failures.show(view.failures);
+  showFailures();
   tables.nodes.show(nodes, `No node${match}.`);
   tables.models.show(models, `No model${match}.`);
   const fetching = starts.reduce((sum, it) => sum + it.fetching, 0);
@@ -204,6 +205,12 @@ function show(view) {
   showBound("models", models.length, totals.models, !search || models.length >= MAX_ROWS);
   setText($("found"), search && `${countOf(nodes.length, "node")} and ${countOf(models.length, "model")} found`);
   if (opensFirst && search === $("search").value.trim()) openFirst();
+}
+
+/** Show what failed, with how long ago that is by now. */
+function showFailures() {
+  const passed_s = (performance.now() - shownAt) / 1000;
+  tables.failures.show(shown.failures.map((it) => ({ ...it, age_s: it.age_s + passed_s })));
 }
 
 function showTotals({ nodes, models, fetching, from_origin: origin, from_peers: peers }, starts) {
@@ -323,6 +330,7 @@ function say(how, text) {
   tick();
 }
 
+let ticks = 0;
 /** Once a second: what depends on time alone. */
 function tick() {
   const now = performance.now();
@@ -330,6 +338,9 @@ function tick() {
   const age = shown ? `; what is shown is ${formatTime((now - shownAt) / 1000)} old` : "";
   setText($("age"), root.dataset.state === "lost" ? again + age : "");
   if (root.dataset.state !== "live" || document.hidden) return;
+  ticks += 1;
+  if (shown?.failures.length) showFailures();
+  if (ticks % LEASES_EVERY_S === 0) tables.nodes.refreshOpen(); // how long leases have left is no news to the server
   if (now - heardAt > SILENT_MS) lose("Connection lost");
   else if (shown?.fetches.length && now - shownAt > 2000) show(shown); // a fetch that stalls is no news to the server
 }
