@@ -17,6 +17,7 @@ from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING
 
+from loom.core.caches import may_be_cold
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options
 from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
@@ -24,7 +25,7 @@ from loom.core.transfer import Transfer, Wait
 from loom.errors import OriginThrottled, OriginUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 TICK_S = 0.1
 QUANTUM_S = 0.05
@@ -58,6 +59,7 @@ class Reply:
     """How one request goes: `fault` instead of bytes, or at most `brings` of them and `then` an ending.
 
     burst_s: what its rate gives in so many seconds arrives at once, as from an origin that limits it by the second.
+    waits_s: how long after the head the first byte comes.
     """
 
     latency_s: float = 0.02
@@ -66,11 +68,22 @@ class Reply:
     brings: int | None = None
     then: Ending = Ending.ENDS
     burst_s: float = QUANTUM_S
+    waits_s: float = 0.0
 
 
 def lost() -> Fault:
     """A connection that broke."""
     return Fault(Remedy.RETRY, OriginUnreachable("the connection broke"))
+
+
+def refused() -> Fault:
+    """A connection that was reset before a reply, or a 502."""
+    return Fault(Remedy.FEWER, OriginUnreachable("refused"))
+
+
+def silent() -> Fault:
+    """A connection that was cut because nothing, or next to nothing, came."""
+    return Fault(Remedy.PATIENCE, OriginUnreachable("the connection broke"))
 
 
 def throttled(wait_s: float | None = None) -> Fault:
@@ -99,7 +112,8 @@ class _Flow:
 class Simulation:
     """One transfer of `size` bytes from `origin`; `link` is what all connections share, in bytes per second.
 
-    `is_probed`: the first request is sent before the size is known, and tells how near the origin is.
+    `is_probed`: the first request is sent before the size is known, and tells how near the origin is; `fields`: what
+    its reply says.
     """
 
     size: int
@@ -108,6 +122,7 @@ class Simulation:
     done: Iterable[int] = ()
     link: float = float("inf")
     is_probed: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.done = frozenset(self.done)
@@ -124,7 +139,8 @@ class Simulation:
         self._order = count()
 
     def _new_transfer(self, round_trip_s: float) -> Transfer:
-        return Transfer(self.size, self.options, sorted(self.done), round_trip_s=round_trip_s)
+        is_cold = may_be_cold(self.fields, round_trip_s)
+        return Transfer(self.size, self.options, sorted(self.done), round_trip_s=round_trip_s, may_be_cold=is_cold)
 
     @property
     def asked(self) -> list[float]:
@@ -180,7 +196,7 @@ class Simulation:
 
     def _tick(self) -> None:
         for worker in self.transfer.starved(self.now):
-            self._fail(self._flows[worker], lost())
+            self._fail(self._flows[worker], silent())
         self._later(TICK_S, self._tick)
 
     def _wake(self, worker: int) -> None:
@@ -216,7 +232,7 @@ class Simulation:
             self._fail(flow, flow.reply.fault)
             return
         self.transfer.opened(flow.request.worker, self.now)
-        self._go_on(flow)
+        self._later(flow.reply.waits_s, lambda: self._go_on(flow) if self._is_alive(flow) else None)
 
     def _go_on(self, flow: _Flow) -> None:
         """Have the next quantum arrive, or whatever the reply does when it has brought its bytes."""

@@ -157,7 +157,7 @@ def test_the_probe_says_nothing_about_latency() -> None:
     transfer.opened(0, 0.0)
     transfer.next(1, 0.0)
     transfer.opened(1, 1.0)
-    assert transfer._latency_s == 1.0
+    assert transfer._known.latency_s == 1.0
 
 
 def test_a_chunk_is_reported_once_though_it_came_twice() -> None:

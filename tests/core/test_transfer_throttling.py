@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from loom.core.concurrency import GROWTH_S
 from loom.core.faults import MAX_WAIT_S
 from loom.core.options import Options
-from loom.core.transfer import LIMIT_GROWTH_S
-from tests.core.simulator import Reply, Request, Simulation, throttled
+from tests.core.simulator import Reply, Request, Simulation, refused, silent, throttled
 
 MB = 1_000_000
 SIZE = 900 * MB
@@ -17,19 +17,53 @@ SERVED = Reply(0.05, RATE)
 REFUSED = Reply(0.02, fault=throttled())
 
 
+RESET = Reply(0.02, fault=refused())
+
+
+@pytest.mark.parametrize("refusal", [REFUSED, RESET], ids=["503", "reset"])
 @pytest.mark.parametrize("allowed", [1, 2, 4, 10, 15])
-def test_a_server_that_allows_few_connections(allowed: int) -> None:
-    """Whoever is refused waits for its turn: the file comes as fast as the connections allowed can bring it."""
-    sim = Simulation(SIZE, lambda request: SERVED if request.active <= allowed else REFUSED, CHOICE).run()
+def test_a_server_that_allows_few_connections(allowed: int, refusal: Reply) -> None:
+    """What is refused waits for its turn: the file comes as fast as the connections allowed can bring it."""
+    sim = Simulation(SIZE, lambda request: SERVED if request.active <= allowed else refusal, CHOICE).run()
     assert sim.error is None
     assert sim.now <= 1.1 * (0.1 + SIZE / allowed / RATE) + 1.0
-    assert len(sim.faults) <= 2 * CHOICE.workers + sim.now / LIMIT_GROWTH_S
+    assert len(sim.faults) <= 2 * CHOICE.workers + sim.now / GROWTH_S
 
 
-def test_a_refusal_while_others_are_served_costs_no_try() -> None:
-    """Only the first burst, of which nobody is served yet when the refusals come, uses one up."""
+@pytest.mark.parametrize("refusal", [REFUSED, RESET], ids=["503", "reset"])
+def test_a_refusal_while_others_are_served_costs_no_try(refusal: Reply) -> None:
+    """Only the first burst, of which nothing is served yet when the refusals come, uses one up."""
     choice = Options(workers=16, retries=1)
-    assert Simulation(SIZE, lambda request: SERVED if request.active <= 3 else REFUSED, choice).run().error is None
+    assert Simulation(SIZE, lambda request: SERVED if request.active <= 3 else refusal, choice).run().error is None
+
+
+def test_who_refuses_is_asked_ever_less_often() -> None:
+    """Ten minutes over two connections are no ten minutes of knocking: after each attempt in vain the pause doubles."""
+    slow = Reply(0.05, MB / 4)
+    sim = Simulation(
+        SIZE // 3, lambda request: slow if request.active <= 2 else RESET, Options(workers=4), link=MB / 2
+    ).run()
+    assert sim.error is None
+    assert sim.now > 590
+    assert len(sim.faults) <= 4 + 5 + sim.now / 30
+
+
+@pytest.mark.parametrize("kind", [refused, silent])
+def test_when_nothing_is_served_it_is_a_failure_as_any_other(kind) -> None:
+    """Refused, or unanswered, with nothing served beside it: the tries are counted, after the usual pauses."""
+    sim = Simulation(SIZE, lambda _: Reply(0.02, fault=kind()), Options(workers=1)).run()
+    assert sim.error is not None
+    assert [round(when) for when in sim.asked] == [0, 2, 6, 14]
+
+
+def test_bytes_that_are_always_refused_end_the_transfer() -> None:
+    """A range that a server refuses for itself, and not for the number of requests, is not asked for without end."""
+    bad = 500 * MB
+    sim = Simulation(
+        SIZE, lambda request: RESET if request.span.start <= bad < request.span.end else SERVED, CHOICE
+    ).run()
+    assert sim.error is not None
+    assert len(sim.faults) <= 40
 
 
 def test_a_storm_that_lifts() -> None:
@@ -38,7 +72,7 @@ def test_a_storm_that_lifts() -> None:
     assert sim.error is None
     assert len([when for when in sim.asked if when < 10]) <= 40
     assert sim.most_active >= CHOICE.workers - 1
-    assert sim.now <= 10 + 8 * LIMIT_GROWTH_S
+    assert sim.now <= 10 + 8 * GROWTH_S
 
 
 def test_a_storm_in_the_middle() -> None:

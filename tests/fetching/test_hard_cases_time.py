@@ -18,21 +18,27 @@ from pathlib import Path
 
 import pytest
 
+import loom
 from loom.errors import (
+    OriginError,
     OriginThrottled,
     OriginUnreachable,
 )
-from tests.fetching.getter import SIZE
+from tests.fetching.getter import IMPATIENT, SIZE
 from tests.fetching.kit import CHUNK
 from tests.origins.dead import DeadAddress
 from tests.origins.deliveries import (
+    FillsFromFront,
+    Queues,
     Tripwire,
+    closes_unasked,
     dribbles,
     dribbles_head,
     half_closes,
     never_answers,
     paced,
     resets,
+    resets_unasked,
     stalls,
 )
 from tests.origins.fault import covering, first, once, only
@@ -40,6 +46,7 @@ from tests.origins.replies import (
     AllowsAtOnce,
     answers,
     ignores_ranges,
+    slow_down,
 )
 from tests.origins.things import Thing, seeded
 
@@ -185,12 +192,46 @@ def test_throttled_for_ever(origin, getter):
     assert len(origin.requests) == 3
 
 
+REFUSALS = {
+    "503": slow_down,
+    "502": answers(502),
+    "504": answers(504, body=b"x" * 100),
+    "reset": resets_unasked,
+    "close": closes_unasked,
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_a_limit_on_requests_at_once(origin, getter, most):
-    """An origin that refuses more than a few requests at once is not given up: fewer are sent."""
-    limit = AllowsAtOnce(most)
-    getter.right(origin.put("/m", THING, limit, paced(4 * 1024, 0.001)), DATA, workers=16)
+def test_a_limit_on_requests_at_once(origin, getter, most, refusal):
+    """An origin that refuses more than a few requests at once, however it does so, is not given up: fewer are sent."""
+    limit = AllowsAtOnce(most, refusal)
+    getter.right(origin.put("/m", THING, paced(4 * 1024, 0.001), limit), DATA, workers=16, retries=1)
     assert limit.refused < len(origin.requests)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_the_first_request_is_refused(origin, getter, refusal):
+    """While nothing is served a refusal is a failure as any other: tried again, and in the end told."""
+    getter.right(origin.put("/m", THING, first(2, refusal)), DATA)
+    with pytest.raises(OriginError) as caught:
+        loom.fetch(origin.put("/n", THING, refusal), getter.out.with_name("n"), **{**IMPATIENT, "retries": 1})
+    assert (caught.value.exit_code, len(origin.asked("/n"))) == (6, 2)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_queue_at_a_balancer(origin, getter, most):
+    """What waits for its turn, for longer than the time-out, costs no try while others are served."""
+    url = origin.put("/m", THING, paced(4 * 1024, 0.005), Queues(most))
+    getter.right(url, DATA, workers=16, timeout_s=0.4, retries=1)
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["heads at once", "heads with the first byte"])
+@pytest.mark.parametrize("workers", [1, 16])
+def test_a_cache_that_fills_from_its_front(origin, getter, workers, is_silent):
+    """What waits for a cold cache costs no try while the front is served, however short the time-out is."""
+    fills = FillsFromFront(SIZE // 3, is_silent=is_silent)
+    getter.right(origin.put("/m", THING, fills), DATA, workers=workers, timeout_s=0.5, retries=0)
 
 
 @pytest.mark.parametrize("extra", [(), (ignores_ranges,)], ids=["ranges", "stream"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from tests.origins.wire import Hangup
@@ -97,6 +98,51 @@ def closes(after: int) -> Fault:
         raise Hangup
 
     return _pours(pour)
+
+
+def resets_unasked(exchange: Exchange) -> None:
+    """Cut the connection with an RST in place of a reply."""
+    exchange.line.reset()
+
+
+class FillsFromFront:
+    """Hand on an object as a cache does that fetches it once, from its front: a range waits until the fill is there.
+
+    rate: bytes per second, from the first request on. is_silent: no head is sent before the first byte is there.
+    """
+
+    def __init__(self, rate: int, *, is_silent: bool = False) -> None:
+        self._rate = rate
+        self._is_silent = is_silent
+        self._began: float | None = None
+
+    def __call__(self, exchange: Exchange) -> None:
+        self._began = self._began or time.monotonic()
+        start = (exchange.request.range or (0, 0))[0]
+        if self._is_silent:
+            self._await(exchange.line, start)
+        exchange.reply.pour = lambda line, body: self._pour(line, body, start)
+
+    def _pour(self, line: Line, body: bytes, start: int) -> None:
+        for at in range(0, len(body), 16 * 1024):
+            piece = body[at : at + 16 * 1024]
+            self._await(line, start + at + len(piece))
+            line.send(piece)
+
+    def _await(self, line: Line, offset: int) -> None:
+        line.pause(max(0.0, (self._began or 0.0) + offset / self._rate - time.monotonic()))
+
+
+class Queues:
+    """Serve at most `most` requests at a time; the others wait for their turn without a word, as at a balancer."""
+
+    def __init__(self, most: int) -> None:
+        self._slots = threading.Semaphore(most)
+
+    def __call__(self, exchange: Exchange) -> None:
+        while not self._slots.acquire(timeout=0.01):
+            exchange.line.pause(0.0)
+        exchange.at_end.append(self._slots.release)
 
 
 def closes_unasked(exchange: Exchange) -> None:

@@ -44,12 +44,12 @@ class Nginx:
 
     def __init__(self, root: Path, work: Path, settings: str = "") -> None:
         self.root, self.work, self.settings = root, work, settings
-        self.port, self.tls_port = _free_port(), _free_port()
+        self.port, self.tls_port = free_port(), free_port()
         self.ca_file = work / "ca.pem"
         self._seen: list[Request] = []
 
     def __enter__(self) -> Self:
-        nginx = _find("nginx")
+        nginx = find_program("nginx")
         if not self.ca_file.exists():
             make_certificates(self.work)
         (self.work / "nginx.conf").write_text(self._config(modules_folder(nginx)))
@@ -118,7 +118,7 @@ location / { access_by_lua_block {
 
 def make_certificates(folder: Path) -> None:
     """Write ca.pem, and server.pem with server.key signed by it, for localhost and 127.0.0.1."""
-    _find("openssl")
+    find_program("openssl")
     new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=Loom-test"
     names = "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE"
     for told in ("-keyout ca.key -out ca.pem", f"-keyout server.key -out server.pem -CA ca.pem -CAkey ca.key {names}"):
@@ -132,14 +132,14 @@ def modules_folder(nginx: str) -> Path:
     return Path(found[1] if found else "/usr/lib/nginx/modules")
 
 
-def _find(name: str) -> str:
+def find_program(name: str) -> str:
     found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
     if found is None:
         raise OriginUnavailable(f"{name} is not installed")
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

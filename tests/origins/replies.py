@@ -158,11 +158,20 @@ def refuses_head(exchange: Exchange) -> None:
         exchange.reply = Reply(403)
 
 
-class AllowsAtOnce:
-    """Serve at most `most` requests at a time and answer 503 beyond that. `refused` counts those."""
+def slow_down(exchange: Exchange) -> None:
+    """Answer 503."""
+    exchange.reply = Reply(503, [("Content-Type", "text/plain")], b"slow down\n")
 
-    def __init__(self, most: int) -> None:
+
+class AllowsAtOnce:
+    """Serve at most `most` requests at a time and refuse what is beyond that, by 503 or otherwise.
+
+    `refused` counts those.
+    """
+
+    def __init__(self, most: int, refusal: Fault = slow_down) -> None:
         self._most = most
+        self._refusal = refusal
         self._now = 0
         self._lock = threading.Lock()
         self.refused = 0
@@ -174,7 +183,7 @@ class AllowsAtOnce:
             if self._now <= self._most:
                 return
             self.refused += 1
-        exchange.reply = Reply(503, [("Content-Type", "text/plain")], b"slow down\n")
+        self._refusal(exchange)
 
     def _leave(self) -> None:
         with self._lock:

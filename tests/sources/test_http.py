@@ -47,7 +47,7 @@ class Script:
         self.hosts: list[str] = []
         self.fields: list[Mapping[str, str]] = []
 
-    async def get(self, url: Url, headers: Mapping[str, str], **_: bool) -> Response:
+    async def get(self, url: Url, headers: Mapping[str, str], **_: object) -> Response:
         self.hosts.append(url.endpoint.host)
         self.fields.append(headers)
         reply = self._replies.popleft()
@@ -131,7 +131,7 @@ def test_who_breaks_off_within_a_redirect() -> None:
             raise ConnectionResetError(104, "Connection reset by peer")
 
     class Pool(Script):
-        async def get(self, url: Url, headers: Mapping[str, str], **_: bool) -> Response:
+        async def get(self, url: Url, headers: Mapping[str, str], **_: object) -> Response:
             response = await super().get(url, headers)
             return Lost(response.connection, response.head, b"")
 

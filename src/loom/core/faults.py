@@ -24,8 +24,13 @@ class Remedy(Enum):
 
     RETRY = "retry"
     """Try again after the backoff; counts against the retries."""
+    FEWER = "fewer"
+    """Ask with fewer requests at once, if others are served meanwhile: it was refused before a reply, or with a status
+    that may pass. Else as RETRY."""
+    PATIENCE = "patience"
+    """Wait for its turn, if others are served meanwhile: there was no answer in time. Else as RETRY."""
     SLOW_DOWN = "slow down"
-    """Everyone pauses, fewer requests at once; counts as RETRY does."""
+    """As FEWER; but everyone pauses when the origin names a time, or serves nothing."""
     AT_ONCE = "at once"
     """Try again now: a stale keep-alive connection, a signed URL that was renewed. Does not count."""
     ELSEWHERE = "elsewhere"
@@ -36,11 +41,15 @@ class Remedy(Enum):
 
 @dataclass(eq=False)
 class Fault(Exception):
-    """A request failed. `error` is what the user sees if nothing helps; `wait_s` is what the server asked for."""
+    """A request failed. `error` is what the user sees if nothing helps; `wait_s` is what the server asked for.
+
+    is_final: no other try helps unless others are served meanwhile (FEWER).
+    """
 
     remedy: Remedy
     error: LoomError
     wait_s: float | None = None
+    is_final: bool = False
 
 
 def retry_delay(fault: Fault, tries: int, options: Options, jitter: float) -> float | None:
@@ -49,7 +58,7 @@ def retry_delay(fault: Fault, tries: int, options: Options, jitter: float) -> fl
     What the server asked for (`fault.wait_s`, up to MAX_WAIT_S) wins over the backoff when it is longer: one that asks
     for no pause, or for a time that has passed, would use up all tries at once. `jitter` is in [0, 1).
     """
-    if fault.remedy is Remedy.NONE:
+    if fault.remedy is Remedy.NONE or fault.is_final:
         return None
     if fault.remedy is Remedy.AT_ONCE:
         return 0.0

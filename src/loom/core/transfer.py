@@ -1,23 +1,38 @@
 """The transfer: which bytes to ask for next, by whom, and what to do when a request fails.
 
-Rule 1: everything that affects this state machine lives in this file. It knows no HTTP, no sockets, no files and no
-clock; time comes in as `now`, randomness as `jitter`. A test drives it with a simulator that lies, drops and stalls.
+Rule 1: everything that affects this state machine lives here and in the modules that it alone uses (runs, pieces,
+shares, service, balance, concurrency). It knows no HTTP, no sockets, no files and no clock; time comes in as `now`,
+randomness as `jitter`. A test drives it with a simulator that lies, drops and stalls.
 
-Theory of operation. The missing bytes are free *pieces*, each with the number of tries it has cost. A worker asks
-`next`: it gets a Span (which becomes its *run*), a Wait, or None when all bytes are in place. Spans are long, about
-size / workers, because a request costs a round trip whatever its length. A worker that runs out takes the far part of
-the run that would end last, if that ends the transfer sooner after paying for its own round trip: the victim learns its
-new end from the next `received`. What is left of a straggler is asked for twice (a hedge); the first answer wins. A run
-that falls silent for longer than a reply takes to begin counts as dead, for all that its past rate was.
+Theory of operation. The missing bytes are free *pieces* (loom.core.pieces), each with the number of tries it has cost.
+A worker asks `next`: it gets a Span (which becomes its *run*), a Wait, or None when all bytes are in place. Spans are
+long, about size / workers, because a request costs a round trip whatever its length. A worker that runs out takes the
+far part of the run that would end last, if that ends the transfer sooner after paying for its own round trip: the
+victim learns its new end from the next `received`. What is left of a straggler is asked for twice (a hedge); the first
+answer wins (loom.core.balance). A run that falls silent for longer than a reply takes to begin counts as dead, for all
+that its past rate was.
 
-Why it ends. Bytes only come. Every request that fails without headway adds a try to the bytes it asked for, and whoever
-takes them over (the next one, a thief, a hedge) takes over the tries; when they are used up the transfer ends with the
-error. So every request brings bytes or uses up a try.
+What becomes of a request (a run), by what happens to it:
 
-Throttling. The limit on requests at once falls to half, but not below what is being served: that much is evidently
-allowed. While somebody is served, what was refused waits for its turn and costs no try. Everyone pauses when the origin
-names a time, or serves nobody. In peace the limit grows again: it doubles up to where it was last refused, then it
-grows by one (the slow start and the congestion avoidance of RFC 5681).
+    event                              while others are served             while nothing is served
+    -----                              -----------------------             -----------------------
+    opened, received, ended            bytes come; what did not come is free again
+    failed: FEWER (refused, 5xx)       no try; the limit falls             a try; the backoff
+    failed: SLOW_DOWN (429, 503)       no try; the limit falls             a try; everyone pauses
+    failed: SLOW_DOWN, with a time     a try; everyone pauses              the same
+    failed: PATIENCE (silent)          no try; the limit falls             a try; the backoff
+    failed: RETRY, or after bytes      a try, or the first after headway; the backoff
+    failed: AT_ONCE                    no try, 16 in a row; at once
+    failed: ELSEWHERE (a peer)         no try; free again
+    failed: NONE                       the transfer ends with the error
+
+Why it ends. Bytes only come. Every request that fails without headway adds a try to the bytes it asked for, and the
+next one that asks for them (a thief, a hedge) takes over the tries; when they are used up the transfer ends with the
+error. A failure that costs no try needs bytes that others brought meanwhile. So every request brings bytes, uses up
+a try, or used bytes of another one; of those there are only so many.
+
+The limit on requests at once, and its states, are loom.core.concurrency's. While the origin serves the file from its
+front only (a cache that fills), pieces are taken in order, nothing is taken over, and two requests are left waiting.
 
 Peers. In a swarm (loom.core.swarm) somebody else decides what is asked for: it `claim`s free pieces, for requests to
 the origin and to peers. A peer that fails costs no try; what only concerns the origin (its limit, its rates, its
@@ -33,9 +48,15 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from loom.core.balance import SPLIT_ALIGN, plan_takeover
+from loom.core.concurrency import Concurrency, State
 from loom.core.faults import MAX_AT_ONCE, Fault, Remedy, retry_delay
-from loom.core.pace import SAMPLE_S, STARVED_BYTES_PER_SECOND, Meter, ProgressWindow
+from loom.core.pace import ProgressWindow, backoff_delay
+from loom.core.pieces import Pieces
 from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
+from loom.core.runs import Experience, Piece, Run
+from loom.core.service import Service
+from loom.core.shares import NEAR_S, Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,37 +65,13 @@ if TYPE_CHECKING:
     from loom.errors import LoomError
 
 POLL_S = 0.1
-"""How soon an idle worker looks again whether taking work off another one has become worth it."""
+"""Seconds after which an idle worker looks again whether there is something to do."""
 
-MIN_STEAL = 256 * 1024
-"""Bytes below which a request of its own is never worth it."""
+PROVING_POLL_S = 0.002
+"""The same while all wait for what the first far range will show."""
 
-MIN_GAIN_S = 0.02
-"""A steal must end the transfer at least so much sooner: it costs the victim's connection and a request."""
-
-NEAR_S = 0.01
-NEAR_SPAN = 40_000_000
-NEAR_WINDOW = 640_000_000
-"""So near to the origin (seconds from a request to its reply) a request costs next to nothing: spans are short, and all
-workers together keep within a window of so many bytes. Then the file grows from its front, which hashing likes, and the
-blocks of a span can be allocated before it comes (docs/decisions)."""
-
-HEDGE_FACTOR = 2.0
-HEDGE_SLACK_S = 0.4
-"""The rest of a run is asked for twice only when a new request would bring it in less than half the time, by a clear
-margin: a hedge fetches bytes in vain."""
-
-SPLIT_ALIGN = 64 * 1024
-"""Spans are split at multiples of this: whole pages and whole TLS records, far below a chunk."""
-
-HEADWAY = 1024 * 1024
-"""A request that brought so many bytes (or a chunk, if that is less) was progress: the tries start afresh."""
-
-NEVER_S = 1e6
-"""In how many seconds a run ends that has fallen silent: a number, so that what it holds can still be compared."""
-
-LIMIT_GROWTH_S = 2.0
-"""After throttling, more requests at once are risked each time this passes in peace."""
+FREE_REFUSALS = 2
+"""Bytes that were refused more often than this, while others were served, are asked for after a pause that grows."""
 
 
 @dataclass(frozen=True)
@@ -84,46 +81,12 @@ class Wait:
     until: float
 
 
-@dataclass
-class _Piece:
-    """Bytes to be asked for, and what asking for them has cost: `tries` that count, and `at_once` that do not.
-
-    Nobody is to ask `not_before`. `seen` is how many bytes were in place when it last failed.
-    """
-
-    start: int
-    end: int
-    tries: int = 0
-    at_once: int = 0
-    not_before: float = 0.0
-    seen: int = -1
-
-
-@dataclass
-class _Run:
-    """One request under way: [pos, end) is still to come."""
-
-    piece: _Piece
-    pos: int
-    end: int
-    asked_at: float
-    heard_at: float
-    meter: Meter
-    window: ProgressWindow
-    opened_at: float | None = None
-    hedged: bool = False
-    is_peer: bool = False
-
-    @property
-    def left(self) -> int:
-        return max(0, self.end - self.pos)
-
-
 class Transfer:
     """One file of known size, fetched by up to `options.workers` workers, numbered from 0.
 
     `done` are the indexes of chunks that are in place already, `ranges` other bytes that are; `round_trip_s` is what
-    the probe's request took to be answered. Not thread-safe: whoever shares it holds a lock.
+    the probe's request took to be answered; may_be_cold: whether it may come from a cache that does not have the file
+    yet. Not thread-safe: threads that share it hold a lock.
     """
 
     def __init__(
@@ -134,6 +97,8 @@ class Transfer:
         jitter: Callable[[], float] = lambda: 0.0,
         round_trip_s: float = math.inf,
         ranges: Iterable[Span] = (),
+        *,
+        may_be_cold: bool = False,
     ) -> None:
         self.size = size
         self.chunk_size = options.chunk_size
@@ -141,24 +106,20 @@ class Transfer:
         self.have = RangeSet()
         self.error: LoomError | None = None
         self.retries = 0
-        self.paused_until = 0.0
         self.is_fed_elsewhere = False
         """Peers are bringing bytes: then an origin that keeps failing is asked again later, and ends nothing."""
         self._options = options
         self._jitter = jitter
-        self._runs: dict[int, _Run] = {}
-        self._limit = options.workers
-        self._limit_changed = float("-inf")
-        self._refused_above = options.workers
-        self._latency_s = 0.0
-        self._usual_rate = 0.0
-        self._gap_s = 0.0
-        self._is_near = round_trip_s < NEAR_S
+        self._runs: dict[int, Run] = {}
+        self._known = Experience(round_trip_s)
+        self._shares = Shares(options.chunk_size, round_trip_s < NEAR_S)
+        self._limit = Concurrency(options.workers, is_proving=may_be_cold)
+        self._service = Service(self._runs, self._known, self._limit)
         self._completed: list[int] = []
         for span in (*(chunk_span(index, size, self.chunk_size) for index in done), *ranges):
             self.have.add(*span)
         self.resumed = self.have.total
-        self._pieces = [_Piece(*gap) for gap in self.have.missing(0, size)]
+        self._pieces = Pieces(self.have.missing(0, size))
 
     # What a conductor asks
 
@@ -171,6 +132,11 @@ class Transfer:
     def active(self) -> int:
         """How many requests are under way."""
         return len(self._runs)
+
+    @property
+    def paused_until(self) -> float:
+        """When the origin may be asked again, by its own word or because it serves nothing."""
+        return self._limit.paused_until
 
     def useful_workers(self) -> int:
         """Return how many workers can have a chunk of their own to begin with; at least 1."""
@@ -187,12 +153,23 @@ class Transfer:
 
         It makes too little progress; or it lost the race for its bytes, and hangs.
         """
+        self._service.judge_waiting(now)
         best = max((run.meter.read(now) for run in self._runs.values()), default=0.0)
-        best = max(best, self._usual_rate)
-        return [worker for worker, run in self._runs.items() if self._is_lost(run) or run.window.is_starved(now, best)]
+        best = max(best, self._known.rate)
+        starved = [worker for worker, run in self._runs.items() if run.window.is_starved(now, best)]
+        excused = self._service.left_waiting(self._options.timeout_s, now)
+        lost = [worker for worker, run in self._runs.items() if run.left and self.have.covers(run.pos, run.end)]
+        return [*(worker for worker in starved if worker not in excused), *(w for w in lost if w not in starved)]
 
-    def _is_lost(self, run: _Run) -> bool:
-        return run.left > 0 and self.have.covers(run.pos, run.end)
+    def is_lost(self, worker: int) -> bool:
+        """Return whether `worker` asks for what others have brought: then nothing is wrong with its connection."""
+        run = self._runs.get(worker)
+        return run is not None and self.have.covers(run.pos, run.end)
+
+    def has_begun(self, worker: int) -> bool:
+        """Return whether the reply to `worker`'s request has begun."""
+        run = self._runs.get(worker)
+        return run is not None and run.opened_at is not None
 
     # What a worker asks and tells
 
@@ -201,14 +178,11 @@ class Transfer:
 
         Return False, and do nothing, when those bytes are in place already.
         """
-        piece = next((p for p in self._pieces if p.start <= span.start < p.end), None)
-        if piece is None:
+        if not any(piece.start <= span.start < piece.end for piece in self._pieces):
             return False
-        self._pieces.remove(piece)
-        if piece.start < span.start:
-            self._pieces.append(_Piece(piece.start, span.start))
-        self._start_run(worker, piece, Span(span.start, min(span.end, piece.end)), now)
+        self._start_run(worker, span, now)
         self._runs[worker].opened_at = now
+        self._runs[worker].is_probe = True
         return True
 
     def next(self, worker: int, now: float) -> Span | Wait | None:
@@ -219,10 +193,15 @@ class Transfer:
 
     def wait_for_origin(self, now: float) -> Wait | None:
         """Return how long nothing more may be asked of the origin, None when something may."""
-        if now < self.paused_until:
-            return Wait(self.paused_until)
-        self._grow_limit(now)
-        return Wait(now + POLL_S) if self._asked_of_origin >= self._limit else None
+        if now < self._limit.paused_until:
+            return Wait(self._limit.paused_until)
+        is_waiting = self._service.judge_waiting(now)
+        if self._limit.is_first_proving(now) and not self._is_only_front_asked():
+            return Wait(now + PROVING_POLL_S)
+        asked = self._service.asked
+        if asked < self._limit.limit or asked < self._limit.grow(now, is_waiting=is_waiting):
+            return None
+        return Wait(now + POLL_S)
 
     # What a swarm asks and tells
 
@@ -239,22 +218,17 @@ class Transfer:
 
         peer_window_s: a peer is asked, and cut when it makes too little progress in so many seconds.
         """
-        piece = next((p for p in self._pieces if p.start < span.end and span.start < p.end), None)
-        if piece is None or self.error is not None:
+        if self.error is not None:
             return None
-        self._pieces.remove(piece)
-        if piece.start < span.start:
-            self._pieces.append(replace(piece, end=span.start))
-        start, end = max(piece.start, span.start), min(piece.end, span.end)
-        self._start_run(worker, replace(piece, start=start), Span(start, end), now)
-        if peer_window_s is not None:
+        claimed = self._start_run(worker, span, now)
+        if claimed is not None and peer_window_s is not None:
             self._runs[worker].is_peer = True
             self._runs[worker].window = ProgressWindow(peer_window_s, now)
-        return Span(start, end)
+        return claimed
 
     def claim_late(self, worker: int, offers: Callable[[Span], bool], now: float, peer_window_s: float) -> Span | None:
         """Let `worker` take over, from a peer that has them (`offers`), bytes that come too slowly from elsewhere."""
-        span = self._steal(worker, now, offers)
+        span = self._take_over(worker, now, offers)
         if span is not None:
             self._runs[worker].is_peer = True
             self._runs[worker].window = ProgressWindow(peer_window_s, now)
@@ -270,31 +244,27 @@ class Transfer:
         runs.sort(key=lambda run: -(-(run.pos + 1) // step) * step - run.pos)
         for number, run in enumerate(runs):
             unit = step if number < kept else SPLIT_ALIGN
-            end = -(-(run.pos + 1) // unit) * unit
-            if end < run.end:
-                self._pieces.append(replace(run.piece, start=end, end=run.end))
-                run.end = end
+            self._cut_short(run, -(-(run.pos + 1) // unit) * unit)
 
     def yield_origin(self, should_yield: Callable[[Span], bool]) -> None:
         """Make free what the origin is being asked for where `should_yield` says so; a little may still come."""
         for run in self._runs.values():
-            end = -(-(run.pos + 1) // SPLIT_ALIGN) * SPLIT_ALIGN
-            if not run.is_peer and end < run.end and should_yield(Span(run.pos, run.end)):
-                self._pieces.append(replace(run.piece, start=end, end=run.end))
-                run.end = end
+            if not run.is_peer and should_yield(Span(run.pos, run.end)):
+                self._cut_short(run, -(-(run.pos + 1) // SPLIT_ALIGN) * SPLIT_ALIGN)
 
-    @property
-    def _asked_of_origin(self) -> int:
-        return sum(not run.is_peer for run in self._runs.values())
+    def _cut_short(self, run: Run, end: int) -> None:
+        if end < run.end:
+            self._pieces.put(run.piece, end, run.end)
+            run.end = end
+
+    # What becomes of a request
 
     def opened(self, worker: int, now: float) -> None:
         """The reply to `worker`'s request has begun."""
         run = self._runs[worker]
-        if run.opened_at is None and not run.is_peer:  # else adopted: when it was asked for is not known
-            latency_s = now - run.asked_at
-            self._latency_s = (self._latency_s + latency_s) / 2 if self._latency_s else latency_s
-        run.opened_at = run.heard_at = now
-        run.meter = Meter(now)
+        if not run.is_probe and not run.is_peer:  # when the probe was asked for is not known
+            self._known.opened(run, now)
+        run.opened(now)
 
     def received(self, worker: int, size: int, now: float) -> int:
         """Count `size` bytes written by `worker`; return how many more it should take, 0 when it is done.
@@ -302,6 +272,10 @@ class Transfer:
         The answer can be smaller than last time less `size`: somebody else has taken the far part.
         """
         run = self._runs[worker]
+        if not run.is_peer:
+            if not run.brought and run.is_late:  # its turn has come: now it has to make progress
+                run.window = ProgressWindow(self._options.timeout_s, now)
+            self._service.fed(run, size, self.have.front(), now)
         start, run.pos, run.heard_at = run.pos, run.pos + size, now
         run.meter.add(size, now)
         run.window.add(size)
@@ -314,7 +288,7 @@ class Transfer:
         """`worker`'s reply ended in good order. What it did not bring (a server that caps ranges) is free again."""
         run = self._close_run(worker, now)
         self._unpair(run)
-        self._release(run, _Piece(run.pos, run.end) if run.pos > run.piece.start else run.piece)
+        self._release(run, Piece(run.pos, run.end) if run.brought else run.piece)
 
     def failed(self, worker: int, fault: Fault, now: float) -> None:
         """`worker`'s request failed. The rest goes back, to be tried later, or `error` is set and the transfer ends."""
@@ -330,15 +304,34 @@ class Transfer:
             self._unpair(run)
             self._release(run, replace(run.piece, at_once=run.piece.at_once + 1, not_before=now))
         else:
-            self._try_again(run, fault, now)
+            self.retries += 1
+            if not self._wait_for_a_turn(run, fault, now):
+                self._try_again(run, fault, now)
 
-    def _try_again(self, run: _Run, fault: Fault, now: float) -> None:
+    def _wait_for_a_turn(self, run: Run, fault: Fault, now: float) -> bool:
+        """Release the bytes of a request that brought nothing while others were served, and lower the limit.
+
+        Return False when nothing is served: then it is a failure as any other.
+        """
+        served = self._service.served(now)
+        is_served = served > 0 or (self._service.fed_at > run.asked_at and not run.brought)
+        if fault.remedy in (Remedy.FEWER, Remedy.SLOW_DOWN) and not run.brought:
+            self._limit.refused(run.asked_at, self._service.asked, served, now)
+        elif fault.remedy is Remedy.PATIENCE and not run.brought and is_served:
+            self._limit.kept_waiting(served, now, is_cold=run.is_late)
+        else:
+            return False
+        is_told_when = fault.remedy is Remedy.SLOW_DOWN and fault.wait_s is not None
+        if is_told_when or not is_served:
+            return False
+        pause_s = fault.wait_s or 0.0
+        if run.piece.refused >= FREE_REFUSALS:
+            pause_s = max(pause_s, backoff_delay(run.piece.refused - 1, self._options.backoff_s, self._jitter()))
+        self._release(run, replace(run.piece, refused=run.piece.refused + 1, not_before=now + pause_s))
+        return True
+
+    def _try_again(self, run: Run, fault: Fault, now: float) -> None:
         """Release the rest of `run` for another try after a pause, or give up."""
-        self.retries += 1
-        is_throttled = fault.remedy is Remedy.SLOW_DOWN
-        if is_throttled and self._lower_limit(run, now) and fault.wait_s is None:
-            self._release(run, run.piece)
-            return
         if fault.remedy is Remedy.AT_ONCE:
             fault = Fault(Remedy.RETRY, fault.error, fault.wait_s)
         tries = self._count_try(run, fault, now)
@@ -348,57 +341,66 @@ class Transfer:
         if wait_s is None:
             self.error = self.error or fault.error
             return
-        if is_throttled:
-            self.paused_until = max(self.paused_until, now + wait_s)
-        self._release(run, _Piece(run.pos, run.end, tries, not_before=now + wait_s, seen=self.have.total))
+        if fault.remedy is Remedy.SLOW_DOWN:
+            self._limit.pause(now + wait_s)
+        self._release(run, Piece(run.pos, run.end, tries, not_before=now + wait_s, seen=self.have.total))
+
+    def _count_try(self, run: Run, fault: Fault, now: float) -> int:
+        """Return the tries that the rest of `run` has cost, this failure among them.
+
+        Throttling is not the bytes' fault: then anybody's headway starts the count afresh.
+        """
+        is_served = fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen
+        return 1 if is_served else self._tries(run, now) + 1
+
+    def _tries(self, run: Run, now: float) -> int:
+        return run.tries(now, self.chunk_size, self._options.timeout_s)
 
     # Pieces
 
     def _take_free(self, worker: int, now: float) -> Span | None:
-        ready = [piece for piece in self._pieces if piece.not_before <= now]
-        if not ready:
+        """Make free bytes the run of `worker`: a fair share; all up to what others are asked for where order counts."""
+        is_in_order = self._limit.is_in_order
+        share = self._shares.size(self.size - self.have.total, self.workers if is_in_order else self._limit.limit)
+        if self._limit.state is State.PROVING and self._is_only_front_asked():
+            piece = self._pieces.highest(now)
+            return self._start_run(worker, self._shares.far(piece, share), now) if piece else None
+        if is_in_order:
+            piece = self._pieces.lowest(now)
+            return self._start_run(worker, Span(piece.start, piece.end), now) if piece else None
+        piece = self._pieces.best(now, from_front=self._shares.is_near)
+        return self._start_run(worker, self._shares.first(piece, share), now) if piece else None
+
+    def _is_only_front_asked(self) -> bool:
+        return all(run.is_peer or run.pos <= self.have.front() for run in self._runs.values())
+
+    def _start_run(self, worker: int, span: Span, now: float) -> Span | None:
+        """Make the first free bytes within `span` the run of `worker`; return them, None when there are none."""
+        piece = self._pieces.take(span)
+        if piece is None:
             return None
-        piece = max(ready, key=lambda p: (p.tries, p.end - p.start))  # what cannot be had should be known soon
-        self._pieces.remove(piece)
-        return self._start_run(worker, piece, Span(piece.start, self._share_end(piece)), now)
+        self._open_run(worker, piece, now)
+        return Span(piece.start, piece.end)
 
-    def _share_end(self, piece: _Piece) -> int:
-        """Return where a fair share of the piece ends: on a chunk's edge, leaving nothing shorter than a chunk."""
-        share = -(-(self.size - self.have.total) // self._limit)
-        if self._is_near:
-            share = min(share, NEAR_SPAN, NEAR_WINDOW // self._limit)
-        end = -(-(piece.start + share) // self.chunk_size) * self.chunk_size
-        return piece.end if piece.end - end < self.chunk_size else end
-
-    def _start_run(self, worker: int, piece: _Piece, span: Span, now: float) -> Span:
-        """Make `span`, the head of `piece`, the run of `worker`; what is left of the piece is free."""
-        if span.end < piece.end:
-            self._pieces.append(replace(piece, start=span.end))
-        self._open_run(worker, replace(piece, start=span.start, end=span.end), now)
-        return span
-
-    def _open_run(self, worker: int, piece: _Piece, now: float) -> _Run:
+    def _open_run(self, worker: int, piece: Piece, now: float) -> Run:
         window = ProgressWindow(self._options.timeout_s, now)
-        run = self._runs[worker] = _Run(piece, piece.start, piece.end, now, now, Meter(now), window)
+        run = self._runs[worker] = Run(piece, piece.end, now, window)
         return run
 
-    def _close_run(self, worker: int, now: float) -> _Run:
-        """Take the run off `worker`; learn its rate, and how long it is silent at times."""
+    def _close_run(self, worker: int, now: float) -> Run:
+        """Take the run off `worker`, and learn from it."""
         run = self._runs.pop(worker)
-        if run.opened_at is not None and not run.is_peer and run.pos - run.piece.start >= MIN_STEAL:
-            rate = run.meter.read(now)
-            self._usual_rate = (self._usual_rate + rate) / 2 if self._usual_rate else rate
-            self._gap_s = (self._gap_s + run.meter.gap_s) / 2
+        self._known.closed(run, now)
         return run
 
-    def _release(self, run: _Run, cost: _Piece) -> None:
+    def _release(self, run: Run, cost: Piece) -> None:
         """Make what `run` did not bring free, at `cost`, but for what a twin is bringing: then it goes on with that."""
         for gap in self.have.missing(run.pos, run.end):
             twins = [other for other in self._runs.values() if other.pos <= gap.start and gap.end <= other.end]
             for twin in twins:
                 twin.piece.at_once = max(twin.piece.at_once, cost.at_once)
             if not twins:
-                self._pieces.append(replace(cost, start=gap.start, end=gap.end))
+                self._pieces.put(cost, gap.start, gap.end)
 
     def _note_completed(self, new: list[Span]) -> None:
         """Remember the chunks that the bytes in `new`, which were absent a moment ago, have made complete."""
@@ -408,87 +410,35 @@ class Transfer:
                 self._completed.append(index)
 
     def _wait(self, now: float) -> Wait:
-        due = min((piece.not_before for piece in self._pieces), default=float("inf"))
-        return Wait(min(due, now + POLL_S) if self._runs else max(due, now) if self._pieces else now + POLL_S)
+        due = self._pieces.due()
+        return Wait(min(due, now + POLL_S) if self._runs or math.isinf(due) else max(due, now))
 
-    # Stealing and hedging
+    # Taking work over
 
-    def _steal(self, worker: int, now: float, offers: Callable[[Span], bool] | None = None) -> Span | None:
+    def _steal(self, worker: int, now: float) -> Span | None:
+        """Take work over from another request to the origin, unless it is served in order."""
+        return None if self._service.is_help_in_vain(now) else self._take_over(worker, now)
+
+    def _take_over(self, worker: int, now: float, offers: Callable[[Span], bool] | None = None) -> Span | None:
         """Take the far part of the run that would end last, or ask for all its rest when it is as good as dead.
 
         offers: whether a peer has some bytes; None when the origin is to be asked.
         """
-        runs = [run for run in self._runs.values() if not run.hedged and not self.have.covers(run.pos, run.end)]
+        everyone = self._runs.values()
+        runs = [run for run in everyone if not run.hedged and not self.have.covers(run.pos, run.end)]
         if offers is not None:
             runs = [run for run in runs if offers(Span(run.pos, run.end))]
-        typical = self._typical_rate(runs, now)
-        if not runs or not typical:
+        plan = plan_takeover(runs, everyone, self._known, self.chunk_size, now)
+        if plan is None:
             return None
-        gap_s = self._usual_gap_s()
-        ends_in_s, victim = max(((self._ends_in(run, typical, gap_s, now), run) for run in runs), key=lambda it: it[0])
-        alone_s = self._latency_s + victim.left / typical
-        if (
-            victim.left <= max(2 * self.chunk_size, MIN_STEAL + SPLIT_ALIGN)
-            and HEDGE_FACTOR * alone_s + HEDGE_SLACK_S < ends_in_s
-        ):
-            return self._hedge(worker, victim, now)
-        return self._split(worker, victim, ends_in_s, typical, now)
+        taken = self._open_run(worker, plan.victim.far_part(plan.cut, self._tries(plan.victim, now)), now)
+        if plan.is_hedge:
+            taken.hedged = plan.victim.hedged = True
+        else:
+            plan.victim.end = plan.cut
+        return Span(taken.pos, taken.end)
 
-    def _typical_rate(self, runs: list[_Run], now: float) -> float:
-        """Return what a new request may expect, in bytes per second; 0 as long as nothing has come from anywhere."""
-        rates = sorted(rate for run in runs if (rate := run.meter.read(now)))
-        return max(self._usual_rate, rates[len(rates) // 2] if rates else 0.0)
-
-    def _usual_gap_s(self) -> float:
-        """Return for how long connections are silent at times, as far as it is known from this origin."""
-        gaps = sorted(gap_s for run in self._runs.values() if (gap_s := run.meter.gap_s))
-        return max(self._gap_s, gaps[len(gaps) // 2] if gaps else 0.0)
-
-    def _ends_in(self, run: _Run, typical: float, gap_s: float, now: float) -> float:
-        """Return the seconds until `run` ends, if it goes on as it does; one too young to judge goes as is typical.
-
-        typical: bytes per second; gap_s: how long connections are silent at times.
-        """
-        silent_s, usual_s = now - run.heard_at, max(gap_s, run.meter.gap_s)
-        if silent_s > HEDGE_FACTOR * max(self._latency_s, usual_s) + HEDGE_SLACK_S:
-            return NEVER_S + run.left / typical
-        if run.opened_at is None:
-            return max(0.0, self._latency_s - silent_s) + run.left / typical
-        if now - run.opened_at < max(SAMPLE_S, HEDGE_FACTOR * usual_s):
-            return run.left / typical
-        return run.left / max(run.meter.read(now), 1.0)
-
-    def _split(self, worker: int, victim: _Run, ends_in_s: float, typical: float, now: float) -> Span | None:
-        """Cut the victim's run where both parts end together; None when that would not end the transfer sooner.
-
-        The thief pays a round trip first: (left - x) / rate = latency + x / typical, solved for x.
-        """
-        rate = victim.left / max(ends_in_s, 1e-9)
-        size = int((ends_in_s - self._latency_s) / (1 / typical + 1 / rate))
-        cut = self._align(victim, victim.end - size)
-        after_s = max((cut - victim.pos) / rate, self._latency_s + (victim.end - cut) / typical)
-        if victim.end - cut < MIN_STEAL or ends_in_s - after_s < max(MIN_GAIN_S, self._latency_s / 2):
-            return None
-        stolen = self._far_part(victim, cut, now)
-        victim.end = cut
-        self._open_run(worker, stolen, now)
-        return Span(stolen.start, stolen.end)
-
-    def _align(self, victim: _Run, cut: int) -> int:
-        """Return the nearest sensible edge at or above `cut`: a chunk's if there is room for it, else 64 KiB."""
-        for step in (self.chunk_size, SPLIT_ALIGN):
-            edge = -(-cut // step) * step
-            if victim.pos < edge and victim.end - edge >= step:
-                return edge
-        return victim.end
-
-    def _hedge(self, worker: int, victim: _Run, now: float) -> Span:
-        victim.hedged = True
-        run = self._open_run(worker, self._far_part(victim, victim.pos, now), now)
-        run.hedged = True
-        return Span(run.pos, run.end)
-
-    def _unpair(self, run: _Run) -> None:
+    def _unpair(self, run: Run) -> None:
         """`run` is over and no failure: the twin that it was hedged with may be hedged again.
 
         After a failure it may not. The bytes themselves may be at fault: then hedge after hedge would never free them.
@@ -496,39 +446,3 @@ class Transfer:
         for other in self._runs.values():
             if run.hedged and other.hedged and other.end == run.end:
                 other.hedged = False
-
-    # Trying again
-
-    def _count_try(self, run: _Run, fault: Fault, now: float) -> int:
-        """Return the tries that the rest of `run` has cost, this failure among them.
-
-        Throttling is not the bytes' fault: then anybody's headway starts the count afresh.
-        """
-        is_served = fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen
-        return 1 if is_served else self._tries(run, now) + 1
-
-    def _tries(self, run: _Run, now: float) -> int:
-        """Return the tries that `run` took over, none once it has made headway: a few bytes are none."""
-        brought, lasted_s = run.pos - run.piece.start, now - run.asked_at
-        is_slow_but_alive = lasted_s >= self._options.timeout_s and brought >= STARVED_BYTES_PER_SECOND * lasted_s
-        return 0 if brought >= min(HEADWAY, self.chunk_size) or is_slow_but_alive else run.piece.tries
-
-    def _far_part(self, run: _Run, start: int, now: float) -> _Piece:
-        """Return [start, end) of `run` for somebody else to ask for, with the tries that it has cost."""
-        return replace(run.piece, start=start, end=run.end, tries=self._tries(run, now))
-
-    def _lower_limit(self, run: _Run, now: float) -> int:
-        """Lower the limit, but only once for all those that were sent together; return how many are being served."""
-        served = sum(other.opened_at is not None and not other.is_peer for other in self._runs.values())
-        if run.asked_at >= self._limit_changed:
-            self._limit = max(1, served, (self._asked_of_origin + 1) // 2)
-            self._refused_above = self._limit if served else self._refused_above
-            self._limit_changed = now
-        return served
-
-    def _grow_limit(self, now: float) -> None:
-        peace_s = now - max(self._limit_changed, self.paused_until)
-        if self._limit < self.workers and peace_s > LIMIT_GROWTH_S:
-            doubled = 2 * self._limit
-            self._limit = doubled if doubled <= self._refused_above else self._limit + 1
-            self._limit_changed = now

@@ -284,7 +284,11 @@ async def _read_again(job: Job, origin: Pool, span: Span, options: Options) -> N
     at, loop = span.start, asyncio.get_running_loop()
 
     async def read_on() -> None:
-        reply = await job.source.open(origin, Span(at, span.end), job.version)
+        try:
+            async with asyncio.timeout(options.timeout_s):
+                reply = await job.source.open(origin, Span(at, span.end), job.version)
+        except TimeoutError as error:
+            raise job.source.silent(origin) from error
         served = reply.span or Span(at, span.end)
         try:
             async with asyncio.timeout(options.timeout_s) as limit:

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from loom.core.caches import may_be_cold
 from loom.core.content import SNIFF_SIZE, is_page_as_weights, judge_beginning, telling_name
 from loom.core.headers import Version
 from loom.core.keys import version_key
@@ -162,7 +163,10 @@ class Transmission:
         self._source.pin.is_proved = self.verifier.wanted is not None
         staging = way.begin(version, options.chunk_size, record)
         done, ranges = (record.done, record.ranges) if record else ((), ())
-        transfer = Transfer(size, options, done, random.random, self._source.round_trip_s, ranges)
+        response = first[1].response if first else None
+        is_cold = response is not None and may_be_cold(response.head.fields, response.waited_s)
+        round_trip_s = self._source.round_trip_s
+        transfer = Transfer(size, options, done, random.random, round_trip_s, ranges, may_be_cold=is_cold)
         job = self.job = self._report.job = Job(self._source, staging, transfer, version)
         if self._peers is not None and size and version.is_known and (version.can_pin or self.verifier.wanted):
             reference = self._reference.key

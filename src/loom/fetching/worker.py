@@ -152,7 +152,9 @@ class Worker:
             self._pool.drop(reply.response.connection)
             raise job.source.lost(error) from error
         except asyncio.CancelledError:
-            self._pool.drop(reply.response.connection)
+            with job.lock:
+                is_lost = job.transfer.is_lost(self.number)
+            self._pool.drop(reply.response.connection, is_faulty=not is_lost)
             raise
         finally:
             self._pool.put(reply.response)
@@ -176,6 +178,12 @@ class Worker:
             job.finished.set()
 
     def _starvation(self) -> Fault:
-        where = self._job.source.reference.endpoint.authority
+        """Return what it means that the request was cut."""
+        job = self._job
+        with job.lock:
+            has_begun = job.transfer.has_begun(self.number)
+        if not has_begun:
+            return job.source.silent(self._pool)
+        where = job.source.reference.endpoint.authority
         message = f"{where} sends too little: a connection all but stopped, again and again"
-        return Fault(Remedy.RETRY, OriginUnreachable(message, "--timeout waits longer"))
+        return Fault(Remedy.PATIENCE, OriginUnreachable(message, "--timeout waits longer"))

@@ -263,12 +263,14 @@ class Pool:
         *,
         shows_certificate: bool = False,
         guard: RedirectGuard | None = None,
+        connected: Callable[[], None] | None = None,
     ) -> Response:
         """Send a GET request, on an idle connection if there is one, and return the reply.
 
         shows_certificate: whether the host may have our client certificate. Connections with and
             without are kept apart.
         guard: judges the address of a new connection, if the URL comes from a redirect.
+        connected: called when there is a connection, before anything is sent.
 
         Raises Stale, BadHead, ConnectionLost, ProxyRefused, ProxyUnreachable, OSError. The connection comes back with
         `put`.
@@ -277,6 +279,8 @@ class Pool:
         if connection is None:
             sock = await self._connector.open(url.endpoint, shows_certificate=shows_certificate, guard=guard)
             connection = Connection(sock, url.endpoint, shows_certificate=shows_certificate)
+        if connected is not None:
+            connected()
         try:
             response = await connection.request(self._format(url, headers))
         except BaseException as error:

@@ -48,20 +48,26 @@ def fault_of(
         remedy = _connect_remedy(error)
         return Fault(remedy, OriginUnreachable(f"cannot resolve {url.endpoint.host}", "check the name and the DNS"))
     if isinstance(error, ProxyRefused):
-        remedy = Remedy.RETRY if error.status >= 500 else Remedy.NONE
-        kind: type[LoomError] = AccessDenied if error.status in (401, 403, 407) else OriginUnreachable
-        return Fault(remedy, kind(f"{error} for {where}", _PROXY_HINT))
+        return _fault_of_refusal(where, error)
     if isinstance(error, TimeoutError) and not error.errno:
         what = f"{where} did not answer within {timeout_s:g} s"
         if proxy:
-            return Fault(Remedy.RETRY, OriginUnreachable(f"{what} through the proxy {proxy}", _PROXY_HINT))
-        return Fault(Remedy.RETRY, OriginUnreachable(what, "--timeout waits longer"))
+            return Fault(Remedy.PATIENCE, OriginUnreachable(f"{what} through the proxy {proxy}", _PROXY_HINT))
+        return Fault(Remedy.PATIENCE, OriginUnreachable(what, "--timeout waits longer"))
     if isinstance(error, BadHead):
         hint = "check the port: something else than HTTP may be spoken there"
         return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}", hint))
     is_refused = isinstance(error, ConnectionRefusedError)
     hint = "check host and port: nothing listens there" if is_refused else _AGAIN
-    return Fault(Remedy.RETRY, OriginUnreachable(f"{where}: {_describe(error)}", hint))
+    return Fault(Remedy.FEWER, OriginUnreachable(f"{where}: {_describe(error)}", hint))
+
+
+def _fault_of_refusal(where: str, error: ProxyRefused) -> Fault:
+    """Return what it means that a proxy opens no tunnel: Squid's limit per client (maxconn) answers 403."""
+    may_pass = error.status >= 500 or error.status == 429
+    kind: type[LoomError] = AccessDenied if error.status in (401, 403, 407) else OriginUnreachable
+    remedy = Remedy.FEWER if may_pass or error.status == 403 else Remedy.NONE
+    return Fault(remedy, kind(f"{error} for {where}", _PROXY_HINT), is_final=not may_pass)
 
 
 def _of_the_proxys_tls(url: Url, error: Exception, proxy: str, credentials: TlsCredentials) -> Fault | None:
@@ -77,8 +83,9 @@ def _of_tls(where: str, error: Exception, credentials: TlsCredentials) -> Fault 
 
 def _connect_remedy(error: OSError) -> Remedy:
     """A name that does not exist will not exist a second later; everything else may pass."""
-    is_final = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
-    return Remedy.NONE if is_final else Remedy.RETRY
+    if isinstance(error, socket.gaierror):
+        return Remedy.RETRY if error.errno == socket.EAI_AGAIN else Remedy.NONE
+    return Remedy.FEWER
 
 
 def _describe(error: Exception) -> str:

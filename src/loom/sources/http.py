@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from loom.core.expectation import NOTHING_TOLD, Expectation
@@ -112,11 +113,15 @@ class HttpSource:
         return reply
 
     async def open(self, pool: Pool, span: Span, version: Version) -> Reply:
-        """Ask for `span` of that very version. The reply's span starts there and may be shorter. Raises Fault."""
+        """Ask for `span` of that very version. The reply's span starts there and may be shorter. Raises Fault.
+
+        Only connecting is limited in time: a reply may have to wait for others. The caller cancels what is silent for
+        too long (then `silent`).
+        """
         goes_past = self._goes_past_caches
         conditions = {"If-Range": _as_sent(version.etag)} if version.is_strong and not self.pin.is_loose else {}
         conditions |= _PAST_CACHES if goes_past else {}
-        response = await self._get(pool, {"Range": format_range(span), **conditions})
+        response = await self._get(pool, {"Range": format_range(span), **conditions}, may_wait=True)
         try:
             return self._reader.read_pinned(response, span, version, self.pin)
         except Fault as fault:
@@ -139,8 +144,14 @@ class HttpSource:
             raise
 
     def lost(self, error: Exception) -> Fault:
-        """Return what an error on a reply's body means."""
-        return self._lost(self._target or self.reference, error)
+        """Return what an error on a reply's body means: it has begun, so that it was not refused."""
+        fault = self._lost(self._target or self.reference, error)
+        return replace(fault, remedy=Remedy.RETRY) if fault.remedy is Remedy.FEWER else fault
+
+    def silent(self, pool: Pool) -> Fault:
+        """Return what it means that there was no reply in time."""
+        url = self._target or self.reference
+        return self._lost(url, TimeoutError(), pool.proxy_of(url))
 
     def _lost(self, url: Url, error: Exception, proxy: str = "") -> Fault:
         return fault_of(url, error, self._timeout_s, proxy, self._credentials(url), self._for_proxy)
@@ -150,14 +161,16 @@ class HttpSource:
 
     # Requests
 
-    async def _get(self, pool: Pool, headers: dict[str, str]) -> Response:
+    async def _get(self, pool: Pool, headers: dict[str, str], *, may_wait: bool = False) -> Response:
         """Send one request to the target, resolving the reference first if need be; return an answer in the 2xx,
         304, 412 or 416. Raises Fault for every other one.
+
+        may_wait: the target may take as long as it likes to answer.
         """
         target = await self._claim_target()
         is_kept = target is not None
         if target is not None:
-            response = await self._exchange(pool, target, headers)
+            response = await self._exchange(pool, target, headers, may_wait=may_wait)
         else:
             try:
                 target, response = await self._follow(pool, headers)
@@ -257,14 +270,17 @@ class HttpSource:
             raise Fault(Remedy.NONE, self.pin.replaced())
         self._told = told
 
-    async def _exchange(self, pool: Pool, url: Url, headers: dict[str, str]) -> Response:
+    async def _exchange(self, pool: Pool, url: Url, headers: dict[str, str], *, may_wait: bool = False) -> Response:
         is_ours = may_see_headers(self.reference, url)
         own = self._headers if is_ours else base_headers()
         with self._lock:
             self.requests += 1
         try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await pool.get(url, {**own, **headers}, shows_certificate=is_ours, guard=self._guard)
+            async with asyncio.timeout(self._timeout_s) as limit:
+                connected = (lambda: limit.reschedule(None)) if may_wait else None
+                response = await pool.get(
+                    url, {**own, **headers}, shows_certificate=is_ours, guard=self._guard, connected=connected
+                )
         except (OSError, TimeoutError) as error:
             raise self._lost(url, error, pool.proxy_of(url)) from error
         except UsageError as error:

@@ -47,7 +47,7 @@ def fault_of_refusal(url: Url, head: Head, refusal: Refusal, *, is_signed: bool)
         return Fault(Remedy.NONE, _denied(url, status, said, meaning, is_signed=is_signed))
     if kind is Kind.UNUSABLE:
         return Fault(Remedy.NONE, OriginError(f"{url} {meaning.what} ({said})", meaning.hint))
-    remedy = Remedy.RETRY if kind is Kind.TRANSIENT else Remedy.NONE
+    remedy = Remedy.FEWER if kind is Kind.TRANSIENT else Remedy.NONE
     return Fault(remedy, _other(url, status, refusal), wait_s)
 
 

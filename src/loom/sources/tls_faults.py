@@ -101,4 +101,4 @@ def _fault_of_silence(where: str, error: HandshakeSilent) -> Fault:
     if error.is_plain:
         return Fault(Remedy.NONE, OriginError(f"{where} does not speak https", _PLAIN_HINT))
     message = f"{where} took the connection and is silent in TLS"
-    return Fault(Remedy.RETRY, OriginUnreachable(message, f"it may not speak https: {_PLAIN_HINT}"))
+    return Fault(Remedy.PATIENCE, OriginUnreachable(message, f"it may not speak https: {_PLAIN_HINT}"))
