@@ -8,7 +8,6 @@ fetch can use.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import time
@@ -16,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
-from loom.errors import StoreError, StoreFull
+from loom.fetching.admission import Admission
 from loom.fetching.settlers import SETTLE_S, await_settler, settle_later, settle_now
 from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blobs
-from loom.store.faults import faults, look_at_room, require_room, translate
+from loom.store.faults import faults, translate
 from loom.store.hashing import hash_file
 from loom.store.notes import note_output
-from loom.store.output import HINTS, refusal, require_replaceable, try_to_place
+from loom.store.output import HINTS, refusal
 from loom.store.placing import Placement, place, place_descriptor, reason_of
 from loom.store.settling import quarantine, settle
-from loom.store.staging import Staging, TakenOver
+from loom.store.staging import Staging
 from loom.store.trust import Foreign
 
 if TYPE_CHECKING:
@@ -34,11 +33,7 @@ if TYPE_CHECKING:
 
     from loom.core.options import Options
     from loom.core.reference import Reference
-    from loom.store.evicting import Room
     from loom.store.inside import Place
-    from loom.store.inventory import Blob, Part
-
-_FOLDERS = ("staging", "refs", f"blobs/{NEW}")
 
 
 class Vault:
@@ -62,48 +57,13 @@ class Vault:
         self._audience = options.audience(reference)
         self._on_hashed = on_hashed
         self._blob = ""
-        self._way = ""
-        self._tried: Path | None = None
+        self.admission = Admission(self._cache, self.key, options)
         self.changed = ""
-        self._room: Room | None = None
 
     @property
     def root(self) -> str:
         """The cache's folder."""
         return self._cache.root
-
-    def open(self) -> str:
-        """Make the folders; return why the cache cannot be written to, "" when it can."""
-        inside = self._cache.inside
-        for name in _FOLDERS:
-            try:
-                inside.make_folder(name)
-                if not inside.can_write(name):
-                    return "cannot be written to"
-            except NotADirectoryError:
-                return f"cannot be used: {name} in it is a symbolic link or a file"
-            except OSError:
-                return "cannot be written to"
-        return self._try_renames()
-
-    def _try_renames(self) -> str:
-        """Move an empty file through the folders as a fetch does; return why that does not work, "" if it does."""
-        trial = self._cache.temporary()
-        name = trial.last.removesuffix(".tmp")  # what is left of it `loom cache gc` knows for what it is
-        stops = [self._cache.inside.place(f"{folder}/{name}") for folder in ("refs", f"blobs/{NEW}")]
-        try:
-            os.close(trial.create())
-            for at, stop in zip((trial, *stops), stops, strict=False):
-                at.replace(stop)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                return "cannot be used: its folders are on several mounts"
-            return "" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT) else "cannot be written to"
-        finally:
-            for place_ in (trial, *stops):
-                with contextlib.suppress(OSError):
-                    place_.unlink()
-        return ""
 
     # Hits
 
@@ -265,99 +225,6 @@ class Vault:
         """What notes and journals are to tell people, and whom the bytes are for."""
         reference = self._reference
         return {"url": reference.shown, "name": reference.best_name, "audience": self._audience}
-
-    def make_room(self, size: int) -> str:
-        """Evict what must go for `size` more bytes; return a sentence about it, "" for nothing. Raises StoreFull."""
-        limit = self._options.max_cache_size
-        if limit is None:
-            return ""
-        if size > limit:
-            message = f"the file has {size / 1e6:,.0f} MB and the cache may hold {limit / 1e6:,.0f} MB"
-            raise StoreFull(message, "raise --max-cache-size, or fetch it with --no-cache")
-        from loom.store.evicting import Room, make_room
-
-        self._room = self._room or Room(self._cache)
-        self._room.hold()
-        with faults("make room in", self.root):
-            removed = make_room(self._cache, size, limit, self.key)
-        if removed.missing:
-            self.let_go_of_room()
-            shown = "; ".join(f"{title} ({size / 1e6:,.0f} MB): {why}" for title, size, why in removed.kept[:3])
-            more = f"; and {len(removed.kept) - 3} more" if len(removed.kept) > 3 else ""
-            message = f"the cache may hold {limit / 1e6:,.0f} MB, and what is in it leaves no room: {shown}{more}"
-            raise StoreFull(message, "raise --max-cache-size, fetch it later, or fetch it with --no-cache")
-        gone = [*(blob.title for blob in removed.blobs), *(f"{part.title} (unfinished)" for part in removed.parts)]
-        return f"evicted from the cache: {', '.join(gone)}" if gone else ""
-
-    def let_go_of_room(self) -> None:
-        """End the turn that `make_room` took: the part is there, and counts."""
-        if self._room is not None:
-            self._room.let_go()
-
-    def require_output(self, out: Path) -> None:
-        """Refuse an output that can never be placed, before anything is fetched: the last step is tried first.
-
-        Raises StoreError, and TakenOver when somebody has removed the cache.
-        """
-        require_replaceable(out)
-        if self._tried == out.parent:
-            return
-        trial = self._cache.temporary()
-        try:
-            self._make_trial(trial)
-            self._way = try_to_place(trial, str(out.parent), self._options.link)
-        finally:
-            with contextlib.suppress(OSError):
-                trial.unlink()
-        self._tried = out.parent
-
-    def _make_trial(self, trial: Place) -> None:
-        try:
-            with faults("write to", trial.folder):
-                os.close(trial.create())
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise TakenOver(f"the cache {self.root} was removed", "run the same command again") from error
-            raise
-
-    def require_room_for_copy(self, out: Path, size: int, missing: int) -> None:
-        """Refuse at once what would fit into the cache but not beside the output, where that gets a copy.
-
-        Call it after `require_output`. size: bytes of the file; missing: of these, what the cache has yet to take in.
-        Raises StoreFull, and TakenOver when somebody has removed the cache.
-        """
-        if not os.path.isdir(self.root):
-            raise TakenOver(f"the cache {self.root} was removed", "run the same command again")
-        if self._way != "copy":
-            return
-        with faults("use", out):
-            is_near = os.stat(self.root).st_dev == os.stat(out.parent).st_dev
-            room = look_at_room(out.parent)
-        hint = "make room, choose another --out, or take a symbolic link: --link symlink"
-        require_room(size + missing if is_near else size, room, out.parent, hint)
-
-    def hint_of_room(self) -> str:
-        """Return what could be removed for room, for an error's hint."""
-        from loom.store.evicting import evictable
-        from loom.store.inventory import take_inventory
-
-        try:
-            inventory = take_inventory(self._cache)
-        except OSError:
-            return ""
-        idle: list[Blob | Part] = [
-            *(blob for blob in evictable(inventory.blobs) if not blob.links),
-            *(part for part in inventory.parts if not part.is_active),
-        ]
-        if not idle:
-            return (
-                "make room, or choose another --cache; `loom cache gc` would free nothing: what is cached is in use, "
-                "being fetched, or shares its bytes with outputs (LINKS in `loom cache ls`)"
-            )
-        shown = ", ".join(f"{blob.title} ({blob.size / 1e6:,.0f} MB)" for blob in idle[:3])
-        more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
-        freed = sum(blob.size for blob in idle) / 1e6
-        return f"`loom cache gc --max-size 0` would free {freed:,.0f} MB: {shown}{more}"
 
     def publish(
         self, staging: Staging, version: Version, name: str, digest: str = "", computed: str = ""

@@ -150,7 +150,7 @@ class ThroughCache:
     def _claim(self) -> Standing | None:
         """Claim the staging; return the file all the same if another process has fetched or checked it meanwhile."""
         vault = self._vault
-        if why := vault.open():
+        if why := vault.admission.open():
             raise NoCache(f"the cache {vault.root} {why}: fetched without it")
         try:
             self._staging = claim(self._staging, self._report, self._options.timeout_s, self._warn)
@@ -165,7 +165,7 @@ class ThroughCache:
         if self.out and has_wanted_digest(self.out, self._options, self._report):
             return Standing(Version(self.out.stat().st_size), "present", checked=Checked.DIGEST)
         if ref is None and self.out:
-            self._vault.require_output(self.out)
+            self._vault.admission.require_output(self.out)
         self.have = _version_of(ref) if ref else None
         self.record = self._staging.unfinished()
         return None
@@ -175,9 +175,9 @@ class ThroughCache:
             return known
         size, out = reply.version.size or 0, self._named(reply.name)
         self._require_own(out, self._ref)
-        self._vault.require_output(out)
+        self._vault.admission.require_output(out)
         kept = self.record.have().total if self.record is not None else 0
-        self._vault.require_room_for_copy(out, size, max(0, size - kept))
+        self._vault.admission.require_room_for_copy(out, size, max(0, size - kept))
         self._make_room(size)
         self._is_counted = size > 0 and self._ref is None
         return None
@@ -199,9 +199,9 @@ class ThroughCache:
         try:
             self._staging.begin(version, chunk_size, record)
         except StoreFull as error:
-            raise StoreFull(error.message, self._vault.hint_of_room() or error.hint) from error
+            raise StoreFull(error.message, self._vault.admission.hint_of_room() or error.hint) from error
         finally:
-            self._vault.let_go_of_room()
+            self._vault.admission.let_go_of_room()
         return self._staging
 
     def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:
@@ -231,10 +231,10 @@ class ThroughCache:
         except StoreFull as error:
             self._warn(error.message)
         finally:
-            self._vault.let_go_of_room()
+            self._vault.admission.let_go_of_room()
 
     def close(self) -> None:
-        self._vault.let_go_of_room()
+        self._vault.admission.let_go_of_room()
         self._staging.close()
 
     def _hit(self, ref: Ref, checked: Checked | None = None, proof: Digest | None = None) -> Standing:
@@ -261,7 +261,7 @@ class ThroughCache:
         return self.out
 
     def _make_room(self, size: int) -> None:
-        if evicted := self._vault.make_room(size):
+        if evicted := self._vault.admission.make_room(size):
             self._warn(evicted)
 
 
