@@ -97,8 +97,8 @@ class HeartbeatHead(HeartbeatRequest, omit_defaults=True):
     inventory: Raw = Raw(b"null")  # type: ignore[assignment]
 
 
-class RegisterReply(Struct, omit_defaults=True):
-    """It is kept. node_expires_in_s: seconds left of the lease of the node's heartbeats, left out without one."""
+class RegisterReply(Struct):
+    """It is kept. node_expires_in_s: seconds left of the lease of the node's heartbeats, null without one."""
 
     node: str
     model: str
