@@ -18,13 +18,16 @@ SWARM :=
 SIMULATED :=
 
 .DEFAULT_GOAL := help
-.PHONY: help test pythons lint format demo bench bench-quick swarm simulated docs servers tested tools clean
+.PHONY: help test pythons booted lint format demo bench bench-quick swarm simulated docs servers tested tools clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 test: tested lint ## Lint and run all tests
 	$(BIN)/pytest --verbosity=0 -rs -n $(AT_ONCE) --dist loadfile $(PYTEST)
+
+booted: ## As root on Debian: the settings of hardened units, in a systemd that is really booted, about 4 minutes
+	scripts/booted
 
 pythons: tested $(VENV)/.ready ## As root on Debian: run all tests with Python 3.11, 3.13 and 3.14, about 20 minutes
 	@code=0; $(BIN)/pytest --verbosity=0 -n $(AT_ONCE) --dist loadfile $(PYTEST) >.pythons.log 2>&1 || code=1; \

@@ -237,3 +237,10 @@ def test_within_another_program_a_thread_settles(origin, tmp_path, monkeypatch):
     root = tmp_path / "cache"
     loom.fetch(origin.put("/m.bin", Thing(DATA)), tmp_path / "m.bin", cache=str(root))
     await_until(lambda: list(root.glob("blobs/sha256/*/*")) and not list(root.glob("blobs/new/*")))
+
+
+def test_a_boot_that_cannot_be_told_is_said(origin, cached, monkeypatch):
+    """What is new is not believed then, until it is hashed: that is told, and once."""
+    move(monkeypatch, "")
+    (warning,) = cached.fetch(origin.put("/m.bin", Thing(DATA))).warnings
+    assert "does not tell one boot from another" in warning

@@ -44,7 +44,7 @@ def start(module: str, *arguments: str, said: bytes = b"", pass_fds: Sequence[in
 
 
 def give_way(niceness: int) -> None:
-    """Let other processes of the machine come first, where that is allowed.
+    """Let other processes of the machine come first, where that is allowed. niceness: added to this process's own.
 
     A child asks for it: where a filter kills the process that makes a system call (systemd's SystemCallFilter= without
     SystemCallErrorNumber=), it is the child that dies, and not the work.
@@ -53,7 +53,8 @@ def give_way(niceness: int) -> None:
         child = os.fork()
         if not child:
             try:
-                os.setpriority(os.PRIO_PROCESS, os.getppid(), niceness)
+                parent = os.getppid()
+                os.setpriority(os.PRIO_PROCESS, parent, os.getpriority(os.PRIO_PROCESS, parent) + niceness)
             finally:
                 os._exit(0)
         os.waitpid(child, 0)
