@@ -11,7 +11,7 @@ const BACKOFF_S = [1, 2, 5, 10];
 const SILENT_MS = 40_000; // the control plane says something every 15 s: a connection that does not is dead
 const STALLED_MS = 30_000;
 const WINDOW_MS = 20_000; // nodes report every few seconds: a rate over less would jump
-const LEASES_EVERY_S = 5;
+const LEASES_EVERY_MS = 5000;
 const MAX_ROWS = 500; // what the control plane puts into one view
 const MAX_HELD = 200; // rows of an opened node
 
@@ -330,7 +330,7 @@ function say(how, text) {
   tick();
 }
 
-let ticks = 0;
+let leasesAt = 0;
 /** Once a second: what depends on time alone. */
 function tick() {
   const now = performance.now();
@@ -338,9 +338,11 @@ function tick() {
   const age = shown ? `; what is shown is ${formatTime((now - shownAt) / 1000)} old` : "";
   setText($("age"), root.dataset.state === "lost" ? again + age : "");
   if (root.dataset.state !== "live" || document.hidden) return;
-  ticks += 1;
   if (shown?.failures.length) showFailures();
-  if (ticks % LEASES_EVERY_S === 0) tables.nodes.refreshOpen(); // how long leases have left is no news to the server
+  if (now - Math.max(shownAt, leasesAt) > LEASES_EVERY_MS) {
+    leasesAt = now; // how long leases have left is no news to the server
+    tables.nodes.refreshOpen();
+  }
   if (now - heardAt > SILENT_MS) lose("Connection lost");
   else if (shown?.fetches.length && now - shownAt > 2000) show(shown); // a fetch that stalls is no news to the server
 }
