@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loom.core.addresses import kind_of_host, kind_of_ip, parse_number
@@ -50,6 +50,7 @@ def test_numbers_as_hosts(host, ip) -> None:
     assert parse_number(host) == ip
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"(0x[0-9a-f]{0,9}|[0-9]{1,11})(\.(0x[0-9a-f]{0,3}|[0-9]{1,4})){0,3}", fullmatch=True))
 def test_numbers_are_read_as_the_c_library_does(host) -> None:
     """What inet_aton takes for an address is one here, and nothing else is."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from loom.core.proxies import Proxy, choose_proxy
 from loom.net.bridge import bridge
 from loom.net.head import read_head
-from loom.net.ready import attempt, readable, send_all, writable
+from loom.net.ready import attempt, readable, writable
 from loom.net.resolve import Address, Resolver
-from loom.net.tls import client_context
+from loom.net.tls import client_context, send_or_raise_alert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -137,15 +137,22 @@ class Connector:
 
     async def _pass_proxy(self, sock: socket.socket, endpoint: Endpoint, proxy: Proxy) -> socket.socket:
         """Return a socket on which the origin is spoken to, or for plain HTTP the proxy about it."""
-        try:
-            if proxy.scheme == "https":
-                sock = await self._secure(sock, proxy.host, self._for_proxies or self._tls(shows_certificate=False))
+        if proxy.scheme == "http":
             if endpoint.scheme == "https":
                 await _open_tunnel(sock, endpoint, proxy)
-                return bridge(sock) if proxy.scheme == "https" else sock
+            return sock
+        try:
+            outer = await self._secure(sock, proxy.host, self._for_proxies or self._tls(shows_certificate=False))
+            try:
+                if endpoint.scheme == "http":
+                    return outer
+                await _open_tunnel(outer, endpoint, proxy)
+                return bridge(outer)
+            except BaseException:
+                outer.close()
+                raise
         except (ssl.SSLError, HandshakeSilent) as error:
             raise ProxyUnreachable(proxy, error) from error
-        return sock
 
     def distrust(self, sockaddr: tuple[Any, ...]) -> None:
         """Try an address last from now on, and look its name up again: a connection to it failed or fell silent."""
@@ -299,7 +306,7 @@ async def _open_tunnel(sock: socket.socket, endpoint: Endpoint, proxy: Proxy) ->
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     lines = [f"CONNECT {host}:{endpoint.port} HTTP/1.1", f"Host: {host}:{endpoint.port}"]
     lines += [f"{name}: {value}" for name, value in proxy_headers(proxy).items()]
-    await send_all(sock, "\r\n".join([*lines, "", ""]).encode("latin-1"))
+    await send_or_raise_alert(sock, "\r\n".join([*lines, "", ""]).encode("latin-1"))
     head, _ = await read_head(sock)
     if not 200 <= head.status < 300:
         raise ProxyRefused(proxy, head.status)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from loom.net.connect import Connector, proxy_headers
 from loom.net.head import BadHead, ConnectionLost, Head, read_head
 from loom.net.pour import BUFFER_SIZE, Pour, Pourer, Sink
-from loom.net.ready import receive, send_all
-from loom.net.tls import raise_alert
+from loom.net.ready import receive
+from loom.net.tls import send_or_raise_alert
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,20 +59,13 @@ class Connection:
         """Send a request without a body and read the reply's head. Raises Stale, BadHead, ConnectionLost, OSError."""
         asked_at = time.monotonic()
         try:
-            await self._send(head)
+            await send_or_raise_alert(self.sock, head)
             reply, early = await read_head(self.sock)
         except (ConnectionLost, ConnectionError, ssl.SSLError) as error:  # many close TLS without the word for it
             if self.is_reused:
                 raise Stale(str(error)) from error
             raise
         return Response(self, reply, early, time.monotonic() - asked_at)
-
-    async def _send(self, data: bytes) -> None:
-        try:
-            await send_all(self.sock, data)
-        except (ConnectionError, ssl.SSLError):
-            raise_alert(self.sock)
-            raise
 
 
 class Response:

@@ -11,6 +11,7 @@ import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
 from loom.errors import UsageError
+from loom.net.ready import send_all
 
 if TYPE_CHECKING:
     import socket
@@ -110,6 +111,15 @@ def _check_pem(path: str, flag: str, label: str, what: str, certificate: ClientC
             f"it looks like PKCS #12 or DER: openssl pkcs12 -in {path} -nodes -out both.pem makes PEM of a .p12 or .pfx"
         )
     raise UsageError(f"{flag}: there is no {what} in {path}", hint)
+
+
+async def send_or_raise_alert(sock: socket.socket, data: bytes) -> None:
+    """Send all of it, as `loom.net.ready.send_all`; when that fails, raise the server's alert if there is one."""
+    try:
+        await send_all(sock, data)
+    except (ConnectionError, ssl.SSLError):
+        raise_alert(sock)
+        raise
 
 
 def raise_alert(sock: socket.socket) -> None:
