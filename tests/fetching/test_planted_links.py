@@ -104,3 +104,11 @@ def test_a_record_of_a_lesser_user(cached, victim, origin, kind) -> None:
         assert Cache(str(cached.root)).find(key) is None
     cached.right(url, DATA, "copy", link="copy")
     assert shadow.read_bytes() == SECRET
+
+
+def test_a_record_that_was_moved(cached, origin) -> None:
+    """A record of ours under another reference's name is none: who may write to the folder could move it there."""
+    first, second = origin.put("/a", Thing(DATA)), origin.put("/b", Thing(DATA[::-1]))
+    cached.right(first, DATA)
+    cached.record(first).rename(cached.record(second))
+    assert cached.right(second, DATA[::-1], "other").outcome == "fetched"

@@ -85,13 +85,14 @@ class Ref:
     "computed" here; "" for not at all.
     audience: who may have it: "anyone", "fleet" (it was fetched with a credential: nodes that know the fleet's token),
     "nobody" (`--private`).
+    key: of the reference, "" in a record of before 28 November 2026: a record that was moved to another name is none.
     Not part of the text: owner: the user whose file the record is, -1 while it is not written; used_at: when the
     reference was last used, seconds since 1970.
     checked_at: when the origin was last asked, seconds since 1970. boot_id: of the boot in which it was published,
     as `read_boot_id` tells it.
     """
 
-    __slots__ = (*FIELDS, "owner", "used_at")
+    __slots__ = (*FIELDS, "key", "owner", "used_at")
 
     def __init__(
         self, url: str, name: str, blob: str, size: int, mtime_ns: int, *, etag: str = "", last_modified: str = "",
@@ -110,6 +111,7 @@ class Ref:
         self.checked_at = checked_at
         self.boot_id = boot_id
         self.audience = audience
+        self.key = ""
         self.owner = -1
         self.used_at = 0.0
 
@@ -142,6 +144,7 @@ def digest_of(blob: str) -> str:
 def format_ref(ref: Ref) -> bytes:
     """Return a reference as text: a line for each field, and one that says that it is whole."""
     lines = [f"{name} {_one_line(str(getattr(ref, name)))}" for name in FIELDS]
+    lines += [f"key {ref.key}"] if ref.key else []
     return "\n".join([_FORMAT, *lines, "end", ""]).encode("utf-8", "surrogateescape")
 
 
@@ -160,9 +163,11 @@ def parse_ref(data: bytes) -> Ref | None:
         texts = {name: fields[name] for name in ("etag", "last_modified", "digest", "verified", "boot_id", "audience")}
         if size < 0 or not is_blob_name(fields["blob"]):
             return None
-        return Ref(fields["url"], fields["name"], fields["blob"], size, mtime_ns, checked_at=checked_at, **texts)
+        ref = Ref(fields["url"], fields["name"], fields["blob"], size, mtime_ns, checked_at=checked_at, **texts)
     except (KeyError, ValueError):
         return None
+    ref.key = fields.get("key", "")
+    return ref
 
 
 def is_blob_name(blob: str) -> bool:
@@ -245,8 +250,15 @@ class Cache:
             except OSError:
                 continue
             with open(fd, "rb", buffering=0) as file:
-                return _read_ref(file.read(), os.fstat(fd))
+                return self._read_ref(key, file.read(), os.fstat(fd))
         return None
+
+    def _read_ref(self, key: str, data: bytes | None, seen: os.stat_result | None) -> Ref | None:
+        ref = parse_ref(data) if data is not None else None
+        if ref is None or seen is None or not (ref.key == key or (not ref.key and not self.inside.is_shared)):
+            return None
+        ref.owner, ref.used_at = seen.st_uid, seen.st_mtime
+        return ref
 
     def has_record(self, key: str) -> bool:
         """Return whether there is a record for a reference, legible or not, of a user who is believed."""
@@ -266,7 +278,7 @@ class Cache:
                 continue  # another user's, beside one of somebody else
             if last is not None and last[0] != key:
                 yield last  # a record of one's own comes after the shared one, and counts
-            last = (key, _read_ref(data, seen))
+            last = (key, self._read_ref(key, data, seen))
             if not own:
                 yield last
                 last = None
@@ -317,6 +329,7 @@ class Cache:
         """Record what a reference leads to, in one step."""
         temporary, shared = self.temporary(), self.inside.place(f"refs/{key}")
         try:
+            ref.key = key
             with open(temporary.create(os.O_WRONLY), "wb") as file:
                 file.write(format_ref(ref))
             try:
@@ -358,10 +371,3 @@ class Cache:
         """Remove a reference's record, as far as this user may."""
         for place in self._refs(key):
             place.unlink()
-
-
-def _read_ref(data: bytes | None, seen: os.stat_result | None) -> Ref | None:
-    ref = parse_ref(data) if data is not None else None
-    if ref is not None and seen is not None:
-        ref.owner, ref.used_at = seen.st_uid, seen.st_mtime
-    return ref
