@@ -6,7 +6,11 @@ import ssl
 
 import pytest
 
+from loom.core.faults import Remedy
+from loom.core.proxies import Proxy
 from loom.core.urls import parse_url
+from loom.net.connect import ProxyRefused, ProxyUnreachable
+from loom.net.head import ConnectionLost
 from loom.sources.faults import fault_of
 
 URL = parse_url("https://host.test/m")
@@ -47,3 +51,27 @@ def test_a_certificate_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -
     assert fault_of(URL, error, 30).error.hint == "SSL_CERT_FILE names /nowhere/ca.pem, which cannot be read"
     monkeypatch.delenv("SSL_CERT_FILE")
     assert "--ca-file" in fault_of(URL, error, 30).error.hint
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), Remedy.FEWER),
+        (ConnectionRefusedError(111, "Connection refused"), Remedy.FEWER),
+        (ConnectionLost("closed before a reply"), Remedy.FEWER),
+        (tls_error(ssl.SSLEOFError, "UNEXPECTED_EOF_WHILE_READING", "EOF"), Remedy.FEWER),
+        (ProxyRefused(Proxy("p", 1), 503), Remedy.FEWER),
+        (ProxyUnreachable(Proxy("p", 1), ConnectionResetError(104, "reset")), Remedy.FEWER),
+        (TimeoutError(), Remedy.PATIENCE),
+    ],
+)
+def test_what_is_a_refusal_and_what_a_wait(error: OSError, remedy: Remedy) -> None:
+    """What ends before a reply is a refusal, what is silent waits: both cost nothing while others are served."""
+    fault = fault_of(URL, error, 30)
+    assert (fault.remedy, fault.is_final) == (remedy, False)
+
+
+def test_a_proxy_that_denies_may_only_be_limiting() -> None:
+    """403 to a request for a tunnel is final, but for when others are served: Squid limits connections so."""
+    fault = fault_of(URL, ProxyRefused(Proxy("p", 1), 403), 30)
+    assert (fault.remedy, fault.is_final, fault.error.exit_code) == (Remedy.FEWER, True, 5)

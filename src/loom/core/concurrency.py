@@ -102,6 +102,7 @@ class Concurrency:
 
     def grow(self, now: float, *, is_waiting: bool) -> int:
         """Return the limit, raised if it is time for that. is_waiting: some request still waits for its first byte."""
+        self._since = min(self._since, now)
         peace_s = now - max(self._changed_at, self._since, self.paused_until)
         if self.limit < self.most and peace_s > self._growth_s:
             self._growth_s = GROWTH_S if self._has_grown else self._growth_s
