@@ -14,7 +14,7 @@ import pytest
 
 import loom
 from loom.core.keys import reference_key
-from loom.fetching import settlers, transmission
+from loom.fetching import settlers, transmission, verifier
 from loom.store import background, cache, settling
 from loom.store.inside import Place
 from loom.store.inventory import LEFTOVER_AGE_S
@@ -82,7 +82,7 @@ def test_it_does_not_wait_for_a_slow_disk(origin, cached, first, monkeypatch):
 def test_it_does_not_wait_for_a_slow_hash(origin, cached, first, monkeypatch):
     """Then the digest is not known, and the warning says what that means."""
     monkeypatch.setattr(settlers, "SETTLE_S", 0.2)
-    monkeypatch.setattr(transmission, "SETTLE_S", 0.2)
+    monkeypatch.setattr(verifier, "SETTLE_S", 0.2)
     monkeypatch.setattr("loom.store.hashing.Hasher._catch_up", lambda *_: time.sleep(0.05))
     over = threading.Event()
 
@@ -159,7 +159,7 @@ def test_a_blob_being_settled_is_not_evicted(origin, cached, monkeypatch):
     hash_file = settling.hash_file
 
     def evict_first(place, *rest):
-        from loom.store.inventory import make_room
+        from loom.store.evicting import make_room
 
         evicted.extend(make_room(cached.cache, 0, 0).blobs)
         return hash_file(place, *rest)
