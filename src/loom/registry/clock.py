@@ -12,7 +12,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from loom.store.cache import read_boot_id
+from loom.store.cache import is_same_boot, read_boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +52,8 @@ class LedgerClock:
     def go_on(self, note: str | None) -> None:
         """Go on from where another process was; later on, never be turned back by a note."""
         boot_id, since_boot, before = _parse(note)
-        is_same_boot = boot_id != "" and boot_id == self._boot_id and since_boot <= self._since_boot()
-        if is_same_boot and not self._is_set:
+        has_counted_on = is_same_boot(boot_id, self._boot_id) and since_boot <= self._since_boot()
+        if has_counted_on and not self._is_set:
             self._offset = before - since_boot
         elif before > self.now():
             self._offset += before - self.now()
