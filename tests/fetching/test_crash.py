@@ -220,7 +220,7 @@ def test_an_error_keeps_all_that_came(origin, tmp_path):
     url = origin.put("/m.bin", Thing(data), closes(1000))
     with pytest.raises(loom.OriginUnreachable):
         loom.fetch(url, out, workers=1, retries=0, **QUICK)
-    assert journal_of(out).read_bytes().endswith(b"\n0-1000\n")
+    assert b"\n0-1000\n" in journal_of(out).read_bytes()
     origin.put("/m.bin", Thing(data))
     receipt = loom.fetch(url, out, **QUICK)
     assert (receipt.resumed, out.read_bytes() == data) == (1000, True)

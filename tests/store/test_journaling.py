@@ -6,6 +6,8 @@ import errno
 import linecache
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +94,39 @@ def test_a_sync_under_way_does_not_vouch_for_it(one, monkeypatch) -> None:
     assert on_record(one, "another") == [Span(5, CHUNK)]
     one.sync()
     assert on_record(one, "another") == on_record(one)
+
+
+def test_a_second_sync_waits_for_the_first(one, monkeypatch) -> None:
+    """What a sync calls done is on the disk, also when another one is under way; and all of it, or it says so."""
+    fsync, has_begun, goes_on = os.fsync, threading.Event(), threading.Event()
+
+    def hold(fd: int) -> None:
+        has_begun.set()
+        goes_on.wait()
+        fsync(fd)
+
+    monkeypatch.setattr(journaling.os, "fsync", hold)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(one.sync)
+        has_begun.wait()
+        second = threads.submit(one.sync)
+        assert not second.done()
+        goes_on.set()
+        assert (first.result(), second.result()) == (True, True)
+    assert on_record(one, "another") == on_record(one)
+
+
+def test_after_a_failed_sync_nothing_is_called_done(one, monkeypatch) -> None:
+    """The next one would succeed without the pages that were lost."""
+
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journaling.os, "fsync", fail)
+        with pytest.raises(staging_module.StoreError):
+            one.sync()
+    assert one.sync() is False
 
 
 def test_without_anything_on_record_of_it(one) -> None:

@@ -316,10 +316,11 @@ def _sync_within(staging: Staging, timeout_s: float) -> bool:
 
     def run() -> None:
         with contextlib.suppress(StoreError):
-            staging.sync()
-            done.set()
+            if staging.sync():
+                done.set()
 
+    thread = threading.Thread(target=run, name="loom-sync", daemon=True)
     with contextlib.suppress(RuntimeError):  # no thread is to be had
-        threading.Thread(target=run, name="loom-sync", daemon=True).start()
-        return done.wait(timeout_s)
-    return False
+        thread.start()
+        thread.join(timeout_s)
+    return done.is_set()

@@ -35,6 +35,7 @@ class Journal:
         self.place = place
         self._file: BinaryIO | None = None
         self._writes = threading.Lock()
+        self._syncs = threading.Lock()
         self._header = b""
         self._shape = (0, 1)
         self._chunks: set[int] = set()
@@ -151,32 +152,36 @@ class Journal:
         self._on_record, self._synced = RangeSet(), []
         os.ftruncate(self._claimed, 0)
 
-    def sync(self, part: int) -> None:
-        """Bring what is on record to the disk, then the journal's word for it. part: a descriptor of the part.
+    def sync(self, part: int) -> bool:
+        """Bring what is on record to the disk, then the journal's word for it; return whether all of it is there.
 
-        After a failure nothing is vouched for any more: the next sync would succeed without the pages that this one
-        lost (https://wiki.postgresql.org/wiki/Fsync_Errors).
+        part: a descriptor of the part. A sync that is under way is waited for. After a failure nothing is vouched for
+        any more: the next sync would succeed without the pages that this one lost
+        (https://wiki.postgresql.org/wiki/Fsync_Errors).
         """
-        with self._writes:
-            is_done = sum(span.size for span in self._synced) == self._on_record.total
-            if is_done or not (self._can_append and self._can_vouch):
-                return
-            edition, entries, recorded = self.edition, self._entries, list(self._on_record)
-            self._can_vouch = False
-        os.fsync(part)
-        with self._writes:
-            if not self._can_append or edition != self.edition:
-                self._can_vouch = True
-                return
-            self._append(format_synced(entries))
-            self._synced = recorded
-            journal = os.dup(self._claimed)
-        try:
-            os.fsync(journal)  # not under the lock: the bytes that arrive meanwhile go on record
-        finally:
-            os.close(journal)
-        self.place.sync_folder()
-        self._can_vouch = True
+        with self._syncs:
+            with self._writes:
+                if sum(span.size for span in self._synced) == self._on_record.total:
+                    return True
+                if not (self._can_append and self._can_vouch):
+                    return False
+                edition, entries, recorded = self.edition, self._entries, list(self._on_record)
+                self._can_vouch = False
+            os.fsync(part)
+            with self._writes:
+                if not self._can_append or edition != self.edition:
+                    self._can_vouch = True
+                    return False
+                self._append(format_synced(entries))
+                self._synced = recorded
+                journal = os.dup(self._claimed)
+            try:
+                os.fsync(journal)  # not under the lock of writes: the bytes that arrive meanwhile go on record
+            finally:
+                os.close(journal)
+            self.place.sync_folder()
+            self._can_vouch = True
+            return True
 
     def _append(self, text: bytes) -> None:
         """Append whole lines. After a failure nothing more: it would join on to half a line."""

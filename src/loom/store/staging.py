@@ -283,14 +283,17 @@ class Staging:
         """Bytes on record: what the next fetch will not ask for again."""
         return self._journal.total
 
-    def sync(self) -> None:
-        """Bring what is on record to the disk, and say so in the journal. Raises StoreFull, StoreError."""
+    def sync(self) -> bool:
+        """Bring what is on record to the disk, and say so in the journal; return whether all of it is there.
+
+        Raises StoreFull, StoreError.
+        """
         if self._fd < 0:
-            return
+            return True
         with faults("sync", self._part):
             part = os.dup(self._fd)
             try:
-                self._journal.sync(part)
+                return self._journal.sync(part)
             finally:
                 os.close(part)
 
