@@ -92,6 +92,18 @@ def test_a_part_of_another_user(share, origin, mode, owner) -> None:
 
 
 @needs_root
+def test_a_part_that_another_user_may_not_read(share, origin) -> None:
+    """It is passed over when room is made, and ends no fetch."""
+    users, url = share(0o1777), origin.put("/m", Thing(DATA), after(1, answers(403)))
+    with pytest.raises(pytest.fail.Exception, match="AccessDenied"):
+        users.fetch(0, url, retries=0, umask=0o077)
+    removed = as_user(TWO, lambda: make_room(Cache(str(users.root)), 1, 1))
+    assert (removed.parts, [why for _, _, why in removed.kept]) == ((), ["being fetched, or of another user"])
+    assert users.fetch(TWO, origin.put("/n", Thing(DATA)), max_cache_size=3 * len(DATA)).outcome == "fetched"
+    assert as_user(0, lambda: len(make_room(Cache(str(users.root)), 0, 0).parts)) == 1
+
+
+@needs_root
 @pytest.mark.parametrize("mode", [0o755, 0o700 | 0o055])
 def test_a_cache_that_one_may_only_read(share, origin, mode) -> None:
     """What its owner fetched is a hit for everybody; a miss is fetched without the cache, and said so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import linecache
 import os
 import sys
@@ -178,7 +179,8 @@ def test_discarding_begins_with_the_record(one, monkeypatch) -> None:
 def is_interrupted(call: Callable[[], object], step: int) -> bool:
     """Call, and raise KeyboardInterrupt before its line of that number; return whether it got so far.
 
-    Python heeds no signal between the end of a `with` and the release of its lock; a trace function would.
+    Python heeds no signal between the end of a `with` and the release of its lock; a trace function would. Nor is
+    garbage collected meanwhile: an exception within the destructor of another test's object is lost.
     """
     count = 0
 
@@ -193,6 +195,7 @@ def is_interrupted(call: Callable[[], object], step: int) -> bool:
         return trace
 
     before = sys.gettrace()
+    gc.disable()
     sys.settrace(trace)
     try:
         call()
@@ -200,6 +203,7 @@ def is_interrupted(call: Callable[[], object], step: int) -> bool:
         return True
     finally:
         sys.settrace(before)
+        gc.enable()
     return False
 
 

@@ -101,9 +101,9 @@ def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Remov
     freed = 0
     for place in sorted(inventory.quarantined, key=lambda place: place.last.rpartition("-")[2]):
         if excess > 0:
-            size = _size_of(place)
+            size, known = _size_of(place), len(files)
             freed += _remove_counted(place, files)
-            excess -= size
+            excess -= size if len(files) > known else 0
     return _evict(cache, (*inventory.blobs, *inventory.parts), excess, keep, Removed((), tuple(files), freed))
 
 
@@ -136,7 +136,8 @@ def _evict_one(cache: Cache, one: Blob | Part, keep: str) -> str:
     if isinstance(one, Part):
         if one.key == keep:
             return "wanted now"
-        return "" if remove_part(one) else "being fetched by a process"
+        why = "being fetched by a process" if one.is_active else "being fetched, or of another user"
+        return "" if remove_part(one) else why
     if keep in one.refs:
         return "wanted now"
     why = why_kept(one)  # looked at last: a moment later it may be in use
@@ -184,21 +185,28 @@ def remove_part(part: Part) -> bool:
     The journal's lock is held meanwhile, so that nobody goes on with the one without the other; it must be the lock of
     the journal that stands there: who begins replaces it. Raises OSError.
     """
-    journal = journal_of(part.place)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(PermissionError, Foreign):  # another user's, which only its owner may remove, or read
+        return _remove_idle(part.place)
+    return False
+
+
+def _remove_idle(place: Place) -> bool:
+    journal = journal_of(place)
+    try:
         lock = journal.open()
-        try:
-            is_ours = try_lock(lock) and os.path.samestat(os.fstat(lock), journal.lstat())
-            if not is_ours or is_in_use(part.place):
-                return False
-            journal.unlink()
-            part.place.unlink()
-        except PermissionError:
-            return False  # another user's, in a folder where only its owner removes a file
-        finally:
-            os.close(lock)
-        return True
-    return not is_in_use(part.place) and part.place.unlink()  # a part without a journal
+    except FileNotFoundError:
+        return not is_in_use(place) and place.unlink()
+    try:
+        is_ours = try_lock(lock) and os.path.samestat(os.fstat(lock), journal.lstat())
+        if not is_ours or is_in_use(place):
+            return False
+        journal.unlink()
+        place.unlink()
+    except FileNotFoundError:
+        return False  # who goes on with it has replaced its journal just now
+    finally:
+        os.close(lock)
+    return True
 
 
 def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: float | None = None) -> Removed:
