@@ -244,8 +244,8 @@ def test_a_journal_of_another_url(origin, getter):
 
 def test_no_room_for_the_file(origin, getter, monkeypatch):
     """A file that cannot fit is refused before its bytes are fetched, in words that help."""
-    fstatvfs = os.fstatvfs
-    monkeypatch.setattr(os, "fstatvfs", lambda fd: os.statvfs_result((*fstatvfs(fd)[:4], 3, *fstatvfs(fd)[5:])))
+    statvfs = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda where: os.statvfs_result((*statvfs(where)[:4], 3, *statvfs(where)[5:])))
     error = getter.wrong(origin.put("/m", THING), StoreFull)
     assert "room" in error.hint
     assert len(origin.requests) == 1

@@ -104,8 +104,11 @@ class Reader:
         expected = self._expected(basis, head, content_range.size, is_whole=head.length == content_range.size)
         return Reply(response, served, parse_version(head.fields, content_range.size), name, expected=expected)
 
-    def read_pinned(self, response: Response, span: Span, version: Version, pin: Pin) -> Reply:
-        """Read the answer to a request for `span` of the version that is pinned. Raises Fault."""
+    def read_pinned(self, response: Response, span: Span, version: Version, pin: Pin, ticket: int) -> Reply:
+        """Read the answer to a request for `span` of the version that is pinned. Raises Fault.
+
+        ticket: the pin's when the request was sent.
+        """
         head = response.head
         if head.status in (304, 412, 416):
             raise Fault(Remedy.NONE, pin.replaced())
@@ -113,7 +116,7 @@ class Reader:
         size = content_range.size if content_range else head.length
         seen = parse_version(head.fields, size)
         self._refuse_unusable(head)
-        pin.admit(version, seen)
+        pin.admit(version, seen, ticket)
         if content_range is None:
             remedy = Remedy.AT_ONCE if pin.is_loose else Remedy.RETRY  # it may have heeded the condition
             raise self._bad("ignored a range request though it had answered one before", remedy)

@@ -121,9 +121,10 @@ class HttpSource:
         goes_past = self._goes_past_caches
         conditions = {"If-Range": _as_sent(version.etag)} if version.is_strong and not self.pin.is_loose else {}
         conditions |= _PAST_CACHES if goes_past else {}
+        ticket = self.pin.ticket
         response = await self._get(pool, {"Range": format_range(span), **conditions}, may_wait=True)
         try:
-            return self._reader.read_pinned(response, span, version, self.pin)
+            return self._reader.read_pinned(response, span, version, self.pin, ticket)
         except Fault as fault:
             response.connection.close()
             if isinstance(fault.error, OriginChanged) and self._asked_past_caches and not goes_past:

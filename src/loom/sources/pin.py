@@ -1,8 +1,10 @@
 """The pin: whether a reply is of the version that the first one had, and what it means when it is not.
 
 A reply of another version means that the object was replaced, or that replicas behind one address give the same bytes
-validators of their own (lighttpd: by inode; any server whose files were copied at another time). The first reply of
-the pinned version after such a one shows that both are served: replicas. So a stray is asked for again, for a while.
+validators of their own (lighttpd: by inode; any server whose files were copied at another time). A reply of the pinned
+version that was asked for after such a stray had come shows that both are served: replicas. (One that was asked for
+before shows nothing: it may have been on its way when the object was replaced.) So a stray is asked for again, for a
+while.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ MAX_STRAYS = 16
 """Replies of another version, one after the other, after which the object counts as replaced: of two replicas that
 take turns by chance, so many in a row answer wrongly once in 65,536 times."""
 
+MAX_STRAYS_OF_REPLICAS = 64
+"""The same where both versions have been served: the replica of the first one may have gone for good."""
+
 _AGAIN = "nothing of it was kept under the final name; run the same command again for the new version"
 _REPLICAS = (
     "replicas behind one address give ETags of their own: --sha256 takes the bytes of all of them and proves them"
@@ -38,6 +43,7 @@ class Pin:
         self._reference = reference
         self._lock = threading.Lock()
         self._strays = 0
+        self._strays_in_all = 0
         self._other: Version | None = None
         self._is_replicated = False
 
@@ -49,18 +55,28 @@ class Pin:
         """
         return self.is_proved and self._other is not None
 
-    def admit(self, version: Version, seen: Version) -> None:
-        """Return when a reply of `seen` brings bytes of `version`. Raises Fault: to be asked for again, or in vain."""
+    @property
+    def ticket(self) -> int:
+        """Strays so far; a request takes it along, so that `admit` knows what was asked for after a stray."""
+        return self._strays_in_all
+
+    def admit(self, version: Version, seen: Version, ticket: int) -> None:
+        """Return when a reply of `seen` brings bytes of `version`. Raises Fault: to be asked for again, or in vain.
+
+        ticket: the pin's `ticket` when the request was sent.
+        """
         with self._lock:
             if version.matches(seen):
-                self._strays, self._is_replicated = 0, self._is_replicated or self._other is not None
+                self._strays, self._is_replicated = 0, self._is_replicated or ticket > 0
                 return
             self._other = seen
             self._strays += 1
+            self._strays_in_all += 1
             is_other_size = seen.size not in (None, version.size)
             if self.is_proved and not is_other_size:
                 return
-            is_replaced = is_other_size or (self._strays > MAX_STRAYS and not self._is_replicated)
+            most = MAX_STRAYS_OF_REPLICAS if self._is_replicated else MAX_STRAYS
+            is_replaced = is_other_size or self._strays > most
         remedy = Remedy.NONE if is_replaced else Remedy.AT_ONCE
         raise Fault(remedy, self._replicas(version, seen) if self._is_replicated else self.replaced())
 
