@@ -102,6 +102,24 @@ def test_versions_match_unless_something_differs(one, other, same) -> None:
     assert one.matches(other) == other.matches(one) == same
 
 
+@pytest.mark.parametrize(
+    ("pinned", "seen", "is_pinned"),
+    [
+        (Version(1, '"a"'), Version(1, '"a"'), True),
+        (Version(1, '"a"'), Version(1), False),
+        (Version(1, '"a"', "x"), Version(1, "", "x"), False),
+        (Version(1, '"a"'), Version(1, 'W/"a"'), True),
+        (Version(1, 'W/"a"', "x"), Version(1, '"a"'), True),
+        (Version(1, 'W/"a"', "x"), Version(1, 'W/"a"'), False),
+        (Version(1, 'W/"a"', "x"), Version(1, 'W/"a"', "x"), True),
+        (Version(1, "", "x"), Version(1), True),
+    ],
+)
+def test_a_pin_holds_what_tells_it_again(pinned, seen, is_pinned) -> None:
+    """A reply that leaves out what pins is not held by it; a version that pins nothing holds all that match."""
+    assert pinned.pins(seen) == is_pinned
+
+
 @given(ANYTHING)
 def test_no_field_is_too_odd(text) -> None:
     """Servers write what they like: parsers answer, they do not raise."""

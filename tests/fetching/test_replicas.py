@@ -36,6 +36,15 @@ def by_turns(*things: Thing, heeds_if_range: bool = True) -> Fault:
     return fault
 
 
+def silently(thing: Thing) -> Fault:
+    """Answer with a thing that has no validator, and heed none."""
+    return becomes(thing, heeds_if_range=False)
+
+
+def _is_second(exchange: Exchange) -> bool:
+    return exchange.request.number % 2 == 0
+
+
 @pytest.mark.parametrize("heeds_if_range", [True, False])
 def test_replicas_and_a_digest(origin, getter, heeds_if_range):
     """With a digest the bytes of all replicas are taken and proved, and the receipt names both validators."""
@@ -67,6 +76,24 @@ def test_one_of_the_replicas_has_other_bytes(origin, getter):
     error = getter.wrong(origin.put("/m", THING, by_turns(THING, other)), OriginChanged, sha256=DIGEST)
     assert '"v2"' in str(error)
     assert getter.left_behind() == ""
+
+
+STRONG_OR_WEAK = pytest.mark.parametrize("first", [THING, replace(THING, etag='W/"v1"')])
+
+
+@STRONG_OR_WEAK
+def test_a_reply_that_tells_no_version(origin, getter, first):
+    """What does not tell the ETag again may be of anything: it is asked for again, and is in no file."""
+    getter.right(origin.put("/m", first, when(_is_second, silently(Thing(seeded(SIZE, 2), "", "")))), DATA)
+
+
+@STRONG_OR_WEAK
+def test_no_reply_tells_the_version_again(origin, getter, first):
+    """Where the ETag of the first reply never comes back the error says that it does not, and what helps."""
+    url = origin.put("/m", first, after(1, silently(Thing(DATA, "", ""))))
+    error = getter.wrong(url, OriginError, retries=0)
+    assert "disagree" in str(error)
+    getter.right(url, DATA, sha256=DIGEST)
 
 
 def test_what_only_a_digest_proves_is_not_on_record(origin, getter):

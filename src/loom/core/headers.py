@@ -124,6 +124,15 @@ class Version:
             pairs += [(self._opaque, other._opaque), (self.last_modified, other.last_modified)]
         return all(one == two or one in (None, "") or two in (None, "") for one, two in pairs)
 
+    def pins(self, seen: Version) -> bool:
+        """Return whether a reply of `seen` is held to this version: it matches, and tells again what pins.
+
+        A reply without its ETag may be of anything that has the same size. Every 206 has the ETag that the 200 would
+        have (RFC 9110 section 15.3.7); a weak one pins beside its date alone.
+        """
+        is_told = bool(seen.etag and (self.is_strong or seen.is_strong or seen.last_modified))
+        return self.matches(seen) and (is_told or not self.can_pin)
+
     @property
     def _opaque(self) -> str:
         return self.etag.removeprefix("W/")

@@ -4,7 +4,7 @@ A reply of another version means that the object was replaced, or that replicas 
 validators of their own (lighttpd: by inode; any server whose files were copied at another time). A reply of the pinned
 version that was asked for after such a stray had come shows that both are served: replicas. (One that was asked for
 before shows nothing: it may have been on its way when the object was replaced.) So a stray is asked for again, for a
-while.
+while; and so is a reply that does not tell again what pins.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Pin:
         ticket: the pin's `ticket` when the request was sent.
         """
         with self._lock:
-            if version.matches(seen):
+            if version.pins(seen):
                 self._strays, self._is_replicated = 0, self._is_replicated or ticket > 0
                 return
             self._other = seen
@@ -78,7 +78,8 @@ class Pin:
             most = MAX_STRAYS_OF_REPLICAS if self._is_replicated else MAX_STRAYS
             is_replaced = is_other_size or self._strays > most
         remedy = Remedy.NONE if is_replaced else Remedy.AT_ONCE
-        raise Fault(remedy, self._replicas(version, seen) if self._is_replicated else self.replaced())
+        is_untold = version.matches(seen)
+        raise Fault(remedy, self._replicas(version, seen) if self._is_replicated or is_untold else self.replaced())
 
     def replaced(self) -> OriginChanged:
         """Return the error of an object that was replaced."""
