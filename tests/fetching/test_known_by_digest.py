@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import pytest
 
 import loom
 from loom.core.keys import reference_key
+from loom.store.notes import XATTR
 from tests.fetching.cached import Cached, is_same, spoil
 from tests.fetching.kit import CHUNK
 from tests.origins.replies import answers
 from tests.origins.things import Thing, seeded
+from tests.store.conftest import no_attributes
 
 SIZE = 40 * CHUNK + 123
 DATA = seeded(SIZE)
@@ -113,6 +116,19 @@ def test_a_blob_that_lost_its_record_keeps_its_audience(cached, hub):
     main = hub("/o/r/resolve/main/m.bin")
     cached.fetch(main, "main.bin", private=True)
     cached.settle()
+    cached.cache.forget(reference_key(main))
+    commit = hub(f"/o/r/resolve/{COMMIT}/m.bin")
+    assert cached.right(commit, DATA).outcome == "cached"
+    assert cached.cache.read(reference_key(commit)).audience == "nobody"
+
+
+@no_attributes
+def test_a_blob_of_which_nothing_tells_is_for_nobody(cached, hub):
+    """Without record and note it may have been fetched for nobody else."""
+    main = hub("/o/r/resolve/main/m.bin")
+    cached.fetch(main, "main.bin", private=True)
+    cached.settle()
+    os.removexattr(cached.blob(main), XATTR)
     cached.cache.forget(reference_key(main))
     commit = hub(f"/o/r/resolve/{COMMIT}/m.bin")
     assert cached.right(commit, DATA).outcome == "cached"

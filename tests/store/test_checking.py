@@ -11,7 +11,7 @@ import pytest
 
 from loom.store import checking
 from loom.store.cache import Cache, Ref, format_ref, settled_blob
-from loom.store.checking import Finding, Problem, check, read_note, rebuild, repair
+from loom.store.checking import Finding, Problem, check, noted_origin, rebuild, repair
 from loom.store.hashing import hash_file
 from loom.store.inside import Place
 from loom.store.inventory import take_inventory
@@ -221,7 +221,7 @@ def test_a_record_that_is_there(cache) -> None:
 def test_a_note_that_makes_no_sense(cache, facts) -> None:
     """A note of another size, or of what is no reference, is none."""
     path = cache.blob_path(put_noted(cache, KEY, **facts).blob)
-    assert read_note(Place.of(path)) is None
+    assert noted_origin(Place.of(path)) is None
 
 
 @no_attributes
@@ -229,8 +229,8 @@ def test_a_note_that_makes_no_sense(cache, facts) -> None:
 def test_a_note_that_is_garbage(cache, note) -> None:
     """Whatever else the attribute holds is no note, and no error."""
     path = cache.blob_path(put(cache, KEY, settled=True).blob)
-    assert read_note(Place.of(path)) is None
+    assert noted_origin(Place.of(path)) is None
     os.setxattr(path, XATTR, note)
-    assert read_note(Place.of(path)) is None
+    assert noted_origin(Place.of(path)) is None
     cache.forget(KEY)
     assert rebuild(cache) == 0

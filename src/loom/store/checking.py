@@ -7,16 +7,16 @@ which costs a fetch and no bytes.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loom.core.keys import is_key
 from loom.store.cache import SETTLED, Cache, Ref
 from loom.store.evicting import collect_garbage
 from loom.store.hashing import hash_file
 from loom.store.inventory import Blob, take_inventory
-from loom.store.notes import XATTR
+from loom.store.notes import read_note
 from loom.store.settling import quarantine, settle_all
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def rebuild(cache: Cache) -> int:
     """Write the records that are missing, as far as settled blobs tell which reference they are; return how many."""
     made = 0
     notes = [(blob, note) for blob in take_inventory(cache).blobs
-             if blob.name.startswith(SETTLED) and (note := read_note(blob.place))]  # fmt: skip
+             if blob.name.startswith(SETTLED) and (note := noted_origin(blob.place))]  # fmt: skip
     for blob, (key, ref) in sorted(notes, key=lambda pair: -pair[1][1].mtime_ns):  # of two versions the later one
         if cache.read(key) is None:
             ref.blob, ref.digest, ref.verified = blob.name, blob.digest, "computed"
@@ -131,22 +131,20 @@ def rebuild(cache: Cache) -> int:
     return made
 
 
-def read_note(place: Place) -> tuple[str, Ref] | None:
+def noted_origin(place: Place) -> tuple[str, Ref] | None:
     """Return the key of the reference that a blob was fetched by, and a record of it; None when it does not tell."""
     try:
         fd = place.open()
         try:
-            note, seen = json.loads(os.getxattr(fd, XATTR)), os.fstat(fd)
+            note, seen = read_note(fd), os.fstat(fd)
         finally:
             os.close(fd)
         key = str(note["reference"])
-        if len(key) != 64 or not set(key) <= set("0123456789abcdef") or note["size"] != seen.st_size:
-            return None
-        if note["mtime_ns"] != seen.st_mtime_ns:
+        if not is_key(key) or (note["size"], note["mtime_ns"]) != (seen.st_size, seen.st_mtime_ns):
             return None  # written to since
         url, name = str(note.get("url", "")), str(note.get("name", ""))
         return key, Ref(url, name, "", seen.st_size, seen.st_mtime_ns, etag=str(note["etag"]),
                         last_modified=str(note["last_modified"]),
                        audience=str(note.get("audience", "nobody")))  # fmt: skip
-    except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+    except (OSError, LookupError):
         return None

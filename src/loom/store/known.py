@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from loom.store.cache import NEW, Ref, read_boot_id, settled_blobs
-from loom.store.checking import read_note
+from loom.store.checking import noted_origin
 from loom.store.hashing import hash_unchanged
 
 if TYPE_CHECKING:
@@ -32,11 +32,10 @@ def find_by_digest(cache: Cache, digest: str, on_hashed: Callable[[int, int], No
             if ref is not None and ref.digest == digest:
                 if cache.is_whole(ref) and cache.has_survived(ref):
                     return ref
-                audiences[ref.blob] = ref.audience
+                audiences[ref.blob] = stricter(ref.audience, audiences.get(ref.blob, ref.audience))
     for name in dict.fromkeys((*names, *audiences)):  # new ones of another boot or machine among them
         with contextlib.suppress(OSError):
-            if (ref := _proved(cache, name, digest, on_hashed)) is not None:
-                ref.audience = stricter(ref.audience, audiences.get(name, AUDIENCES[-1]))
+            if (ref := _proved(cache, name, digest, audiences.get(name), on_hashed)) is not None:
                 return ref
     return None
 
@@ -47,12 +46,19 @@ def stricter(one: str, other: str) -> str:
     return AUDIENCES[min(ranks)]
 
 
-def _proved(cache: Cache, name: str, digest: str, on_hashed: Callable[[int, int], None]) -> Ref | None:
-    """Return a record of a blob if its content has the digest; its note tells whom it is for. Raises OSError."""
+def _proved(
+    cache: Cache, name: str, digest: str, audience: str | None, on_hashed: Callable[[int, int], None]
+) -> Ref | None:
+    """Return a record of a blob if its content has the digest. Raises OSError.
+
+    audience: whom it is for by its records, None without one. Its note tells, too; of both the stricter counts. What
+    tells nothing is for nobody.
+    """
     blob = cache.blob(name)
-    size, noted = blob.lstat().st_size, read_note(blob)
+    size, noted = blob.lstat().st_size, noted_origin(blob)
     found, mtime_ns = hash_unchanged(blob, lambda hashed: on_hashed(hashed, size))
     if found != digest:
         return None
-    audience = noted[1].audience if noted else AUDIENCES[-1]
+    told = [one for one in (audience, noted[1].audience if noted else None) if one is not None]
+    audience = stricter(told[0], told[-1]) if told else AUDIENCES[0]
     return Ref("", "", name, size, mtime_ns, digest=digest, boot_id=read_boot_id(), audience=audience)

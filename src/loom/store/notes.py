@@ -37,10 +37,10 @@ def note_output(path: str, reference: str, version: Version, label: Mapping[str,
             os.close(file)
 
 
-def read_note(path: str) -> dict[str, Any]:
-    """Return what is noted on the file at `path`; nothing where there is no note that can be read."""
+def read_note(file: str | int) -> dict[str, Any]:
+    """Return what is noted on a file, by its path or open; nothing where there is no note that can be read."""
     try:
-        note = json.loads(os.getxattr(path, XATTR))
+        note = json.loads(os.getxattr(file, XATTR))
     except (OSError, AttributeError, RecursionError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
