@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,15 +17,17 @@ import pytest
 from loom.core.headers import Version
 from loom.core.options import MIN_CHUNK_SIZE
 from loom.core.ranges import Span
-from loom.errors import StoreError, StoreFull, UsageError
+from loom.errors import StoreError, StoreFull
 from loom.store import staging as staging_module
 from loom.store.journal import Record
 from loom.store.notes import XATTR
-from loom.store.staging import Staging, check_out
+from loom.store.output import check_out
+from loom.store.staging import Staging
 from tests.store.conftest import REFERENCE, FailingDisk, no_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 CHUNK = MIN_CHUNK_SIZE
 VERSION = Version(4 * CHUNK, '"one"')
@@ -488,34 +489,6 @@ def test_closing_twice(stage, out) -> None:
 
 
 # Paths
-
-
-def test_where_a_file_can_go(tmp_path, monkeypatch) -> None:
-    """The final path is absolute, with its folder's links resolved and its own left alone."""
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    monkeypatch.chdir(tmp_path)
-    assert check_out(tmp_path.joinpath("link", "x").relative_to(tmp_path)) == tmp_path / "real" / "x"
-
-
-@pytest.mark.parametrize(
-    ("name", "error"), [("", UsageError), ("missing/x", StoreError), ("x" * 256, UsageError), ("a\0b", UsageError)]
-)
-def test_where_a_file_cannot_go(tmp_path, name, error) -> None:
-    """A folder, a missing folder, a name too long, a null byte: told at once, with a hint."""
-    with pytest.raises(error) as caught:
-        check_out(tmp_path / name)
-    assert caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("path", "what"),
-    [("/proc/x", "/proc is the system's own"), ("/dev/x", "/dev is the system's own"), ("/dev/null", "is a device")],
-)
-def test_among_devices(path, what) -> None:
-    """A new name among devices and processes, and a device, are told for what they are."""
-    with pytest.raises(UsageError, match=what):
-        check_out(Path(path))
 
 
 def test_the_longest_name(stage, tmp_path) -> None:

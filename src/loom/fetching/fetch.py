@@ -29,7 +29,8 @@ from loom.fetching.vault import BlobGone
 from loom.fetching.ways import BesideOutput, NoCache, ThroughCache
 from loom.net.limit import RateLimit
 from loom.sources.http import HttpSource
-from loom.store.staging import TakenOver, check_out
+from loom.store.output import check_out
+from loom.store.staging import TakenOver
 
 if TYPE_CHECKING:
     import os

@@ -159,7 +159,9 @@ class Vault:
             if (seen.st_size, seen.st_mtime_ns) != (ref.size, ref.mtime_ns):
                 self.changed = _tell_changed(ref, seen.st_nlink - 1)
             if seen.st_size == ref.size and not ref.digest:
-                self._leave(blob)
+                from loom.store.inventory import remove_abandoned
+
+                remove_abandoned(blob)  # perhaps it is right; and a process may still be about to prove it
                 return None
             quarantine(self._cache, blob)
         now = self._cache.read(self.key)
@@ -174,13 +176,6 @@ class Vault:
         if not ref.is_settled and ref.boot_id.rpartition(" ")[2] != read_boot_id().rpartition(" ")[2]:
             return await_settler(self._cache, self.key, ref, lambda: self._on_hashed(0, ref.size))
         return ref
-
-    def _leave(self, blob: Place) -> None:
-        """Remove what is perhaps right and cannot be proved, unless a process may still be at it: then it is left."""
-        from loom.store.inventory import LEFTOVER_AGE_S, is_in_use
-
-        if time.time() - blob.lstat().st_mtime > LEFTOVER_AGE_S and not is_in_use(blob):
-            blob.unlink()
 
     def confirm(self, ref: Ref) -> Ref:
         """Note that the origin has just called it current; return what is on record now."""

@@ -21,8 +21,8 @@ from loom.fetching.standing import Doubt, Standing, has_told_digest, has_wanted_
 from loom.fetching.vault import BlobGone, Vault
 from loom.store import background
 from loom.store.cache import cache_root
-from loom.store.output import require_replaceable
-from loom.store.staging import NotOurs, Staging, check_out
+from loom.store.output import check_out, require_replaceable
+from loom.store.staging import NotOurs, Staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable

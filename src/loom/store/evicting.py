@@ -197,13 +197,10 @@ def _remove_idle(place: Place) -> bool:
     except FileNotFoundError:
         return not is_in_use(place) and place.unlink()
     try:
-        is_ours = try_lock(lock) and os.path.samestat(os.fstat(lock), journal.lstat())
-        if not is_ours or is_in_use(place):
+        if not (try_lock(lock) and journal.is_of(lock)) or is_in_use(place):
             return False
         journal.unlink()
         place.unlink()
-    except FileNotFoundError:
-        return False  # who goes on with it has replaced its journal just now
     finally:
         os.close(lock)
     return True

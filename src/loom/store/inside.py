@@ -253,6 +253,13 @@ class Place:
             return False
         return True
 
+    def is_of(self, fd: int) -> bool:
+        """Return whether the name is that of an open file."""
+        try:
+            return os.path.samestat(os.fstat(fd), self.lstat())
+        except OSError:
+            return False
+
     def open(self, flags: int = os.O_RDONLY) -> int:
         """Open the file and return its descriptor, which the caller closes."""
         fd = self._open(flags, 0)

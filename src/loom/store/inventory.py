@@ -1,9 +1,9 @@
-"""What a cache holds, and what may go: listing, eviction, the removal of what nobody will come back for.
+"""What a cache holds, and what of it is in use. What may go is evicting's business.
 
 A blob is in use while any process has it open or mapped (Linux tells by refusing a write lease on it) or holds a lock
-on it; such a blob is never evicted, nor is one that an output leads to as a symbolic link, nor a part that somebody is
-at. A blob that is linked to outputs may be: the
-outputs keep their bytes, and so its removal frees no room until the last of them is gone.
+on it; such a blob is never evicted, nor is one that an output leads to as a symbolic link, nor a part that a process is
+at. A blob that is linked to outputs may be: the outputs keep their bytes, and so its removal frees no room until the
+last of them is gone.
 """
 
 from __future__ import annotations
@@ -224,6 +224,12 @@ def journal_of(part: Place) -> Place:
 
 def _is_old(changed_at: float) -> bool:
     return time.time() - changed_at > LEFTOVER_AGE_S
+
+
+def remove_abandoned(place: Place) -> None:
+    """Remove a file if it is old and no process has it open: its maker may be on another machine. Raises OSError."""
+    if _is_old(place.lstat().st_mtime) and not is_in_use(place):
+        place.unlink()
 
 
 def is_in_use(place: Place) -> bool:

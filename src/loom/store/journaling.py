@@ -49,7 +49,7 @@ class Journal:
     def claim(self) -> bool:
         """Take the lock; False when another process holds it, or did so a moment ago: then ask again."""
         file = _to_file(self.place.open_own(os.O_RDWR | os.O_CREAT))
-        is_mine = try_lock(file.fileno()) and _is_same_file(file, self.place)
+        is_mine = try_lock(file.fileno()) and self.place.is_of(file.fileno())
         if not is_mine:  # else its owner has published and removed it between our open and our lock
             file.close()
             return False
@@ -219,7 +219,7 @@ class Journal:
 
     def is_at(self, place: Place) -> bool:
         """Return whether `place` is the file whose lock we hold."""
-        return self._file is not None and _is_same_file(self._file, place)
+        return self._file is not None and place.is_of(self._file.fileno())
 
     def lock_again(self) -> None:
         """Take the lock that is held already; where there are no locks, that raises OSError."""
@@ -268,10 +268,3 @@ def _append_all(fd: int, text: bytes) -> None:
     """Write all of it at the end of a file, in one call; half of it is a failure."""
     if text and os.write(fd, text) < len(text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _is_same_file(file: BinaryIO, place: Place) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), place.lstat())
-    except OSError:
-        return False

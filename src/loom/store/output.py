@@ -12,9 +12,10 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from loom.errors import StoreError
-from loom.store.faults import translate
-from loom.store.placing import PHRASES, place, reason_of, require_writable
+from loom.core.file_names import MAX_BYTES
+from loom.errors import StoreError, UsageError
+from loom.store.faults import faults, translate
+from loom.store.placing import PHRASES, is_among_devices, place, reason_of, require_writable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,44 @@ HINTS = {
     "symlink": "--link auto takes another way",
 }
 """What helps where the one way that --link names does not work."""
+
+
+def check_out(path: Path) -> Path:
+    """Return the absolute final path, or raise for one that can never be written: a folder, a device, a missing folder.
+
+    A file gets its name by a rename, which would put it in the place of /dev/null.
+    """
+    if "\0" in str(path):
+        raise UsageError("the file name holds a null byte", "choose another --out")
+    if len(os.fsencode(path.name)) > MAX_BYTES:
+        raise UsageError(f"the file name is too long: {path.name[:40]}...", "choose a shorter --out")
+    with faults("use", path):
+        mode, folder_mode = _mode_of(path), _mode_of(path.parent)
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
+    try:
+        folder = path.parent.resolve()
+    except FileNotFoundError:
+        hint = "go to one that is there, or give --out the whole path"
+        raise StoreError("the working folder was removed", hint) from None
+    if is_among_devices(str(folder)) and not mode:
+        raise UsageError(f"{folder} is the system's own: no file can be made there", "choose another --out")
+    if (mode and not stat.S_ISREG(mode)) or is_among_devices(str(folder)):
+        raise UsageError(f"{path} is a device or a pipe", "a model goes to a file: --out FILE")
+    not_folder = next((one for one in path.parents if (mode := _mode_of(one)) and not stat.S_ISDIR(mode)), None)
+    if not_folder is not None:
+        raise StoreError(f"{not_folder} is a file, not a folder", "choose another --out")
+    if not stat.S_ISDIR(folder_mode):
+        raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
+    return folder / path.name
+
+
+def _mode_of(path: Path) -> int:
+    """Return the mode of what `path` leads to, 0 for nothing. Raises OSError when nobody can tell."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def require_replaceable(out: Path) -> None:

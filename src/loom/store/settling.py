@@ -61,17 +61,15 @@ def remove_orphans(cache: Cache) -> None:
 
     Only what is old goes, and what no process has open: another machine may have just made it, or still read it.
     """
-    from loom.store.inventory import LEFTOVER_AGE_S, is_in_use
+    from loom.store.inventory import remove_abandoned
 
     names = cache.inside.names(f"blobs/{NEW}")  # before the records: each blob is recorded after it has its name
     refs = [ref for _, ref in cache.records()]
     if None in refs:
         return  # it cannot be read where that one leads
     for blob in {f"{NEW}/{name}" for name in names} - {ref.blob for ref in refs if ref is not None}:
-        place = cache.blob(blob)
         with contextlib.suppress(OSError):
-            if time.time() - place.lstat().st_mtime > LEFTOVER_AGE_S and not is_in_use(place):
-                place.unlink()
+            remove_abandoned(cache.blob(blob))
 
 
 @contextlib.contextmanager

@@ -20,10 +20,9 @@ import stat
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from loom.core.file_names import MAX_BYTES
 from loom.core.headers import Version
 from loom.core.keys import text_key
-from loom.errors import StoreError, StoreFull, UsageError
+from loom.errors import StoreError, StoreFull
 from loom.store.allocation import Allocator
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, look_at_room, require_room, translate
@@ -32,7 +31,6 @@ from loom.store.inside import FILE_MODE, Inside, Place
 from loom.store.journal import Record, format_header, read_journal, read_label
 from loom.store.journaling import Journal
 from loom.store.notes import read_note, write_note
-from loom.store.placing import is_among_devices
 from loom.store.trust import Foreign
 
 if TYPE_CHECKING:
@@ -183,7 +181,7 @@ class Staging:
                 self._reference, seen.st_size, seen.st_mtime_ns,
             )  # fmt: skip
             return Version(seen.st_size, str(note["etag"]), str(note["last_modified"])) if is_ours else None
-        except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        except (OSError, LookupError):
             return None
 
     # Writing
@@ -335,12 +333,12 @@ class Staging:
 
     def _rename(self) -> None:
         try:
-            if _is_same_file(self._fd, self._part):
+            if self._part.is_of(self._fd):
                 self._part.replace(self._out)
                 return
         except FileNotFoundError:
             pass  # somebody else has just done so
-        if not _is_same_file(self._fd, self._out):
+        if not self._out.is_of(self._fd):
             raise TakenOver(f"another process took over {self._part}", "run the same command again")
 
     def duplicate(self) -> int:
@@ -352,7 +350,7 @@ class Staging:
         with contextlib.suppress(OSError):
             self._journal.void()
         with contextlib.suppress(OSError):
-            if _is_same_file(self._fd, self._part):
+            if self._part.is_of(self._fd):
                 self._part.unlink()
         self._journal.remove()
         self.close()
@@ -381,7 +379,7 @@ class Staging:
             self._journal.lock_again()
         else:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_same_file(fd, journal):
+        if journal.is_of(fd):
             part.unlink()
             journal.unlink()
 
@@ -410,36 +408,6 @@ class Staging:
             raise
 
 
-def check_out(path: Path) -> Path:
-    """Return the absolute final path, or raise for one that can never be written: a folder, a device, a missing folder.
-
-    A file gets its name by a rename, which would put it in the place of /dev/null.
-    """
-    if "\0" in str(path):
-        raise UsageError("the file name holds a null byte", "choose another --out")
-    if len(os.fsencode(path.name)) > MAX_BYTES:
-        raise UsageError(f"the file name is too long: {path.name[:40]}...", "choose a shorter --out")
-    with faults("use", path):
-        mode, folder_mode = _mode_of(path), _mode_of(path.parent)
-    if stat.S_ISDIR(mode):
-        raise UsageError(f"{path} is a folder", "name the file: --out FOLDER/NAME")
-    try:
-        folder = path.parent.resolve()
-    except FileNotFoundError:
-        hint = "go to one that is there, or give --out the whole path"
-        raise StoreError("the working folder was removed", hint) from None
-    if is_among_devices(str(folder)) and not mode:
-        raise UsageError(f"{folder} is the system's own: no file can be made there", "choose another --out")
-    if (mode and not stat.S_ISREG(mode)) or is_among_devices(str(folder)):
-        raise UsageError(f"{path} is a device or a pipe", "a model goes to a file: --out FILE")
-    not_folder = next((one for one in path.parents if (mode := _mode_of(one)) and not stat.S_ISDIR(mode)), None)
-    if not_folder is not None:
-        raise StoreError(f"{not_folder} is a file, not a folder", "choose another --out")
-    if not stat.S_ISDIR(folder_mode):
-        raise StoreError(f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")
-    return folder / path.name
-
-
 def _stem_of(name: str) -> str:
     """Return what stands for an output's name in those of its part and journal: shortened where it must be."""
     raw = os.fsencode(name)
@@ -452,22 +420,7 @@ def _places(inside: Inside, stem: str, rank: int) -> tuple[Place, Place]:
     return inside.place(f"{name}.loom.part"), inside.place(f"{name}.loom.journal")
 
 
-def _mode_of(path: Path) -> int:
-    """Return the mode of what `path` leads to, 0 for nothing. Raises OSError when nobody can tell."""
-    try:
-        return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-
-
 def _write_all(fd: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data[:PIECE_SIZE], offset)
         data, offset = data[written:], offset + written
-
-
-def _is_same_file(fd: int, place: Place) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), place.lstat())
-    except OSError:
-        return False
