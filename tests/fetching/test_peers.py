@@ -537,3 +537,4 @@ def test_keys_are_the_same_on_every_node() -> None:
     assert key == version_key(reference_key(url), '"e"', "Mon", 5)
     others = (("x", '"e"', "", 5), (reference_key(url), '"f"', "", 5), (reference_key(url), '"e"', "", 6))
     assert key not in [version_key(*other) for other in others]
+    assert version_key("x", 'W/"e"', "Mon", 5) != version_key("x", 'W/"e"', "Tue", 5)

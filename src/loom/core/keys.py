@@ -100,8 +100,10 @@ def is_key(text: str) -> bool:
 def version_key(reference: str, etag: str, last_modified: str, size: int) -> str:
     """Return the key of the bytes that one version of a reference (its key) has: 64 hex digits.
 
-    Nodes that fetched the same version of the same reference have the same one, without talking about it.
+    Nodes that fetched the same version of the same reference have the same one, without talking about it. The date
+    counts unless the ETag is strong: bytes of one weak ETag and two dates are of two versions.
     """
-    text = f"{reference}\n{etag}\n{last_modified if not etag else ''}\n{size}"
+    date = "" if etag.startswith('"') else last_modified
+    text = f"{reference}\n{etag}\n{date}\n{size}"
     digest: str = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return digest

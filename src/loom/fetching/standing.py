@@ -111,5 +111,10 @@ def _digest_of(out: Path, report: Reporter) -> str:
 
 
 def is_current(have: Version | None, reply: Reply | Hearsay) -> bool:
-    """Return whether the origin says, in one way or the other, that what is here is what it has."""
-    return have is not None and (reply.is_unchanged or (have.is_known and reply.version == have))
+    """Return whether the origin says, in one way or the other, that what is here is what it has.
+
+    An equal date may stand over other bytes: it says nothing beside a SHA-256 that is told, which then decides.
+    """
+    if have is None or reply.is_unchanged:
+        return have is not None
+    return have.is_known and reply.version == have and (have.can_pin or not reply.expected.sha256)
