@@ -61,6 +61,18 @@ def test_a_heartbeat_lists_no_more_than_a_control_plane_takes(cache: Cache, monk
     assert models(cache) == models(cache)
 
 
+def test_what_a_heartbeat_leaves_out_is_counted(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures for Prometheus are of the whole cache, whatever one heartbeat has room for."""
+    first, *others = sorted((f"https://host/{number}" for number in range(5)), key=reference_key)
+    put(cache, first)
+    for number, url in enumerate(others):
+        cache.write(reference_key(url), Ref(url, "m", f"new/{number}", 10, 1))
+    monkeypatch.setattr(cached, "MAX_MODELS_OF_NODE", 0)
+    shelf = CacheShelf(cache.root, "anyone")
+    assert list(shelf.holdings()) == []
+    assert shelf.stock == (5, 40 + len(DATA), 0)
+
+
 def test_a_private_record_hides_no_public_one(cache: Cache) -> None:
     """Two references lead to the same bytes: by their digest whoever may have them by one of them finds them."""
     for number in range(8):

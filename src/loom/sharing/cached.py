@@ -81,7 +81,7 @@ class CacheShelf:
             holding = {"model": model, "size": ref.size, **digest}
             room -= len(json.dumps(holding)) + 2
             if room < 0 or len(named) == MAX_MODELS_OF_NODE:
-                break
+                continue  # the others are counted all the same
             named.add(model)
             yield holding
         self.stock = Stock(len(blobs), sum(blobs.values()), len(named))

@@ -57,9 +57,9 @@ TELL_S = 0.3
 class PeerServer:
     """Serves a shelf on a thread of its own, from `start` to `stop`, which closes the socket.
 
-    token: the fleet's, several one a line: a peer proves that it knows one of them; None serves everybody who can reach
-    it, but for pages in browsers. on_visit: called, on the server's thread, with every
-    peer that introduces itself and comes from where it says that it listens.
+    token: the fleet's, or several, one a line: a peer proves that it knows one of them; None serves every client that
+    can reach it, except pages in browsers. on_visit: called, on the server's thread, with every peer that introduces
+    itself and comes from where it says that it listens.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class PeerServer:
         self.served = 0
         self.refused = 0
         """Requests whose proof was wrong: of another token, or repeated by a stranger for something else."""
+        self.refused_from = ""
+        """Where the last one of them came from."""
         self.hits = self.misses = 0
         """How often a file that was asked for was here, and was not."""
         self.answered: Counter[int] = Counter(dict.fromkeys(REASONS, 0))
         """Requests answered, by status: each begins at 0, or a rate would miss the first."""
         self.show_metrics: Callable[[], bytes] | None = None
         """What GET /metrics shows, to every client; None for nothing."""
-        self.refused_from = ""
-        """Where the last one of them came from."""
         self._shelf = shelf
         self._tokens = split_tokens(token)
         self._challenges = Challenges(secrets.token_bytes(32))
