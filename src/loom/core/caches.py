@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from loom.core.shares import NEAR_S
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NEAR_S = 0.01
-"""Seconds from a request to its reply below which one round trip more costs next to nothing: any origin is asked."""
-
 NOT_FAR_S = 0.1
-"""The same where there is a sign of a cache. Beyond it nothing is spent; what waits is noticed then."""
+"""Seconds from a request to its reply below which an origin with a sign of a cache is asked for a far range first; one
+nearer than NEAR_S is asked in any case. Beyond it nothing is spent; what waits is noticed then."""
 
 _TELLS = ("x-cache", "x-cache-status", "x-proxy-cache", "x-cache-lookup", "cf-cache-status", "cache-status")
 _SILENT = ("nginx", "openresty", "tengine", "angie")

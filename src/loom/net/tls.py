@@ -10,7 +10,7 @@ import contextlib
 import ssl
 from typing import TYPE_CHECKING, NamedTuple
 
-from loom.errors import UsageError
+from loom.errors import AccessDenied, UsageError
 from loom.net.ready import send_all
 
 if TYPE_CHECKING:
@@ -141,6 +141,18 @@ def alert_of(error: ssl.SSLError) -> str:
 def is_about_our_certificate(alert: str) -> bool:
     """Return whether an alert says that the server wants a client certificate, or another one than it was shown."""
     return alert.replace(" ", "_").upper() in _ABOUT_OURS
+
+
+def certificate_wanted(where: str, cert: str | None, reason: str, flag: str = "--cert") -> AccessDenied:
+    """Return the error about a server that wants a client certificate, or another one than `cert`, which it was shown.
+
+    flag: what the caller calls the certificate; its key has the flag that belongs to it.
+    """
+    if cert is None:
+        hint = f"give the certificate with {flag} FILE, and its private key with {flag.replace('cert', 'key')} FILE"
+        return AccessDenied(f"{where} wants a client certificate ({reason})", hint)
+    hint = "check the certificate: who issued it, until when it is valid, and whether it is one for clients"
+    return AccessDenied(f"{where} refuses the client certificate {cert} ({reason})", hint)
 
 
 def certificate_trouble(status: int, said: str) -> str:

@@ -28,7 +28,7 @@ from loom.errors import (
     RegistryUnavailable,
     UsageError,
 )
-from loom.net.tls import alert_of, certificate_trouble, client_context, is_about_our_certificate
+from loom.net.tls import alert_of, certificate_trouble, certificate_wanted, client_context, is_about_our_certificate
 from loom.registry import replies
 from loom.registry.replies import Shape, fits, parse_object
 
@@ -276,11 +276,8 @@ class ControlClient:
         return RegistryUnavailable(f"no TLS with {self}: {why}", hint)
 
     def _certificate_wanted(self, alert: str) -> AccessDenied:
-        if self._certificate is None:
-            hint = "give the certificate with --control-cert FILE, and its private key with --control-key FILE"
-            return AccessDenied(f"{self} wants a client certificate ({alert})", hint)
-        hint = "check the certificate: who issued it, until when it is valid, and whether it is one for clients"
-        return AccessDenied(f"{self} refuses the client certificate {self._certificate.cert} ({alert})", hint)
+        cert = None if self._certificate is None else self._certificate.cert
+        return certificate_wanted(str(self), cert, alert, "--control-cert")
 
     def _unreachable(self, error: Exception) -> RegistryError:
         import http.client

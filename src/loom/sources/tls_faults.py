@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from loom.core.faults import Fault, Remedy
 from loom.errors import AccessDenied, OriginError, OriginUnreachable
+from loom.net import tls
 from loom.net.connect import HandshakeSilent
 from loom.net.tls import alert_of, is_about_our_certificate
 
@@ -61,15 +62,10 @@ def fault_of_tls(where: str, error: ssl.SSLError | HandshakeSilent, credentials:
 
 def certificate_wanted(where: str, credentials: TlsCredentials, reason: str) -> AccessDenied:
     """Return the error about a host that wants a client certificate, or another one than it was shown."""
-    if credentials.cert is None:
-        key = credentials.flag.replace("cert", "key")
-        hint = f"give the certificate with {credentials.flag} FILE, and its private key with {key} FILE"
-        return AccessDenied(f"{where} wants a client certificate ({reason})", hint)
-    if not credentials.shows_certificate:
+    if credentials.cert is not None and not credentials.shows_certificate:
         hint = "--cert is shown to the host of the URL alone; if it is for this host, give this host's URL"
         return AccessDenied(f"{where} wants a client certificate ({reason})", hint)
-    hint = "check the certificate: who issued it, until when it is valid, and whether it is one for clients"
-    return AccessDenied(f"{where} refuses the client certificate {credentials.cert} ({reason})", hint)
+    return tls.certificate_wanted(where, credentials.cert, reason, credentials.flag)
 
 
 def _refusal_hint(credentials: TlsCredentials) -> str:
