@@ -161,7 +161,7 @@ def error_to_dict(error: LoomError | Interrupted) -> dict[str, Any]:
 
 
 def print_result(text: str) -> None:
-    """Print on stdout. Raises ReaderLeft when nobody reads it, StoreError when it has no room."""
+    """Print on stdout. Raises ReaderLeft when its reader has left, StoreError when it has no room."""
     try:
         print(text.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding), flush=True)
     except BrokenPipeError:

@@ -29,7 +29,7 @@ _came: list[int] = []
 """The signals that interrupted."""
 
 _is_told = [False]
-"""Whether the interruption has come through, as far as it can be known."""
+"""Whether KeyboardInterrupt was raised again after a signal: once is enough."""
 
 
 def end_at_once(clear: Callable[[], None] = lambda: None) -> None:

@@ -18,7 +18,7 @@ READER_LEFT = 141
 
 
 class ReaderLeft(Exception):
-    """Nobody reads stdout any more (`loom nodes | head -1`). No OSError: it is no fault of a file or a network."""
+    """The reader of stdout has left (`loom nodes | head -1`). No OSError: it is no fault of a file or a network."""
 
 
 def open_streams() -> None:

@@ -1,4 +1,4 @@
-"""Taking work over: which request ends last, and how much of it somebody else should ask for.
+"""Taking work over: which request ends last, and how much of it another worker should ask for.
 
 Pure: it plans, loom.core.transfer carries out.
 """

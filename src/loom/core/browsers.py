@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _OWN_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
-"""Names that nobody can buy (RFC 6761, RFC 6762, RFC 8375; ICANN's resolution of 29 July 2024 for .internal)."""
+"""Names that cannot be bought (RFC 6761, RFC 6762, RFC 8375; ICANN's resolution of 29 July 2024 for .internal)."""
 
 
 def names_its_page(fields: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@
 
 PROVING costs one round trip, and is for origins where that is next to nothing, or that say themselves that they are a
 cache which does not have the file. Many caches fetch a file from its front, once (Varnish) or anew for every range
-(nginx): there many requests help nobody, and each may cost the cache's own origin the whole file.
+(nginx): there many requests gain nothing, and each may cost the cache's own origin the whole file.
 
 In peace every limit grows: it doubles up to where it was last refused, then it grows by one (the slow start and the
 congestion avoidance of RFC 5681). When that was in vain, the next attempt comes after twice the time.
@@ -34,10 +34,10 @@ PROVING_FOR_S = 0.1
 
 PROMPT_S = 0.03
 PROMPT_ROUND_TRIPS = 3.0
-"""A range is served at once when its first byte comes within so many seconds, or round trips if those are longer."""
+"""Seconds, or round trips if those are longer, within which the first byte comes of a range that is served at once."""
 
 PROOF_RATE = 4.0
-"""It is not waiting for a fill from the front, either, if such a fill would be so many times faster than what comes."""
+"""Factor by which a fill from the front would have to be faster than what comes, for a first byte to prove the same."""
 
 
 class State(Enum):
@@ -58,7 +58,7 @@ class Concurrency:
         self.state = State.PROVING if is_proving else State.OPEN
         self.paused_until = 0.0
         self.is_suspect = is_proving
-        """The origin may be a cache that fills from the front, as far as is known."""
+        """Whether the origin may be a cache that fills from the front."""
         self._since = float("inf")
         self._changed_at = float("-inf")
         self._refused_above = self.limit
@@ -67,7 +67,7 @@ class Concurrency:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether the file is best asked for from its front: then nobody takes over what waits."""
+        """Whether the file is best asked for from its front: then no worker takes over what waits."""
         return self.state in (State.PROVING, State.COLD)
 
     def is_first_proving(self, now: float) -> bool:
@@ -80,7 +80,7 @@ class Concurrency:
         self.paused_until = max(self.paused_until, until)
 
     def refused(self, asked_at: float, asked: int, served: int, now: float) -> None:
-        """A request was refused that was sent at `asked_at`; so many others are asked for, and served.
+        """A request was refused that was sent at `asked_at`; `asked` others are under way, `served` of them are served.
 
         What is served is evidently allowed. Requests that were sent together lower the limit once.
         """

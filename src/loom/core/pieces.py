@@ -1,4 +1,4 @@
-"""The bytes of one transfer that are missing and that nobody has been asked for, cut into pieces."""
+"""The bytes of one transfer that are missing and under no request, cut into pieces."""
 
 from __future__ import annotations
 

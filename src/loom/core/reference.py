@@ -30,7 +30,7 @@ class Reference:
     shown: the URL for people and records: user info dropped, query values blanked.
     name: the file's name as the URL tells it; "" when it tells none: then the origin's answer decides.
     last_name: what the file is called when the answer tells no name either.
-    revision: whether what it names can change, as far as the URL tells: one of loom.core.revisions.
+    revision: whether what it names can change, by the URL alone: one of loom.core.revisions.
     """
 
     url: Url = field(repr=False)
@@ -48,7 +48,7 @@ class Reference:
 
     @property
     def best_name(self) -> str:
-        """The file's name as far as the URL goes."""
+        """The file's name by the URL alone."""
         return self.name or self.last_name
 
     @property

@@ -27,7 +27,7 @@ _NAMES = ("Code", "Message", "Region", "AuthenticationErrorDetail")
 _ELEMENTS = {name: re.compile(rf"<{name}>([^<]{{1,1000}})</{name}>") for name in _NAMES}
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&#39;", "'"), ("&amp;", "&"))
 _TOKEN = re.compile(r"(?=[^\s\d]*\d)[A-Za-z0-9_+/=.%~-]{16,}|[A-Za-z0-9_+/=%~-]{32,}", re.ASCII)
-"""What may be a token, a signature or an ID that nobody wants in a log: long words with digits, or very long ones."""
+"""What may be a token or a signature, which no log may hold, or an ID: long words with digits, or very long ones."""
 
 _ADDRESS = re.compile(r"\w+://\S+")
 _EXPIRED = re.compile(r"\bexpired\b|not valid in the specified time frame", re.IGNORECASE)
@@ -151,7 +151,7 @@ _MEANINGS = {
 def parse_refusal(fields: Mapping[str, str], body: str, secrets: Iterable[str] = ()) -> Refusal:
     """Read what an error reply says; malformed, or nothing, is an empty Refusal. Never raises.
 
-    secrets: texts that must not be shown, whoever repeats them.
+    secrets: texts that must not be shown, wherever the reply repeats them.
     """
     code, message = _from_xml(body) if body.lstrip("\ufeff \t\r\n").startswith("<") else _from_json(body)
     code = fields.get("x-error-code") or fields.get("x-ms-error-code") or code

@@ -1,4 +1,4 @@
-"""Revisions: whether what a URL names may change, as far as the URL itself tells.
+"""Revisions: whether what a URL names may change, by the URL alone.
 
 Rule: this module is on the path of a cache hit, so it imports nothing. Its text for people is
 docs/reference/freshness.md.

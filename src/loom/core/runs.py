@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 HEADWAY = 1024 * 1024
-"""A request that brought so many bytes (or a chunk, if that is less) was progress: the tries start afresh."""
+"""Bytes (or a chunk, if that is less) that a request has to bring to count as progress: the tries start afresh."""
 
 HEDGE_FACTOR = 2.0
 HEDGE_SLACK_S = 0.4
@@ -27,7 +27,7 @@ class Piece:
     """Bytes to be asked for, and what asking for them has cost: `tries` that count; those that do not, `at_once` and
     `refused` (while others were served).
 
-    Nobody is to ask `not_before`. `seen` is how many bytes were in place when it last failed.
+    No request asks for them before `not_before`. `seen` is how many bytes were in place when it last failed.
     """
 
     start: int
@@ -87,7 +87,7 @@ class Run:
         return 0 if self.brought >= min(HEADWAY, chunk_size) or is_slow_but_alive else self.piece.tries
 
     def far_part(self, start: int, tries: int) -> Piece:
-        """Return [start, end) for somebody else to ask for, with the tries that it has cost."""
+        """Return [start, end) for another request, with the tries that it has cost."""
         return replace(self.piece, start=start, end=self.end, tries=tries)
 
 
@@ -123,7 +123,7 @@ class Experience:
         return max(self.rate, rates[len(rates) // 2] if rates else 0.0)
 
     def usual_gap_s(self, runs: Iterable[Run]) -> float:
-        """Return for how long connections are silent at times, as far as it is known from this origin."""
+        """Return the seconds for which this origin's connections are silent at times; 0 while that is not known."""
         gaps = sorted(gap_s for run in runs if (gap_s := run.meter.gap_s))
         return max(self.gap_s, gaps[len(gaps) // 2] if gaps else 0.0)
 

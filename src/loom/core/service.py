@@ -15,7 +15,7 @@ FED_S = 1.0
 """Seconds after the last byte for which the origin counts as serving the file in order."""
 
 FILL_FACTOR = 2.0
-"""A fill may take so many times as long as the usual rate says."""
+"""Factor by which a fill may take longer than the usual rate says."""
 
 MAX_WAITING = 2
 """Requests that are left waiting for a cache that fills from its front, while it serves others."""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 NEAR_S = 0.01
 NEAR_SPAN = 40_000_000
 NEAR_WINDOW = 640_000_000
-"""So near to the origin (seconds from a request to its reply) a request costs next to nothing: spans are short, and all
-workers together keep within a window of so many bytes. Then the file grows from its front, which hashing likes, and the
-blocks of a span can be allocated before it comes (docs/decisions)."""
+"""Seconds from a request to its reply below which a request costs next to nothing. Then spans have NEAR_SPAN bytes at
+most, and all workers together keep within a window of NEAR_WINDOW bytes: so the file grows from its front, which
+hashing likes, and the blocks of a span can be allocated before it comes (docs/decisions)."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Shares:
     is_near: bool
 
     def size(self, missing: int, requests: int) -> int:
-        """Return the bytes of a fair share of `missing` bytes for so many requests."""
+        """Return the bytes of a fair share of `missing` bytes for that number of requests."""
         share = -(-missing // requests)
         return min(share, NEAR_SPAN, NEAR_WINDOW // requests) if self.is_near else share
 

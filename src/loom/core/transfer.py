@@ -29,7 +29,7 @@ What becomes of a request (a run), by what happens to it:
 Why it ends. Bytes only come. Every request that fails without headway adds a try to the bytes it asked for, and the
 next one that asks for them (a thief, a hedge) takes over the tries; when they are used up the transfer ends with the
 error. A failure that costs no try needs bytes that others brought meanwhile. So every request brings bytes, uses up
-a try, or used bytes of another one; of those there are only so many.
+a try, or used bytes of another one; the file bounds those.
 
 The limit on requests at once, and its states, are loom.core.concurrency's. While the origin serves the file from its
 front only (a cache that fills), pieces are taken in order, nothing is taken over, and two requests are left waiting.
@@ -348,7 +348,7 @@ class Transfer:
     def _count_try(self, run: Run, fault: Fault, now: float) -> int:
         """Return the tries that the rest of `run` has cost, this failure among them.
 
-        Throttling is not the bytes' fault: then anybody's headway starts the count afresh.
+        Throttling is not the bytes' fault: then headway of any request starts the count afresh.
         """
         is_served = fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen
         return 1 if is_served else self._tries(run, now) + 1

@@ -67,7 +67,7 @@ def _exhausted_for(limit: str) -> float:
 
 
 def _seconds(digits: str) -> float:
-    """Return the number, up to more than anybody would wait; Python refuses to read numbers of any length."""
+    """Return the number, up to more than any fetch waits; Python refuses to read numbers of any length."""
     return float(digits if len(digits) < 10 else 10**9)
 
 

@@ -103,7 +103,7 @@ class Admission:
     def require_output(self, out: Path) -> None:
         """Refuse an output that can never be placed, before anything is fetched: the last step is tried first.
 
-        Raises StoreError, and TakenOver when somebody has removed the cache.
+        Raises StoreError, and TakenOver when the cache was removed.
         """
         require_replaceable(out)
         if self._tried == out.parent:
@@ -130,7 +130,7 @@ class Admission:
         """Refuse at once what would fit into the cache but not beside the output, where that gets a copy.
 
         Call it after `require_output`. size: bytes of the file; missing: of these, what the cache has yet to take in.
-        Raises StoreFull, and TakenOver when somebody has removed the cache.
+        Raises StoreFull, and TakenOver when the cache was removed.
         """
         if not os.path.isdir(self._cache.root):
             raise TakenOver(f"the cache {self._cache.root} was removed", "run the same command again")

@@ -22,7 +22,7 @@ PATIENCE_FACTOR = 4
 def claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[[str], None]) -> Staging:
     """Take the staging, waiting for another process that holds it; return it, or one beside it when that one hangs.
 
-    It hangs when its files show no sign of life for so many times --timeout.
+    It hangs when its files show no sign of life for PATIENCE_FACTOR times --timeout.
     """
     last: object = None
     since = time.monotonic()

@@ -119,7 +119,7 @@ class Transmission:
         return company.confirmer.unconfirmed if company is not None and self.verifier.wanted is None else 0
 
     def keep(self) -> None:
-        """Put on record all that has arrived, nobody writes any more; and have it on the disk, if that is not slow.
+        """Put on record all that has arrived, when no thread writes any more, and on the disk, if that is not slow.
 
         Then another machine can go on from it, too, and this one after a power cut.
         """

@@ -134,7 +134,7 @@ async def _result(asking: Future[list[Address]]) -> list[Address]:
     heard: asyncio.Future[None] = loop.create_future()
 
     def tell(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it what waited
             loop.call_soon_threadsafe(lambda: None if heard.done() else heard.set_result(None))
 
     asking.add_done_callback(tell)

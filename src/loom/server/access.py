@@ -29,7 +29,7 @@ class Forbidden(AccessDenied):
 class Access:
     """What a control plane asks of its visitors.
 
-    tokens: each lets a client read and change; none of them and no read_tokens: everybody may.
+    tokens: each lets a client read and change; none of them and no read_tokens: every client may.
     read_tokens: each lets a client read.
     is_local: only this machine can reach us, so it has no other name for us than localhost.
     names: what else we are called, for browsers, in lower case.
@@ -73,7 +73,7 @@ class Access:
             raise Forbidden("this control plane is called localhost", "behind a proxy, give the control plane a token")
         if can_be_rebound(host, self.names) and is_browser(fields):
             hint = "start it with --allow-host and that name, or with a token"
-            raise Forbidden("a browser may not ask under this name, which could be anybody's", hint)
+            raise Forbidden("a browser may not ask under this name, which a stranger may own", hint)
 
 
 def own_names(more: tuple[str, ...]) -> frozenset[str]:

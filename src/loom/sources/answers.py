@@ -177,7 +177,7 @@ class Reader:
         raise self._bad(f"sent the file compressed ({coding}) though told not to", hint=hint)
 
     def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
-        """Return the span that the body brings, as far as it was asked for; some servers send all from its start.
+        """Return the span that the body brings, cut to what was asked for; some servers send all from its start.
 
         Content-Range decides, whatever the status: some servers send a right part under a 200. Raises Fault.
         """

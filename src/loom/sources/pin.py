@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_STRAYS = 16
 """Replies of another version, one after the other, after which the object counts as replaced: of two replicas that
-take turns by chance, so many in a row answer wrongly once in 65,536 times."""
+take turns by chance, 16 in a row answer wrongly once in 65,536 times."""
 
 MAX_STRAYS_OF_REPLICAS = 64
 """The same where both versions have been served: the replica of the first one may have gone for good."""

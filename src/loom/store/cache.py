@@ -275,7 +275,7 @@ class Cache:
         for name, data, seen in self.inside.read_each("refs"):
             key, mark, user = name.partition(_OWN)
             if mark + user not in ("", own):
-                continue  # another user's, beside one of somebody else
+                continue  # another user's, beside the shared one
             if last is not None and last[0] != key:
                 yield last  # a record of one's own comes after the shared one, and counts
             last = (key, self._read_ref(key, data, seen))
@@ -368,6 +368,6 @@ class Cache:
             return
 
     def forget(self, key: str) -> None:
-        """Remove a reference's record, as far as this user may."""
+        """Remove those records of a reference that this user may remove."""
         for place in self._refs(key):
             place.unlink()

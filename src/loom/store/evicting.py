@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from loom.store.inside import Place
 
 PART_AGE_S = 7 * 24 * 3600.0
-"""An unfinished download that nobody has gone on with for so long is given up."""
+"""Seconds after which an unfinished download that no fetch has gone on with is given up."""
 
 _ALL = 1 << 62
 """More bytes than a cache can hold: everything that may be evicted is."""
@@ -62,7 +62,7 @@ class Removed:
 
 
 def evictable(blobs: Iterable[Blob]) -> Iterator[Blob]:
-    """Yield the blobs that nobody uses. Each is looked at when it is its turn: what was idle before may be open now."""
+    """Yield the blobs that are not in use. Each is looked at when it is its turn: an idle one may be open by then."""
     return (blob for blob in blobs if not why_kept(blob))
 
 
@@ -91,7 +91,7 @@ def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Remov
     """Evict until `needed` more bytes keep the cache within `max_size`: the quarantine, then blobs and idle parts.
 
     keep: the key of a reference whose blob and part are left alone. They do not count: the part is a part of what is
-    needed, and the blob, when nobody else refers to it, will give way to it. Raises OSError.
+    needed, and the blob, when no other reference leads to it, will give way to it. Raises OSError.
     """
     if measure(cache, keep if needed else "") + needed <= max_size:
         return Removed()  # near the limit only is it worth it to read every record
@@ -182,8 +182,8 @@ def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
 def remove_part(part: Part) -> bool:
     """Remove an unfinished download and its journal, unless a process is at it; return whether it is gone.
 
-    The journal's lock is held meanwhile, so that nobody goes on with the one without the other; it must be the lock of
-    the journal that stands there: who begins replaces it. Raises OSError.
+    The journal's lock is held meanwhile, so that no fetch goes on with the one without the other. It must be the lock
+    of the journal that stands there: a fetch that begins replaces it. Raises OSError.
     """
     with contextlib.suppress(PermissionError, Foreign):  # another user's, which only its owner may remove, or read
         return _remove_idle(part.place)
@@ -248,7 +248,7 @@ def _remove_counted(place: Place, files: list[str]) -> int:
 
 
 class Room:
-    """The turn to measure a cache and to begin a part in it: one process at a time, as far as locks work.
+    """The turn to measure a cache and to begin a part in it: one process at a time, where locks work.
 
     A process that dies lets go of it. Never fails: without the lock, room is counted as it is seen.
     """

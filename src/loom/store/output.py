@@ -63,7 +63,7 @@ def check_out(path: Path) -> Path:
 
 
 def _mode_of(path: Path) -> int:
-    """Return the mode of what `path` leads to, 0 for nothing. Raises OSError when nobody can tell."""
+    """Return the mode of what `path` leads to, 0 for nothing. Raises OSError when the system does not tell."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

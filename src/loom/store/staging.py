@@ -60,7 +60,7 @@ _NOTHING: Mapping[str, str] = {}
 
 
 class NotOurs(StoreError):
-    """Another user's unfinished download has the name, and nobody is at it: go on beside it."""
+    """Another user's unfinished download has the name, and no process is at it: go on beside it."""
 
 
 class TakenOver(StoreError):

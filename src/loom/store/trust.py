@@ -1,7 +1,7 @@
 """Whose files are believed in a folder that others may write to, and who may read what is made there.
 
 A file is believed when it is a regular file and its owner is this user, root, or the owner of the folder; in a folder
-that one group shares (writable for the group, not for everybody, and this user is a member), also when it belongs to
+that one group shares (writable for the group, not for all users, and this user is a member), also when it belongs to
 that group. Everything else is Foreign (docs/howto/shared-cache.md).
 
 Rule: this module is on the path of a hit, so it imports next to nothing.

@@ -89,7 +89,7 @@ def describe(options: ControlOptions, url: str) -> str:
 
 
 def tell_service_links(talk: Talk) -> None:
-    """Say which variables look like settings and are not: the port is another one than somebody may think."""
+    """Say which variables look like settings and are not: the port may not be the one that was meant."""
     for name in service_links(os.environ):
         talk.say(f"loom: warning: {name} is a service link of Kubernetes, not a setting: ignored")
 
