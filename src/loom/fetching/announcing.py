@@ -16,10 +16,9 @@ from loom.core.names import MIN_TTL_S, REASONS_BY_CODE
 from loom.core.swarm import MAX_HOMES
 from loom.core.waits import tell_offset
 from loom.errors import LoomError, NotFound, OriginUnreachable
+from loom.fetching.peers import BUDGET_S, identity_of
 from loom.net.tls import client_certificate
 from loom.registry.client import ControlClient
-from loom.store.cache import cache_root
-from loom.store.identity import node_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from loom.core.receipt import Progress, Receipt
     from loom.core.reference import Reference
     from loom.fetching.peers import Peers
-
-BUDGET_S = 0.3
-"""Seconds that a fetch waits for its control plane, all in all; one that failed, as long again to say why."""
 
 PERIOD_S = 1.0
 RETRY_S = 5.0
@@ -220,11 +216,6 @@ class Announcer:
         facts |= {"zone": self._zone, "state": state, "size": size, "ttl_s": ttl_s, "fetch": self._fetch}
         reply = client.register(self._node, self._model, identity=self._identity, **facts)
         self._has_node = reply.get("node_expires_in_s") is not None
-
-
-def identity_of(options: Options) -> str:
-    """Return what tells this node from others of its name; a fetch beside the output is a node of its own."""
-    return node_identity("" if options.no_cache else cache_root(options.cache, os.environ) or "")
 
 
 def _reason(error: BaseException) -> str:

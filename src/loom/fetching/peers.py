@@ -23,7 +23,6 @@ from loom.core.options import FETCH_PORTS, parse_listen
 from loom.core.tokens import first_token
 from loom.core.urls import parse_url
 from loom.core.wire import Caller
-from loom.fetching.announcing import BUDGET_S, identity_of
 from loom.fetching.company import Company, Part
 from loom.fetching.lingering import linger
 from loom.net.connect import Connector
@@ -35,6 +34,8 @@ from loom.sharing.server import PeerServer
 from loom.sharing.shelf import OwnShelf
 from loom.sources.peer import Asker, resolve_at_peer
 from loom.store import background
+from loom.store.cache import cache_root
+from loom.store.identity import node_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,8 +45,11 @@ if TYPE_CHECKING:
     from loom.core.reference import Reference
     from loom.fetching.worker import Job
 
+BUDGET_S = 0.3
+"""Seconds that a fetch waits for its control plane, all in all; one that failed, as long again to say why."""
+
 NAMELESS_S = 5.0
-"""A peer that listens nowhere (--private), and has asked us for something so recently, may not have all of it yet."""
+"""Seconds after the last request of a peer that does not listen (--private) during which it may still need data."""
 
 _CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
 
@@ -55,7 +59,7 @@ _NOBODY_STAYS = (
 )
 
 RESOLVERS = 32
-"""So many peers are asked at once what a reference leads to; the control plane names the likeliest first."""
+"""Most peers that are asked at once what a reference leads to; the control plane names the likeliest first."""
 
 now = time.monotonic
 
@@ -281,6 +285,11 @@ class Peers:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+
+def identity_of(options: Options) -> str:
+    """Return what tells this node from others of its name; a fetch beside the output is a node of its own."""
+    return node_identity("" if options.no_cache else cache_root(options.cache, os.environ) or "")
 
 
 def _absolute(path: str | None) -> str | None:
