@@ -151,6 +151,18 @@ def test_fetch_async_returns_the_receipt(origin: Origin, tmp_path: Path) -> None
     assert set(threads) == {threading.main_thread()}
 
 
+def test_an_exception_of_on_progress_ends_fetch_async(origin: Origin, tmp_path: Path) -> None:
+    """It comes out of the call, as out of `fetch`; what had arrived is kept."""
+
+    def hear(progress: loom.Progress) -> None:
+        if progress.received:
+            raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        asyncio.run(loom.fetch_async(_stalled(origin), tmp_path / "m", on_progress=hear, **FAST))
+    assert loom.fetch(origin.put("/m", Thing(DATA)), tmp_path / "m", **FAST).resumed > 0
+
+
 def test_fetch_async_raises_the_error(origin: Origin, tmp_path: Path) -> None:
     """An error of the fetch is the task's error."""
     with pytest.raises(loom.NotFound):

@@ -134,7 +134,8 @@ async def fetch_async(
 ) -> Receipt:
     """Fetch as `fetch` does, without holding up the running event loop.
 
-    on_progress: called on the event loop, about ten times a second.
+    on_progress: called on the event loop, about ten times a second. An exception that it raises ends the fetch, keeps
+        what has arrived, and comes out of this call.
     choices: the other arguments of `fetch`, except `cancel`: cancel the task instead, as `asyncio.wait_for` and
         `asyncio.timeout` do. Then what has arrived is kept, and the task ends within a few tenths of a second.
 
@@ -142,15 +143,27 @@ async def fetch_async(
     """
     loop, cancel = asyncio.get_running_loop(), threading.Event()
     ended: asyncio.Future[Receipt] = loop.create_future()
+    raised: list[Exception] = []
 
     def report(progress: Progress) -> None:
         if on_progress is not None:
-            _call_soon(loop, on_progress, progress)
+            _call_soon(loop, tell, on_progress, progress)
+
+    def tell(hear: Callable[[Progress], None], progress: Progress) -> None:
+        if raised:
+            return
+        try:
+            hear(progress)
+        except Exception as error:  # noqa: BLE001 - it ends the fetch, as in `fetch`, and is handed on
+            raised.append(error)
+            cancel.set()
 
     def settle(receipt: Receipt | None, error: BaseException | None) -> None:
         if ended.done():
             return
-        if receipt is None:
+        if raised:
+            ended.set_exception(raised[0])
+        elif receipt is None:
             ended.set_exception(error or RuntimeError("the fetch ended without a word"))
         else:
             ended.set_result(receipt)
