@@ -53,6 +53,8 @@ def test_what_can_never_change(url: str) -> None:
         "https://git/org/repo/-/raw/master/f",
         "https://github.com/org/repo/raw/refs/heads/main/f",
         "https://raw.githubusercontent.com/org/repo/v2/f",
+        "https://token@raw.githubusercontent.com/org/repo/v2/f",
+        "https://raw.githubusercontent.com:443/org/repo/v2/f",
         "https://github.com/org/repo/releases/latest/download/model.gguf",
         "https://host/models/model-latest.gguf",
         "https://host/nightly/model.gguf",

@@ -45,7 +45,8 @@ def revision_of(url: str) -> str:
     """Return IMMUTABLE, MOVING or UNSAID for an http or https URL. Never raises."""
     rest = url.partition("#")[0].partition("://")[2]
     place, _, query = rest.partition("?")
-    host, *parts = place.lower().replace("%3a", ":").split("/")
+    authority, *parts = place.lower().replace("%3a", ":").split("/")
+    host = authority.rpartition("@")[2].partition(":")[0]
     named = _in_slot(host, parts) or _in_query(query.lower())
     if named:
         return named
