@@ -143,28 +143,16 @@ async def fetch_async(
     """
     loop, cancel = asyncio.get_running_loop(), threading.Event()
     ended: asyncio.Future[Receipt] = loop.create_future()
-    raised: list[Exception] = []
+    hearing = _Hearing(on_progress, cancel)
 
     def report(progress: Progress) -> None:
-        if on_progress is not None:
-            _call_soon(loop, tell, on_progress, progress)
-
-    def tell(hear: Callable[[Progress], None], progress: Progress) -> None:
-        if raised:
-            return
-        try:
-            hear(progress)
-        except Exception as error:  # noqa: BLE001 - it ends the fetch, as in `fetch`, and is handed on
-            raised.append(error)
-            cancel.set()
+        _call_soon(loop, hearing.tell, progress)
 
     def settle(receipt: Receipt | None, error: BaseException | None) -> None:
         if ended.done():
             return
-        if raised:
-            ended.set_exception(raised[0])
-        elif receipt is None:
-            ended.set_exception(error or RuntimeError("the fetch ended without a word"))
+        if receipt is None or hearing.error is not None:
+            ended.set_exception(hearing.error or error or RuntimeError("the fetch ended without a word"))
         else:
             ended.set_result(receipt)
 
@@ -186,6 +174,25 @@ async def fetch_async(
         if ended.done():
             ended.exception()  # asked for, so that asyncio does not report it as forgotten
         raise
+
+
+class _Hearing:
+    """Calls `on_progress`, on the event loop; an exception that it raises is kept, and ends the fetch."""
+
+    def __init__(self, on_progress: Callable[[Progress], None] | None, cancel: threading.Event) -> None:
+        self.error: Exception | None = None
+        self._on_progress = on_progress
+        self._cancel = cancel
+
+    def tell(self, progress: Progress) -> None:
+        """Pass it on, unless there was an exception before."""
+        if self._on_progress is None or self.error is not None:
+            return
+        try:
+            self._on_progress(progress)
+        except Exception as error:  # noqa: BLE001 - it comes out of the call
+            self.error = error
+            self._cancel.set()
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object) -> None:
