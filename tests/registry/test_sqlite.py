@@ -177,16 +177,21 @@ def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         run(work())
 
 
-def test_tidying_up_that_fails_denies_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["the purge", "the clock"])
+def test_tidying_up_that_fails_denies_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """The batch before it is kept and acknowledged, and the next one can be written."""
     monkeypatch.setattr(sqlite_module, "_PURGE_EVERY_S", 0.0)
-    monkeypatch.setattr(sqlite_module, "_PURGE", (*sqlite_module._PURGE, "DELETE FROM broken WHERE x <= ?"))
+    monkeypatch.setattr(sqlite_module, "_NOTE_CLOCK_EVERY_S", -1.0)
+    if what == "the purge":
+        monkeypatch.setattr(sqlite_module, "_PURGE", (*sqlite_module._PURGE, "DELETE FROM broken WHERE x <= ?"))
 
     async def work() -> None:
         ledger = open_ledger(f"sqlite://{tmp_path}/r.db")
         with monkeypatch.context() as sound:
             sound.setattr(sqlite_module, "_PURGE", ())
             epoch = (await ledger.load()).epoch
+        if what == "the clock":
+            monkeypatch.setattr(sqlite_module.LedgerClock, "note", lambda _: None)  # the column takes no null
         try:
             assert await ledger.commit(epoch, [Registered("a", Holding("m"))]) == 1
             assert await ledger.commit(epoch, [Registered("a", Holding("n"))]) == 2

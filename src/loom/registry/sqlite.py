@@ -215,10 +215,10 @@ class SqliteLedger:
             self._syncs = must_sync
         if not _renew(database, changes, self.now()):
             _write(database, changes, self.now())
-        if self.now() - self._clock_noted > _NOTE_CLOCK_EVERY_S:
-            self._note_clock(database)
-        if self.now() - self._purged > _PURGE_EVERY_S:
-            with contextlib.suppress(sqlite3.Error):  # the batch is kept, whatever comes of tidying up
+        with contextlib.suppress(sqlite3.Error):  # the batch is kept, whatever comes of what is done beside it
+            if self.now() - self._clock_noted > _NOTE_CLOCK_EVERY_S:
+                self._note_clock(database)
+            if self.now() - self._purged > _PURGE_EVERY_S:
                 self._purge(database)
 
     def _set_clock(self, database: sqlite3.Connection) -> None:

@@ -84,7 +84,7 @@ def _collect_seldom() -> None:
 
 def describe(options: ControlOptions, url: str) -> str:
     """Return a control plane in one line."""
-    door = "this machine only" if options.is_local else "anybody may register"
+    door = "this machine only" if options.is_local else "no token: every client may register"
     return f"{url}  registry {show_location(options.registry)}  {'with a token' if options.token else door}"
 
 
