@@ -162,6 +162,22 @@ def _press_ctrl_c(progress: loom.Progress) -> None:
         raise KeyboardInterrupt
 
 
+def test_without_a_thread_for_it(
+    plane: Beside, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system allows no more threads (TasksMax=) the fetch goes on without the control plane, and says so."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "loom-announcer":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    receipt = getter.right(origin.put("/m", Thing(DATA)), DATA, control=plane.url, node="n")
+    assert receipt.warnings == ("fetched without the control plane: the system allows no more threads",)
+
+
 def test_a_fetch_that_was_killed_is_lost(plane: Beside, origin: Origin, tmp_path: Path) -> None:
     """It could say nothing: when its lease ends it counts as lost."""
     url = origin.put("/model.bin", Thing(DATA), paced(1024, 0.05))

@@ -216,7 +216,7 @@ def _tokens_of(setting: Setting, variable: str, environ: Mapping[str, str]) -> s
                 text = file.read(65536).strip()
         except (OSError, UnicodeError) as error:
             reason = str(error.strerror).lower() if isinstance(error, OSError) else "it is not text"
-            hint = "it holds one line: openssl rand -hex 32"
+            hint = "it holds a token a line: openssl rand -hex 32"
             raise UsageError(f"{setting.source}: cannot read {setting.value}: {reason}", hint) from None
         if not text:
             raise UsageError(f"{setting.source}: {setting.value} is empty", f"openssl rand -hex 32 > {setting.value}")

@@ -103,9 +103,17 @@ class Announcer:
         if progress.phase in ("connecting", "fetching") and not self._started:
             self._started = time.monotonic()
             self._identity = identity_of(self._options)
-            self._thread.start()
+            self._start()
         if self._on_progress is not None:
             self._on_progress(progress)
+
+    def _start(self) -> None:
+        """Begin to announce; a fetch that gets no thread for it (TasksMax=, ulimit -u) does without."""
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._trouble = "the system allows no more threads"
+            self._looked_up.set()
 
     def wait(self) -> bool:
         """Wait for the first answer as long as the budget allows; return whether there is one."""
