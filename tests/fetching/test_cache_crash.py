@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from loom.store.staging import Staging
 from tests.fetching.cached import Cached, spoil
 from tests.fetching.kit import CHUNK
 from tests.origins.deliveries import Tripwire, paced
@@ -248,7 +249,7 @@ def test_removed_while_somebody_waits(origin, cached):
 
     def watch(progress) -> None:
         if progress.phase == "waiting" and not is_waiting.is_set():
-            shutil.rmtree(cached.root)
+            shutil.rmtree(cached.root, ignore_errors=True)  # both fetches may be making files in it
             is_waiting.set()
 
     def fetch(name: str) -> None:
@@ -260,3 +261,15 @@ def test_removed_while_somebody_waits(origin, cached):
     for one in both:
         one.join()
     assert len(outcomes) == 2
+
+
+def test_records_removed_before_the_end(origin, cached, monkeypatch):
+    """A cache of which only the records are gone by the end costs the record, not the file."""
+    publish = Staging.publish
+
+    def remove_and_publish(*arguments, **more):
+        shutil.rmtree(f"{cached.root}/refs")
+        return publish(*arguments, **more)
+
+    monkeypatch.setattr(Staging, "publish", remove_and_publish)
+    cached.right(origin.put("/m.bin", Thing(DATA)), DATA, "model.bin")

@@ -56,7 +56,7 @@ def test_what_a_refusal_says(origin, getter, case, framing):
     """The code decides class, words and hint, whatever the status and however the body is framed."""
     status, fields, body, kind, words, hint = case
     faults = [answers(status, *fields, body=body), *([framing] if framing else [])]
-    error = getter.wrong(origin.put("/m", THING, *faults), kind, retries=0)
+    error = getter.wrong(origin.put("/m", THING, *faults), kind, retries=0, timeout_s=5.0)
     assert words in str(error)
     assert hint in error.hint
     assert getter.left_behind() == ""

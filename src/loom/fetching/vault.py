@@ -251,7 +251,8 @@ class Vault:
         return "" if not digest else "supplied" if digest == self._options.sha256 else "told"
 
     def _write(self, ref: Ref) -> None:
-        with faults("write", self.root):
+        """Record it; a cache that is being removed does without: the open file is placed all the same."""
+        with faults("write", self.root), contextlib.suppress(FileNotFoundError):
             self._cache.write(self.key, ref)
 
     def place_of(self, ref: Ref) -> Place:
