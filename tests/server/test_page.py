@@ -413,6 +413,16 @@ def test_it_fits_a_phone(browser, plane) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_a_phone_cuts_no_fact(browser, plane) -> None:
+    """On 390 pixels the facts of a row take the room that they need: none of them ends in dots."""
+    plane.post("/heartbeat", node="gpu-1", load=3, served=15 * GB, inventory=[{"model": "m"}])
+    fetch(plane, GB)
+    cut = "(all) => all.filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"
+    with visit(browser, plane.url, viewport={"width": 390, "height": 844}) as page:
+        expect(row(page, "nodes", "gpu-1")).to_contain_text("15.0 GB")
+        assert page.locator("tr.row > td:visible").evaluate_all(cut) == []
+
+
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
