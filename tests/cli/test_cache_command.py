@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from loom.store.inventory import take_inventory
 from loom.store.settling import settle_all
 from tests.origins.deliveries import closes
 from tests.origins.things import Thing, seeded
+from tests.store.test_cache import KEY, put
 
 SIZES = {"old.bin": 3000, "new.bin": 5000}
 
@@ -131,6 +133,28 @@ def test_verify_finds_a_flipped_bit(cache, capsys) -> None:
     assert run(["cache", "verify", "--repair"]) == 0
     assert "all right" in told(capsys)
     assert not any(Path(cache.root, "quarantine").iterdir())
+
+
+def test_verify_says_what_it_could_not_compare(cache, capsys) -> None:
+    """A blob without a digest is not called right without a word: only its size and its time were compared."""
+    put(cache, KEY, b"new")
+    assert run(["cache", "verify"]) == 0
+    assert "1 blob not yet hashed: only size and time were compared" in told(capsys)
+    assert run(["cache", "verify", "--json"]) == 0
+    assert json.loads(told(capsys))["unproved"] == 1
+
+
+def test_gc_in_a_cache_that_cannot_be_changed(cache, capsys, monkeypatch) -> None:
+    """The error says that the cache cannot be changed, not read, and the hint names a flag that the command has."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("loom.cli.commands.cache.collect_garbage", refuse)
+    assert run(["cache", "gc"]) == 8
+    error = capsys.readouterr().err
+    assert f"cannot change {cache.root}: read-only file system" in error
+    assert "--cache" in error
 
 
 def test_repair_makes_lost_records_anew(cache, origin, capsys) -> None:

@@ -51,11 +51,11 @@ def put_noted(cache: Cache, key: str, content: bytes = CONTENT, when: int = LONG
 
 
 def test_a_sound_cache(cache) -> None:
-    """Everything is read, nothing is wrong, and nothing changes."""
+    """Everything is looked at, nothing is wrong, nothing changes; a blob without a digest is not called proved."""
     put(cache, KEY, settled=True)
     put(cache, OTHER_KEY, b"new")
     told: list[tuple[str, int]] = []
-    assert check(cache, lambda *one: told.append(one)) == Finding(2, len(CONTENT) + 3, ())
+    assert check(cache, lambda *one: told.append(one)) == Finding(2, len(CONTENT) + 3, (), unproved=1)
     assert sorted(told) == [("model", 3), ("model", len(CONTENT))]
     assert cache.find(KEY)
     assert cache.find(OTHER_KEY)

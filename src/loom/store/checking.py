@@ -36,15 +36,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of a check: how many blobs and bytes were read, and what was wrong."""
+    """The outcome of a check: blobs and bytes there are, what was wrong, and how many blobs have no digest yet."""
 
     blobs: int
     size: int
     problems: tuple[Problem, ...]
+    unproved: int = 0
 
 
 def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Finding:
-    """Read every blob and compare it with its digest; put the wrong ones away. Raises OSError.
+    """Read every blob that has a digest and compare the two; put the wrong ones away. Raises OSError.
+
+    Of a blob without a digest, size and time are compared: it counts as `unproved`.
 
     on_blob: told the title and the size of each blob before it is read.
     """
@@ -59,7 +62,8 @@ def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Fi
                 cache.forget(key)
             problems.append(Problem(blob.title, what, "put into quarantine"))
     problems += [Problem(title, what, "") for title, what in _bad_records(cache)]
-    return Finding(len(inventory.blobs), sum(blob.size for blob in inventory.blobs), tuple(problems))
+    size, unproved = sum(blob.size for blob in inventory.blobs), sum(not blob.digest for blob in inventory.blobs)
+    return Finding(len(inventory.blobs), size, tuple(problems), unproved)
 
 
 def _fault_of(cache: Cache, blob: Blob) -> str:

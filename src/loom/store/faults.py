@@ -31,11 +31,11 @@ def translate(error: OSError, verb: str, path: Path | Place | str) -> StoreError
         return StoreFull(f"cannot {verb} {path}: {reason}", "make room and run the same command again: it goes on")
     hint = "check the folder's owner and permissions" if error.errno in (errno.EACCES, errno.EPERM) else ""
     if error.errno == errno.EROFS:
-        hint = "the file system is read-only: choose another --out"
+        hint = "the file system is read-only: choose another folder (--out, --cache)"
     if error.errno == errno.EBUSY:
         hint = "it may be a mount point: mount its folder instead"
     if error.errno == errno.EFBIG:
-        hint = "the file system does not take files so large: choose another --out"
+        hint = "the file system does not take files so large: choose another folder (--out, --cache)"
     return StoreError(f"cannot {verb} {path}: {reason}", hint)
 
 

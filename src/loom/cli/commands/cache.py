@@ -57,7 +57,7 @@ def run(arguments: list[str], voice: Voice) -> int:
         raise UsageError("there is no home folder for a cache", "set LOOM_CACHE, or give --cache DIR")
     given = {flag.name: parse_value(flag, str(raw[flag.name]), flag.option) for flag in CACHE_COMMAND_FLAGS
              if raw.get(flag.name) is not None and flag.metavar}  # fmt: skip
-    with faults("read", root):
+    with faults("change" if action in ("rm", "gc") else "read", root):
         return ACTIONS[action].run(Cache(root), {**raw, **given}, voice)
 
 
@@ -230,7 +230,8 @@ def _verify(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
     made = repair(cache) if raw["repair"] else 0
     if voice.as_json:
         problems = [{"name": p.title, "problem": p.what, "done": p.done or None} for p in finding.problems]
-        print_json({"blobs": finding.blobs, "size": finding.size, "problems": problems, "rebuilt": made})
+        print_json({"blobs": finding.blobs, "size": finding.size, "problems": problems, "rebuilt": made,
+                    "unproved": finding.unproved})  # fmt: skip
     else:
         _show_finding(finding)
         if raw["repair"]:
@@ -245,6 +246,8 @@ def _show_finding(finding: Finding) -> None:
         print_result(f"{problem.title}: {problem.what}" + (f"; {problem.done}" if problem.done else ""))
     verdict = count(len(finding.problems), "problems") if finding.problems else "all right"
     print_result(f"{count(finding.blobs, 'blobs')}, {format_size(finding.size)}: {verdict}")
+    if finding.unproved:
+        print_result(f"{count(finding.unproved, 'blobs')} not yet hashed: only size and time were compared")
 
 
 def _rm(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
