@@ -97,9 +97,9 @@ def test_options_are_complete(origin: Origin, tmp_path: Path, monkeypatch: pytes
 def test_the_last_progress_says_done(origin: Origin, tmp_path: Path) -> None:
     """A program that draws progress learns that the file stands there, from a fetch and from a hit."""
     url, seen = origin.put("/m", Thing(DATA)), []
-    for _ in range(2):
+    for from_origin in (len(DATA), 0):
         loom.fetch(url, tmp_path / "m", on_progress=seen.append)
-        assert seen[-1].phase == "done"
+        assert (seen[-1].phase, seen[-1].fetched) == ("done", from_origin)
         assert seen[-1].received == seen[-1].size == len(DATA)
         assert [progress.phase for progress in seen].count("done") == 1
         (tmp_path / "m").unlink()

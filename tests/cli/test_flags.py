@@ -208,6 +208,7 @@ def test_names_and_variables_are_unique() -> None:
         ({"workers": "0"}, {}, {}, "--workers must be a whole number from 1 to 1,024, not 0"),
         ({}, {"LOOM_WORKERS": "0"}, {}, "LOOM_WORKERS must be a whole number from 1 to 1,024, not 0"),
         ({}, {}, {"workers": 0}, "c.toml: workers must be a whole number from 1 to 1,024, not 0"),
+        ({"workers": ""}, {}, {}, "--workers is empty"),
         ({"timeout": "0"}, {}, {}, "--timeout must be between 0.001 and 86,400, not 0"),
         ({"listen": "x"}, {}, {}, "--listen: 'x' is not an IP address and a port"),
         ({"token": " "}, {}, {}, "--token is empty or holds characters that a header cannot carry"),

@@ -132,6 +132,9 @@ def test_a_disk_too_small_for_the_cache(origin, cached, small_disk):
     """A cache without room is a StoreFull that names what could go, and goes on once that is gone."""
     choices = {"cache": str(small_disk / "cache")}
     idle, large = origin.put("/idle.bin", Thing(DATA)), origin.put("/m.bin", Thing(seeded(DISK - SIZE)))
+    with pytest.raises(StoreFull) as caught:
+        cached.fetch(origin.put("/huge.bin", Thing(seeded(2 * DISK))), **choices)
+    assert caught.value.hint == "make room, or choose another --cache"  # the cache is empty
     cached.fetch(idle, "idle.bin", **choices)
     with pytest.raises(StoreFull) as caught:
         cached.fetch(large, **choices)

@@ -75,6 +75,7 @@ def cache(tmp_path: Path) -> Cache:
         (None, {"LOOM_CACHE": "", "XDG_CACHE_HOME": "/x", "HOME": "/h"}, "/x/loom"),
         (None, {"HOME": "/h"}, "/h/.cache/loom"),
         (None, {"XDG_CACHE_HOME": "", "HOME": "/h"}, "/h/.cache/loom"),
+        (None, {"HOME": "/"}, "/.cache/loom"),
         (None, {"HOME": ""}, ""),
         (None, {}, ""),
         ("/a/../b/", {}, "/b"),

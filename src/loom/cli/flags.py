@@ -338,6 +338,8 @@ def parse_value(flag: Flag, text: str, where: str) -> Any:
     try:
         return flag.parse(text)
     except ValueError as error:
+        if not text:
+            raise UsageError(f"{where} is empty", f"is a variable unset? it wants {error}: {flag.help}") from None
         shown = "" if flag.is_secret else f", not {text!r}"
         raise UsageError(f"{where} wants {error}{shown}", flag.help) from None
 

@@ -55,7 +55,7 @@ class Receipt:
     link: how the file got its bytes from the cache: "hard" (link), "reflink", "copy", "symlink", "kept" (it was that
         link already) or "none" (the cache was not used).
     link_note: why it is not a better kind of link; empty when there is none.
-    digest: "sha256:..." when the content was verified against one, else None.
+    digest: "sha256:..." of the content, when it was verified against that or the cache has computed it; else None.
     version: the origin's validator that pinned the bytes, for instance its ETag; None when it gave none.
     replicas: how many other nodes have (some of) the model, as the control plane said; None when it was not asked, or
         did not answer in time.

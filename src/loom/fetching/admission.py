@@ -155,6 +155,8 @@ class Admission:
             *(blob for blob in evictable(inventory.blobs) if not blob.links),
             *(part for part in inventory.parts if not part.is_active),
         ]
+        if not (inventory.blobs or inventory.parts):
+            return "make room, or choose another --cache"
         if not idle:
             return (
                 "make room, or choose another --cache; `loom cache gc` would free nothing: what is cached is in use, "

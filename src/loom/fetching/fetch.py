@@ -63,7 +63,8 @@ def fetch(
     receipt = _fetch(url, out, options.within_limit(), on_progress)
     _log(receipt)
     if on_progress is not None:
-        on_progress(Progress("done", receipt.size, receipt.size, receipt.resumed))
+        size, fetched = receipt.size, receipt.sources.get("origin", 0)
+        on_progress(Progress("done", size, size, receipt.resumed, retries=receipt.retries, fetched=fetched))
     return receipt
 
 

@@ -52,7 +52,7 @@ def user_folder(kind: str, environ: Mapping[str, str]) -> str:
     $XDG_CACHE_HOME/loom, else ~/.cache/loom, and so on: the XDG Base Directory Specification.
     """
     home = environ.get("HOME")
-    base = environ.get(f"XDG_{kind.upper()}_HOME") or (f"{home}/.{kind}" if home else "")
+    base = environ.get(f"XDG_{kind.upper()}_HOME") or (f"{home.rstrip('/')}/.{kind}" if home else "")
     return f"{base}/loom" if base else ""
 
 
