@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -98,8 +99,9 @@ def test_who_is_refused_is_told(tmp_path: Path, plane: Plane, monkeypatch: pytes
         for number in (1, 2):
             proof = prove("wrong", challenge, number, said_by(Caller("n"), authority, "/refs/0"))
             request = urllib.request.Request(f"{node.url}/refs/0", headers={"Authorization": proof, "Loom-Node": "n"})
-            with pytest.raises(OSError, match="401"):
+            with pytest.raises(urllib.error.HTTPError, match="401") as caught:
                 urllib.request.urlopen(request, timeout=10)
+            caught.value.close()
         wait_until(lambda: bool(refusals), "it is told")
         assert scrape(node)["loom_node_refused_requests_total"] == 2
     assert len(refusals) == 1

@@ -304,7 +304,9 @@ class _Action(NamedTuple):
 ACTIONS = {
     "ls": _Action("ls", "what is cached: size, age, last use, links, how it was verified", _ls),
     "info": _Action("info REF", "all about one model; REF is a URL, a name, or a digest or its beginning", _info),
-    "verify": _Action("verify", "read every byte; what is wrong goes into quarantine (exit code 7)", _verify),
+    "verify": _Action(
+        "verify", "read every blob whose digest is known; a damaged one goes into quarantine (exit code 7)", _verify
+    ),
     "rm": _Action("rm REF", "remove one model, or what there is of an unfinished one", _rm),
     "gc": _Action("gc", "remove leftovers, and what --max-size and --older-than say; never what is in use", _gc),
     "path": _Action("path [REF]", "print the cache's folder, or a model's path in it", _path),
