@@ -197,9 +197,7 @@ def test_a_mistake_in_the_file_is_json_too(loom, tmp_path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("out", "text"), [("", "--out wants some text"), ("-", "a model goes to a file, not to stdout")]
-)
+@pytest.mark.parametrize(("out", "text"), [("", "--out is empty"), ("-", "a model goes to a file, not to stdout")])
 def test_an_out_that_is_a_mistake(loom, out, text) -> None:
     """An empty --out is a shell variable that was not set, and "-" would make a file of that name."""
     for arguments in (("fetch", "https://h/m", "-o", out), ("--url", "https://h/m", "--out", out)):

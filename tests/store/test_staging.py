@@ -348,7 +348,7 @@ def test_a_file_system_that_takes_no_file_so_large(stage, out) -> None:
     assert one.try_claim()
     with FailingDisk(0, errno.EFBIG).at_work(), pytest.raises(StoreError, match="too large") as caught:
         one.begin(VERSION, CHUNK, None)
-    assert "another --out" in caught.value.hint
+    assert "another folder (--out" in caught.value.hint
     assert names(out.parent) == []
 
 
