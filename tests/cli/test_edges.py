@@ -82,7 +82,7 @@ def test_streams_that_take_nothing(loom, arguments, shell, code) -> None:
 
 @pytest.fixture
 def unread(tmp_path):
-    """Return a function that runs the command with nobody who reads its stdout."""
+    """Return a function that runs the command with a closed pipe as its stdout."""
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[bytes]:
         read_end, write_end = os.pipe()

@@ -328,7 +328,7 @@ def test_a_working_folder_that_was_removed(cached, tmp_path, more) -> None:
 
 
 def test_nobody_reads_what_a_hit_says(cached) -> None:
-    """The line about a hit is talk: with nobody who reads stderr the file is there, and that is success."""
+    """A hit whose stderr is a closed pipe is a success: the line about it is only talk."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     command = [sys.executable, "-c", RUN, "fetch", cached, "-o", "model.gguf"]

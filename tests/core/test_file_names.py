@@ -57,7 +57,7 @@ def test_the_last_part(url: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["-o", "--help", "-", ".", "..", ".bashrc", "", " ", "\x1b", "a/", "../.."])
 def test_what_is_no_name(name: str) -> None:
-    """What would be a flag, a folder, hidden or invisible is no name, whoever suggests it."""
+    """What would be a flag, a folder, hidden or invisible is no name, whether the URL or the origin suggests it."""
     assert safe_name(name) == ""
     assert parse_disposition(f'attachment; filename="{name}"') == ""
 

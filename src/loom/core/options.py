@@ -160,7 +160,7 @@ class Options:
         return replace(self, workers=max(1, min(self.workers, self.limit_rate // RATE_OF_A_WORKER)))
 
     def audience(self, reference: Reference) -> str:
-        """Return who may have what is fetched: "anyone", "fleet" (a credential was used) or "nobody"."""
+        """Return the audience of the file: "anyone", "fleet" (a credential was used) or "nobody"."""
         if self.private:
             return "nobody"
         has_shown = bool(self.headers) or self.token is not None or self.cert is not None

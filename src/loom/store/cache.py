@@ -306,7 +306,7 @@ class Cache:
         return fd
 
     def _is_as_recorded(self, ref: Ref, seen: os.stat_result) -> bool:
-        """Compare a blob with its record. A user's record gives nobody a file of another user that not all may read."""
+        """Compare a blob with its record; a record opens another user's blob only if all may read that blob."""
         may_have = ref.owner in (-1, 0, os.geteuid(), seen.st_uid) or seen.st_mode & 0o004 != 0
         may_have = may_have or (seen.st_mode & 0o040 != 0 and seen.st_gid == self.inside.trust.group)
         return may_have and (seen.st_size, seen.st_mtime_ns) == (ref.size, ref.mtime_ns)

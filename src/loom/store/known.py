@@ -41,7 +41,7 @@ def find_by_digest(cache: Cache, digest: str, on_hashed: Callable[[int, int], No
 
 
 def stricter(one: str, other: str) -> str:
-    """Return the stricter of two audiences; one that is not known is for nobody."""
+    """Return the stricter of two audiences; an unknown one counts as "nobody"."""
     ranks = [AUDIENCES.index(audience) if audience in AUDIENCES else 0 for audience in (one, other)]
     return AUDIENCES[min(ranks)]
 
