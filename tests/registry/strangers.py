@@ -36,8 +36,8 @@ class Stranger:
         self._listening.close()
 
     def dribble(self, one: socket.socket, said: bytes) -> None:
-        """Say the bytes one by one, 20 ms apart, again and again, until somebody has had enough."""
-        while True:
+        """Say the bytes one by one, 20 ms apart, until the client goes; without bytes, say nothing."""
+        while not self._stopped.wait(0 if said else None):
             for byte in said:
                 if self._stopped.wait(0.02):
                     return
