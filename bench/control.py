@@ -32,7 +32,7 @@ from statistics import median
 from bench.load import Result, hold, request
 from bench.machine import core_count, read_machine
 from bench.report import format_machine
-from tests.registry.servers import RedisServer, free_port
+from tests.control.ledgers.servers import RedisServer, free_port
 
 MODELS = 20
 CONNECTIONS = 16

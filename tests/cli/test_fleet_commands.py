@@ -19,11 +19,11 @@ import pytest
 
 from loom.cli.output import Talk
 from loom.cli.serving import RENEW_S, RETRY_S, keep_registered
-from loom.registry.client import ControlClient
+from loom.client.client import ControlClient
+from tests.control.ledgers.servers import RedisServer, free_port
+from tests.control.ledgers.strangers import Stranger, saying, saying_in_turn
 from tests.origins.fault import Origin
 from tests.origins.things import Thing, seeded
-from tests.registry.servers import RedisServer, free_port
-from tests.registry.strangers import Stranger, saying, saying_in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

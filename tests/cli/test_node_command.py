@@ -10,8 +10,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from tests.control.plane import running
 from tests.origins.things import Thing, seeded
-from tests.server.plane import running
 
 if TYPE_CHECKING:
     from pathlib import Path

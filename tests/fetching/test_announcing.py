@@ -18,13 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import loom
 from loom import errors
+from loom.client.client import ControlClient
+from loom.control.serving import Beside, ControlOptions
 from loom.errors import NotFound, RegistryUnavailable, UsageError
-from loom.registry.client import ControlClient
-from loom.server.serving import Beside, ControlOptions
+from tests.control.plane import wait_until
 from tests.fetching.getter import SECRET, SIZE
 from tests.origins.deliveries import paced
 from tests.origins.things import Thing, seeded
-from tests.server.plane import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ TOKEN = f"fleet{SECRET}"
 @pytest.fixture
 def plane(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
     """A control plane without a token."""
-    monkeypatch.setattr("loom.registry.sqlite._IDLE_S", 0.02)
+    monkeypatch.setattr("loom.control.ledgers.sqlite._IDLE_S", 0.02)
     with Beside(ControlOptions(f"sqlite://{tmp_path_factory.mktemp('registry')}/r.db", port=0), print) as one:
         yield one
 
@@ -257,7 +257,7 @@ def test_the_fleets_token_goes_to_the_control_plane_alone(
     tmp_path: Path, origin: Origin, getter: Getter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The origin gets its own token, the control plane the fleet's; a wrong one is a warning."""
-    monkeypatch.setattr("loom.registry.sqlite._IDLE_S", 0.02)
+    monkeypatch.setattr("loom.control.ledgers.sqlite._IDLE_S", 0.02)
     options = ControlOptions(f"sqlite://{tmp_path.parent}/{tmp_path.name}-r.db", port=0, token=TOKEN)
     url = origin.put("/model.bin", Thing(DATA))
     with Beside(options, print) as plane:

@@ -6,10 +6,11 @@ import ssl
 
 import pytest
 
+from loom.client.client import ControlClient
 from loom.core.options import Options
 from loom.errors import AccessDenied, LoomError, OriginError, UsageError
 from loom.net.tls import ClientCertificate
-from loom.registry.client import ControlClient
+from tests.control.plane import running
 from tests.fetching.getter import SIZE
 from tests.origins.fault import Origin
 from tests.origins.nginx import Nginx
@@ -17,7 +18,6 @@ from tests.origins.proxy import ForwardProxy
 from tests.origins.replies import redirects
 from tests.origins.things import Thing, seeded
 from tests.origins.tls import Authority
-from tests.server.plane import running
 
 DATA = seeded(SIZE)
 THING = Thing(DATA)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import loom
+from loom.client.client import ControlClient
 from loom.core.keys import reference_key, version_key
 from loom.core.reference import parse_reference
 from loom.core.swarm import MAX_PATIENCE_S
 from loom.core.units import Availability, Grid
 from loom.fetching.peers import Peers
-from loom.registry.client import ControlClient
-from loom.server.node import Node, NodeOptions
-from loom.sharing.cached import CacheShelf
+from loom.node.node import Node, NodeOptions
+from loom.node.shelf import CacheShelf
 from tests.fetching.liars import Ask, LyingPeer
 from tests.fetching.test_peers import DATA, SIZE, TOKEN, Cold, cold, loom_model, plane
 from tests.origins.deliveries import paced
@@ -45,8 +45,8 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience is a matter of seconds; here, of fractions."""
     for name, value in {"STALL_S": 0.8, "HEAR_S": 0.8, "AVOID_S": 0.4}.items():
         monkeypatch.setattr(f"loom.core.swarm.{name}", value)
-    monkeypatch.setattr("loom.sources.peer.TIMEOUT_S", 0.5)
-    monkeypatch.setattr("loom.sources.peer.ASK_S", 0.5)
+    monkeypatch.setattr("loom.peers.source.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("loom.peers.source.ASK_S", 0.5)
     monkeypatch.setattr("loom.fetching.company.WINDOW_S", 0.8)
     monkeypatch.setattr("loom.fetching.confirming.ASK_S", 1.0)
 
@@ -513,7 +513,7 @@ def test_a_node_says_that_it_cannot_find_its_control_plane(
     cold: Cold, silent_resolver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rather than listen where nobody will come by."""
-    monkeypatch.setattr("loom.server.node._RESOLVE_S", 0.05)
+    monkeypatch.setattr("loom.node.node._RESOLVE_S", 0.05)
     with pytest.raises(loom.UsageError, match=r"plane\.invalid cannot be found") as caught:
         Node(NodeOptions(str(cold.folder), silent_resolver, "a", ":0", token=TOKEN), print)
     assert "--listen" in caught.value.hint

@@ -151,7 +151,7 @@ def test_a_file_that_stands_at_the_output(other_origin, cached, hub, choices):
 def test_peers_find_it_under_the_new_url(cached, hub):
     """A node hands the blob out for the new URL, too."""
     from loom.core.keys import version_key
-    from loom.sharing.cached import CacheShelf
+    from loom.node.shelf import CacheShelf
 
     cached.fetch(hub("/o/r/resolve/main/m.bin"), "main.bin")
     commit = hub(f"/o/r/resolve/{COMMIT}/m.bin")

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import loom
+from loom.client.client import ControlClient
+from loom.control.serving import Beside, ControlOptions
 from loom.core.keys import reference_key, version_key
 from loom.core.units import Availability, Grid, format_availability
 from loom.errors import NotFound
-from loom.registry.client import ControlClient
-from loom.server.node import Node, NodeOptions
-from loom.server.serving import Beside, ControlOptions
+from loom.node.node import Node, NodeOptions
 from tests.fetching.getter import SECRET
 from tests.origins.deliveries import paced
 from tests.origins.replies import answers
 from tests.origins.things import Thing, seeded
-from tests.sharing.proving import proof_of
+from tests.peers.proving import proof_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ TOKEN = f"fleet{SECRET}"
 @pytest.fixture
 def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
     """A control plane that wants a token."""
-    monkeypatch.setattr("loom.registry.sqlite._IDLE_S", 0.02)
+    monkeypatch.setattr("loom.control.ledgers.sqlite._IDLE_S", 0.02)
     with Beside(ControlOptions(f"sqlite://{tmp_path}/r.db", port=0, token=TOKEN), print) as one:
         yield one
 
@@ -371,7 +371,7 @@ def test_a_node_over_the_same_cache_goes_on(cold: Cold, origin: Origin, monkeypa
     """What a fetch leaves in the cache of a node is listed at the node's address before the node has said so itself."""
     cold.fetch("a")
     with cold.node("a") as node:
-        monkeypatch.setattr("loom.server.node.BEAT_S", 60.0)
+        monkeypatch.setattr("loom.node.node.BEAT_S", 60.0)
         url, cold.url = cold.url, origin.put("/second.bin", Thing(DATA), paced(500_000, 0.05))
         cold.fetch("a", timeout_s=20)
         wait_until(lambda: [(one["state"], one.get("address")) for one in cold.replicas()] == [("complete", node.url)])
@@ -451,7 +451,7 @@ def test_what_is_private_is_handed_to_nobody(cold: Cold, choices: dict[str, Any]
 def test_what_a_credential_opened_is_for_the_fleet_alone(cold: Cold) -> None:
     """A node without a token does not hand it out, one with it does."""
     cold.fetch("a", token=f"origin{SECRET}")
-    from loom.sharing.cached import CacheShelf
+    from loom.node.shelf import CacheShelf
 
     shown = [list(CacheShelf(str(cold.folder / "cache-a"), who).holdings()) for who in ("anyone", "fleet")]
     assert [len(one) for one in shown] == [0, 1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.core.keys import reference_key
-from loom.sharing.cached import CacheShelf
+from loom.node.shelf import CacheShelf
 from loom.store.cache import Cache, Ref, format_ref, read_boot_id
 from loom.store.checking import check, repair
 from loom.store.evicting import collect_garbage

@@ -10,8 +10,8 @@ from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON
 from loom.cli.parser import Parser, add_flags, new_parser
 from loom.cli.settings import Setting, check_pairs, denied_hint, fleet_token
 from loom.cli.words import format_age, format_size
+from loom.client.client import DEFAULT_URL, ControlClient
 from loom.net.tls import client_certificate
-from loom.registry.client import DEFAULT_URL, ControlClient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from loom.cli.commands.control import control_options, describe, tell_service_links, tell_trouble
 from loom.cli.settings import read_token
+from loom.client.client import ControlClient
 from loom.core.reference import parse_reference
 from loom.errors import LoomError
-from loom.registry.client import ControlClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ def fetch_and_serve(
     talk: Talk,
 ) -> int:
     """Start a control plane, fetch with it, then serve until SIGINT or SIGTERM. Raises what the fetch raises."""
-    from loom.server.serving import Beside
+    from loom.control.serving import Beside
 
     options = control_options(settings, choices["control_token"], read_token(settings, os.environ))
     tell_service_links(talk)

@@ -12,13 +12,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
+from loom.client.client import ControlClient
 from loom.core.names import MIN_TTL_S, REASONS_BY_CODE
 from loom.core.swarm import MAX_HOMES
 from loom.core.waits import tell_offset
 from loom.errors import LoomError, NotFound, OriginUnreachable
 from loom.fetching.peers import BUDGET_S, identity_of
 from loom.net.tls import client_certificate
-from loom.registry.client import ControlClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable

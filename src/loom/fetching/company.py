@@ -21,14 +21,14 @@ from loom.core.transfer import Wait
 from loom.core.units import Availability, Grid
 from loom.errors import LoomError, OriginUnreachable
 from loom.fetching.confirming import Confirmer
-from loom.sources.peer import Asker, PeerFault, PeerSource, Verdict
+from loom.peers.source import Asker, PeerFault, PeerSource, Verdict
 
 if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.ranges import Span
-    from loom.core.wire import Caller
     from loom.fetching.worker import Job
     from loom.net.connection import Pool
+    from loom.peers.wire import Caller
 
 FIRST_PULL = 100_000
 """Requests to peers are numbered from here: workers of the origin have the numbers below."""

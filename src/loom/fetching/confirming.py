@@ -19,7 +19,7 @@ from loom.core.units import units_of
 from loom.core.vouching import Vouching
 from loom.errors import IntegrityError, LoomError
 from loom.fetching.patience import Patience
-from loom.sources.peer import PeerFault
+from loom.peers.source import PeerFault
 from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:

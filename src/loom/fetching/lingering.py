@@ -16,13 +16,13 @@ import sys
 import time
 from typing import Any
 
+from loom.client.client import ControlClient
 from loom.core.headers import Version
 from loom.errors import LoomError
 from loom.net.limit import RateLimit
 from loom.net.tls import client_certificate
-from loom.registry.client import ControlClient
-from loom.sharing.server import PeerServer
-from loom.sharing.shelf import OwnShelf, WholeFile
+from loom.peers.server import PeerServer
+from loom.peers.shelf import OwnShelf, WholeFile
 from loom.store import background
 
 LONGEST_S = 600.0

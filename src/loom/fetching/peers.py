@@ -22,17 +22,17 @@ from loom.core.names import MAX_REJECTED, node_key, show_nodes, split_key
 from loom.core.options import FETCH_PORTS, parse_listen
 from loom.core.tokens import first_token
 from loom.core.urls import parse_url
-from loom.core.wire import Caller
 from loom.fetching.company import Company, Part
 from loom.fetching.lingering import linger
 from loom.net.connect import Connector
 from loom.net.connection import Pool
 from loom.net.facing import own_address
 from loom.net.limit import RateLimit
-from loom.sharing.listening import listen_in
-from loom.sharing.server import PeerServer
-from loom.sharing.shelf import OwnShelf
-from loom.sources.peer import Asker, resolve_at_peer
+from loom.net.listening import listen_in
+from loom.peers.server import PeerServer
+from loom.peers.shelf import OwnShelf
+from loom.peers.source import Asker, resolve_at_peer
+from loom.peers.wire import Caller
 from loom.store import background
 from loom.store.cache import cache_root
 from loom.store.identity import node_identity

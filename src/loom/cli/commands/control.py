@@ -14,13 +14,13 @@ from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON, LISTEN_FLAGS
 from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.settings import Setting, fleet_token, read_token, service_links
+from loom.control.ledgers.locations import default_registry, show_location
 from loom.installation import missing_package
-from loom.registry.locations import default_registry, show_location
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from loom.server.serving import ControlOptions
+    from loom.control.serving import ControlOptions
 
 _TEXT = """\
 Run the control plane: it knows which node holds which model, and answers fetches.
@@ -50,7 +50,7 @@ def control_options(
 ) -> ControlOptions:
     """Return what the settings ask of a control plane. Raises UsageError, also when its packages are missing."""
     try:
-        from loom.server.serving import ControlOptions
+        from loom.control.serving import ControlOptions
     except ImportError as error:
         raise missing_package("the control plane", "control", error) from error
     names = ("host", "port", "allow_anonymous", "tls_cert", "tls_key", "allow_cidr", "allow_host")
@@ -60,7 +60,7 @@ def control_options(
 
 
 async def _serve(options: ControlOptions, talk: Talk, voice: Voice) -> None:
-    from loom.server.serving import running
+    from loom.control.serving import running
 
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -16,7 +16,7 @@ from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.settings import fleet_token
 from loom.errors import StoreError, UsageError
-from loom.server.node import Node, NodeOptions
+from loom.node.node import Node, NodeOptions
 from loom.store.cache import cache_root
 
 if TYPE_CHECKING:

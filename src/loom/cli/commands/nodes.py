@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loom.cli.context import Voice
-    from loom.registry.client import ControlClient
+    from loom.client.client import ControlClient
 
 
 def parser() -> Parser:

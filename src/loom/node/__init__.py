@@ -1,0 +1,1 @@
+"""The node: hands out this machine's cache, and tells the control plane so."""

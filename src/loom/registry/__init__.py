@@ -1,1 +1,0 @@
-"""Who holds what: ledgers (SQLite, Redis) behind one port, the registry over them, the control plane's client."""
