@@ -1,4 +1,7 @@
-"""What went wrong with one request, as far as the decision of what to do next is concerned."""
+"""What went wrong with one request, and what helps: the facts that decide what is done next.
+
+Rule: every source raises a Fault and nothing else (loom.core.source). A peer's fault also says what to think of it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,17 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from loom.core.pace import backoff_delay
+from loom.errors import LoomError, OriginUnreachable
 
 if TYPE_CHECKING:
     from loom.core.options import Options
-    from loom.errors import LoomError
+    from loom.core.units import Availability
 
 MAX_WAIT_S = 600.0
-"""The longest pause that a server may ask for; beyond it a clear error beats a silent wait."""
+"""Seconds that a server may ask to be left alone at most; beyond it a clear error beats a silent wait."""
 
 MAX_AT_ONCE = 16
-"""Immediate retries in a row: more stale connections than this means that something else is wrong."""
+"""Most immediate retries in a row: more stale connections than this mean that something else is wrong."""
 
 
 class Remedy(Enum):
@@ -34,22 +38,58 @@ class Remedy(Enum):
     AT_ONCE = "at once"
     """Try again now: a stale keep-alive connection, a signed URL that was renewed. Does not count."""
     ELSEWHERE = "elsewhere"
-    """Take the bytes from another source; costs no try, for it was not the origin that failed."""
+    """Take the bytes from another source. Costs no try: a peer failed, not the origin."""
     NONE = "none"
     """Nothing helps: the transfer ends with the error."""
 
 
+class Verdict(Enum):
+    """What to think of a peer that brought nothing."""
+
+    BUSY = "busy"
+    """It has no slot free; it says for how long."""
+    ABSENT = "absent"
+    """It does not have those bytes; it says what it has."""
+    STRANGER = "stranger"
+    """It does not know this file, or has one of another size."""
+    GONE = "gone"
+    """It broke off a reply that had begun: perhaps its fetch is done, and another process has its port."""
+    DEAD = "dead"
+    """Nothing listens there any more."""
+    REFUSED = "refused"
+    """It does not take our proof."""
+    FAILED = "failed"
+    """It does not answer, or breaks off."""
+    WRONG = "wrong"
+    """Its reply makes no sense, or its bytes are wrong: it is not asked again."""
+
+
 @dataclass(eq=False)
 class Fault(Exception):
-    """A request failed. `error` is what the user sees if nothing helps; `wait_s` is what the server asked for.
+    """A request failed.
 
+    error: what the user sees if nothing helps.
+    wait_s: seconds that the source asked for; None when it named no time.
     is_final: no other try helps unless others are served meanwhile (FEWER).
+    verdict, offers, why: of a peer alone. What to think of it; what it said that it has, None when it said nothing; and
+        what it did, in words that follow its name ("is busy").
     """
 
     remedy: Remedy
     error: LoomError
     wait_s: float | None = None
     is_final: bool = False
+    verdict: Verdict | None = None
+    offers: Availability | None = None
+    why: str = ""
+
+
+def fault_of_peer(
+    name: str, verdict: Verdict, why: str, offers: Availability | None = None, wait_s: float | None = None
+) -> Fault:
+    """Return the fault of a peer that brought nothing. name: what people call it; why: what it did ("is busy")."""
+    error = OriginUnreachable(f"peer {name} {why}")
+    return Fault(Remedy.ELSEWHERE, error, wait_s, verdict=verdict, offers=offers, why=why)
 
 
 def retry_delay(fault: Fault, tries: int, options: Options, jitter: float) -> float | None:

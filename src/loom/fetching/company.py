@@ -14,14 +14,14 @@ import random
 import time
 from typing import IO, TYPE_CHECKING
 
-from loom.core.faults import Fault, Remedy
+from loom.core.faults import Fault, Verdict
 from loom.core.names import show_nodes, split_key
 from loom.core.swarm import GONE_MISSED, PULLS, Peer, Swarm
 from loom.core.transfer import Wait
 from loom.core.units import Availability, Grid
-from loom.errors import LoomError, OriginUnreachable
+from loom.errors import LoomError
 from loom.fetching.confirming import Confirmer
-from loom.peers.source import Asker, PeerFault, PeerSource, Verdict
+from loom.peers.source import Asker, PeerSource, RemotePeer
 
 if TYPE_CHECKING:
     from loom.core.options import Options
@@ -66,14 +66,16 @@ class Company:
         self.grid = Grid(transfer.size)
         self._job = job
         self._swarm = Swarm(key, asker.caller.key, self.grid, random.random)
-        self._source = PeerSource(key, self.grid, asker)
+        self._key = key
+        self._asker = asker
+        self._sources: dict[tuple[str, str], PeerSource] = {}  # by name and address
         self._address = asker.caller.address
         self._pool = pool
         self._taken = taken
         self._rejected = rejected
         self.confirmer = Confirmer(
             job, self.grid, self._swarm, options,
-            ask=lambda peer, units: self._source.digests(self._pool, peer.address, units),
+            ask=lambda peer, units: self._source(peer).digests(self._pool, units),
             failed=lambda peer, fault: self._failed(None, peer, fault), wrong=self._reject,
         )  # fmt: skip
         self.fed_at = float("-inf")
@@ -91,7 +93,14 @@ class Company:
     @property
     def requests(self) -> int:
         """Requests sent to peers."""
-        return self._source.requests
+        return sum(source.requests for source in list(self._sources.values()))
+
+    def _source(self, peer: Peer) -> PeerSource:
+        """Return the file as a peer has it at its present address."""
+        where = peer.name, peer.address
+        if where not in self._sources:
+            self._sources[where] = PeerSource(RemotePeer(*where, self._asker), self._key, self.grid)
+        return self._sources[where]
 
     def visited(self, visitor: Caller) -> None:
         """Take note of who has come by. From any thread."""
@@ -250,7 +259,7 @@ class Company:
 
     async def _pull(self, number: int, peer: Peer, span: Span) -> None:
         """Take one span from one peer, and tell the transfer and the swarm how that went."""
-        job, start = self._job, span.start
+        job, start, source = self._job, span.start, self._source(peer)
         brought = 0
 
         def accept(size: int) -> int:
@@ -262,23 +271,23 @@ class Company:
 
         try:
             log.debug("bytes %d-%d: asked of peer %s", start, span.end - 1, split_key(peer.name)[0])
-            response, served, available = await self._source.open(self._pool, peer.address, span)
+            answer = await source.open(self._pool, span, job.version)
             with job.lock:
-                self._swarm.saw(peer, available, now())
+                if answer.offers is not None:
+                    self._swarm.saw(peer, answer.offers, now())
                 job.transfer.opened(number, now())
             try:
-                await response.pour_into(self._pool.pourer, job.staging, start, served.size, accept)
+                await answer.body.pour_into(self._pool.pourer, job.staging, start, answer.span.size, accept)
             finally:
-                self._pool.put(response)
-            if served.end < span.end:
-                raise PeerFault(Verdict.FAILED, "brought less than it had said that it has")
+                self._pool.put(answer.body)
+            if answer.span.end < span.end:
+                raise source.short()
             with job.lock:
                 job.transfer.ended(number, now())
-        except PeerFault as fault:
+        except Fault as fault:
             self._failed(number, peer, fault)
-        except OSError:
-            verdict = Verdict.GONE if brought else Verdict.FAILED
-            self._failed(number, peer, PeerFault(verdict, "broke off"))
+        except OSError as error:
+            self._failed(number, peer, source.lost(error, brought))
         except LoomError as error:
             job.fail(error)
         except asyncio.CancelledError:
@@ -287,7 +296,7 @@ class Company:
             self._cut.discard(number)
             with job.lock:
                 is_overtaken = job.transfer.have.covers(*span)
-            self._failed(number, peer, PeerFault(Verdict.ABSENT if is_overtaken else Verdict.FAILED, "sent too little"))
+            self._failed(number, peer, source.overtaken() if is_overtaken else source.starved())
         finally:
             self.confirmer.ended(number, peer.name, brought)
             peer.asked -= 1
@@ -301,18 +310,17 @@ class Company:
                 self.fed_at = at
         return left
 
-    def _failed(self, number: int | None, peer: Peer, fault: PeerFault) -> None:
+    def _failed(self, number: int | None, peer: Peer, fault: Fault) -> None:
         at = now()
         with self._job.lock:
             if number is not None:
-                error = OriginUnreachable(f"peer {split_key(peer.name)[0]} {fault}")
-                self._job.transfer.failed(number, Fault(Remedy.ELSEWHERE, error), at)
-            if fault.available is not None:
-                self._swarm.saw(peer, fault.available, at)
+                self._job.transfer.failed(number, fault, at)
+            if fault.offers is not None:
+                self._swarm.saw(peer, fault.offers, at)
             if fault.verdict in (Verdict.DEAD, Verdict.FAILED, Verdict.REFUSED):
-                self._unreached[peer.name] = str(fault)
+                self._unreached[peer.name] = fault.why
             if fault.verdict is Verdict.BUSY:
-                self._swarm.busy(peer, fault.wait_s, at)
+                self._swarm.busy(peer, fault.wait_s or 0.0, at)
             elif fault.verdict is Verdict.STRANGER:
                 self._swarm.lost(peer, at)
             elif fault.verdict is Verdict.GONE:
@@ -322,7 +330,7 @@ class Company:
             elif fault.verdict in (Verdict.FAILED, Verdict.REFUSED):
                 self._swarm.failed(peer, at)
         if fault.verdict is Verdict.WRONG:
-            self._reject(peer.name, str(fault))
+            self._reject(peer.name, fault.why)
 
     def _reject(self, name: str, why: str) -> None:
         """Never ask a peer again."""
@@ -340,8 +348,8 @@ class Company:
 
     async def _ask(self, peer: Peer) -> None:
         try:
-            available = await self._source.have(self._pool, peer.address)
-        except PeerFault as fault:
+            available = await self._source(peer).have(self._pool)
+        except Fault as fault:
             self._failed(None, peer, fault)
         else:
             with self._job.lock:

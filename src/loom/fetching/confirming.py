@@ -13,13 +13,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from loom.core.faults import Fault
 from loom.core.names import show_nodes
 from loom.core.ranges import Span
 from loom.core.units import units_of
 from loom.core.vouching import Vouching
 from loom.errors import IntegrityError, LoomError
 from loom.fetching.patience import Patience
-from loom.peers.source import PeerFault
 from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ now = time.monotonic
 class Confirmer:
     """Confirms the units of one job. `job.lock` guards the swarm and `vouching`, for other threads read both.
 
-    ask: asks a peer for the digests of a bitmap of units; raises PeerFault. failed: told how that failed. wrong: told
+    ask: asks a peer for the digests of a bitmap of units; raises Fault. failed: told how that failed. wrong: told
     of a peer that is not to be asked again, and why.
     """
 
@@ -69,7 +69,7 @@ class Confirmer:
         options: Options,
         *,
         ask: Callable[[Peer, int], Awaitable[dict[int, str]]],
-        failed: Callable[[Peer, PeerFault], None],
+        failed: Callable[[Peer, Fault], None],
         wrong: Callable[[str, str], None],
     ) -> None:
         self.vouching = Vouching(grid, job.transfer.have)
@@ -230,7 +230,7 @@ class Confirmer:
         digests: dict[int, str] = {}
         try:
             digests = await self._ask(peer, units)
-        except PeerFault as fault:
+        except Fault as fault:
             self._failed(peer, fault)
         with self._job.lock:
             self.vouching.told(peer.name, units, digests)
@@ -286,10 +286,9 @@ async def _read_again(job: Job, origin: Pool, span: Span, options: Options) -> N
     async def read_on() -> None:
         try:
             async with asyncio.timeout(options.timeout_s):
-                reply = await job.source.open(origin, Span(at, span.end), job.version)
+                answer = await job.source.open(origin, Span(at, span.end), job.version)
         except TimeoutError as error:
             raise job.source.silent(origin) from error
-        served = reply.span or Span(at, span.end)
         try:
             async with asyncio.timeout(options.timeout_s) as limit:
 
@@ -301,12 +300,12 @@ async def _read_again(job: Job, origin: Pool, span: Span, options: Options) -> N
                         job.fetched += size
                     return span.end - at
 
-                await reply.response.pour_into(origin.pourer, job.staging, at, served.size, accept)
+                await answer.body.pour_into(origin.pourer, job.staging, at, answer.span.size, accept)
         except OSError as error:
-            origin.drop(reply.response.connection)
+            origin.drop(answer.body.connection)
             raise job.source.lost(error) from error
         finally:
-            origin.put(reply.response)
+            origin.put(answer.body)
 
     patience = Patience(options)
     while at < span.end:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from loom.core.options import Options
     from loom.core.ranges import Span
+    from loom.core.source import Answer
     from loom.fetching.worker import Job, Worker
+    from loom.net.connection import Response
     from loom.net.limit import RateLimit
-    from loom.sources.answers import Reply
     from loom.store.staging import Staging
 
 T = TypeVar("T")
@@ -82,8 +83,8 @@ class Crew:
             self._tick()
         return future.result()
 
-    def work(self, job: Job, count: int, first: tuple[Span, Reply] | None) -> None:
-        """Let `count` workers carry out the job, the first one beginning with `first` (a span adopted, its reply).
+    def work(self, job: Job, count: int, first: tuple[Span, Answer[Response]] | None) -> None:
+        """Let `count` workers carry out the job, the first one beginning with `first` (a span adopted, its answer).
 
         Returns when every byte is in place. Raises the transfer's error; then the connections are closed already.
         """

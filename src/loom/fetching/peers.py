@@ -31,7 +31,7 @@ from loom.net.limit import RateLimit
 from loom.net.listening import listen_in
 from loom.peers.server import PeerServer
 from loom.peers.shelf import OwnShelf
-from loom.peers.source import Asker, resolve_at_peer
+from loom.peers.source import Asker, RemotePeer
 from loom.peers.wire import Caller
 from loom.store import background
 from loom.store.cache import cache_root
@@ -181,7 +181,8 @@ class Peers:
         What most of them say counts: one alone may have an old version, or lie.
         """
         pool = self._own_pool()
-        asked = [resolve_at_peer(pool, self._asker, address, reference) for address in self.addresses()[:RESOLVERS]]
+        peers = [RemotePeer(address, address, self._asker) for address in self.addresses()[:RESOLVERS]]
+        asked = [peer.resolve(pool, reference) for peer in peers]
         said = await asyncio.gather(*asked, return_exceptions=True)
         versions = Counter(version for version in said if isinstance(version, Version))
         return versions.most_common(1)[0][0] if versions else None

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.ranges import Span
     from loom.core.reference import Reference
+    from loom.core.source import Answer
     from loom.fetching.crew import Crew
     from loom.fetching.peers import Peers
     from loom.fetching.reporter import Reporter
     from loom.fetching.standing import Standing
     from loom.fetching.ways import Way
+    from loom.net.connection import Response
     from loom.sources.answers import Reply
     from loom.sources.http import HttpSource
     from loom.store.staging import Staging
@@ -146,14 +148,14 @@ class Transmission:
         if reply.span is None:
             return self._run_stream(crew, reply, "the origin ignores ranges")
         if version.can_pin or self.verifier.wanted or not version.size:
-            return self.run_spans(crew, version, (reply.span, reply))
+            return self.run_spans(crew, version, (reply.span, reply.answer))
         if reply.span.size == version.size:
             return self._run_stream(crew, reply)
         reply.response.connection.close()
         return self._run_stream(crew, None, "the origin gives no ETag to pin the bytes by, and no --sha256 proves them")
 
-    def run_spans(self, crew: Crew, version: Version, first: tuple[Span, Reply] | None) -> Standing:
-        """Fetch what is missing in spans; `first` is the probe's span and its reply, None for peers alone."""
+    def run_spans(self, crew: Crew, version: Version, first: tuple[Span, Answer[Response]] | None) -> Standing:
+        """Fetch what is missing in spans; `first` is the probe's span and its answer, None for peers alone."""
         way, options = self._way, self._options
         record, size = way.record, version.size or 0
         if record is not None and not self._can_join(record.version, version):
@@ -163,7 +165,7 @@ class Transmission:
         self._source.pin.is_proved = self.verifier.wanted is not None
         staging = way.begin(version, options.chunk_size, record)
         done, ranges = (record.done, record.ranges) if record else ((), ())
-        response = first[1].response if first else None
+        response = first[1].body if first else None
         is_cold = response is not None and may_be_cold(response.head.fields, response.waited_s)
         round_trip_s = self._source.round_trip_s
         transfer = Transfer(size, options, done, random.random, round_trip_s, ranges, may_be_cold=is_cold)
@@ -179,7 +181,7 @@ class Transmission:
             self._work(crew, job, first)
         return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
 
-    def _work(self, crew: Crew, job: Job, first: tuple[Span, Reply] | None) -> None:
+    def _work(self, crew: Crew, job: Job, first: tuple[Span, Answer[Response]] | None) -> None:
         workers = self._fitting_workers(job.transfer.useful_workers())
         is_adopted = first is not None and job.transfer.adopt(0, first[0], time.monotonic())
         try:

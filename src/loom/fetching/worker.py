@@ -16,10 +16,10 @@ from loom.errors import LoomError, OriginUnreachable
 if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.ranges import Span
+    from loom.core.source import Answer
     from loom.core.transfer import Transfer
     from loom.fetching.company import Company
-    from loom.net.connection import Pool
-    from loom.sources.answers import Reply
+    from loom.net.connection import Pool, Response
     from loom.sources.http import HttpSource
     from loom.store.staging import Staging
 
@@ -92,8 +92,8 @@ class Worker:
         self.request: asyncio.Task[None] | None = None
         self._is_cut = False
 
-    async def run(self, span: Span | None = None, reply: Reply | None = None) -> None:
-        """Work until there is nothing left to do; begin with `span`, adopted already, and its `reply` if given."""
+    async def run(self, span: Span | None = None, answer: Answer[Response] | None = None) -> None:
+        """Work until there is nothing left to do; begin with `span`, adopted already, and its `answer` if given."""
         while True:
             if span is None:
                 step = self._next()
@@ -103,8 +103,8 @@ class Worker:
                     await asyncio.sleep(max(0.0, step.until - now()))
                     continue
                 span = step
-            await self._attend(span, reply)
-            span = reply = None
+            await self._attend(span, answer)
+            span = answer = None
 
     def cut(self, request: asyncio.Task[None] | None) -> None:
         """End a request whose connection makes too little progress, if it is still under way and not the next one.
@@ -122,10 +122,10 @@ class Worker:
             job.most_active = max(job.most_active, job.transfer.active)
         return step
 
-    async def _attend(self, span: Span, reply: Reply | None) -> None:
+    async def _attend(self, span: Span, answer: Answer[Response] | None) -> None:
         """Carry out one request and tell the transfer how it ended."""
         self._is_cut = False
-        self.request = asyncio.ensure_future(self._fetch(span, reply))
+        self.request = asyncio.ensure_future(self._fetch(span, answer))
         try:
             await self.request
         except Fault as fault:
@@ -137,27 +137,27 @@ class Worker:
         except LoomError as error:
             self._failed(Fault(Remedy.NONE, error))
 
-    async def _fetch(self, span: Span, reply: Reply | None) -> None:
+    async def _fetch(self, span: Span, answer: Answer[Response] | None) -> None:
         job = self._job
-        if reply is None:
+        if answer is None:
             log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, job.source.reference.endpoint.authority)
-            reply = await job.source.open(self._pool, span, job.version)
-        served = reply.span or span
+            answer = await job.source.open(self._pool, span, job.version)
+        served, body = answer.span, answer.body
         with job.lock:
             job.transfer.opened(self.number, now())
         job.staging.expect(served)
         try:
-            await reply.response.pour_into(self._pool.pourer, job.staging, served.start, served.size, self._accept)
+            await body.pour_into(self._pool.pourer, job.staging, served.start, served.size, self._accept)
         except OSError as error:
-            self._pool.drop(reply.response.connection)
+            self._pool.drop(body.connection)
             raise job.source.lost(error) from error
         except asyncio.CancelledError:
             with job.lock:
                 is_lost = job.transfer.is_lost(self.number)
-            self._pool.drop(reply.response.connection, is_faulty=not is_lost)
+            self._pool.drop(body.connection, is_faulty=not is_lost)
             raise
         finally:
-            self._pool.put(reply.response)
+            self._pool.put(body)
         with job.lock:
             job.transfer.ended(self.number, now())
 

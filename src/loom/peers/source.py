@@ -1,7 +1,7 @@
 """A peer as a source: another node that has some of the same bytes (the protocol: loom.peers.wire).
 
-A peer that fails is never an error that a user meets: a PeerFault says what to think of the peer, and the bytes are
-taken from elsewhere.
+A peer's failure is never an error that a user meets: its Fault says what to think of the peer
+(loom.core.faults.Verdict), and the bytes are taken from elsewhere.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from loom.core.faults import Fault, Verdict, fault_of_peer
 from loom.core.headers import Version, parse_content_range
+from loom.core.names import split_key
 from loom.core.proof import parse_challenge, prove
 from loom.core.ranges import Span, format_range
+from loom.core.source import Answer
 from loom.core.urls import parse_url
 from loom.errors import LoomError
 from loom.net.connection import Stale
@@ -40,46 +42,18 @@ if TYPE_CHECKING:
     from loom.net.connection import Pool, Response
 
 TIMEOUT_S = 3.0
-"""For a connection and the head of a reply: a peer is near, and not worth waiting for when it is not."""
+"""Seconds for a connection and the head of a reply: a peer is near, and a slow one is not worth the wait."""
 
 ASK_S = 1.0
-"""For an answer about digests: somebody may be waiting for nothing else."""
+"""Seconds for an answer about digests: the end of the fetch may wait for nothing else."""
 
 MAX_FACTS = 16 * 1024
+"""Most bytes of an answer that tells digests or a version."""
+
 MAX_BUSY_S = 5.0
+"""Most seconds for which a busy peer is left alone, whatever it asks for."""
 
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-
-
-class Verdict(Enum):
-    """What to think of a peer that brought nothing."""
-
-    BUSY = "busy"
-    """It has no slot to spare; it says for how long."""
-    ABSENT = "absent"
-    """It does not have those bytes; it says what it has."""
-    STRANGER = "stranger"
-    """It knows nothing of this file, or of another size."""
-    GONE = "gone"
-    """It broke off what it had begun: its fetch is done, perhaps, and another process has its port."""
-    DEAD = "dead"
-    """Nothing listens there any more."""
-    REFUSED = "refused"
-    """It does not take our proof."""
-    FAILED = "failed"
-    """It does not answer, or breaks off."""
-    WRONG = "wrong"
-    """It makes no sense, or hands out wrong bytes: it is not asked again."""
-
-
-class PeerFault(Exception):
-    """A peer brought nothing. `wait_s`: how long it is busy. `available`: what it has, if it said so."""
-
-    def __init__(self, verdict: Verdict, why: str, available: Availability | None = None, wait_s: float = 0.0) -> None:
-        super().__init__(why)
-        self.verdict = verdict
-        self.available = available
-        self.wait_s = wait_s
 
 
 class Asker:
@@ -110,126 +84,177 @@ class Asker:
         return True
 
 
-class PeerSource:
-    """One file, known by its version key, as peers have it."""
+class RemotePeer:
+    """One peer under one address, as this node asks it. Belongs to the loop that asks; `requests` counts.
 
-    def __init__(self, key: str, grid: Grid, asker: Asker) -> None:
+    key: its node key; people are shown the name in it.
+    """
+
+    def __init__(self, key: str, address: str, asker: Asker) -> None:
+        self.key = key
+        self.address = address
         self.requests = 0
-        self._key = key
-        self._grid = grid
         self._asker = asker
 
-    async def open(self, pool: Pool, address: str, span: Span) -> tuple[Response, Span, Availability]:
-        """Ask for `span`; return the reply, what it brings (from the span's start, perhaps less), what the peer has.
+    def fault(
+        self, verdict: Verdict, why: str, offers: Availability | None = None, wait_s: float | None = None
+    ) -> Fault:
+        """Return a fault of this peer. why: what it did, in words that follow its name."""
+        return fault_of_peer(split_key(self.key)[0], verdict, why, offers, wait_s)
 
-        Raises PeerFault.
-        """
-        response = await self._get(pool, address, blob_target(self._key), format_range(span))
+    async def resolve(self, pool: Pool, reference: str) -> Version:
+        """Return the version that a reference (its key) leads to, as this peer knows it. Raises Fault."""
         try:
-            available = self._judge(response, 206)
+            async with asyncio.timeout(TIMEOUT_S):
+                response = await self.get(pool, reference_target(reference))
+                try:
+                    if response.head.status != 200:
+                        raise self.fault(Verdict.STRANGER, "does not know the reference")
+                    return parse_version(await response.read(MAX_FACTS))
+                finally:
+                    response.connection.close()
+        except (ValueError, LookupError, TypeError, RecursionError, OSError, TimeoutError) as error:
+            raise self.fault(Verdict.FAILED, "answered in a way that makes no sense") from error
+
+    async def get(self, pool: Pool, target: str, span: str = "") -> Response:
+        """Ask; when the peer wants a proof over a challenge that is new to us, ask again with it, once. Raises Fault.
+
+        span: the bytes to ask for, as a Range field has them.
+        """
+        self.requests += 1
+        try:
+            url = _url_of(self.address, target)
+            authority = url.endpoint.authority
+            async with asyncio.timeout(TIMEOUT_S):
+                response = await _ask(pool, url, lambda: self._asker.headers(authority, target, span))
+                if self._asker.take_challenge(authority, response):
+                    try:
+                        await response.skip()
+                    finally:
+                        pool.put(response)
+                    response = await _ask(pool, url, lambda: self._asker.headers(authority, target, span))
+                return response
+        except ConnectionRefusedError as error:
+            raise self.fault(Verdict.DEAD, "is not there") from error
+        except (OSError, TimeoutError, LoomError) as error:
+            raise self.fault(Verdict.FAILED, f"does not answer ({type(error).__name__})") from error
+
+
+class PeerSource:
+    """One file, known by its version key, as one peer has it: a Source, and what only peers tell. Belongs to one loop.
+
+    `open` waits TIMEOUT_S at most for a reply, so a caller need not cancel it.
+    """
+
+    def __init__(self, peer: RemotePeer, key: str, grid: Grid) -> None:
+        self._peer = peer
+        self._key = key
+        self._grid = grid
+
+    @property
+    def id(self) -> str:
+        """The peer's node key."""
+        return self._peer.key
+
+    @property
+    def requests(self) -> int:
+        """Requests sent to this peer."""
+        return self._peer.requests
+
+    async def open(self, pool: Pool, span: Span, version: Version) -> Answer[Response]:
+        """Ask for `span`; the answer tells what the peer has. The key names the version. Raises Fault."""
+        response = await self._peer.get(pool, blob_target(self._key), format_range(span))
+        try:
+            offers = self._judge(response, 206)
             served = parse_content_range(response.head.fields.get("content-range", ""))
             if served is None or served.start != span.start or served.end is None or served.end > span.end:
-                raise PeerFault(Verdict.WRONG, "sent another range than the one asked for")
+                raise self._fault(Verdict.WRONG, "sent another range than the one asked for")
             if served.size != self._grid.size or response.head.length != served.end - span.start:
-                raise PeerFault(Verdict.WRONG, "sent another length than it announced")
-            if served.end < min(span.end, self._grid.reach(available, span.start)):
-                raise PeerFault(Verdict.WRONG, "sent less than it says that it has")
+                raise self._fault(Verdict.WRONG, "sent another length than it announced")
+            if served.end < min(span.end, self._grid.reach(offers, span.start)):
+                raise self._fault(Verdict.WRONG, "sent less than it says that it has")
         except BaseException:
             response.connection.close()
             raise
-        return response, Span(span.start, served.end), available
+        return Answer(Span(span.start, served.end), version, response, offers)
 
-    async def have(self, pool: Pool, address: str) -> Availability:
-        """Return what a peer has of the file. Raises PeerFault."""
-        response = await self._get(pool, address, have_target(self._key))
+    def lost(self, _error: Exception, brought: int = 0) -> Fault:
+        """Return what it means that a reply broke off after `brought` bytes."""
+        return self._fault(Verdict.GONE if brought else Verdict.FAILED, "broke off")
+
+    def silent(self, _pool: Pool) -> Fault:
+        """Return what it means that no reply began in time."""
+        return self._fault(Verdict.FAILED, "does not answer in time")
+
+    def starved(self) -> Fault:
+        """Return what it means that a reply made too little progress."""
+        return self._fault(Verdict.FAILED, "sent too little")
+
+    def overtaken(self) -> Fault:
+        """Return the fault of a request whose bytes came from elsewhere meanwhile: nothing is wrong with the peer."""
+        return self._fault(Verdict.ABSENT, "sent too little")
+
+    def short(self) -> Fault:
+        """Return what it means that a reply ended before the span that was asked for."""
+        return self._fault(Verdict.FAILED, "brought less than it had said that it has")
+
+    async def have(self, pool: Pool) -> Availability:
+        """Return what the peer has of the file. Raises Fault."""
+        response = await self._peer.get(pool, have_target(self._key))
         try:
             return self._judge(response, 200)
         finally:
             pool.put(response)
 
-    async def digests(self, pool: Pool, address: str, units: int) -> dict[int, str]:
-        """Return the digests that a peer vouches for of some units, a bitmap. Raises PeerFault."""
+    async def digests(self, pool: Pool, units: int) -> dict[int, str]:
+        """Return the digests that the peer vouches for of some units, a bitmap. Raises Fault."""
         try:
             async with asyncio.timeout(ASK_S):
-                response = await self._get(pool, address, digests_target(self._key, units))
+                response = await self._peer.get(pool, digests_target(self._key, units))
                 try:
                     self._judge(response, 200)
                     return parse_digests(await response.read(MAX_FACTS))
                 finally:
                     pool.put(response)
         except TimeoutError as error:
-            raise PeerFault(Verdict.FAILED, "does not answer in time") from error
+            raise self.silent(pool) from error
         except (OSError, LoomError, ValueError) as error:
-            raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense") from error
-
-    async def _get(self, pool: Pool, address: str, target: str, span: str = "") -> Response:
-        self.requests += 1
-        return await _get(pool, self._asker, address, target, span)
+            raise self._fault(Verdict.FAILED, "answered in a way that makes no sense") from error
 
     def _judge(self, response: Response, wanted: int) -> Availability:
-        """Return what a reply says that the peer has. Raises PeerFault unless it is the one wanted."""
+        """Return what a reply says that the peer has. Raises Fault unless it is the one wanted."""
         head = response.head
         if head.status == 404:
-            raise PeerFault(Verdict.STRANGER, "does not know the file")
+            raise self._fault(Verdict.STRANGER, "does not know the file")
         if head.status in (401, 403):
-            raise PeerFault(Verdict.REFUSED, "refuses us: it has another token, or an older Loom")
+            raise self._fault(Verdict.REFUSED, "refuses us: it has another token, or an older Loom")
         if head.fields.get("content-encoding", "identity").lower() != "identity":
-            raise PeerFault(Verdict.WRONG, "sent something encoded")
+            raise self._fault(Verdict.WRONG, "sent something encoded")
         try:
             if parse_size(head.fields) != str(self._grid.size):
-                raise PeerFault(Verdict.STRANGER, "has a file of another size")
-            available = parse_have(head.fields, self._grid)
+                raise self._fault(Verdict.STRANGER, "has a file of another size")
+            offers = parse_have(head.fields, self._grid)
         except (KeyError, ValueError):
-            raise PeerFault(Verdict.WRONG, f"answered {head.status} in a way that makes no sense") from None
+            raise self._fault(Verdict.WRONG, f"answered {head.status} in a way that makes no sense") from None
         if head.status == 503:
-            raise PeerFault(Verdict.BUSY, "is busy", available, _seconds(head.fields.get("retry-after", "")))
-        if head.status == 504 and available.units == self._grid.everything:
-            raise PeerFault(Verdict.WRONG, "says that it has everything, and does not have what it is asked for")
+            raise self._fault(Verdict.BUSY, "is busy", offers, _seconds(head.fields.get("retry-after", "")))
+        if head.status == 504 and offers.units == self._grid.everything:
+            raise self._fault(Verdict.WRONG, "says that it has everything, and does not have what it is asked for")
         if head.status == 504:
-            raise PeerFault(Verdict.ABSENT, "does not have those bytes", available)
+            raise self._fault(Verdict.ABSENT, "does not have those bytes", offers)
         if head.status != wanted:
-            raise PeerFault(Verdict.FAILED, f"answered {head.status}")
-        return available
+            raise self._fault(Verdict.FAILED, f"answered {head.status}")
+        return offers
 
-
-async def resolve_at_peer(pool: Pool, asker: Asker, address: str, reference: str) -> Version:
-    """Ask a peer what version a reference (its key) leads to. Raises PeerFault."""
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            response = await _get(pool, asker, address, reference_target(reference))
-            try:
-                if response.head.status != 200:
-                    raise PeerFault(Verdict.STRANGER, "does not know the reference")
-                return parse_version(await response.read(MAX_FACTS))
-            finally:
-                response.connection.close()
-    except (ValueError, LookupError, TypeError, RecursionError, OSError, TimeoutError) as error:
-        raise PeerFault(Verdict.FAILED, "answered in a way that makes no sense") from error
+    def _fault(
+        self, verdict: Verdict, why: str, offers: Availability | None = None, wait_s: float | None = None
+    ) -> Fault:
+        return self._peer.fault(verdict, why, offers, wait_s)
 
 
 @lru_cache(maxsize=256)
 def _url_of(address: str, target: str) -> Url:
     return parse_url(address + target)
-
-
-async def _get(pool: Pool, asker: Asker, address: str, target: str, span: str = "") -> Response:
-    """Ask; when a proof is wanted over a challenge that we do not have yet, ask again with it, once."""
-    try:
-        url = _url_of(address, target)
-        authority = url.endpoint.authority
-        async with asyncio.timeout(TIMEOUT_S):
-            response = await _ask(pool, url, lambda: asker.headers(authority, target, span))
-            if asker.take_challenge(authority, response):
-                try:
-                    await response.skip()
-                finally:
-                    pool.put(response)
-                response = await _ask(pool, url, lambda: asker.headers(authority, target, span))
-            return response
-    except ConnectionRefusedError as error:
-        raise PeerFault(Verdict.DEAD, "is not there") from error
-    except (OSError, TimeoutError, LoomError) as error:
-        raise PeerFault(Verdict.FAILED, f"does not answer ({type(error).__name__})") from error
 
 
 async def _ask(pool: Pool, url: Url, headers: Callable[[], dict[str, str]]) -> Response:

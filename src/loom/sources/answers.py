@@ -17,6 +17,7 @@ from loom.core.headers import (
     parse_version,
 )
 from loom.core.ranges import Span
+from loom.core.source import Answer
 from loom.errors import IntegrityError, OriginError
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Reply:
     name: str = ""
     is_unchanged: bool = False
     expected: Expectation = NOTHING_TOLD
+
+    @property
+    def answer(self) -> Answer[Response]:
+        """The span and its bytes, for a reply that has a span."""
+        return Answer(self.span or Span(0, 0), self.version, self.response)
 
     @property
     def age_s(self) -> int:
@@ -104,8 +110,8 @@ class Reader:
         expected = self._expected(basis, head, content_range.size, is_whole=head.length == content_range.size)
         return Reply(response, served, parse_version(head.fields, content_range.size), name, expected=expected)
 
-    def read_pinned(self, response: Response, span: Span, version: Version, pin: Pin, ticket: int) -> Reply:
-        """Read the answer to a request for `span` of the version that is pinned. Raises Fault.
+    def read_pinned(self, response: Response, span: Span, version: Version, pin: Pin, ticket: int) -> Answer[Response]:
+        """Read the reply to a request for `span` of the version that is pinned. Raises Fault.
 
         ticket: the pin's when the request was sent.
         """
@@ -120,7 +126,7 @@ class Reader:
         if content_range is None:
             remedy = Remedy.AT_ONCE if pin.is_loose else Remedy.RETRY  # it may have heeded the condition
             raise self._bad("ignored a range request though it had answered one before", remedy)
-        return Reply(response, self._served(head, content_range, span), version)
+        return Answer(self._served(head, content_range, span), version, response)
 
     def _whole(self, response: Response, basis: Basis) -> Reply:
         head = response.head

@@ -23,6 +23,7 @@ from loom.core.headers import Version, as_text
 from loom.core.ranges import Span, format_range
 from loom.core.redirects import RedirectGuard
 from loom.core.refusals import MOST_READ, Kind
+from loom.core.source import ORIGIN
 from loom.core.urls import Url, join_url
 from loom.errors import OriginChanged, OriginError, UsageError
 from loom.net.tls import certificate_trouble
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from loom.core.options import Options
     from loom.core.reference import Reference
+    from loom.core.source import Answer
     from loom.net.connection import Pool, Response
 
 MAX_REDIRECTS = 10
@@ -64,6 +66,7 @@ class HttpSource:
     """
 
     def __init__(self, reference: Reference, options: Options, out_name: str) -> None:
+        self.id = ORIGIN
         self.reference = reference.url
         self.requests = 0
         self.round_trip_s = math.inf
@@ -112,8 +115,8 @@ class HttpSource:
             return await self.stream(pool)
         return reply
 
-    async def open(self, pool: Pool, span: Span, version: Version) -> Reply:
-        """Ask for `span` of that very version. The reply's span starts there and may be shorter. Raises Fault.
+    async def open(self, pool: Pool, span: Span, version: Version) -> Answer[Response]:
+        """Ask for `span` of that very version. Raises Fault.
 
         Only connecting is limited in time: a reply may have to wait for others. The caller cancels what is silent for
         too long (then `silent`).
@@ -144,7 +147,7 @@ class HttpSource:
             response.connection.close()
             raise
 
-    def lost(self, error: Exception) -> Fault:
+    def lost(self, error: Exception, brought: int = 0) -> Fault:  # noqa: ARG002 - it counts for peers alone
         """Return what an error on a reply's body means: it has begun, so that it was not refused."""
         fault = self._lost(self._target or self.reference, error)
         return replace(fault, remedy=Remedy.RETRY) if fault.remedy is Remedy.FEWER else fault
