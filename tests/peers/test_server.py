@@ -65,9 +65,13 @@ class Door:
         self.host = "127.0.0.1"
         self.authority = f"127.0.0.1:{listening.getsockname()[1]}"
         self.visits: list[Caller] = []
-        self.server = PeerServer(shelf, listening, token, self.visits.append)
+        self.server = PeerServer(shelf, listening, token, self._visited)
         self.server.authority = self.authority
         self.server.start()
+
+    def _visited(self, _key: str, caller: Caller | None) -> None:
+        if caller is not None:
+            self.visits.append(caller)
 
     def connect(self) -> socket.socket:
         return socket.create_connection((self.host, int(self.authority.rpartition(":")[2])), 10)

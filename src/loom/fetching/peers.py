@@ -82,6 +82,7 @@ class Peers:
         self._homes: dict[str, str] = {}
         self._lock = threading.Lock()
         self._shelf = OwnShelf()
+        self._part: Part | None = None
         self._server: PeerServer | None = None
         self._has_heir = False
         self._company: Company | None = None
@@ -149,11 +150,11 @@ class Peers:
         """Return whether the control plane tells of this very fetch: an old one knows no identities."""
         return _key_of(one) == self._caller.key or (bool(self.address) and one.get("address") == self.address)
 
-    def _meet(self, visitor: Caller) -> None:
+    def _meet(self, _key: str, visitor: Caller | None) -> None:
         """A peer has come by, perhaps before the control plane told of it."""
         with self._lock:
             company = self._company
-        if company is not None:
+        if company is not None and visitor is not None:
             company.visited(visitor)
 
     def _tell_swarm(self) -> None:
@@ -202,15 +203,20 @@ class Peers:
         }  # fmt: skip
         with self._lock:
             self._company = company
-        self._shelf.put(key, Part(job, company), reference, digest)
+        self._part = Part(job, company)
+        self._shelf.put(key, self._part, reference, digest)
         self._tell_swarm()
         job.company = company
 
     def retract(self) -> None:
         """Hand out nothing of the file any more, now or later: some of it is wrong, and it is not known which."""
-        self._shelf.clear()
+        self._take_off_the_shelf()
         with self._lock:
             self._company = None
+
+    def _take_off_the_shelf(self) -> None:
+        if self._part is not None:
+            self._shelf.remove(self._part)
 
     def _own_pool(self) -> Pool:
         self._pool = self._pool or Pool(Connector(environ={}), self._limit)  # no proxy stands between peers
@@ -279,7 +285,7 @@ class Peers:
 
     def close(self) -> None:
         """Hand out nothing any more."""
-        self._shelf.clear()
+        self._take_off_the_shelf()
         if self._server is not None:
             self._server.stop()
             self._server = None

@@ -58,8 +58,8 @@ class PeerServer:
     """Serves a shelf on a thread of its own, from `start` to `stop`, which closes the socket.
 
     token: the fleet's, or several, one a line: a peer proves that it knows one of them; None serves every client that
-    can reach it, except pages in browsers. on_visit: called, on the server's thread, with every peer that introduces
-    itself and comes from where it says that it listens.
+    can reach it, except pages in browsers. on_visit: called, on the server's thread, with the key that a peer asks
+    about, and with that peer if it introduces itself and comes from where it says that it listens, else None.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PeerServer:
         shelf: Shelf,
         listening: socket.socket,
         token: str | None,
-        on_visit: Callable[[Caller], None] = lambda _: None,
+        on_visit: Callable[[str, Caller | None], None] = lambda _key, _caller: None,
     ) -> None:
         self.limit: RateLimit | None = None
         """What all uploads together may send in a second; None for no bound. Set it before `start`."""
@@ -75,6 +75,8 @@ class PeerServer:
         """host:port as peers are told: a request made for another one opens no door here. "" takes any."""
         self.load = 0
         self.served = 0
+        self.served_of: Counter[str] = Counter()
+        """Bytes handed out, by the key that was asked for."""
         self.refused = 0
         """Requests whose proof was wrong: of another token, or repeated by a stranger for something else."""
         self.refused_from = ""
@@ -215,10 +217,10 @@ class PeerServer:
     def _introduce(self, request: Request, writer: asyncio.StreamWriter) -> None:
         """Note who asks, if it listens where it comes from: no request can send us elsewhere."""
         come_from, caller = _come_from(writer), parse_caller(request.fields)
-        if caller and caller.address and str(parse_address(caller.address).ip) == come_from:
-            self._on_visit(caller)
-        else:
-            self.nameless_at = time.monotonic()
+        if not (caller and caller.address and str(parse_address(caller.address).ip) == come_from):
+            caller, self.nameless_at = None, time.monotonic()
+        asked = parse_target(request.target)
+        self._on_visit(asked[1] if asked else "", caller)
 
     async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> int:
         """Answer, and return the status. Raises Refused."""
@@ -230,7 +232,7 @@ class PeerServer:
             return 200
         match parse_target(request.target):
             case ("blob", key, _):
-                await self._give(self._item(key), request, writer)
+                await self._give(key, self._item(key), request, writer)
                 return 206
             case ("have", key, _):
                 await send(writer, 200, b"", _about(self._item(key)))
@@ -266,7 +268,7 @@ class PeerServer:
         lines = await self._loop.run_in_executor(self._hashers, _digests, item, asked)
         await send(writer, 200, "".join(lines).encode(), _about(item))
 
-    async def _give(self, item: Item, request: Request, writer: asyncio.StreamWriter) -> None:
+    async def _give(self, key: str, item: Item, request: Request, writer: asyncio.StreamWriter) -> None:
         """Answer a request for a range."""
         fields = _about(item)
         asked = parse_request_range(request.get("range"), item.size)
@@ -280,12 +282,12 @@ class PeerServer:
         self.load += 1
         try:
             with _opened(item) as file:
-                await self._pour(file, type(asked)(asked.start, end), item.size, fields, writer)
+                await self._pour(key, file, type(asked)(asked.start, end), item.size, fields, writer)
         finally:
             self.load -= 1
 
     async def _pour(
-        self, file: IO[bytes], span: Span, size: int, fields: dict[str, str], writer: asyncio.StreamWriter
+        self, key: str, file: IO[bytes], span: Span, size: int, fields: dict[str, str], writer: asyncio.StreamWriter
     ) -> None:
         fields = fields | {"Content-Range": f"bytes {span.start}-{span.end - 1}/{size}",
                            "Content-Type": "application/octet-stream"}  # fmt: skip
@@ -302,6 +304,7 @@ class PeerServer:
                 raise OSError("the file is shorter than it was")
             at += sent
             self.served += sent
+            self.served_of[key] += sent
 
 
 def _is_of_a_page(fields: dict[str, str]) -> bool:

@@ -88,34 +88,40 @@ class WholeFile:
 
 
 class OwnShelf:
-    """What one process has in its hands."""
+    """What one process has in its hands: any number of items, each put and removed by the fetch that it belongs to.
+
+    Of several items under one key the last one put is found. Thread-safe.
+    """
 
     def __init__(self) -> None:
-        self._items: dict[str, Item] = {}
+        self._items: dict[str, list[Item]] = {}
         self._references: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def put(self, key: str, item: Item, reference: str = "", digest: str = "") -> None:
         """Hand out `item` from now on, under its version key and, if that is known, its digest."""
         with self._lock:
-            self._items[key] = item
-            if digest:
-                self._items[f"sha256:{digest}"] = item
+            for one in (key, f"sha256:{digest}") if digest else (key,):
+                self._items.setdefault(one, []).append(item)
             if reference:
                 self._references[reference] = key
 
-    def clear(self) -> None:
-        """Hand out nothing any more."""
+    def remove(self, item: Item) -> None:
+        """Hand out `item` no more; removing it twice is as good as once."""
         with self._lock:
-            self._items.clear()
-            self._references.clear()
+            for key, items in list(self._items.items()):
+                items[:] = [one for one in items if one is not item]
+                if not items:
+                    del self._items[key]
+            self._references = {name: key for name, key in self._references.items() if key in self._items}
 
     def find(self, key: str) -> Item | None:
         with self._lock:
-            return self._items.get(key)
+            items = self._items.get(key)
+            return items[-1] if items else None
 
     def find_reference(self, key: str) -> tuple[str, Item] | None:
         with self._lock:
             version_key = self._references.get(key, "")
-            item = self._items.get(version_key)
+        item = self.find(version_key)
         return None if item is None else (version_key, item)
