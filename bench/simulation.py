@@ -24,7 +24,7 @@ from loom.core.transfer import Transfer, Wait
 from loom.core.units import Availability, Grid
 from loom.errors import OriginUnreachable
 from loom.fetching.company import FIRST_PULL, IDLE_S, WINDOW_S
-from loom.peers.server import RETRY_AFTER_S, SLOTS
+from loom.net.http_server import RETRY_AFTER_S, SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

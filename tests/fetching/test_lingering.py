@@ -17,7 +17,7 @@ def test_it_loads_little() -> None:
     """Many fetches may end at one moment: what only a fetch needs is not imported."""
     code = "import loom.fetching.lingering, sys; print(*[n for n in sys.modules if n.startswith('loom.')])"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert "loom.peers.server" in loaded
+    assert "loom.peers.face" in loaded
     assert not {"loom.fetching.fetch", "loom.core.transfer", "loom.store.staging", "loom.sources.http"} & set(loaded)
 
 

@@ -50,7 +50,7 @@ def test_both_ends_prove_the_same() -> None:
     """What the asker hashes is what the one who is asked reads."""
     caller = Caller("knoten-ä-節点", "0a", "http://10.0.0.1:3001")
     fields = lowered({"Host": "10.0.0.2:1", "Range": "bytes=0-9", **caller.fields()})
-    assert wire.said_in("/blobs/a", fields) == wire.said_by(caller, "10.0.0.2:1", "/blobs/a", "bytes=0-9")
+    assert wire.said_in("GET", "/blobs/a", fields) == wire.said_by(caller, "10.0.0.2:1", "/blobs/a", "bytes=0-9")
 
 
 def test_what_is_answered_is_understood() -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import time
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from loom.core.faults import Fault, Verdict
 from loom.core.names import show_nodes, split_key
@@ -21,6 +21,7 @@ from loom.core.transfer import Wait
 from loom.core.units import Availability, Grid
 from loom.errors import LoomError
 from loom.fetching.confirming import Confirmer
+from loom.net.face import OpenFile
 from loom.peers.source import Asker, PeerSource, RemotePeer
 
 if TYPE_CHECKING:
@@ -382,8 +383,8 @@ class Part:
             gaps = self._job.transfer.have.missing(start, end)
         return gaps[0].start if gaps else end
 
-    def open(self) -> IO[bytes]:
-        return os.fdopen(os.dup(self._fd), "rb", buffering=0)
+    def open(self) -> OpenFile:
+        return OpenFile(os.fdopen(os.dup(self._fd), "rb", buffering=0))
 
     def digest(self, unit: int) -> str | None:
         return self._company.digest(unit)

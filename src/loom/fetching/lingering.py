@@ -19,9 +19,10 @@ from typing import Any
 from loom.client.client import ControlClient
 from loom.core.headers import Version
 from loom.errors import LoomError
+from loom.net.http_server import HttpServer
 from loom.net.limit import RateLimit
 from loom.net.tls import client_certificate
-from loom.peers.server import PeerServer
+from loom.peers.face import PeerFace
 from loom.peers.shelf import OwnShelf, WholeFile
 from loom.store import background
 
@@ -51,20 +52,21 @@ def _run(facts: dict[str, Any]) -> None:
     digests = {int(unit): digest for unit, digest in facts["digests"].items()}
     item = WholeFile(version, facts["size"], fd=facts["file"], digests=digests)
     shelf.put(facts["key"], item, facts["reference"], facts["digest"])
-    server = PeerServer(shelf, listening, facts["token"])
-    server.authority = facts["authority"]
-    server.limit = RateLimit(facts["limit_upload_rate"]) if facts["limit_upload_rate"] else None
+    face = PeerFace(shelf, facts["token"])
+    face.authority = facts["authority"]
+    limit = RateLimit(facts["limit_upload_rate"]) if facts["limit_upload_rate"] else None
+    server = HttpServer(face, listening, limit=limit)
     server.start()
     client = ControlClient(
         facts["control"], token=facts["token"], ca_file=facts["control_ca_file"], timeout_s=_TIMEOUT_S,
         certificate=client_certificate(facts["control_cert"], facts["control_key"], "--control-cert"),
     )  # fmt: skip
     began = time.monotonic()
-    while time.monotonic() - began < LONGEST_S and time.monotonic() - server.asked_at < facts["linger_s"]:
+    while time.monotonic() - began < LONGEST_S and time.monotonic() - face.asked_at < facts["linger_s"]:
         with contextlib.suppress(LoomError):
             client.register(
                 facts["node"], facts["model"], zone=facts["zone"], state="complete", size=facts["size"], ttl_s=TTL_S,
-                address=f"http://{server.authority}", own_address=True,
+                address=f"http://{face.authority}", own_address=True,
                 digest=f"sha256:{facts['digest']}" if facts["digest"] else None,
                 from_origin=facts["from_origin"], from_peers=facts["from_peers"], **facts["rejected"],
                 identity=facts["identity"], served=facts["served"] + server.served,

@@ -27,9 +27,10 @@ from loom.fetching.lingering import linger
 from loom.net.connect import Connector
 from loom.net.connection import Pool
 from loom.net.facing import own_address
+from loom.net.http_server import HttpServer
 from loom.net.limit import RateLimit
 from loom.net.listening import listen_in
-from loom.peers.server import PeerServer
+from loom.peers.face import PeerFace
 from loom.peers.shelf import OwnShelf
 from loom.peers.source import Asker, RemotePeer
 from loom.peers.wire import Caller
@@ -83,7 +84,8 @@ class Peers:
         self._lock = threading.Lock()
         self._shelf = OwnShelf()
         self._part: Part | None = None
-        self._server: PeerServer | None = None
+        self._face: PeerFace | None = None
+        self._server: HttpServer | None = None
         self._has_heir = False
         self._company: Company | None = None
         self._options = options
@@ -127,11 +129,12 @@ class Peers:
         if not (options.control_token or (is_open and self._audience == "anyone")):
             return ""
         listening = self._listening = listen_in(host, ports, or_any=not options.listen)
-        server = self._server = PeerServer(self._shelf, listening, options.control_token, self._meet)
-        server.authority = format_authority(shown, listening.getsockname()[1])
-        server.limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
-        server.start()
-        return f"http://{server.authority}"
+        face = self._face = PeerFace(self._shelf, options.control_token, self._meet)
+        face.authority = format_authority(shown, listening.getsockname()[1])
+        limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
+        self._server = HttpServer(face, listening, limit=limit)
+        self._server.start()
+        return f"http://{face.authority}"
 
     # What the control plane and visitors tell
 
@@ -252,19 +255,19 @@ class Peers:
 
         fetch: the id of this fetch. Return a sentence for people where one is wanted and cannot stay, else "".
         """
-        server, options = self._server, self._options
+        face, server, options = self._face, self._server, self._options
         with self._lock:
             company, self._company = self._company, None
-        if server is None or company is None or not options.linger_s:
+        if face is None or server is None or company is None or not options.linger_s:
             return ""
-        if not company.is_wanted() and now() - server.nameless_at > NAMELESS_S:
+        if not company.is_wanted() and now() - face.nameless_at > NAMELESS_S:
             return ""
         if background.is_first_process():
             return _NOBODY_STAYS
         if not background.can_start():
             return ""
         facts = {
-            **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": server.authority,
+            **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": face.authority,
             "identity": self._caller.identity, "served": server.served,
             "token": options.control_token, "control": options.control,
             **{name: _absolute(getattr(options, name)) for name in _CONTROL_FILES},

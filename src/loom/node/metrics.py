@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING
 
 from loom import __version__
 from loom.core.exposition import Family, counter, gauge
-from loom.peers.server import SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loom.net.http_server import HttpServer
     from loom.node.shelf import Stock
-    from loom.peers.server import PeerServer
+    from loom.peers.face import PeerFace
 
 
 def node_metrics(
-    server: PeerServer, stock: Stock, heard_at: float, started_at: float, clock_off_s: float | None, *, is_known: bool
+    server: HttpServer,
+    face: PeerFace,
+    stock: Stock,
+    heard_at: float,
+    started_at: float,
+    clock_off_s: float | None,
+    *,
+    is_known: bool,
 ) -> Iterator[Family]:
     """Yield the metrics of a node.
 
@@ -30,11 +37,12 @@ def node_metrics(
     yield counter("loom_node_served_bytes_total", "Bytes handed to peers.", server.served)
     answered = tuple(({"code": str(code)}, count) for code, count in sorted(dict(server.answered).items()))
     yield Family("loom_node_requests_total", "counter", "Requests answered, by HTTP status code.", answered)
-    yield counter("loom_node_refused_requests_total", "Requests that prove no token of the fleet.", server.refused)
-    lookups = (({"result": "hit"}, server.hits), ({"result": "miss"}, server.misses))
+    yield counter("loom_node_refused_requests_total", "Requests that prove no token of the fleet.", face.refused)
+    lookups = (({"result": "hit"}, face.hits), ({"result": "miss"}, face.misses))
     yield Family("loom_node_lookups_total", "counter", "Files asked for by peers, in the cache or not.", lookups)
     yield gauge("loom_node_uploads", "Uploads to peers under way.", server.load)
-    yield gauge("loom_node_upload_slots", "Most uploads at once; beyond them peers are told to come back.", SLOTS)
+    text = "Most uploads at once; beyond them peers are told to come back."
+    yield gauge("loom_node_upload_slots", text, server.bounds.slots)
     yield gauge("loom_node_cache_blobs", "Files in the cache that some reference leads to.", stock.blobs)
     yield gauge("loom_node_cache_bytes", "Bytes in these files.", stock.size)
     yield gauge("loom_node_models", "Models that the node offers to peers.", stock.offered)

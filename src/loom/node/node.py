@@ -16,11 +16,12 @@ from loom.core.options import parse_listen
 from loom.core.waits import tell_offset
 from loom.errors import LoomError, UsageError
 from loom.net.facing import own_address
+from loom.net.http_server import HttpServer
 from loom.net.limit import RateLimit
 from loom.net.listening import listen_in
 from loom.node.metrics import node_metrics
 from loom.node.shelf import CacheShelf
-from loom.peers.server import PeerServer
+from loom.peers.face import PeerFace
 from loom.store.identity import ensure_identity
 
 if TYPE_CHECKING:
@@ -89,10 +90,11 @@ class Node:
             raise UsageError(f"{host} can be reached from elsewhere, and anybody could take what is here", hint)
         self._shelf = CacheShelf(options.cache, "fleet" if options.token else "anyone")
         listening = listen_in(host, ports)
-        self._server = PeerServer(self._shelf, listening, options.token)
-        self._server.limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
-        self._server.authority = format_authority(shown, listening.getsockname()[1])
-        self._server.show_metrics = self._show_metrics
+        self._face = PeerFace(self._shelf, options.token)
+        self._face.authority = format_authority(shown, listening.getsockname()[1])
+        self._face.show_metrics = self._show_metrics
+        limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
+        self._server = HttpServer(self._face, listening, limit=limit)
         self._identity = ensure_identity(options.cache)
         self._heard_at, self._started_at, self._refused = 0.0, time.time(), 0
         self._epoch: str | None = None
@@ -106,7 +108,7 @@ class Node:
     @property
     def url(self) -> str:
         """Where peers find it."""
-        return f"http://{self._server.authority}"
+        return f"http://{self._face.authority}"
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -131,16 +133,16 @@ class Node:
 
     def _tell_refusals(self) -> None:
         """Say that peers were refused, at most once in REFUSALS_EVERY_S."""
-        refused = self._server.refused - self._refused
+        refused = self._face.refused - self._refused
         if refused and time.monotonic() >= self._tell_at:
-            self._refused, self._tell_at = self._server.refused, time.monotonic() + REFUSALS_EVERY_S
+            self._refused, self._tell_at = self._face.refused, time.monotonic() + REFUSALS_EVERY_S
             why = "they prove no token of this fleet (another token, or an older Loom)"
-            self._on_note(f"{refused} requests refused, the last one from {self._server.refused_from}: {why}")
+            self._on_note(f"{refused} requests refused, the last one from {self._face.refused_from}: {why}")
 
     def _show_metrics(self) -> bytes:
         facts = self._heard_at, self._started_at, self._client.clock_off_s
         is_known = not self._trouble and bool(self._heard_at)
-        return format_families(node_metrics(self._server, self._shelf.stock, *facts, is_known=is_known))
+        return format_families(node_metrics(self._server, self._face, self._shelf.stock, *facts, is_known=is_known))
 
     def _beat(self) -> None:
         """Renew the lease; say what is here when that has changed, or when the control plane does not know it."""

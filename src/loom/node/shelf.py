@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -66,6 +67,15 @@ class CacheShelf:
         ref = self._read(key)
         item = self._item(key)
         return None if ref is None or item is None else (_key_of(key, ref), item)
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        named: dict[str, str] = {}
+        with contextlib.suppress(OSError):
+            for reference, ref in self._cache.records():
+                model = _model_of(reference, ref) if ref is not None and self._may_have(ref) else ""
+                if ref is not None and model and model.startswith(prefix) and self._cache.is_whole(ref):
+                    named[model] = _key_of(reference, ref)
+        return iter(sorted(named.items()))
 
     def holdings(self) -> Iterator[dict[str, object]]:
         """Yield what a heartbeat lists: every model that can be handed out, once, as many as one heartbeat takes."""

@@ -1,19 +1,29 @@
-"""What stands on the shelf: the files, whole or still arriving, that peers may have."""
+"""The port `Shelf`: files, whole or still arriving, that can be handed out; and the shelf of one process.
+
+Contract, which `loom.testing.shelf_contract` holds every shelf to:
+
+- An item is found by its key: a version key, or "sha256:<digest>". Any other text finds nothing, and is no error.
+- `names(prefix)` tells the key of everything that has a name and that `find` would give, sorted by name.
+- What `available` says is there, `open` gives: the same bytes at the same offsets, as a file or as memory.
+- Nothing raises but `open` (OSError). What cannot be read is not there.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 from functools import partial
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from loom.core.units import Availability, Grid
+from loom.net.face import OpenFile
 from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from loom.core.headers import Version
+    from loom.net.face import Opened
 
 
 class Item(Protocol):
@@ -31,23 +41,26 @@ class Item(Protocol):
     def end_from(self, start: int, end: int) -> int:
         """Return up to where, at most `end`, the bytes from `start` on are there without a gap; `start` for none."""
 
-    def open(self) -> IO[bytes]:
-        """Return the file, unbuffered; the caller closes it. Raises OSError."""
+    def open(self) -> Opened:
+        """Return the bytes; the caller closes a file. Raises OSError."""
 
     def digest(self, unit: int) -> str | None:
-        """Return the SHA-256 of a unit (loom.core.swarm.Grid) that this node vouches for, as 64 hex digits; None when
+        """Return the SHA-256 of a unit (loom.core.units.Grid) that this node vouches for, as 64 hex digits; None when
         it does not. It may take as long as reading the unit. From any thread.
         """
 
 
 class Shelf(Protocol):
-    """Where items are found. Raises nothing: what cannot be read is not there."""
+    """Where items are found. From any thread."""
 
     def find(self, key: str) -> Item | None:
         """Return the item with this version key, or with this digest ("sha256:...")."""
 
     def find_reference(self, key: str) -> tuple[str, Item] | None:
         """Return what a reference leads to, by its key: the version key, and the item."""
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Yield the name and version key of each item whose name begins with `prefix`: models' names, sorted."""
 
 
 class WholeFile:
@@ -73,14 +86,14 @@ class WholeFile:
     def end_from(self, start: int, end: int) -> int:  # noqa: ARG002 - all is there
         return min(end, self.size)
 
-    def open(self) -> IO[bytes]:
+    def open(self) -> OpenFile:
         fd = self._reopen() if self._reopen is not None else os.dup(self._fd)
-        return os.fdopen(fd, "rb", buffering=0)
+        return OpenFile(os.fdopen(fd, "rb", buffering=0))
 
     def digest(self, unit: int) -> str | None:
         if unit not in self._digests:
             try:
-                with self.open() as file:
+                with self.open().file as file:
                     self._digests[unit] = hash_span(partial(os.pread, file.fileno()), self._grid.span(unit))
             except OSError:
                 return None
@@ -96,15 +109,21 @@ class OwnShelf:
     def __init__(self) -> None:
         self._items: dict[str, list[Item]] = {}
         self._references: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def put(self, key: str, item: Item, reference: str = "", digest: str = "") -> None:
-        """Hand out `item` from now on, under its version key and, if that is known, its digest."""
+    def put(self, key: str, item: Item, reference: str = "", digest: str = "", name: str = "") -> None:
+        """Hand out `item` from now on, under its version key and, if that is known, its digest.
+
+        reference: the key of the reference that leads to it. name: of the model.
+        """
         with self._lock:
             for one in (key, f"sha256:{digest}") if digest else (key,):
                 self._items.setdefault(one, []).append(item)
             if reference:
                 self._references[reference] = key
+            if name:
+                self._names[name] = key
 
     def remove(self, item: Item) -> None:
         """Hand out `item` no more; removing it twice is as good as once."""
@@ -114,6 +133,7 @@ class OwnShelf:
                 if not items:
                     del self._items[key]
             self._references = {name: key for name, key in self._references.items() if key in self._items}
+            self._names = {name: key for name, key in self._names.items() if key in self._items}
 
     def find(self, key: str) -> Item | None:
         with self._lock:
@@ -125,3 +145,8 @@ class OwnShelf:
             version_key = self._references.get(key, "")
         item = self.find(version_key)
         return None if item is None else (version_key, item)
+
+    def names(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        with self._lock:
+            named = sorted(self._names.items())
+        return ((name, key) for name, key in named if name.startswith(prefix))

@@ -130,10 +130,10 @@ def said_by(caller: Caller, authority: str, target: str, span: str = "") -> Said
     return Said(authority, target, span, caller.node, caller.identity, caller.address)
 
 
-def said_in(target: str, fields: Mapping[str, str]) -> Said:
+def said_in(method: str, target: str, fields: Mapping[str, str]) -> Said:
     """Return what the proof in a request has to cover, whatever it says: the words are checked later."""
     authority, span = fields.get("host", ""), fields.get("range", "")
-    return _introduction(fields)._replace(authority=authority, target=target, span=span)
+    return _introduction(fields)._replace(authority=authority, target=target, span=span, method=method)
 
 
 # What is answered
