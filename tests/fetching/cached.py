@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import loom
 from loom.core.keys import reference_key
-from loom.fetching.vault import Vault
 from loom.store.cache import Cache, settled_blob
 from loom.store.inventory import take_inventory
 from loom.store.settling import settle_all
+from loom.store.vault import Vault
 from tests.fetching.kit import CHUNK
 from tests.store.kit import names_in
 

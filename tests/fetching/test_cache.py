@@ -10,10 +10,9 @@ import pytest
 
 import loom
 from loom.errors import IntegrityError, NotCached
-from loom.fetching import vault
-from loom.fetching.vault import Vault
-from loom.store import hashing
+from loom.store import hashing, vault
 from loom.store.cache import parse_ref
+from loom.store.vault import Vault
 from tests.fetching.cached import Cached, await_until, is_same, spoil
 from tests.fetching.kit import CHUNK
 from tests.origins.things import Thing, seeded

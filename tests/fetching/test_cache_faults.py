@@ -158,7 +158,7 @@ def test_any_call_of_settling_fails(origin, cached, code, is_known):
 _KILLED = """
 import itertools, json, os, signal, sys
 import loom
-from loom.fetching.vault import Vault
+from loom.store.vault import Vault
 from loom.store.settling import settle_all
 from loom.store.cache import Cache
 url, folder, step, names = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4].split()

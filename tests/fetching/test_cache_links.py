@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import loom.fetching.vault
+import loom.store.vault
 from loom.cli import quick
 from loom.errors import NotCached, StoreError, StoreFull, UsageError
 from loom.store import settling
@@ -117,11 +117,11 @@ def test_a_symbolic_link_while_another_process_settles(origin, cached, monkeypat
 @pytest.mark.parametrize("mode", ["auto", "copy", "symlink"])
 def test_evicted_at_the_last_moment_and_nobody_to_ask(origin, cached, monkeypatch, mode):
     """When the blob goes at the last moment and cannot be fetched again, what stood at the output stays."""
-    url, place = origin.put("/m.bin", Thing(DATA)), loom.fetching.vault.place
+    url, place = origin.put("/m.bin", Thing(DATA)), loom.store.vault.place
     cached.fetch(url, "first.bin")
     cached.settle()
     cached.out("model.bin").write_bytes(b"old")
-    monkeypatch.setattr(loom.fetching.vault, "place", lambda *args: (collect_garbage(cached.cache, 0), place(*args))[1])
+    monkeypatch.setattr(loom.store.vault, "place", lambda *args: (collect_garbage(cached.cache, 0), place(*args))[1])
     with pytest.raises(NotCached):
         cached.fetch(url, link=mode, offline=True)
     assert cached.out("model.bin").read_bytes() == b"old"
@@ -183,7 +183,7 @@ def test_an_output_that_is_a_folder(origin, cached):
 
 _AS_NOBODY = """
 import loom, os, sys
-from loom.fetching.vault import Vault
+from loom.store.vault import Vault
 Vault.settle_later = lambda *_: None
 cache, mode, folder, *urls = sys.argv[1:]
 choices = {"link": mode, "chunk_size": 65536, "workers": 2, "timeout_s": 5}

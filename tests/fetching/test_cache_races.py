@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import loom.fetching.vault
+import loom.store.vault
 from loom.core.keys import reference_key
 from loom.store.cache import Cache
 from loom.store.evicting import collect_garbage
@@ -26,7 +26,7 @@ DATA = seeded(SIZE)
 
 _CHILD = """
 import fcntl, json, loom, loom.errors, sys
-from loom.fetching.vault import Vault
+from loom.store.vault import Vault
 from loom.store.settling import settle_all
 url, out, cache, how, choices = sys.argv[1:]
 if "flock" in how:
@@ -190,7 +190,7 @@ def test_locks_that_everybody_gets_and_two_versions(origin, cached, racers):
 @pytest.mark.parametrize("is_settled", [False, True], ids=["new", "settled"])
 def test_evicted_between_finding_and_placing(origin, cached, monkeypatch, mode, is_settled):
     """A hit whose blob is evicted at the last moment is fetched again."""
-    url, place = origin.put("/m.bin", Thing(DATA)), loom.fetching.vault.place
+    url, place = origin.put("/m.bin", Thing(DATA)), loom.store.vault.place
     cached.fetch(url, "first.bin")
     if is_settled:
         cached.settle()
@@ -200,7 +200,7 @@ def test_evicted_between_finding_and_placing(origin, cached, monkeypatch, mode, 
         next(evictions, int)()
         return place(*args)
 
-    monkeypatch.setattr(loom.fetching.vault, "place", place_late)
+    monkeypatch.setattr(loom.store.vault, "place", place_late)
     assert cached.right(url, DATA, "second.bin", link=mode).outcome == "fetched"
 
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from loom.errors import OriginUnreachable
-from loom.fetching import standing
+from loom.fetching import asking
 from tests.fetching.cached import Cached, is_same
 from tests.fetching.kit import CHUNK
 from tests.origins.replies import answers, says
@@ -72,7 +72,7 @@ def test_the_origin_is_away(origin, cached, moving):
 
 def test_the_origin_is_silent(cached, moving, monkeypatch):
     """An origin that takes the connection and says nothing is waited for briefly, whatever --timeout allows."""
-    monkeypatch.setattr(standing, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(asking, "PATIENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}{MOVING}"
         ref = cached.cache.read(cached.record(moving).name)

@@ -11,12 +11,12 @@ import pytest
 
 import loom
 from loom.errors import StoreError, StoreFull, UsageError
-from loom.fetching.vault import Vault
 from loom.fetching.worker import Job
 from loom.store import hashing
 from loom.store.cache import Cache
 from loom.store.hashing import BLOCK
 from loom.store.settling import settle_all
+from loom.store.vault import Vault
 from tests.fetching.kit import CHUNK, QUICK, leftovers
 from tests.origins.replies import ignores_ranges, sends_chunked
 from tests.origins.things import Thing, seeded

@@ -14,8 +14,8 @@ import pytest
 
 import loom
 from loom.core.keys import reference_key
-from loom.fetching import settlers, transmission, verifier
-from loom.store import background, cache, settling
+from loom.fetching import transmission
+from loom.store import background, cache, settlers, settling, verifier
 from loom.store.inside import Place
 from loom.store.inventory import LEFTOVER_AGE_S
 from loom.store.journal import read_journal
@@ -32,7 +32,7 @@ SRC = Path(__file__).parents[2] / "src"
 
 def move(monkeypatch, boot_id: str = ELSEWHERE) -> None:
     """Go on on another machine, or in another boot."""
-    for module in (cache, "loom.fetching.vault", "loom.store.staging", "loom.store.inventory"):
+    for module in (cache, "loom.store.vault", "loom.store.staging", "loom.store.inventory"):
         target = module if isinstance(module, str) else module.__name__
         monkeypatch.setattr(f"{target}.read_boot_id", lambda: boot_id)
 

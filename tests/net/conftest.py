@@ -65,13 +65,16 @@ async def meanwhile(feeding: Coroutine[Any, Any, None], work: Coroutine[Any, Any
 
 
 class MemorySink:
-    """A sink in memory; `refuses` says of which number splices raise EINVAL, as on a file system that has none."""
+    """A sink that acts like a file; `refuses` says of which number splices raise EINVAL, as where there are none."""
 
     def __init__(self, refuses: Callable[[int], bool] = lambda _: False) -> None:
         self.data = bytearray()
         self.writes = 0
         self.splices = 0
         self._refuses = refuses
+
+    def view(self, offset: int, size: int) -> None:
+        """Hand out no memory."""
 
     def write(self, data: memoryview, offset: int) -> None:
         self.writes += 1

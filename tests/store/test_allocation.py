@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.core.headers import Version
-from loom.core.ranges import Span
 from loom.store import allocation
 from loom.store.allocation import MAX_SPAN, Allocator
 
@@ -136,5 +135,5 @@ def test_a_fetch_asks_for_its_spans(monkeypatch: pytest.MonkeyPatch, stage: Call
     staging = stage()
     assert staging.try_claim()
     staging.begin(Version(10 * MB, '"1"', ""), MB, None)
-    staging.expect(Span(MB, 2 * MB))
+    staging.view(MB, MB)
     assert call.asked == [(MB, MB)]

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from loom.core.headers import Version
+
 _SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
 """Bytes of a digest, by hashlib's name of the algorithm."""
 
@@ -82,6 +84,19 @@ class Expectation:
 
 
 NOTHING_TOLD = Expectation()
+
+
+@dataclass(frozen=True)
+class Told:
+    """The facts of a file that the origin's first reply told, or peers while the origin cannot be asked.
+
+    name: the file's name, "" for none. is_unchanged: the origin has the version that it was asked about.
+    """
+
+    version: Version
+    name: str = ""
+    is_unchanged: bool = False
+    expected: Expectation = NOTHING_TOLD
 
 
 def parse_expectation(fields: Mapping[str, str], host: str, *, is_redirect: bool, is_whole: bool) -> Expectation:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from loom.fetching.worker import Job, Worker
     from loom.net.connection import Response
     from loom.net.limit import RateLimit
-    from loom.store.staging import Staging
+    from loom.store.landing import Staged
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ class Crew:
 class _Syncer:
     """Has written chunks brought to the disk now and then, in a thread of its own: a sync can take seconds."""
 
-    def __init__(self, staging: Staging) -> None:
+    def __init__(self, staging: Staged) -> None:
         self._staging = staging
         self._due = time.monotonic() + SYNC_EVERY_S
         self._thread: threading.Thread | None = None

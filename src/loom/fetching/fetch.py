@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.core.expectation import NOTHING_TOLD
+from loom.core.expectation import NOTHING_TOLD, Told
 from loom.core.faults import Fault, Remedy
 from loom.core.freshness import Checked
 from loom.core.options import Options, check_call, no_way_at_all
@@ -21,16 +21,16 @@ from loom.core.ranges import Span
 from loom.core.receipt import Progress, Receipt
 from loom.core.reference import parse_reference
 from loom.errors import Interrupted, OriginUnreachable
+from loom.fetching.asking import ask_briefly, remark_of_age
 from loom.fetching.crew import Crew
 from loom.fetching.patience import Patience
 from loom.fetching.reporter import Reporter
-from loom.fetching.standing import Doubt, Hearsay, ask_briefly, remark_of_age
-from loom.fetching.vault import BlobGone
-from loom.fetching.ways import BesideOutput, NoCache, ThroughCache
 from loom.net.limit import RateLimit
 from loom.sources.http import HttpSource
+from loom.store.beside import BesideOutput
+from loom.store.landing import Doubt, NoCache, TakenOver
 from loom.store.output import check_out
-from loom.store.staging import TakenOver
+from loom.store.through import ThroughCache
 
 if TYPE_CHECKING:
     import os
@@ -39,11 +39,10 @@ if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.reference import Reference
     from loom.fetching.peers import Peers
-    from loom.fetching.standing import Standing
     from loom.fetching.transmission import Transmission
-    from loom.fetching.ways import Way
     from loom.sources.answers import Reply
     from loom.store.journal import Record
+    from loom.store.landing import Landing, Standing
 
 log = logging.getLogger("loom.fetch")
 logging.getLogger("loom").addHandler(logging.NullHandler())  # a library is silent unless its program listens
@@ -110,7 +109,7 @@ def _run(
 ) -> Receipt:
     report = Reporter(on_progress)
     for _ in range(_JOINS):
-        with contextlib.suppress(TakenOver, BlobGone):
+        with contextlib.suppress(TakenOver):
             return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, limit, peers))
     options = dataclasses.replace(options, no_cache=True)
     return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, limit, peers))
@@ -126,12 +125,12 @@ def _attempt(one: _Fetch) -> Receipt:
 
 
 class _OriginAway(Exception):
-    """The origin cannot be asked; `hearsay` is what peers know."""
+    """The origin cannot be asked; `told` is what peers know."""
 
-    def __init__(self, why: str, hearsay: Hearsay) -> None:
+    def __init__(self, why: str, told: Told) -> None:
         super().__init__(why)
         self.why = why
-        self.hearsay = hearsay
+        self.told = told
 
 
 class _Fetch:
@@ -157,40 +156,41 @@ class _Fetch:
         self._is_named = out is not None
         self._patience = Patience(options)
         self._warnings: list[str] = []
-        self._way: Way | None = None
+        self._landing: Landing | None = None
         self._crew: Crew | None = None
         self._transmission: Transmission | None = None
         self._probed: Reply | None = None
 
     def run(self) -> Receipt:
         """Look on the disk, then ask the origin, then fetch: each only when it must be."""
-        way, standing = self._look()
+        landing, standing = self._look()
         if standing is None:
             try:
-                reply: Reply | Hearsay = self._ask(way)
+                reply: Reply | Told = self._ask(landing)
             except _OriginAway as away:
-                reply = away.hearsay
+                reply = away.told
                 self._warn(f"the origin cannot be asked ({away.why}): peers said what is current")
-            standing = way.confirm(reply) or self._transmit(way, reply)
-            if isinstance(reply, Hearsay):
+            told = reply if isinstance(reply, Told) else reply.told
+            standing = landing.confirm(told) or self._transmit(landing, reply)
+            if isinstance(reply, Told):
                 standing = dataclasses.replace(standing, checked=Checked.NO_ANSWER)
-        return self._receipt(way, standing)
+        return self._receipt(landing, standing)
 
-    def _look(self) -> tuple[Way, Standing | None]:
-        """Return the way that it goes, and the file if that is there already."""
+    def _look(self) -> tuple[Landing, Standing | None]:
+        """Return where the bytes are to go, and the file if that is there already."""
         facts = (self._reference, self._out, self._options, self._report, self._warn)
         if not self._options.no_cache:
             try:
-                through = self._way = ThroughCache(*facts, is_given=self._is_named)
+                through = self._landing = ThroughCache(*facts, is_given=self._is_named)
                 self._source.is_here = through.holds
                 found = through.find()
-                return through, self._clear(through, found) if isinstance(found, Doubt) else found
+                return through, self._clear(found) if isinstance(found, Doubt) else found
             except NoCache as reason:
                 self._warn(str(reason))
-        beside = self._way = BesideOutput(*facts, is_given=self._is_named)
+        beside = self._landing = BesideOutput(*facts, is_given=self._is_named)
         return beside, beside.find()
 
-    def _clear(self, through: ThroughCache, doubt: Doubt) -> Standing | None:
+    def _clear(self, doubt: Doubt) -> Standing | None:
         """Ask the origin, once and briefly, whether the cache has what a moving URL names now.
 
         Peers and the control plane hear nothing of it: as a rule it is a hit.
@@ -200,24 +200,24 @@ class _Fetch:
         try:
             reply = crew.run(ask_briefly(self._source, crew.first_pool, doubt.version, self._options.timeout_s))
         except Fault as fault:
-            self._warn(doubt.explain(fault))
-            return through.clear(None)
+            self._warn(doubt.explain(fault.error.message))
+            return doubt.clear(None)
         self._warn_of_age(reply)
         reply.response.connection.close()
-        return through.clear(reply)
+        return doubt.clear(reply.told)
 
     def _warn_of_age(self, reply: Reply) -> None:
         if remark := remark_of_age(reply, self._options):
             self._warn(remark)
 
-    def _ask(self, way: Way) -> Reply:
+    def _ask(self, landing: Landing) -> Reply:
         """Send the first request, on a crew that stays for the rest."""
         self._report.connecting()
         crew = self._crew or self._hire()
         if self._peers is not None:
             self._peers.open()
             self._peers.wait_for_news()
-        asking = crew.start(self._probe(crew, way.record, way.have))
+        asking = crew.start(self._probe(crew, landing.record, landing.have))
         import loom.fetching.transmission  # noqa: F401 - a round trip is as good a time for it as any
 
         reply = self._probed = crew.wait(asking)
@@ -230,16 +230,16 @@ class _Fetch:
         self._crew = Crew(self._options, self._tick, decrypts=decrypts, limit=self._limit)
         return self._crew
 
-    def _transmit(self, way: Way, reply: Reply | Hearsay) -> Standing:
+    def _transmit(self, landing: Landing, reply: Reply | Told) -> Standing:
         from loom.fetching.transmission import Transmission
 
         crew, warn = self._crew, self._warn
         if crew is None:
             raise RuntimeError("nobody has been asked")
         one = self._transmission = Transmission(
-            self._reference, self._source, self._options, way, self._report, self._peers, hire=self._hire, warn=warn
+            self._reference, self._source, self._options, landing, self._report, self._peers, hire=self._hire, warn=warn
         )
-        if isinstance(reply, Hearsay):
+        if isinstance(reply, Told):
             return one.run_spans(crew, reply.version, None)
         return one.run(crew, reply)
 
@@ -255,8 +255,8 @@ class _Fetch:
             self._probed.response.connection.close()  # its body may have been of no use
         if self._transmission is not None:
             self._transmission.close()
-        if self._way is not None:
-            self._way.close()
+        if self._landing is not None:
+            self._landing.close()
 
     def _keep(self) -> None:
         """Let nobody write any more, then put on record all that has arrived."""
@@ -288,7 +288,7 @@ class _Fetch:
             version = await self._peers.resolve(self._reference.key)
             if version is None or not (version.can_pin or self._options.sha256):
                 raise
-            raise _OriginAway(fault.error.message, Hearsay(version)) from fault
+            raise _OriginAway(fault.error.message, Told(version)) from fault
 
     @property
     def _asks_origin(self) -> bool:
@@ -309,7 +309,7 @@ class _Fetch:
 
     # The end
 
-    def _receipt(self, way: Way, standing: Standing) -> Receipt:
+    def _receipt(self, landing: Landing, standing: Standing) -> Receipt:
         version, outcome, placement = standing.version, standing.outcome, standing.placement
         digest = self._options.sha256 or standing.digest
         elapsed_s = time.monotonic() - self._started
@@ -319,7 +319,7 @@ class _Fetch:
         taken = self._peers.taken_in_all if self._peers else 0
         return Receipt(
             url=self._reference.shown,
-            out=str(way.out),
+            out=str(landing.out),
             size=version.size or 0,
             elapsed_s=round(elapsed_s, 6),
             bytes_per_second=round((fetched + taken) / elapsed_s, 1),
@@ -369,7 +369,7 @@ class _Fetch:
         job = self._transmission.job if self._transmission is not None else None
         if job is not None:
             return job.staging.kept, job.transfer.size
-        record = self._way.record if self._way is not None else None
+        record = self._landing.record if self._landing is not None else None
         return (record.have().total, record.version.size or 0) if record is not None else (0, 0)
 
     def _tick(self) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loom.net.connection import Pool
     from loom.sources.answers import Reply
     from loom.sources.http import HttpSource
-    from loom.store.staging import Staging
+    from loom.store.landing import Staged
 
 _CHECKS_PER_WINDOW = 8
 
@@ -31,7 +31,7 @@ class Stream:
     begins: called on the loop's thread with every try, before its first byte is written.
     """
 
-    def __init__(self, source: HttpSource, staging: Staging, options: Options, begins: Callable[[], None]) -> None:
+    def __init__(self, source: HttpSource, staging: Staged, options: Options, begins: Callable[[], None]) -> None:
         self._source = source
         self._staging = staging
         self._begins = begins
@@ -64,7 +64,7 @@ class Stream:
         self.received = 0
         self.size, self.version, self.expected = reply.response.head.length, reply.version, reply.expected
         self._begins()
-        self._staging.truncate(0)
+        self._staging.restart()
         self._window = ProgressWindow(self._timeout_s, time.monotonic())
         pour = asyncio.ensure_future(self._pour(pool, reply))
         try:

@@ -1,6 +1,6 @@
 """From the origin's first reply to a file under its final name: fetched in spans or as one stream, verified, published.
 
-This module, and all that it alone needs, is imported while the first request is under way.
+This module, and all that it alone needs, is imported while the first request is under landing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from loom.core.transfer import Transfer
 from loom.errors import IntegrityError, LoomError, StoreError, StoreFull
 from loom.fetching.crew import fit_descriptors
 from loom.fetching.stream import Stream
-from loom.fetching.verifier import Verifier
 from loom.fetching.worker import Job
 from loom.store.hashing import hash_span
+from loom.store.verifier import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +36,10 @@ if TYPE_CHECKING:
     from loom.fetching.crew import Crew
     from loom.fetching.peers import Peers
     from loom.fetching.reporter import Reporter
-    from loom.fetching.standing import Standing
-    from loom.fetching.ways import Way
     from loom.net.connection import Response
     from loom.sources.answers import Reply
     from loom.sources.http import HttpSource
-    from loom.store.staging import Staging
+    from loom.store.landing import Landing, Staged, Standing
 
 USUAL_SHARE = 16
 """Up to such a part of a file stays unconfirmed in a healthy fleet: units that two nodes took from the origin in parts,
@@ -63,7 +61,7 @@ class Transmission:
         reference: Reference,
         source: HttpSource,
         options: Options,
-        way: Way,
+        landing: Landing,
         report: Reporter,
         peers: Peers | None,
         *,
@@ -73,7 +71,7 @@ class Transmission:
         self._reference = reference
         self._source = source
         self._options = options
-        self._way = way
+        self._landing = landing
         self._report = report
         self._peers = peers
         self._hire = hire
@@ -130,7 +128,7 @@ class Transmission:
             return
         with contextlib.suppress(StoreError):  # a disk that is full: then less is kept
             job.keep()
-        self.is_on_disk = job.staging.is_published or _sync_within(job.staging, KEEP_S)
+        self.is_on_disk = self._landing.is_published or _sync_within(job.staging, KEEP_S)
 
     def close(self) -> None:
         """Stop hashing."""
@@ -156,30 +154,30 @@ class Transmission:
 
     def run_spans(self, crew: Crew, version: Version, first: tuple[Span, Answer[Response]] | None) -> Standing:
         """Fetch what is missing in spans; `first` is the probe's span and its answer, None for peers alone."""
-        way, options = self._way, self._options
-        record, size = way.record, version.size or 0
+        landing, options = self._landing, self._options
+        record, size = landing.record, version.size or 0
         if record is not None and not self._can_join(record.version, version):
             record = None
         if record is not None:
             options = dataclasses.replace(options, chunk_size=record.chunk_size)
         self._source.pin.is_proved = self.verifier.wanted is not None
-        staging = way.begin(version, options.chunk_size, record)
+        staged = landing.begin(version, options.chunk_size, record)
         done, ranges = (record.done, record.ranges) if record else ((), ())
         response = first[1].body if first else None
         is_cold = response is not None and may_be_cold(response.head.fields, response.waited_s)
         round_trip_s = self._source.round_trip_s
         transfer = Transfer(size, options, done, random.random, round_trip_s, ranges, may_be_cold=is_cold)
-        job = self.job = self._report.job = Job(self._source, staging, transfer, version)
+        job = self.job = self._report.job = Job(self._source, staged, transfer, version)
         if self._peers is not None and size and version.is_known and (version.can_pin or self.verifier.wanted):
             reference = self._reference.key
             key = version_key(reference, version.etag, version.last_modified, size)
             self._peers.join(
                 job, key, reference, options.sha256 or self.verifier.expected.sha256, is_hearsay=first is None
             )
-        self.verifier.hash(size, job.front, staging, is_for_cache=way.wants_digest)
+        self.verifier.hash(size, job.front, staged, is_for_cache=landing.wants_digest)
         if not transfer.is_complete or job.company is not None:
             self._work(crew, job, first)
-        return self._finish(staging, version, "resumed" if transfer.resumed else "fetched")
+        return self._finish(staged, version, "resumed" if transfer.resumed else "fetched")
 
     def _work(self, crew: Crew, job: Job, first: tuple[Span, Answer[Response]] | None) -> None:
         workers = self._fitting_workers(job.transfer.useful_workers())
@@ -187,7 +185,7 @@ class Transmission:
         try:
             crew.work(job, workers, first if is_adopted else None)
         except IntegrityError:
-            job.staging.discard()
+            self._landing.discard()
             raise
         for remark in job.company.remarks() if job.company is not None else ():
             self._warn(remark)
@@ -207,28 +205,28 @@ class Transmission:
 
         why: what keeps it from being fetched in spans, for the user; "" for nothing that matters.
         """
-        staging = self._way.begin(Version(None), self._options.chunk_size, None)
-        begins = lambda: self._hash_stream(staging)  # noqa: E731
-        stream = self.stream = self._report.stream = Stream(self._source, staging, self._options, begins)
+        staged = self._landing.begin(Version(None), self._options.chunk_size, None)
+        begins = lambda: self._hash_stream(staged)  # noqa: E731
+        stream = self.stream = self._report.stream = Stream(self._source, staged, self._options, begins)
         if why:
             self._warn(f"{why}: fetched as one stream, which cannot be resumed")
         try:
             crew.run(stream.run(crew.first_pool, reply))
         except StoreFull as error:
             self.close()
-            staging.discard()
+            self._landing.discard()
             raise StoreFull(error.message, "make room and run the same command again: it begins anew") from error
         except BaseException:
             crew.close()  # first: its threads write to the file that is closed now
             self.close()
-            staging.discard()
+            self._landing.discard()
             raise
         size = stream.received
         if not self.verifier.is_hashing:
-            self.verifier.hash(size, lambda: size, staging, is_for_cache=self._way.wants_digest)
-        return self._finish(staging, dataclasses.replace(stream.version, size=size), "fetched")
+            self.verifier.hash(size, lambda: size, staged, is_for_cache=self._landing.wants_digest)
+        return self._finish(staged, dataclasses.replace(stream.version, size=size), "fetched")
 
-    def _hash_stream(self, staging: Staging) -> None:
+    def _hash_stream(self, staged: Staged) -> None:
         """Begin to hash behind a stream that begins now, if it tells its length; an earlier try is void."""
         stream = self.stream
         if stream is None:
@@ -237,7 +235,7 @@ class Transmission:
         self.verifier.expected = stream.expected
         if stream.size is not None:
             front = lambda: stream.received  # noqa: E731
-            self.verifier.hash(stream.size, front, staging, is_for_cache=self._way.wants_digest)
+            self.verifier.hash(stream.size, front, staged, is_for_cache=self._landing.wants_digest)
 
     def _fitting_workers(self, wanted: int) -> int:
         fitting = fit_descriptors(wanted)
@@ -248,21 +246,21 @@ class Transmission:
 
     # The end
 
-    def _finish(self, staging: Staging, version: Version, outcome: str) -> Standing:
+    def _finish(self, staged: Staged, version: Version, outcome: str) -> Standing:
         """Verify and publish."""
-        error = self.verifier.wrong_size(version.size) or self._judge_content(staging) or self._judge_digest()
+        error = self.verifier.wrong_size(version.size) or self._judge_content(staged) or self._judge_digest()
         if error is not None:
-            staging.discard()
+            self._landing.discard()
             raise error
         try:
-            return self._way.publish(version, outcome, self.verifier.sha256, self.verifier.computed())
+            return self._landing.publish(version, outcome, self.verifier.sha256, self.verifier.computed())
         finally:
-            self.is_published = staging.is_published
+            self.is_published = self._landing.is_published
 
-    def _judge_content(self, staging: Staging) -> IntegrityError | None:
-        out = self._way.out
+    def _judge_content(self, staged: Staged) -> IntegrityError | None:
+        out = self._landing.out
         name = telling_name(out.name if out else "", self._reference.name)
-        beginning = staging.read(SNIFF_SIZE, 0)
+        beginning = staged.read(SNIFF_SIZE, 0)
         if warning := judge_beginning(beginning, name):
             self._warn(warning)
         if not is_page_as_weights(beginning, name):
@@ -285,7 +283,7 @@ class Transmission:
 
     def _suspect(self, job: Job) -> RangeSet:
         """Return what did not come from the origin in this run: what peers brought, and what an earlier run left."""
-        left = job.transfer.resumed and self._way.record
+        left = job.transfer.resumed and self._landing.record
         from_peers = [span for span, _ in job.company.confirmer.came_from] if job.company is not None else []
         return RangeSet((*from_peers, *(left.have() if left else ())))
 
@@ -294,31 +292,31 @@ class Transmission:
 
         It leaves the record, and the shelf, before that: a fetch that is killed now does not go on from it.
         """
-        staging, size = job.staging, job.transfer.size
+        staged, size = job.staging, job.transfer.size
         if self._peers is not None:
             self._peers.retract()
-        staging.disprove(suspect)
+        staged.disprove(suspect)
         came_from = job.company.confirmer.came_from if job.company is not None else []
-        taken = [(span, peer, hash_span(staging.read, span)) for span, peer in came_from]
+        taken = [(span, peer, hash_span(staged.read, span)) for span, peer in came_from]
         transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, suspect.missing(0, size))
-        again = self._again = self._report.job = Job(job.source, staging, transfer, job.version)
+        again = self._again = self._report.job = Job(job.source, staged, transfer, job.version)
         self._hire().work(again, self._fitting_workers(transfer.useful_workers()), None)
-        liars = {peer for span, peer, before in taken if hash_span(staging.read, span) != before}
+        liars = {peer for span, peer, before in taken if hash_span(staged.read, span) != before}
         for peer in sorted(show_nodes(liars).values()):
             self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")
         if job.transfer.resumed:
             self._warn("what an earlier fetch had left did not have the digest: fetched again from the origin")
-        self.verifier.hash(size, lambda: size, staging, is_for_cache=False)
+        self.verifier.hash(size, lambda: size, staged, is_for_cache=False)
         return self.verifier.digest()
 
 
-def _sync_within(staging: Staging, timeout_s: float) -> bool:
+def _sync_within(staged: Staged, timeout_s: float) -> bool:
     """Bring what is on record to the disk, in a thread, for its calls cannot be ended; return whether that is done."""
     done = threading.Event()
 
     def run() -> None:
         with contextlib.suppress(StoreError):
-            if staging.sync():
+            if staged.sync():
                 done.set()
 
     thread = threading.Thread(target=run, name="loom-sync", daemon=True)

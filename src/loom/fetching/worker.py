@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loom.fetching.company import Company
     from loom.net.connection import Pool, Response
     from loom.sources.http import HttpSource
-    from loom.store.staging import Staging
+    from loom.store.landing import Staged
 
 now = time.monotonic
 log = logging.getLogger("loom.fetch")
@@ -32,7 +32,7 @@ class Job:
     """What the workers of one fetch share. `lock` guards `transfer` and the counts."""
 
     source: HttpSource
-    staging: Staging
+    staging: Staged
     transfer: Transfer
     version: Version
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -145,7 +145,6 @@ class Worker:
         served, body = answer.span, answer.body
         with job.lock:
             job.transfer.opened(self.number, now())
-        job.staging.expect(served)
         try:
             await body.pour_into(self._pool.pourer, job.staging, served.start, served.size, self._accept)
         except OSError as error:

@@ -2,8 +2,9 @@
 
 Plain HTTP on Linux: `splice` from the socket into a pipe and from the pipe into the file, so that the bytes are copied
 once, by the kernel, into the page cache. TLS, and wherever splice does not work: `recv_into` a reused buffer, then one
-write. A Pourer owns one pipe and one buffer and belongs to one event loop, so memory grows neither with the size of
-the file nor with the number of connections.
+write. A sink in memory hands out that memory, and the bytes are received into it: no pipe, no buffer. A Pourer owns one
+pipe and one buffer and belongs to one event loop, so memory grows neither with the size of the file nor with the number
+of connections.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ _REFUSALS = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM
 
 
 class Sink(Protocol):
-    """Where bytes go. Both calls write everything or raise a StoreError."""
+    """Where bytes go. Takes calls of any thread. `write` and `splice` move everything or raise a StoreError."""
+
+    def view(self, offset: int, size: int) -> memoryview | None:
+        """Make ready for `size` bytes at `offset`; return memory of that size to receive them into.
+
+        None: the bytes are to be written, or spliced. A pour asks once. Never fails.
+        """
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write `data` at `offset`."""
@@ -113,22 +120,38 @@ class Pourer:
             offset += got
 
     def _move_tls(self, sock: ssl.SSLSocket, sink: Sink, offset: int, wanted: int) -> int:
-        """Gather records into the buffer, then write once: a read returns one record, 16 KiB at most."""
-        size, room = 0, min(wanted, BUFFER_SIZE)
-        try:
-            while size < room:
-                got: Any = sock.read(room - size, self._buffer[size:room])  # recv_into, less a call per record
-                if not got:
-                    break
-                size += got
-        except ssl.SSLWantReadError:
-            if not size:
-                raise
-        except ssl.SSLZeroReturnError:
-            pass
+        """Gather records into the buffer, then write once."""
+        size = _gather(sock, self._buffer[:wanted])
         if size:
             sink.write(self._buffer[:size], offset)
         return size
+
+
+def receive(sock: socket.socket, memory: memoryview) -> int:
+    """Receive up to BUFFER_SIZE bytes that have arrived into `memory`; return how many, 0 at the stream's end.
+
+    Raises as `Pourer.move` does.
+    """
+    if isinstance(sock, ssl.SSLSocket):
+        return _gather(sock, memory[:BUFFER_SIZE])
+    return sock.recv_into(memory[:BUFFER_SIZE])
+
+
+def _gather(sock: ssl.SSLSocket, memory: memoryview) -> int:
+    """Receive TLS records until `memory` is full or none is left: a read returns one record, 16 KiB at most."""
+    size, room = 0, len(memory)
+    try:
+        while size < room:
+            got: Any = sock.read(room - size, memory[size:])  # recv_into, less a call per record
+            if not got:
+                break
+            size += got
+    except ssl.SSLWantReadError:
+        if not size:
+            raise
+    except ssl.SSLZeroReturnError:
+        pass
+    return size
 
 
 class Pour:
@@ -143,6 +166,8 @@ class Pour:
         self._sink = sink
         self._offset = offset
         self._wanted = wanted
+        self._memory = sink.view(offset, wanted)
+        self._take = pourer.move if self._memory is None else self._receive
         self._accept = accept
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[int] = self._loop.create_future()
@@ -161,6 +186,7 @@ class Pour:
             if self._resumes is not None:
                 self._resumes.cancel()
             self._loop.remove_reader(self._fd)
+            self._memory = None  # it may be large, and a traceback can keep this object
 
     def _resume(self) -> None:
         """Watch the socket, and take at once what is there."""
@@ -193,7 +219,7 @@ class Pour:
         """Move bytes once; return whether there is more to do at once."""
         limit = self._pourer.limit
         if limit is None:
-            size = self._pourer.move(self._sock, self._sink, self._offset, self._wanted)
+            size = self._take(self._sock, self._sink, self._offset, self._wanted)
         elif allowed := limit.take(self._wanted):
             size = self._move_within(limit, allowed)
         else:
@@ -211,10 +237,16 @@ class Pour:
     def _move_within(self, limit: RateLimit, allowed: int) -> int:
         size = 0
         try:
-            size = self._pourer.move(self._sock, self._sink, self._offset, allowed)
+            size = self._take(self._sock, self._sink, self._offset, allowed)
         finally:
             limit.give_back(allowed - size)
         return size
+
+    def _receive(self, sock: socket.socket, _sink: Sink, _offset: int, wanted: int) -> int:
+        """Receive up to `wanted` bytes into the sink's memory; as `Pourer.move`."""
+        if self._memory is None:
+            raise RuntimeError("the sink is no memory")
+        return receive(sock, self._memory[self.moved : self.moved + wanted])
 
 
 def _open_pipe() -> tuple[int, int]:

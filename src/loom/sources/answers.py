@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.core.content import coding_of, is_named_coded, is_unwanted_page, suffix_of, telling_name
-from loom.core.expectation import NOTHING_TOLD, Expectation, parse_expectation
+from loom.core.expectation import NOTHING_TOLD, Expectation, Told, parse_expectation
 from loom.core.faults import Fault, Remedy
 from loom.core.headers import (
     ContentRange,
@@ -51,6 +51,11 @@ class Reply:
     def answer(self) -> Answer[Response]:
         """The span and its bytes, for a reply that has a span."""
         return Answer(self.span or Span(0, 0), self.version, self.response)
+
+    @property
+    def told(self) -> Told:
+        """The facts of the whole file, without the connection that brought them."""
+        return Told(self.version, self.name, self.is_unchanged, self.expected)
 
     @property
     def age_s(self) -> int:

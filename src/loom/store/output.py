@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from loom.core.file_names import MAX_BYTES
 from loom.errors import StoreError, UsageError
 from loom.store.faults import faults, translate
+from loom.store.notes import read_note
 from loom.store.placing import PHRASES, is_among_devices, place, reason_of, require_writable
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from loom.store.inside import Place
 
 _MOUNTS = "/proc/self/mountinfo"
+_OTHER_NAME = "name it yourself: -o FILE replaces what stands there; or go to another folder"
+_BLOCK = 1024 * 1024
 
 HINTS = {
     "hard": "--link auto takes another way; or put --cache and --out on one file system",
@@ -106,6 +109,41 @@ def _unescape(name: bytes) -> bytes:
     for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
         name = name.replace(code, char)
     return name
+
+
+def require_own(out: Path, reference: str, blobs: tuple[Place, ...] = ()) -> None:
+    """Refuse to replace a file of something else. Raises UsageError.
+
+    A file is our own when its note names the reference (its key), or when it is, or equals, one of `blobs`: what the
+    reference led to, or leads to now. Without a note nothing tells that it may go.
+    """
+    if not os.path.lexists(out):
+        return
+    note = read_note(str(out))
+    if note.get("reference") == reference or any(_is_same(out, blob) for blob in blobs):
+        return
+    url = "".join(c for c in str(note.get("url", "")) if c.isprintable())
+    what = f"it is from {url}" if url else "nothing tells that it is from this URL"
+    raise UsageError(f"{out.name} is here already, and {what}", _OTHER_NAME)
+
+
+def _is_same(out: Path, blob: Place) -> bool:
+    """Return whether both are one file, or two with the same bytes."""
+    try:
+        one, other = os.stat(out), blob.lstat()
+        if os.path.samestat(one, other):
+            return True
+        return out.is_file() and one.st_size == other.st_size and _has_same_bytes(out, blob)
+    except OSError:
+        return False
+
+
+def _has_same_bytes(out: Path, blob: Place) -> bool:
+    with open(out, "rb", buffering=0) as one, os.fdopen(blob.open(), "rb", buffering=0) as other:
+        while block := one.read(_BLOCK):
+            if block != other.read(len(block)):
+                return False
+        return True
 
 
 def try_to_place(trial: Place, folder: str, link: str) -> str:

@@ -30,6 +30,7 @@ from loom.store.holding import Heartbeat, Holder, Signs, find_holder, is_locked,
 from loom.store.inside import FILE_MODE, Inside, Place
 from loom.store.journal import Record, format_header, read_journal, read_label
 from loom.store.journaling import Journal
+from loom.store.landing import NotOurs, TakenOver
 from loom.store.notes import read_note, write_note
 from loom.store.trust import Foreign
 
@@ -57,14 +58,6 @@ _MAX_STEM = 220
 
 
 _NOTHING: Mapping[str, str] = {}
-
-
-class NotOurs(StoreError):
-    """Another user's unfinished download has the name, and no process is at it: go on beside it."""
-
-
-class TakenOver(StoreError):
-    """Another process began anew under the same name, where locks do not work: join it, or begin again."""
 
 
 class Staging:
@@ -232,10 +225,10 @@ class Staging:
         with faults("write", self._journal_at), self._taking_over():
             self._journal.renew(header, resumed)
 
-    def expect(self, span: Span) -> None:
-        """Make ready for bytes that are about to be written. Never fails."""
+    def view(self, offset: int, size: int) -> None:
+        """Make ready for `size` bytes at `offset`, which are about to be written: into the file. Never fails."""
         if self._allocator is not None:
-            self._allocator.expect(*span)
+            self._allocator.expect(offset, offset + size)
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write `data` at `offset` of the part. Raises StoreFull, StoreError."""
@@ -300,10 +293,10 @@ class Staging:
         with faults("read", self._part):
             return os.pread(self._fd, size, offset)
 
-    def truncate(self, size: int) -> None:
-        """Cut the part to `size` bytes: a stream is over, or begins again."""
+    def restart(self) -> None:
+        """Forget all bytes: a stream begins again."""
         with faults("write", self._part):
-            os.ftruncate(self._fd, size)
+            os.ftruncate(self._fd, 0)
 
     # Ending
 

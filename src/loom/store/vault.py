@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
-from loom.fetching.admission import Admission
-from loom.fetching.settlers import SETTLE_S, await_settler, settle_later, settle_now
 from loom.store import background
+from loom.store.admission import Admission
 from loom.store.cache import NEW, Cache, Ref, read_boot_id, settled_blobs
 from loom.store.faults import faults, translate
 from loom.store.hashing import hash_file
+from loom.store.landing import BlobGone
 from loom.store.notes import note_output
 from loom.store.output import HINTS, refusal
 from loom.store.placing import Placement, place, place_descriptor, reason_of
+from loom.store.settlers import SETTLE_S, await_settler, settle_later, settle_now
 from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging
 from loom.store.trust import Foreign
@@ -269,19 +270,22 @@ class Vault:
         try:
             placement = place(blob, out, self._options.link, on_copied)
         except Foreign:
-            raise BlobGone from None
+            raise self._gone(ref) from None
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not blob.is_there():
-                raise BlobGone from None
+                raise self._gone(ref) from None
             if reason_of(error) is not None and self._options.link in HINTS:
                 raise refusal(error, self._options.link, self.root, os.path.dirname(out)) from error
             raise translate(error, "write", out) from error
         if placement.how == "symlink" and not blob.is_there():
-            raise BlobGone
+            raise self._gone(ref)
         if placement.how in ("reflink", "copy"):
             note_output(out, self.key, Version(ref.size, ref.etag, ref.last_modified), self._label)
         self._cache.touch(self.key)
         return placement
+
+    def _gone(self, ref: Ref) -> BlobGone:
+        return BlobGone(f"{self._cache.blob_path(ref.blob)} was evicted", "run the same command again")
 
     def salvage(self, held: int, out: str) -> Placement:
         """Copy the bytes of a blob that has lost its name to `out`."""
@@ -321,7 +325,3 @@ def _tell_changed(ref: Ref, links: int) -> str:
         told += f", through one of {links} hard links" if links > 1 else ", through its hard link"
         told += "; for a file that is edited in place use --link copy"
     return told
-
-
-class BlobGone(Exception):
-    """The blob was evicted, or the cache removed, between finding and placing it: begin again."""

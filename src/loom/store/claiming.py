@@ -6,20 +6,22 @@ import time
 from typing import TYPE_CHECKING
 
 from loom.errors import StoreError
-from loom.fetching.crew import TICK_S
-from loom.store.staging import NotOurs
+from loom.store.landing import NotOurs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loom.fetching.reporter import Reporter
+    from loom.store.landing import Watcher
     from loom.store.staging import Staging
 
 PATIENCE_FACTOR = 4
-"""How many times --timeout another process that fetches the same may show no sign of life before we go on beside it."""
+"""Times --timeout that another process which fetches the same may show no sign of life before we go on beside it."""
+
+_TICK_S = 0.1
+"""Seconds between two tries."""
 
 
-def claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[[str], None]) -> Staging:
+def claim(staging: Staging, watcher: Watcher, timeout_s: float, warn: Callable[[str], None]) -> Staging:
     """Take the staging, waiting for another process that holds it; return it, or one beside it when that one hangs.
 
     It hangs when its files show no sign of life for PATIENCE_FACTOR times --timeout.
@@ -34,14 +36,14 @@ def claim(staging: Staging, report: Reporter, timeout_s: float, warn: Callable[[
             staging, last, since = _beside(staging, taken), None, time.monotonic()
             continue
         holder, signs = staging.holder(), staging.signs()
-        report.waiting(f"{holder or 'another process'} is fetching it", staging.watch())
+        watcher.waiting(f"{holder or 'another process'} is fetching it", staging.watch())
         if signs != last:
             last, since = signs, time.monotonic()
         elif time.monotonic() - since > PATIENCE_FACTOR * timeout_s:
             silent_s = PATIENCE_FACTOR * timeout_s
             warn(f"{holder or 'another process'} is fetching the same and hung for {silent_s:g} s: fetched beside it")
             staging, last, since = staging.beside(), None, time.monotonic()
-        time.sleep(TICK_S)
+        time.sleep(_TICK_S)
 
 
 def _beside(staging: Staging, taken: NotOurs) -> Staging:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from loom.errors import StoreError, StoreFull
 from loom.store.cache import NEW
 from loom.store.faults import faults, look_at_room, require_room
+from loom.store.landing import TakenOver
 from loom.store.output import require_replaceable, try_to_place
-from loom.store.staging import TakenOver
 
 if TYPE_CHECKING:
     from pathlib import Path

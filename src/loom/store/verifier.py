@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 from loom.core.expectation import NOTHING_TOLD
 from loom.errors import IntegrityError, LoomError
-from loom.fetching.crew import TICK_S
-from loom.fetching.settlers import SETTLE_S
 from loom.store.hashing import Hasher, can_hash
+from loom.store.settlers import SETTLE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loom.core.expectation import Digest
-    from loom.store.staging import Staging
+    from loom.store.landing import Staged
+
+_TICK_S = 0.1
+"""Seconds between two words on how much is hashed."""
 
 
 class Verifier:
@@ -54,12 +56,12 @@ class Verifier:
         """Whether hashing has begun."""
         return self._hasher is not None
 
-    def hash(self, size: int, front: Callable[[], int], staging: Staging, *, is_for_cache: bool) -> None:
+    def hash(self, size: int, front: Callable[[], int], staged: Staged, *, is_for_cache: bool) -> None:
         """Begin to hash behind `front`, if there is a digest to compare with, or the cache wants to know it."""
         if wanted := self.wanted:
-            self._hasher = Hasher(size, front, staging.read, wanted.algorithm)
+            self._hasher = Hasher(size, front, staged.read, wanted.algorithm)
         elif is_for_cache:
-            self._hasher = Hasher(size, front, staging.read)
+            self._hasher = Hasher(size, front, staged.read)
 
     def stop(self) -> None:
         """Stop hashing; what is hashed is void."""
@@ -72,7 +74,7 @@ class Verifier:
         if self._hasher is None:
             raise RuntimeError("hashing has not begun")
         self._tell(self._hasher.share)
-        while not self._hasher.wait(TICK_S):
+        while not self._hasher.wait(_TICK_S):
             self._tell(self._hasher.share)
         return self._hasher.digest()
 
@@ -81,7 +83,7 @@ class Verifier:
         hasher, until = self._hasher, time.monotonic() + SETTLE_S
         if hasher is None or self.wanted is not None:
             return ""
-        while not hasher.wait(TICK_S):
+        while not hasher.wait(_TICK_S):
             self._tell(hasher.share)
             if time.monotonic() > until:
                 hasher.stop()
