@@ -18,7 +18,7 @@ def test_it_loads_little() -> None:
     code = "import loom.fetching.lingering, sys; print(*[n for n in sys.modules if n.startswith('loom.')])"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "loom.peers.face" in loaded
-    assert not {"loom.fetching.fetch", "loom.core.transfer", "loom.store.staging", "loom.sources.http"} & set(loaded)
+    assert not {"loom.fetching.fetch", "loom.core.transfer", "loom.store.staging", "loom.sources.ranges"} & set(loaded)
 
 
 def test_it_inherits_nothing_but_what_python_needs(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from loom.core import schemes
 from loom.core.file_names import file_name, last_part
 from loom.core.keys import stable_url, text_key
 from loom.core.names import model_of
@@ -76,6 +77,6 @@ def parse_reference(text: str) -> Reference:
     """Read what a user typed. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
     if not text.strip():
         raise UsageError("the URL is empty", "is a variable unset? write loom fetch https://host/path/model.gguf")
-    url, stable = parse_url(text), stable_url(text)
+    url, stable = parse_url(text, schemes.SCHEMES), stable_url(text)
     names = file_name(text), last_part(text) or "download"
     return Reference(url, stable, text_key(stable), redact(text), *names, revision_of(text))

@@ -6,9 +6,13 @@ Rule: no URL is printed, logged or stored unless it went through `redact`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from loom.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _PORTS = {"http": 80, "https": 443}
 _KEPT_IN_PATH = "/:@!$&'()*+,;=~-._%"
@@ -29,7 +33,10 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where connections go: scheme ("http" or "https"), host (lower case, no brackets) and port."""
+    """Where connections go: scheme ("http" or "https"), host (lower case, no brackets) and port.
+
+    A reference may have another scheme (loom.core.schemes); its port is 0 unless the URL tells one.
+    """
 
     scheme: str
     host: str
@@ -39,12 +46,12 @@ class Endpoint:
     def authority(self) -> str:
         """The Host header's value: the port only when it is not the scheme's own (RFC 9110 section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == _PORTS.get(self.scheme, 0) else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True)
 class Url:
-    """An http or https URL, ready for requests: `target` is the path with its query, percent-encoded."""
+    """A URL, ready for requests when it is http or https: `target` is the path with its query, percent-encoded."""
 
     endpoint: Endpoint
     target: str
@@ -62,8 +69,11 @@ class Url:
         return redact(f"{self.endpoint.scheme}://{self.endpoint.authority}{self.target}")
 
 
-def parse_url(text: str) -> Url:
-    """Take an http(s) URL apart. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
+def parse_url(text: str, schemes: Iterable[str] = _PORTS) -> Url:
+    """Take a URL of one of `schemes` apart. Raises UsageError on everything else, never quoting a secret.
+
+    Without `schemes` it is one that can be asked for: http or https.
+    """
     if any(c <= " " or c == "\x7f" for c in text):
         shown = _redact_malformed(_blankless(text))
         raise UsageError(f"the URL holds a blank or a control character: {shown}", "quote it as %20")
@@ -73,15 +83,15 @@ def parse_url(text: str) -> Url:
         port = parts.port
     except ValueError:  # its text quotes the user info
         raise UsageError(f"not a URL: {_redact_malformed(text)}", "check the host and the port") from None
-    if parts.scheme not in _PORTS:
-        raise _no_scheme_of_ours(text, parts.scheme)
+    if parts.scheme not in schemes:
+        raise _no_scheme_of_ours(text, parts.scheme, schemes)
     if not parts.hostname:
         raise UsageError(f"the URL names no host: {redact(text)}", _WHOLE_URL)
     host = _encode_host(parts.hostname)
     target = _quote(parts.path or "/", _KEPT_IN_PATH)
     if parts.query:
         target += "?" + _quote(parts.query, _KEPT_IN_QUERY)
-    endpoint = Endpoint(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
+    endpoint = Endpoint(parts.scheme, host, _PORTS.get(parts.scheme, 0) if port is None else port)
     return Url(endpoint, target, _unquoted(parts.username), _unquoted(parts.password))
 
 
@@ -150,10 +160,11 @@ def _blankless(text: str) -> str:
     return "".join(quote(c) if c <= " " or c == "\x7f" else c for c in text)
 
 
-def _no_scheme_of_ours(text: str, scheme: str) -> UsageError:
+def _no_scheme_of_ours(text: str, scheme: str, schemes: Iterable[str]) -> UsageError:
     if not scheme or "://" not in text:
         return UsageError(f"not a URL: {redact(text)}", _OF_A_HUB if _is_hub_name(text) else _WHOLE_URL)
-    message = f"{scheme}:// is not a scheme that Loom fetches, only https:// and http://: {redact(text)}"
+    known = " and ".join(f"{one}://" for one in sorted(schemes, reverse=True))
+    message = f"{scheme}:// is not a scheme that Loom fetches, only {known}: {redact(text)}"
     return UsageError(message, _ELSEWHERE.get(scheme, _WHOLE_URL))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.net.connection import Pool
     from loom.sources.answers import Reply
-    from loom.sources.http import HttpSource
+    from loom.sources.ranges import HttpSource
 
 
 async def ask_briefly(source: HttpSource, pool: Pool, have: Version, timeout_s: float) -> Reply:

@@ -19,7 +19,7 @@ from loom.core.ranges import Span
 from loom.core.units import units_of
 from loom.core.vouching import Vouching
 from loom.errors import IntegrityError, LoomError
-from loom.fetching.patience import Patience
+from loom.sources.wrappers import read_again
 from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:
@@ -238,14 +238,14 @@ class Confirmer:
     async def _settle_next(self, origin: Pool) -> bool:
         if not self.vouching.disputes:
             return False
-        dispute = self.vouching.disputes[0]
+        job, dispute = self._job, self.vouching.disputes[0]
         span = self._grid.span(dispute.unit)
         parts = [(Span(max(part.start, span.start), min(part.end, span.end)), peer) for part, peer in self.came_from
                  if part.start < span.end and span.start < part.end]  # fmt: skip
         before = [await self._hash(part) for part, _ in parts]
         await self._off_the_record(span)
         try:
-            await _read_again(self._job, origin, span, self._options)
+            await read_again(job.source, origin, span, job.version, job.staging, self._options, self._fetched)
         except LoomError as error:
             raise _undecided(self._job, dispute, span, {peer for _, peer in parts}, error) from error
         digest = await self._hash(span)
@@ -257,6 +257,10 @@ class Confirmer:
         if digest != dispute.digest:
             self._reject(dispute.voucher, "vouched for wrong bytes")
         return True
+
+    def _fetched(self, size: int) -> None:
+        with self._job.lock:
+            self._job.fetched += size
 
     async def _off_the_record(self, span: Span) -> None:
         """Take a span off the record before it is written again; on the disk, which takes its time."""
@@ -277,39 +281,6 @@ class Confirmer:
         with self._job.lock:
             self.vouching.disbelieve(name)
         self._wrong(name, why)
-
-
-async def _read_again(job: Job, origin: Pool, span: Span, options: Options) -> None:
-    """Write what the origin has over a span that is there already. Raises LoomError."""
-    at, loop = span.start, asyncio.get_running_loop()
-
-    async def read_on() -> None:
-        try:
-            async with asyncio.timeout(options.timeout_s):
-                answer = await job.source.open(origin, Span(at, span.end), job.version)
-        except TimeoutError as error:
-            raise job.source.silent(origin) from error
-        try:
-            async with asyncio.timeout(options.timeout_s) as limit:
-
-                def accept(size: int) -> int:
-                    nonlocal at
-                    at += size
-                    limit.reschedule(loop.time() + options.timeout_s)
-                    with job.lock:
-                        job.fetched += size
-                    return span.end - at
-
-                await answer.body.pour_into(origin.pourer, job.staging, at, answer.span.size, accept)
-        except OSError as error:
-            origin.drop(answer.body.connection)
-            raise job.source.lost(error) from error
-        finally:
-            origin.put(answer.body)
-
-    patience = Patience(options)
-    while at < span.end:
-        await patience.persist(read_on)
 
 
 def _undecided(job: Job, dispute: Dispute, span: Span, peers: set[str], error: LoomError) -> IntegrityError:

@@ -23,10 +23,10 @@ from loom.core.reference import parse_reference
 from loom.errors import Interrupted, OriginUnreachable
 from loom.fetching.asking import ask_briefly, remark_of_age
 from loom.fetching.crew import Crew
-from loom.fetching.patience import Patience
 from loom.fetching.reporter import Reporter
 from loom.net.limit import RateLimit
-from loom.sources.http import HttpSource
+from loom.sources.schemes import open_source
+from loom.sources.wrappers import Patience
 from loom.store.beside import BesideOutput
 from loom.store.landing import Doubt, NoCache, TakenOver
 from loom.store.output import check_out
@@ -151,7 +151,7 @@ class _Fetch:
         self._report = report
         self._limit = limit
         self._peers = peers
-        self._source = HttpSource(reference, options, out.name if out else "")
+        self._source = open_source(reference, options, out.name if out else "")
         self._out = check_out(out or Path(reference.name)) if out or reference.name else None
         self._is_named = out is not None
         self._patience = Patience(options)
@@ -182,7 +182,7 @@ class _Fetch:
         if not self._options.no_cache:
             try:
                 through = self._landing = ThroughCache(*facts, is_given=self._is_named)
-                self._source.is_here = through.holds
+                self._source.know(through.holds)
                 found = through.find()
                 return through, self._clear(found) if isinstance(found, Doubt) else found
             except NoCache as reason:
@@ -226,7 +226,7 @@ class _Fetch:
         return reply
 
     def _hire(self) -> Crew:
-        decrypts = self._reference.endpoint.scheme == "https"
+        decrypts = self._reference.endpoint.scheme != "http"
         self._crew = Crew(self._options, self._tick, decrypts=decrypts, limit=self._limit)
         return self._crew
 

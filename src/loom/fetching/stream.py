@@ -11,7 +11,7 @@ from loom.core.faults import Fault, Remedy
 from loom.core.headers import Version
 from loom.core.pace import ProgressWindow
 from loom.errors import OriginUnreachable
-from loom.fetching.patience import Patience
+from loom.sources.wrappers import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.net.connection import Pool
     from loom.sources.answers import Reply
-    from loom.sources.http import HttpSource
+    from loom.sources.ranges import HttpSource
     from loom.store.landing import Staged
 
 _CHECKS_PER_WINDOW = 8

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from loom.fetching.reporter import Reporter
     from loom.net.connection import Response
     from loom.sources.answers import Reply
-    from loom.sources.http import HttpSource
+    from loom.sources.ranges import HttpSource
     from loom.store.landing import Landing, Staged, Standing
 
 USUAL_SHARE = 16

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loom.core.transfer import Transfer
     from loom.fetching.company import Company
     from loom.net.connection import Pool, Response
-    from loom.sources.http import HttpSource
+    from loom.sources.ranges import HttpSource
     from loom.store.landing import Staged
 
 now = time.monotonic

@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def headers_for(reference: Url, chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return all fields for requests to the reference's own host: the caller's, and what every request carries."""
-    return _over_base(_with_userinfo(dict(chosen), reference))
-
-
 def may_see_headers(reference: Url, url: Url) -> bool:
-    """The same endpoint; or the same host on its default ports, upgraded from http to https."""
+    """Return whether `url` may get what is meant for the host of `reference`.
+
+    It may at the same endpoint, and at the same host on its default ports, upgraded from http to https.
+    """
     if is_same_endpoint(reference, url):
         return True
     one, two = reference.endpoint, url.endpoint
@@ -34,15 +32,15 @@ def base_headers() -> dict[str, str]:
     return {"User-Agent": f"loom/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
-def _over_base(headers: dict[str, str]) -> dict[str, str]:
-    """Add what every request carries, where the caller says nothing else."""
+def over_base(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return all fields of a request: `headers`, and what every request carries where they do not say otherwise."""
     names = {name.lower() for name in headers}
-    return {name: value for name, value in base_headers().items() if name.lower() not in names} | headers
+    return {name: value for name, value in base_headers().items() if name.lower() not in names} | {**headers}
 
 
-def _with_userinfo(headers: dict[str, str], url: Url) -> dict[str, str]:
-    """Add user:password@ of the URL as Basic credentials (RFC 7617), unless the caller gave others."""
+def with_user_info(headers: Mapping[str, str], url: Url) -> dict[str, str]:
+    """Return `headers` with user:password@ of the URL as Basic credentials (RFC 7617), unless they hold others."""
     if url.username is None or any(name.lower() == "authorization" for name in headers):
-        return headers
+        return dict(headers)
     pair = f"{url.username}:{url.password or ''}".encode()
     return {**headers, "Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}

@@ -7,8 +7,8 @@ import asyncio
 from loom.core.faults import Fault, Remedy
 from loom.core.options import Options
 from loom.errors import OriginUnreachable
-from loom.fetching import patience
-from loom.fetching.patience import Patience
+from loom.sources import wrappers
+from loom.sources.wrappers import Patience
 
 
 class Clock:
@@ -25,7 +25,7 @@ def test_the_note_counts_down(monkeypatch) -> None:
     """While it waits it says why and for how long still; before and after that it says nothing."""
     clock, notes = Clock(), []
     one = Patience(Options(backoff_s=100))
-    monkeypatch.setattr(patience, "time", clock)
+    monkeypatch.setattr(wrappers, "time", clock)
 
     async def pause(delay_s: float) -> None:
         notes.append(one.note)

@@ -16,7 +16,7 @@ from loom.core.reference import parse_reference
 from loom.errors import AccessDenied, OriginChanged, OriginUnreachable
 from loom.net.connection import Response
 from loom.net.head import Head
-from loom.sources.http import HttpSource
+from loom.sources.schemes import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +75,7 @@ def test_a_signature_expires_under_two_requests_while_the_reference_is_throttled
     async def scene() -> None:
         late = asyncio.Event()
         pool = Script(REDIRECT, PART, late, DENIED, THROTTLED, REDIRECT, PART)
-        source = HttpSource(REFERENCE, Options(), "m")
+        source = open_source(REFERENCE, Options(), "m")
         await source.probe(pool, SPAN)
         waiting = asyncio.create_task(fault_of(source.open(pool, SPAN, VERSION)))
         await asyncio.sleep(0)
@@ -95,7 +95,7 @@ def test_a_late_refusal_does_not_undo_a_fresh_signature() -> None:
     async def scene() -> None:
         late = asyncio.Event()
         pool = Script(REDIRECT, PART, late, DENIED, REDIRECT, PART, PART)
-        source = HttpSource(REFERENCE, Options(), "m")
+        source = open_source(REFERENCE, Options(), "m")
         await source.probe(pool, SPAN)
         waiting = asyncio.create_task(fault_of(source.open(pool, SPAN, VERSION)))
         await asyncio.sleep(0)
@@ -114,7 +114,7 @@ def test_a_fresh_signature_that_is_refused() -> None:
 
     async def scene() -> Fault:
         pool = Script(REDIRECT, PART, DENIED, REDIRECT, DENIED)
-        source = HttpSource(REFERENCE, Options(), "m")
+        source = open_source(REFERENCE, Options(), "m")
         await source.probe(pool, SPAN)
         await fault_of(source.open(pool, SPAN, VERSION))
         return await fault_of(source.open(pool, SPAN, VERSION))
@@ -136,7 +136,7 @@ def test_who_breaks_off_within_a_redirect() -> None:
             return Lost(response.connection, response.head, b"")
 
     async def scene() -> Fault:
-        return await fault_of(HttpSource(REFERENCE, Options(), "m").probe(Pool(REDIRECT), SPAN))
+        return await fault_of(open_source(REFERENCE, Options(), "m").probe(Pool(REDIRECT), SPAN))
 
     error = asyncio.run(scene()).error
     assert (type(error), error.message) == (OriginUnreachable, "hub.test: connection reset by peer")
@@ -148,7 +148,7 @@ def test_the_first_answer_tells_what_the_file_must_be() -> None:
     async def scene() -> None:
         digest = "ab" * 32
         redirect = (302, {**REDIRECT[1], "x-linked-size": "100", "x-linked-etag": f'"{digest}"'})
-        source = HttpSource(REFERENCE, Options(), "m")
+        source = open_source(REFERENCE, Options(), "m")
         expected = (await source.probe(Script(redirect, PART), SPAN)).expected
         assert (expected.size, expected.sha256) == (100, digest)
         assert expected.digest is not None
@@ -164,7 +164,7 @@ def test_a_shared_cache_that_has_the_version_before() -> None:
     """Who asked the origin past the shared caches goes past them again where one brings the version before."""
 
     async def scene() -> None:
-        source, pool = HttpSource(REFERENCE, Options(), "m"), Script(PART, OLD_PART, PART)
+        source, pool = open_source(REFERENCE, Options(), "m"), Script(PART, OLD_PART, PART)
         await source.probe(pool, SPAN, past_caches=True)
         fault = await fault_of(source.open(pool, SPAN, VERSION))
         assert (fault.remedy, type(fault.error)) == (Remedy.AT_ONCE, OriginChanged)
@@ -178,7 +178,7 @@ def test_caches_are_not_passed_unless_asked_for() -> None:
     """Another version alone is no reason to ask past the shared caches."""
 
     async def scene() -> None:
-        source, pool = HttpSource(REFERENCE, Options(), "m"), Script(PART, OLD_PART, PART)
+        source, pool = open_source(REFERENCE, Options(), "m"), Script(PART, OLD_PART, PART)
         await source.probe(pool, SPAN)
         await fault_of(source.open(pool, SPAN, VERSION))
         await source.open(pool, SPAN, VERSION)
@@ -192,7 +192,7 @@ def test_a_branch_that_moves_while_it_is_fetched() -> None:
 
     async def scene() -> None:
         one, two = ((302, {**REDIRECT[1], "x-linked-etag": f'"{digest * 32}"'}) for digest in ("ab", "cd"))
-        source = HttpSource(REFERENCE, Options(), "m")
+        source = open_source(REFERENCE, Options(), "m")
         pool = Script(one, PART, DENIED, two, PART)
         await source.probe(pool, SPAN)
         assert (await fault_of(source.open(pool, SPAN, VERSION))).remedy is Remedy.AT_ONCE

@@ -1,0 +1,34 @@
+"""The table of schemes: which resolver each has.
+
+A new scheme is one module, one line here and its name in loom.core.schemes, which the core's parser goes by.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from loom.sources.ranges import HttpSource
+
+if TYPE_CHECKING:
+    from loom.core.options import Options
+    from loom.core.reference import Reference
+    from loom.sources.resolver import Resolver
+
+RESOLVERS = {
+    "http": "loom.sources.web:WebResolver",
+    "https": "loom.sources.web:WebResolver",
+}
+"""Scheme -> the class of its Resolver, made from the Options of a fetch. Imported when a reference needs it."""
+
+
+def resolver_for(reference: Reference, options: Options) -> Resolver:
+    """Return a resolver for the scheme of a reference, which `parse_reference` has accepted."""
+    module, _, name = RESOLVERS[reference.endpoint.scheme].partition(":")
+    resolver: Resolver = getattr(import_module(module), name)(options)
+    return resolver
+
+
+def open_source(reference: Reference, options: Options, out_name: str = "") -> HttpSource:
+    """Return the origin of a reference as a source; nothing is asked yet. out_name: the output's name, "" for none."""
+    return HttpSource(reference, resolver_for(reference, options), options, out_name)

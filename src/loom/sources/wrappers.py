@@ -1,0 +1,167 @@
+"""What wraps a request to a source: another try, and one worker that finds out for all.
+
+Rule: a source asks once (loom.core.source); every policy about asking lives here. The retries of spans do not: the
+transfer (loom.core.transfer) frees the bytes of a failed span at once, so that another worker can have them meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from loom.core.faults import MAX_AT_ONCE, Fault, Remedy, retry_delay
+from loom.core.ranges import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from loom.core.headers import Version
+    from loom.core.options import Options
+    from loom.core.source import Source
+    from loom.net.connection import Pool, Response
+    from loom.net.pour import Sink
+
+T = TypeVar("T")
+
+log = logging.getLogger("loom.fetch")
+
+POLL_S = 0.02
+"""Seconds after which a worker looks again whether another one has found out."""
+
+
+class Patience:
+    """Tries one thing again while that can help. Counts the tries of that thing. Belongs to one loop.
+
+    One attempt is a request with its body: a body that breaks off is asked for again like a refused request.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.retries = 0
+        self._waits_for: tuple[str, float] | None = None
+
+    @property
+    def note(self) -> str:
+        """What it is waiting for, for people, and for how long still; empty while it is not. From any thread."""
+        if (waits_for := self._waits_for) is None:
+            return ""
+        why, until = waits_for
+        return f"{why}; next try in {max(0.0, until - time.monotonic()):.0f} s"
+
+    async def persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Return what `attempt` returns; after a Fault try again while that can help. Raises its error otherwise."""
+        at_once = 0
+        while True:
+            try:
+                return await attempt()
+            except Fault as fault:
+                at_once = at_once + 1 if fault.remedy is Remedy.AT_ONCE else 0
+                if at_once > MAX_AT_ONCE:
+                    raise fault.error from fault
+                await self._pause(fault)
+
+    async def _pause(self, fault: Fault) -> None:
+        tries = self.retries + (fault.remedy is not Remedy.AT_ONCE)
+        delay_s = retry_delay(fault, tries, self._options, random.random())
+        if delay_s is None:
+            raise fault.error from fault
+        self.retries = tries
+        log.info("%s; next try in %.1f s", fault.error, delay_s)
+        if delay_s:
+            self._waits_for = str(fault.error), time.monotonic() + delay_s
+        await asyncio.sleep(delay_s)
+        self._waits_for = None
+
+
+class SingleFlight(Generic[T]):
+    """One value that a worker finds out while the others wait. For workers of any loop and thread.
+
+    state     it begins                               it ends
+    -----     ---------                               -------
+    unknown   at first; `forget`; `settle(None)`      a worker's `claim`
+    sought    `claim` has returned None to a worker   that worker's `settle`, which it must call
+    known     `settle(value)`                         `forget`
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._value: T | None = None
+        self._is_sought = False
+
+    @property
+    def value(self) -> T | None:
+        """The value while it is known."""
+        return self._value
+
+    async def claim(self) -> T | None:
+        """Return the value; None when it is not known and now the caller's to find out (then `settle`)."""
+        while True:
+            with self._lock:
+                if self._value is not None:
+                    return self._value
+                if not self._is_sought:
+                    self._is_sought = True
+                    return None
+            await asyncio.sleep(POLL_S)
+
+    def settle(self, value: T | None) -> None:
+        """Tell the value; None when it could not be found out: then the next worker tries."""
+        with self._lock:
+            self._value = value
+            self._is_sought = False
+
+    def forget(self, value: T) -> None:
+        """Make it unknown again, unless it is another one by now."""
+        with self._lock:
+            if self._value is value:
+                self._value = None
+
+
+async def read_again(
+    source: Source[Pool, Response],
+    pool: Pool,
+    span: Span,
+    version: Version,
+    sink: Sink,
+    options: Options,
+    fed: Callable[[int], None],
+) -> None:
+    """Write what a source has of `span` to the sink, over what is there, with one request at a time.
+
+    fed: told of each number of bytes that came. A request or a body that is silent for `options.timeout_s` has failed,
+    and goes on from where it was. Raises LoomError when the tries are used up. Runs on the loop of `pool`.
+    """
+    at, loop = span.start, asyncio.get_running_loop()
+
+    async def read_on() -> None:
+        nonlocal at
+        begun = at
+        try:
+            async with asyncio.timeout(options.timeout_s):
+                answer = await source.open(pool, Span(at, span.end), version)
+        except TimeoutError as error:
+            raise source.silent(pool) from error
+        try:
+            async with asyncio.timeout(options.timeout_s) as limit:
+
+                def accept(size: int) -> int:
+                    nonlocal at
+                    at += size
+                    limit.reschedule(loop.time() + options.timeout_s)
+                    fed(size)
+                    return span.end - at
+
+                await answer.body.pour_into(pool.pourer, sink, at, answer.span.size, accept)
+        except OSError as error:
+            pool.drop(answer.body.connection)
+            raise source.lost(error, at - begun) from error
+        finally:
+            pool.put(answer.body)
+
+    patience = Patience(options)
+    while at < span.end:
+        await patience.persist(read_on)
