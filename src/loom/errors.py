@@ -1,10 +1,10 @@
 """Every error Loom raises on purpose, with its exit code.
 
-Rule: this module imports nothing, so that any layer can raise and any caller can catch. One class per kind of fault;
-whoever catches decides by class, never by text. Fields carry the facts, `hint` says what to do next, and no message
-ever holds a secret: URLs are redacted (`loom.core.urls.redact`) before they get here.
+Rule: this module imports nothing, so any room can raise and any caller can catch. There is one class per kind of error:
+callers decide by class, never by text. `hint` says what to do next. No message holds a secret: URLs are redacted
+(`loom.core.urls.redact`) before they get here.
 
-Exit codes are those of docs/errors.md: 0 is success and 1 an error that Loom did not foresee.
+docs/errors.md lists the exit codes. 0 is success, 1 an error that Loom did not expect.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 class LoomError(Exception):
     """Base of all errors that Loom raises on purpose.
 
-    `message` says what failed and where, `hint` (may be empty) what the user can do about it.
+    message: what failed, and where. hint: what the user can do about it; may be empty.
     """
 
     exit_code = 1
@@ -63,13 +63,13 @@ class NotFound(LoomError):
 
 
 class NotCached(NotFound):
-    """With --offline, what is not in the cache cannot be had."""
+    """The file is not in the cache, and --offline forbids to fetch it."""
 
     kind = "not-cached"
 
 
 class AccessDenied(LoomError):
-    """The origin refuses the credentials, or wants some (401, 403, 407, or a code in the reply)."""
+    """The origin refuses the credentials, or asks for some (401, 403, 407, or a code in the reply)."""
 
     exit_code = 5
     kind = "access-denied"
@@ -101,7 +101,7 @@ class OriginChanged(OriginError):
 
 
 class IntegrityError(LoomError):
-    """The bytes are not the ones expected: wrong digest, wrong length, or plainly another kind of file."""
+    """The bytes are not the expected ones: wrong digest, wrong length, or another kind of file."""
 
     exit_code = 7
     kind = "integrity"
@@ -115,7 +115,7 @@ class StoreError(LoomError):
 
 
 class StoreFull(StoreError):
-    """There is no room for the file; what has arrived is kept."""
+    """There is no room for the file; the bytes that have arrived are kept."""
 
     kind = "store-full"
 
@@ -134,22 +134,22 @@ class RegistryUnavailable(RegistryError):
 
 
 class RegistryFull(RegistryError):
-    """A bound on how many nodes or holdings the registry takes is reached."""
+    """The registry has as many nodes or holdings as it takes."""
 
     kind = "registry-full"
 
 
 class Cancelled(LoomError):
-    """The program that called asked the fetch to stop; what has arrived is kept."""
+    """The calling program stopped the fetch; the bytes that have arrived are kept."""
 
     exit_code = 130
     kind = "cancelled"
 
 
 class Interrupted(KeyboardInterrupt):
-    """The fetch was asked to stop (143: by SIGTERM); the message says what is kept, from which the next one goes on.
+    """A signal stopped the fetch (exit code 143 for SIGTERM). The message says what is kept for the next fetch.
 
-    It is a KeyboardInterrupt, and no LoomError, so that a program's `except Exception` does not swallow Ctrl-C.
+    It is a KeyboardInterrupt and not a LoomError, so a program's `except Exception` does not swallow Ctrl-C.
     """
 
     exit_code = 130

@@ -1,8 +1,8 @@
-"""How this Loom was installed, and so how what it lacks is added: a package of an extra, or a part of Python itself.
+"""Hints on how to add a missing part: the packages of an extra, or a part of Python itself.
 
 Rule: no hint names a distribution of Loom in an index. None is published, so a stranger could register the name and run
-code on every machine whose user follows the hint. A hint names where this Loom came from (PEP 610), or the packages
-that are missing. Nothing heavy is imported before it is needed: this also speaks for a Python that lacks parts.
+code on the machine of every user who follows the hint. A hint names where this Loom came from (PEP 610), or the missing
+packages. Imports are late: this module must work in a Python that lacks parts.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ EXTRAS = {
     "control": ("aiohttp>=3.11", "msgspec>=0.19", "prometheus-client>=0.21"),
     "redis": ("msgspec>=0.19", "redis>=5.2"),
 }
-"""The packages of each extra, as pyproject.toml has them (a test compares): a zipapp has no metadata to ask."""
+"""Packages of each extra, as in pyproject.toml (a test compares them): a zipapp has no metadata to read."""
 
 
 def missing_package(what: str, extra: str, error: ImportError) -> UsageError:
-    """Return the error about `what` (a part of Loom), whose extra is not installed."""
+    """Return the error about `what`, a part of Loom that needs an extra which is not installed."""
     if (standard := missing_standard_module(error)) is not None:
         return standard
     return UsageError(f"{what} needs the Python package {error.name}, which is not installed", how_to_add(extra))
 
 
 def missing_standard_module(error: ImportError) -> UsageError | None:
-    """Return the error about a Python that lacks a part of its standard library; None when it is something else.
+    """Return the error about a Python that lacks a part of its standard library; None for another missing module.
 
     Debian's python3-minimal and slim images lack dataclasses and others; a Python built without OpenSSL lacks _ssl.
     """
@@ -61,7 +61,7 @@ def how_to_add(extra: str) -> str:
 
 
 def _distribution() -> Distribution | None:
-    """Return what is installed under Loom's name, if it is the Loom that runs: a zipapp may run beside another one."""
+    """Return the installed Loom if it is the one that runs, else None: a zipapp may run beside an installed Loom."""
     from importlib import metadata
 
     try:
@@ -92,7 +92,7 @@ def _folder_of(told: dict[str, object]) -> str:
 
 
 def _source(distribution: Distribution, extra: str) -> str | None:
-    """Return where this Loom came from, with the extra, as pip and uv take it; None when that cannot be named."""
+    """Return where this Loom came from, with the extra, in pip's and uv's form; None when a hint must not name it."""
     told = _direct_url(distribution)
     if path := _folder_of(told):
         facts = told.get("dir_info")

@@ -1,1 +1,1 @@
-"""The control plane: what is answered, who may ask, and the ledgers that keep it. aiohttp translates; no rules here."""
+"""The control plane: its HTTP API, access rules, page, metrics and ledgers. The rules of the fleet are in loom.core."""

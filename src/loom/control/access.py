@@ -1,4 +1,4 @@
-"""Who may ask a control plane for what: tokens, and pages in browsers."""
+"""Access to a control plane: tokens, and rules for requests that a page in a browser sends."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 OPEN_PATHS = frozenset(("/", "/page.js", "/table.js", "/page.css", "/healthz", "/readyz", "/openapi.json"))
-"""What needs no token: nothing of this says anything about the fleet."""
+"""Paths that need no token: their replies say nothing about the fleet."""
 
 _READING = frozenset(("GET", "HEAD"))
 
 
 class Forbidden(AccessDenied):
-    """The request is understood, and not allowed: another token, or none, would not help."""
+    """The request is understood and not allowed (403): another token, or none, would not help."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """What a control plane asks of its visitors.
+    """Checks requests to one control plane.
 
-    tokens: each lets a client read and change; none of them and no read_tokens: every client may.
-    read_tokens: each lets a client read.
-    is_local: only this machine can reach us, so it has no other name for us than localhost.
-    names: what else we are called, for browsers, in lower case.
+    tokens: each of them lets a client read and change. Without tokens and read_tokens every client may do both.
+    read_tokens: each of them lets a client read.
+    is_local: the control plane listens on loopback only, so its one name is localhost.
+    names: its other names, for browsers, in lower case.
     """
 
     tokens: tuple[str, ...] = ()
@@ -41,14 +41,14 @@ class Access:
     names: frozenset[str] = frozenset()
 
     def check(self, request: web.BaseRequest) -> None:
-        """Raise AccessDenied (401) without a token that is known, Forbidden (403) for what this client may not do."""
+        """Raise AccessDenied (401) when no known token was sent, Forbidden (403) when this client may not do this."""
         if not self.tokens and not self.read_tokens:
             self._check_page(request)
         elif request.path not in OPEN_PATHS:
             self._check_token(request)
 
     def _check_token(self, request: web.BaseRequest) -> None:
-        """Compare with every token, each in constant time. The scheme's name has no case (RFC 9110 section 11.1)."""
+        """Compare with every token, each in constant time. Case does not count in "Bearer" (RFC 9110 section 11.1)."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         said = given.encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
         may_change, may_read = _is_one_of(said, self.tokens), _is_one_of(said, self.read_tokens)
@@ -59,10 +59,10 @@ class Access:
             raise Forbidden("this token may only read", "what changes the fleet needs the fleet's own token")
 
     def _check_page(self, request: web.BaseRequest) -> None:
-        """Refuse what a page of a stranger has a browser of this network send (CSRF, DNS rebinding).
+        """Refuse requests that a stranger's page makes a browser of this network send (CSRF, DNS rebinding).
 
-        No page changes anything, not even our own: so what names its page may only read. With a token none of this is
-        needed: no such page has it, and proxies may call us what they like.
+        No page changes the fleet, not even ours, so a request that names its page may only read. A fleet with a token
+        skips these checks: a stranger's page does not know it, and a proxy may use any name for us.
         """
         fields, host = request.headers, request.headers.get("Host", "")
         if request.method not in _READING and names_its_page(fields):
@@ -77,7 +77,7 @@ class Access:
 
 
 def own_names(more: tuple[str, ...]) -> frozenset[str]:
-    """Return what this machine is called, and `more`, in lower case."""
+    """Return this machine's name and those of `more`, in lower case."""
     return frozenset(name.lower().rstrip(".") for name in (socket.gethostname(), *more))
 
 
@@ -92,7 +92,7 @@ def _is_of_another_site(request: web.BaseRequest, host: str) -> bool:
 
 
 def _is_link(request: web.BaseRequest) -> bool:
-    """Return whether a user follows a link: any page may have one; a form that posts here is another thing."""
+    """Return whether a user follows a link. Any page may have links to us, but no form that posts to us."""
     return request.method == "GET" and request.headers.get("Sec-Fetch-Mode") == "navigate"
 
 

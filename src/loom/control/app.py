@@ -1,6 +1,6 @@
 """The control plane as an aiohttp application: which node holds which model (docs/design.md).
 
-A handler reads a message, checks its words, hands a change to the registry, and answers from memory.
+A handler reads and checks a message, submits a change to the registry, and replies from memory.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ T = TypeVar("T")
 
 DEFAULT_REPLICAS = 16
 PAGE_SIZE = 1000
-"""Nodes or models in one answer."""
+"""Nodes or models in one reply."""
 
 _NOTHING = msgspec.Raw(b"null")
 _NO_QUERY: dict[str, str] = {}
 
 REJECTED_S = 600.0
-"""For so long it counts that a node was handed wrong bytes by another one."""
+"""Seconds for which a rejection of a node counts."""
 
 MAX_SILENCE_S = 60.0
-"""After so long without its registry a control plane knows nothing that still holds: its leases have ended."""
+"""Seconds without the registry after which this control plane is not ready: all leases that it knows have ended."""
 
 
 def control_app(registry: Registry, allowed: Allowed, access: Access) -> App:
@@ -101,7 +101,7 @@ def control_app(registry: Registry, allowed: Allowed, access: Access) -> App:
 
 
 class App(NamedTuple):
-    """Answers requests. stop: ends replies that would not end by themselves."""
+    """The application. door: replies to requests. stop: ends the replies that stream until then."""
 
     door: Door
     stop: Callable[[], None]
@@ -133,7 +133,7 @@ class ControlPlane:
         return _json(RegisterReply(message.node, message.model, registry.epoch, message.ttl_s, left))
 
     async def _reject(self, by: str, names: Iterable[str]) -> None:
-        """Note whom a node rejects; it says so every second, which is news only now and then."""
+        """Submit a node's rejections. It repeats them every second: one is renewed after half of its time."""
         registry = self._registry
         for name in names:
             left = registry.fleet.rejections.of(name).get(by, 0.0) - registry.now
@@ -141,7 +141,7 @@ class ControlPlane:
                 await registry.submit(Rejected(name, by, registry.now + REJECTED_S))
 
     async def withdraw(self, request: web.BaseRequest, _: str) -> web.Response:
-        """DELETE /register. A fetch that failed says why, also when nothing was known of it."""
+        """DELETE /register. A failed fetch is counted with its reason, even if it was not known before."""
         message = await _read(request, WithdrawRequest)
         if message.fetch and message.reason and message.model is not None:
             return await self._failed(message, check_model(message.model))
@@ -165,10 +165,10 @@ class ControlPlane:
         return _json(WithdrawReply(message.node, count))
 
     async def heartbeat(self, request: web.BaseRequest, _: str) -> web.Response:
-        """POST /heartbeat: renew a node's lease, with all that it holds.
+        """POST /heartbeat: renew a node's lease, and take its inventory.
 
-        Nine of ten say what the last one said, and reading an inventory is most of their cost: what is said in the
-        same words, while the fleet knows what was made of them, is not read again.
+        Nine heartbeats in ten repeat the last one, and decoding an inventory is most of their cost. An inventory with
+        the same bytes as the last one is not decoded again while the fleet still has the result.
         """
         message = await _read(request, HeartbeatHead)
         registry, node, said = self._registry, _key(message), hash(bytes(message.inventory))
@@ -176,13 +176,13 @@ class ControlPlane:
         is_old = message.epoch == registry.epoch and fleet.has_said(node, said)
         inventory = None if is_old else _inventory(message.inventory)
         if inventory == fleet.asserted(node) and message.epoch == registry.epoch:
-            inventory = None  # it is kept already: the lease alone has to be renewed
+            inventory = None  # the ledger has it already: only the lease is renewed
         address, zone = self._allowed.check(message.address), check_zone(message.zone)
         ends = registry.now + message.ttl_s
         await registry.submit(
             Beat(node, ends, address, zone, message.load, message.served, inventory, _version(request))
         )
-        fleet = registry.fleet  # it may be another one by now
+        fleet = registry.fleet  # a new epoch has replaced it if the ledger was loaded again
         asserted = fleet.asserted(node)
         reassert = inventory is None and (asserted is None or message.epoch != registry.epoch)
         if not reassert and not is_old and message.inventory != _NOTHING:
@@ -190,7 +190,7 @@ class ControlPlane:
         return _json(HeartbeatReply(registry.epoch, reassert, message.ttl_s))
 
     async def locate(self, request: web.BaseRequest, model: str) -> web.Response:
-        """GET /locate/{model}: who has it, best source first."""
+        """GET /locate/{model}: the replicas of a model, best first."""
         query = request.query if request.query_string else _NO_QUERY
         limit = _number(query.get("limit"), "limit", DEFAULT_REPLICAS, MAX_REPLICAS)
         fleet, now = self._registry.fleet, self._registry.now
@@ -215,7 +215,7 @@ class ControlPlane:
         return _json(NodesReply(len(fleet), [node_reply(one, now) for one in found], rest))
 
     async def node(self, request: web.BaseRequest, name: str) -> web.Response:
-        """GET /nodes/{node}: one node and all that it holds; of several of that name the first, and who they are."""
+        """GET /nodes/{node}: one node with its inventory. Of several with that name the first, and a list of them."""
         fleet, now = self._registry.fleet, self._registry.now
         identity = text_of(request.query, "identity", MAX_IDENTITY)
         keys = [node_key(name, identity)] if identity else fleet.keys_of(name)
@@ -228,7 +228,7 @@ class ControlPlane:
         return _json(NodeDetailReply(one, inventory, others, failures))
 
     async def failures(self, _request: web.BaseRequest, _: str) -> web.Response:
-        """GET /failures: which fetches failed lately, and why."""
+        """GET /failures: the fetches that failed in the last day, and why."""
         fleet, now = self._registry.fleet, self._registry.now
         return _json(FailuresReply([failure_reply(one, now) for one in reversed([*fleet.fetches.failures])]))
 
@@ -245,7 +245,7 @@ class ControlPlane:
         return _json(HealthReply("ok"))
 
     async def readyz(self, _request: web.BaseRequest, _: str) -> web.Response:
-        """GET /readyz: lookups can be answered. A registry that is away for a moment does not take that away."""
+        """GET /readyz: lookups are answered, also while the registry is away, for up to MAX_SILENCE_S."""
         if self._registry.silent_s > MAX_SILENCE_S:
             raise RegistryUnavailable("the registry has been away for too long", "see the control plane's log")
         return _json(ReadyReply(ready=True, writable=not self._registry.trouble))
@@ -256,7 +256,7 @@ async def _openapi(_request: web.BaseRequest, _: str) -> web.Response:
 
 
 async def _read(request: web.BaseRequest, kind: type[T]) -> T:
-    """Return the message in a request's body, whatever its Content-Type says. Raises UsageError."""
+    """Return the message in a request's body; its Content-Type is ignored. Raises UsageError."""
     return _decode(await read_body(request), kind)
 
 
@@ -283,7 +283,7 @@ def _number(text: str | None, name: str, default: int, most: int) -> int:
 
 
 def _sample(count: int, wanted: int) -> list[int]:
-    """Return different numbers below `count` in random order; few of many by drawing until there are enough."""
+    """Return `wanted` different numbers below `count` in random order. Few of many: draw until there are enough."""
     if count < 4 * wanted:
         keys = [random.random() for _ in range(count)]
         return sorted(range(count), key=keys.__getitem__)[:wanted]
@@ -294,18 +294,18 @@ def _sample(count: int, wanted: int) -> list[int]:
 
 
 def _key(message: RegisterRequest | HeartbeatHead) -> str:
-    """Return what tells the node that speaks from every other one. Raises UsageError."""
+    """Return the node key of the sender. Raises UsageError."""
     return node_key(check_node(message.node), check_identity(message.identity))
 
 
 def _version(request: web.BaseRequest) -> str:
-    """Return the version of the Loom that asks, "" for any other client."""
+    """Return the Loom version of the client, "" if the client is not Loom."""
     agent = request.headers.get("User-Agent", "")
     return agent[5:37] if agent.startswith("loom/") and agent.isprintable() else ""
 
 
 def _rejected(message: RegisterRequest) -> Iterator[str]:
-    """Yield the keys of the nodes that a message rejects; those of an older Loom have no identities."""
+    """Yield the keys of the nodes that a message rejects. An older Loom sends no identities."""
     for name, identity in zip_longest(message.rejected, message.rejected_identities[: len(message.rejected)]):
         yield node_key(check_node(name), check_identity(identity or ""))
 

@@ -1,8 +1,8 @@
-"""The door: how long a client may take, and how every failure is told. Who may ask: loom.control.access.
+"""The door: time limits for clients, and replies for every failure. Access rules are in loom.control.access.
 
-Slow clients ("slowloris"): a connection that does not bring its first request's head in time is cut, a body that does
-not come in time is answered with 408, an idle kept-alive connection is closed, and one that does not read its reply is
-given up by the kernel (TCP_USER_TIMEOUT).
+Slow clients ("slowloris"). A connection is cut when its first head is not complete after HEAD_TIMEOUT_S, and closed
+when it is idle for IDLE_TIMEOUT_S. A body that is not complete after BODY_TIMEOUT_S gets a 408. The kernel gives up a
+client that does not read its reply for SEND_TIMEOUT_S (TCP_USER_TIMEOUT).
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def error_reply(status: int, code: str, message: str, hint: str = "") -> web.Res
 
 
 class Door:
-    """Answers every request: asks whether it is allowed, has a handler answer, and turns errors into replies.
+    """Replies to every request: checks access, calls the route's handler, and turns errors into replies.
 
-    count: told of every request once it is answered: its route, its status, and the seconds it took.
+    count: called after each reply with the route, the status, and the seconds that it took.
     """
 
     def __init__(self, routes: Routes, access: Access, count: Count) -> None:
@@ -85,7 +85,7 @@ class Door:
         self._count = count
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer."""
+        """Return the reply to a request."""
         started = time.perf_counter()
         route, name = self._routes.find(request.method, request.path)
         response = await self._answer(request, route, name)
@@ -104,13 +104,13 @@ class Door:
         except web.HTTPException as error:
             return _http_error(error)
         except ConnectionError:
-            return error_reply(400, "bad-request", "the connection was lost")  # nobody will read it
+            return error_reply(400, "bad-request", "the connection was lost")  # the client cannot read it
         except Exception as error:  # noqa: BLE001 - the last resort
             return _unforeseen(error)
 
 
 async def _go_on(request: web.BaseRequest) -> None:
-    """Ask for the body that a client holds back until it is asked for (RFC 9110 section 10.1.1)."""
+    """Send 100 Continue to a client that waits for it before it sends the body (RFC 9110 section 10.1.1)."""
     if request.headers["Expect"].lower() != "100-continue":
         raise web.HTTPExpectationFailed
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -118,10 +118,10 @@ async def _go_on(request: web.BaseRequest) -> None:
 
 
 def _unforeseen(error: BaseException) -> web.Response:
-    """Log where an error came from, but not its text: that may quote what a client sent."""
+    """Log the place of an unexpected error, but not its text: the text may quote a client's secret."""
     places = "".join(traceback.format_tb(error.__traceback__)[-3:])
-    _LOG.error("%s in a way that was not foreseen; please report it\n%s", type(error).__name__, places)
-    return error_reply(500, "internal", "the control plane failed in a way it did not foresee", "its log says where")
+    _LOG.error("unexpected %s; please report it\n%s", type(error).__name__, places)
+    return error_reply(500, "internal", "the control plane failed in an unexpected way", "its log says where")
 
 
 def _http_error(error: web.HTTPException) -> web.StreamResponse:
@@ -137,13 +137,13 @@ def _http_error(error: web.HTTPException) -> web.StreamResponse:
     if "Allow" in error.headers:
         reply.headers["Allow"] = error.headers["Allow"]
     if error.status in (408, 413):
-        reply.force_close()  # the rest of the body is not waited for
+        reply.force_close()  # do not wait for the rest of the body
     return reply
 
 
 async def read_body(request: web.BaseRequest) -> bytes:
     """Return the body of a request. Raises HTTPRequestTimeout, HTTPRequestEntityTooLarge."""
-    if request.content.is_eof():  # it came with the head, as most do: there is nothing to wait for
+    if request.content.is_eof():  # most bodies come with the head: no need to wait
         body = request.content.read_nowait()
         if len(body) > MAX_BODY:
             raise web.HTTPRequestEntityTooLarge(MAX_BODY, len(body))
@@ -156,7 +156,7 @@ async def read_body(request: web.BaseRequest) -> bytes:
 
 
 def text_of(query: Mapping[str, str], name: str, most: int = MAX_MODEL) -> str:
-    """Return a text of the query, "" without it. Raises UsageError."""
+    """Return a parameter of the query, "" when it is absent. Raises UsageError when it is longer than `most`."""
     text = query.get(name, "")
     if len(text) > most:
         raise UsageError(f"{name} has more than {most} characters")
@@ -164,9 +164,9 @@ def text_of(query: Mapping[str, str], name: str, most: int = MAX_MODEL) -> str:
 
 
 class Protocol(RequestHandler):
-    """aiohttp's, but for how it tells failures that never reach a handler: as JSON, and quoting nothing.
+    """aiohttp's RequestHandler, with JSON replies to requests that reach no handler, and a time limit for a first head.
 
-    A head that cannot be read may hold the token.
+    Those replies quote nothing of the request: a head that cannot be parsed may hold the token.
     """
 
     def __init__(self, server: web.Server, **choices: Any) -> None:
@@ -174,16 +174,16 @@ class Protocol(RequestHandler):
         self._has_asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, and wait so long for a request; over TLS that is after the handshake."""
+        """Begin, and limit the time of the first head. Over TLS this is called after the handshake."""
         super().connection_made(transport)
         asyncio.get_running_loop().call_soon(self._await_head)
 
     def _await_head(self) -> None:
-        """Begin the deadline when the loop has begun to read: our being slow is not the client's."""
+        """Start the clock when the loop has begun to read: time that we lose does not count against the client."""
         asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self._cut_if_new)
 
     def data_received(self, data: bytes) -> None:
-        """Take in what the client says. With a whole head it has done its part."""
+        """Parse the client's bytes. A whole head ends the time limit."""
         super().data_received(data)
         if not self._has_asked:
             self._has_asked = bool(self._messages)
@@ -214,7 +214,7 @@ def make_request(
     message: RawRequestMessage, payload: StreamReader, protocol: RequestHandler, writer: AbstractStreamWriter,
     task: asyncio.Task[None],
 ) -> web.BaseRequest:  # fmt: skip
-    """Return a request, whose body is bounded."""
+    """Return a request with a bounded body: at most MAX_BODY bytes."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
 
@@ -226,7 +226,7 @@ class Doorman:
         self._server = server
 
     def __call__(self) -> Protocol:
-        """Return the protocol of a new connection. Bodies are not decompressed: a small one could become large."""
+        """Return the protocol of a new connection. Bodies are not decompressed: a small one may be a bomb."""
         return Protocol(
             self._server,
             loop=asyncio.get_running_loop(),
@@ -238,7 +238,7 @@ class Doorman:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Return listening sockets for all addresses of a host. Raises UsageError when the port cannot be had."""
+    """Return one listening socket per address of a host. Raises UsageError when one of them cannot listen."""
     sockets: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -256,13 +256,13 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def _listen_one(family: int, kind: int, protocol: int, address: _Address, before: list[socket.socket]) -> socket.socket:
     one = socket.socket(family, kind, protocol)
     try:
-        with contextlib.suppress(OSError):  # without it a port is free again after a minute
+        with contextlib.suppress(OSError):  # without it a restart has to wait a minute for the port
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         with contextlib.suppress(AttributeError, OSError):  # not on every system
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_TIMEOUT_S * 1000))
-        if before and address[1] == 0:  # any port: the same for every family
+        if before and address[1] == 0:  # "any port": take the first socket's port for all of them
             address = (address[0], before[0].getsockname()[1], *address[2:])
         one.bind(address)
         one.listen(BACKLOG)

@@ -1,6 +1,6 @@
-"""TLS handshakes of a control plane: one that fails for a reason that a person can mend is told in the log.
+"""TLS handshakes of a control plane: the log tells why one failed, if a person can repair that.
 
-asyncio drops a connection whose handshake fails without a word, and the client sees only that it was closed.
+asyncio drops a connection after a failed handshake and logs nothing. The client sees only that it was closed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _REASONS = {
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "a client takes this certificate for expired: renew it, or check the clocks",
     "UNSUPPORTED_PROTOCOL": "a client speaks no TLS of today (1.2 or newer)",
 }
-"""OpenSSL's reasons that say what is wrong. Others are mostly scanners."""
+"""OpenSSL's reason -> the log line. Other reasons come mostly from port scanners and are not logged."""
 
 _LOG = logging.getLogger("loom.control")
 

@@ -1,8 +1,8 @@
-"""What the page shows, live: server-sent events (HTML standard, section 9.2).
+"""The page's live data: server-sent events (HTML standard, section 9.2).
 
-All viewers share one view of the fleet, made at most once a second, and only while somebody looks and something has
-changed. A search is made for its viewer alone and looks at every node: the longer that takes, the rarer it is made.
-Whoever reads too slowly is cut: the page connects again by itself.
+All viewers share one view of the fleet. It is made at most once a second, only while there are viewers and only after
+a change. A search is made for its viewer alone and reads every node: the longer it takes, the less often it is made.
+A viewer that reads too slowly is cut; the page connects again by itself.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MAX_ROWS = 500
 MAX_VIEWERS = 200
 
 _SEARCH_SHARE = 0.05
-"""The most of its time that the control plane spends on one viewer's search."""
+"""Share of the control plane's time that one viewer's search may take."""
 
 _KEEP_ALIVE_S = 15.0
 
 _State = tuple[int, str]
-"""The fleet's version, and the registry's trouble: where both are as before, there is nothing new to see."""
+"""The fleet's version and the registry's trouble. While both are unchanged, the view is unchanged."""
 
 
 class Live:
@@ -68,7 +68,7 @@ class Live:
         return response
 
     async def _stream(self, request: web.BaseRequest, response: web.StreamResponse, search: str) -> None:
-        """Write what is new until the viewer is gone, or the control plane stops."""
+        """Write a view after each change until the viewer is gone or the control plane stops."""
         shown: _State | None = None
         silent_s = 0.0
         while not self._stopping.is_set() and request.transport is not None:
@@ -86,7 +86,7 @@ class Live:
             silent_s += pause_s
 
     def _view(self, state: _State, search: str) -> bytes:
-        """Return the view as JSON; without a search it is made once for all."""
+        """Return the view as JSON. Without a search all viewers share one."""
         if search:
             return msgspec.json.encode(view_of(self._registry, search))
         if self._made[0] != state:
@@ -95,7 +95,7 @@ class Live:
 
 
 def view_of(registry: Registry, search: str = "") -> FleetEvent:
-    """Return what there is to show."""
+    """Return the view: at most MAX_ROWS rows of each table."""
     fleet = registry.fleet
     fetches, totals = fleet.fetching(MAX_ROWS, search), fleet.totals
     counts = TotalsReply(len(fleet), fleet.models, fleet.partials, totals.from_origin, totals.from_peers, totals.served)

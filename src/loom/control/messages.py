@@ -1,6 +1,6 @@
-"""What goes over the wire, typed: every request and reply of the control plane, as JSON objects.
+"""The control plane's messages: every request and reply, typed, sent as JSON objects.
 
-Unknown fields are ignored, so that a newer node can talk to an older control plane. The OpenAPI document is made of
+Unknown fields are ignored, so a newer node can talk to an older control plane. The OpenAPI document is generated from
 these classes.
 """
 
@@ -29,7 +29,7 @@ State = Literal["complete", "partial"]
 
 
 class Held(Struct, omit_defaults=True):
-    """What a node has of one model."""
+    """One holding: a model of which a node has all, or a part."""
 
     model: ModelName
     digest: Digest | None = None
@@ -41,12 +41,13 @@ class Held(Struct, omit_defaults=True):
 
 
 class RegisterRequest(Held, omit_defaults=True, kw_only=True):
-    """A node has a model. Without ttl_s that stays until it is withdrawn.
+    """A node has a model. Without ttl_s the registration stays until it is withdrawn.
 
-    own_address: the address is that of a process which hands out this model alone, not the node's. rejected: nodes that
-    handed it wrong bytes or nonsense; rejected_identities: their identities, in the same order. served: bytes of this
-    model that the node's fetch has handed to peers. fetch: an id of the fetch, the same in all that it says. outcome,
-    elapsed_s: how it finished, with a complete one.
+    own_address: the address belongs to a process that serves this model alone, not to the node.
+    rejected: nodes that sent it wrong bytes or nonsense. rejected_identities: their identities, in the same order.
+    served: bytes of this model that the node's fetch sent to peers.
+    fetch: the id of the fetch, the same in all of its messages.
+    outcome, elapsed_s: how the fetch finished and its seconds; with state "complete".
     """
 
     node: NodeName
@@ -64,9 +65,9 @@ class RegisterRequest(Held, omit_defaults=True, kw_only=True):
 
 
 class WithdrawRequest(Struct, omit_defaults=True):
-    """A node has a model no more; without `model` the node is gone altogether. Without `identity`: all of that name.
+    """A node no longer has a model; without `model` the whole node leaves. Without `identity`: all nodes of that name.
 
-    fetch, reason, elapsed_s: which fetch failed, why, and after how long.
+    fetch, reason, elapsed_s: the id of a fetch that failed, the class of its error, and its seconds.
     """
 
     node: NodeName
@@ -78,7 +79,7 @@ class WithdrawRequest(Struct, omit_defaults=True):
 
 
 class HeartbeatRequest(Struct, omit_defaults=True):
-    """A node lives. `inventory` is all that it holds; left out, it is what it was under the same epoch."""
+    """A node lives. `inventory` lists all its holdings. Left out, it is unchanged since the last one of this epoch."""
 
     node: NodeName
     identity: Identity = ""
@@ -92,13 +93,13 @@ class HeartbeatRequest(Struct, omit_defaults=True):
 
 
 class HeartbeatHead(HeartbeatRequest, omit_defaults=True):
-    """A heartbeat whose inventory is not looked into yet: mostly it is what it was."""
+    """A heartbeat with its inventory not yet decoded: mostly it repeats the last one."""
 
     inventory: Raw = Raw(b"null")  # type: ignore[assignment]
 
 
 class RegisterReply(Struct):
-    """It is kept. node_expires_in_s: seconds left of the lease of the node's heartbeats, null without one."""
+    """The registration is kept. node_expires_in_s: seconds left of the node's own lease, null without heartbeats."""
 
     node: str
     model: str
@@ -108,14 +109,14 @@ class RegisterReply(Struct):
 
 
 class WithdrawReply(Struct):
-    """It is gone; `withdrawn` counts the models."""
+    """The models are withdrawn; `withdrawn` counts them."""
 
     node: str
     withdrawn: int
 
 
 class HeartbeatReply(Struct):
-    """The lease runs `ttl_s`. `reassert`: say the whole inventory now, for the registry does not have it."""
+    """The lease runs `ttl_s`. `reassert`: send the whole inventory now, because the registry does not have it."""
 
     epoch: str
     reassert: bool
@@ -123,7 +124,7 @@ class HeartbeatReply(Struct):
 
 
 class ReplicaReply(Struct, omit_defaults=True):
-    """Who has (some of) a model. `expires_in_s` is left out when it does not end by itself."""
+    """A replica of a model. `expires_in_s` is left out when the registration has no lease."""
 
     node: str
     state: State
@@ -146,9 +147,9 @@ class HomeReply(Struct, omit_defaults=True):
 
 
 class LocateReply(Struct):
-    """Best source first: the asker's zone, complete before partial, least loaded, random among equals.
+    """Replicas, best first: the asker's zone, complete before partial, least loaded, random among equals.
 
-    homes: nodes that are fetching it and can be reached, the same ones for whoever asks; when that is asked for.
+    homes: reachable nodes that are fetching the model, the same list for every asker. Only when ?homes= asks for it.
     """
 
     model: str
@@ -158,9 +159,11 @@ class LocateReply(Struct):
 
 
 class NodeReply(Struct, omit_defaults=True):
-    """A node. `expires_in_s` is left out when it sends no heartbeats; served: bytes handed to peers. rejected_by: how
-    many others were handed wrong bytes by it in the last ten minutes. namesakes: how many other nodes have its name.
-    version: of its Loom. failed: how many models it failed to fetch in the last day, and does not have.
+    """A node.
+
+    expires_in_s: left out when the node sends no heartbeats. served: bytes sent to peers.
+    rejected_by: how many nodes rejected it in the last ten minutes. namesakes: how many other nodes have its name.
+    version: its Loom's. failed: how many models it failed to fetch in the last day and does not have.
     """
 
     node: str
@@ -201,7 +204,7 @@ class HoldingReply(Struct, omit_defaults=True):
 
 
 class FailureReply(Struct, omit_defaults=True):
-    """A fetch that ended without its file. reason: the class of its exit code, "lost" when it only fell silent."""
+    """A fetch that ended without its file. reason: the class of its exit code; "lost" when its lease ran out."""
 
     node: str
     model: str
@@ -213,13 +216,13 @@ class FailureReply(Struct, omit_defaults=True):
 
 
 class FailuresReply(Struct):
-    """Fetches that failed in the last day and were not made good since, the latest first."""
+    """Fetches that failed in the last day, latest first, without those whose node has the model since."""
 
     failures: list[FailureReply]
 
 
 class NodeDetailReply(Struct, omit_defaults=True):
-    """A node and all that it holds. namesakes: the other nodes of that name, when no identity was asked for."""
+    """A node and its inventory. namesakes: the other nodes of that name, when the request named no identity."""
 
     node: NodeReply
     inventory: list[HoldingReply]
@@ -228,8 +231,9 @@ class NodeDetailReply(Struct, omit_defaults=True):
 
 
 class ModelReply(Struct, omit_defaults=True):
-    """A model: how many nodes have all of it, how many are fetching it. `from_origin`: bytes that they took from the
-    origin all together; `copies`: the same, in sizes of the model.
+    """A model. complete, partial: how many nodes have all of it, and how many are fetching it.
+
+    from_origin: bytes that all of them took from the origin. copies: the same, divided by the model's size.
     """
 
     model: str
@@ -286,7 +290,7 @@ class TotalsReply(Struct):
 
 
 class FleetEvent(Struct):
-    """What a live page shows; `nodes`, `models` and `fetches` are bounded, `totals` are not."""
+    """The view of the live page. `nodes`, `models` and `fetches` are bounded lists; `totals` count all."""
 
     totals: TotalsReply
     nodes: list[NodeReply]
@@ -312,7 +316,7 @@ class ReadyReply(Struct):
 
 
 class ErrorFacts(Struct):
-    """What went wrong: a code for programs, a message and a hint for people."""
+    """An error: a code for programs, a message and a hint for people."""
 
     code: str
     message: str
@@ -320,6 +324,6 @@ class ErrorFacts(Struct):
 
 
 class ErrorReply(Struct):
-    """Every reply with a status of 400 and more."""
+    """The body of every reply with a status of 400 or more."""
 
     error: ErrorFacts

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: what the fleet has, what it was heard to do, and how the control plane fares.
+"""Metrics for Prometheus: the fleet's state, its fetches and bytes, and the control plane's own requests.
 
-Gauges describe the whole fleet: every control plane of one registry says the same. Counters count what this control
-plane was told since it started: those of all control planes add up. docs/metrics.md names them all.
+Gauges describe the whole fleet: every control plane of one registry shows the same. Counters count the messages that
+this control plane has received since it started: add those of all control planes. docs/metrics.md lists all metrics.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 _STREAM = "/events"
-"""A path whose replies last: how long is no time to an answer."""
+"""Path of replies that stream: their duration is no response time, so it is left out."""
 
 _EXPECTED = (200, 503)
-"""Statuses that are there from the start: a rate over a series that appears with its first value misses that value."""
+"""Statuses counted from zero at the start: Prometheus' rate() misses the first value of a series that appears late."""
 
 _LEAST_GZIP = 1024
-"""Bytes: less is not worth compressing."""
+"""Bytes from which a body is compressed."""
 
 
 class Metrics:
-    """Counts requests, and shows /metrics.
+    """Counts requests, and replies to /metrics. Not thread-safe: everything happens on one event loop.
 
-    All on one event loop: prometheus_client's own counters take a lock each, three times for every request.
+    It does not use prometheus_client's counters: they would take a lock three times for every request.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -67,7 +67,7 @@ class Metrics:
             self._times[route.path].add(seconds)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what was counted, for prometheus_client."""
+        """Yield the counts, for prometheus_client."""
         labels = ["method", "route", "code"]
         requests = CounterMetricFamily("loom_http_requests", "Requests answered.", labels=labels)
         for (route, status), count in self._requests.items():
@@ -149,7 +149,7 @@ class _FleetCollector:
         for reason in (*REASONS, UNSAID):
             failed.add_metric([reason], counts.failed[reason])
         yield failed
-        yield CounterMetricFamily("loom_fetches_lost", "Fetches whose lease ended before they did.", counts.lost)
+        yield CounterMetricFamily("loom_fetches_lost", "Fetches whose lease ended first.", counts.lost)
         times = HistogramMetricFamily("loom_fetch_duration_seconds", "Time that ended fetches took, also failed ones.")
         times.add_metric([], counts.seconds.buckets(), counts.seconds.total_s)
         yield times

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made of the messages themselves; a test holds it against the running server."""
+"""The OpenAPI document, generated from the messages; a test compares it with the running server."""
 
 from __future__ import annotations
 
@@ -25,28 +25,27 @@ def _path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-_SEARCH = _query("search", _TEXT, "only what holds this text")
-_PAGE = [_query("after", _TEXT, "only names behind this one"), _query("limit", _NUMBER, "at most so many"), _SEARCH]
+_SEARCH = _query("search", _TEXT, "only entries that contain this text")
+_LIMIT = "the most entries in the reply"
+_PAGE = [_query("after", _TEXT, "only names behind this one"), _query("limit", _NUMBER, _LIMIT), _SEARCH]
 _LOCATE = [
     _path("model", _MODEL),
     _query("zone", {"type": "string", "maxLength": MAX_ZONE}, "the asker's zone: its replicas come first"),
     _query("node", {"type": "string", "maxLength": MAX_NODE}, "the asker: left out of the answer"),
     _query("identity", _IDENTITY, "the identity of the asker"),
-    _query("limit", {**_NUMBER, "maximum": 100}, "at most so many"),
-    _query(
-        "homes", {**_NUMBER, "maximum": 64}, "name so many of the nodes that are fetching it, the same for all who ask"
-    ),
+    _query("limit", {**_NUMBER, "maximum": 100}, _LIMIT),
+    _query("homes", {**_NUMBER, "maximum": 64}, "also list this many nodes that are fetching it, the same for all"),
 ]
 
 _OPERATIONS: tuple[tuple[str, str, str, Any, Any, list[dict[str, Any]], tuple[int, ...]], ...] = (
     ("post", "/register", "a node has a model", m.RegisterRequest, m.RegisterReply, [], (400, 408, 413, 503, 507)),
-    ("delete", "/register", "a node has a model no more", m.WithdrawRequest, m.WithdrawReply, [],
+    ("delete", "/register", "a node no longer has a model", m.WithdrawRequest, m.WithdrawReply, [],
      (400, 404, 408, 413, 503)),
-    ("post", "/heartbeat", "a node lives, and this is all that it holds", m.HeartbeatRequest, m.HeartbeatReply, [],
+    ("post", "/heartbeat", "a node lives, with its inventory", m.HeartbeatRequest, m.HeartbeatReply, [],
      (400, 408, 413, 503, 507)),
-    ("get", "/locate/{model}", "who has a model, best source first", None, m.LocateReply, _LOCATE, (400, 404)),
+    ("get", "/locate/{model}", "the replicas of a model, best first", None, m.LocateReply, _LOCATE, (400, 404)),
     ("get", "/nodes", "nodes by name", None, m.NodesReply, _PAGE, (400,)),
-    ("get", "/nodes/{node}", "one node and all that it holds", None, m.NodeDetailReply,
+    ("get", "/nodes/{node}", "one node and its inventory", None, m.NodeDetailReply,
      [_path("node", _NODE), _query("identity", _IDENTITY, "which node of that name")], (400, 404)),
     ("get", "/models", "models by name", None, m.ModelsReply, _PAGE, (400,)),
     ("get", "/failures", "fetches that failed in the last day", None, m.FailuresReply, [], ()),
@@ -57,7 +56,7 @@ _OPERATIONS: tuple[tuple[str, str, str, Any, Any, list[dict[str, Any]], tuple[in
 _OPEN = ("/healthz", "/readyz")
 
 _MEDIA: tuple[tuple[str, str, str, list[dict[str, Any]]], ...] = (
-    ("/events", "what changes, as server-sent events: each a FleetEvent", "text/event-stream", [_SEARCH]),
+    ("/events", "changes of the fleet as server-sent events: each is a FleetEvent", "text/event-stream", [_SEARCH]),
     ("/metrics", "metrics for Prometheus", "text/plain", []),
 )
 

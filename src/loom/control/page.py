@@ -1,4 +1,4 @@
-"""The page at `/`: four static files, read once. The page itself says nothing about the fleet; it asks /events."""
+"""The page at `/`: four static files, read once. They hold nothing about the fleet; the page asks /events for that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-"""Nothing foreign is loaded, nothing is sent elsewhere, and nobody can frame the page."""
+"""Header fields of the page: it loads only our own files, sends data only to us, and cannot be framed."""
 
 
 def add_page(routes: Routes) -> None:

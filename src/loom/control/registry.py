@@ -1,8 +1,19 @@
 """The registry of one control plane: a Fleet kept in step with a ledger. Reads are answered from memory.
 
-One task writes, so that changes which come in together share a commit; one follows what other control planes write.
-A change is acknowledged once it is kept and visible here. While the ledger is away, reads go on with what is known
-until its leases end, and writes fail with RegistryUnavailable.
+One task commits: changes that arrive together share a commit. Another task follows the commits of other control planes.
+A change is acknowledged once the ledger keeps it and this Fleet shows it.
+
+    state     event                          next      action
+    current   the next batch                 current   it is applied
+    current   a later batch                  current   it waits in `_ahead` for those before it
+    current   Missed, EpochChanged           loading   the facts are loaded again
+    loading   the facts are loaded           current   every node is asked for its inventory
+    any       the ledger cannot be reached   away      `trouble` is set; reads go on from memory until the leases end
+    away      submit                         away      one try, then RegistryUnavailable
+    away      a load and a commit succeed    current   `trouble` is ""; the follower's commit is empty
+
+A load under a new epoch: if the ledger is empty, all facts of this Fleet are committed to it. If it has facts, they
+replace those of this Fleet, except the leases of nodes that the ledger does not know.
 """
 
 from __future__ import annotations
@@ -26,32 +37,32 @@ if TYPE_CHECKING:
     from loom.core.changes import Change
 
 _Waiting = tuple["Change", "asyncio.Future[None]"]
-"""A change, and who waits for it to be kept."""
+"""A change, and the future of the request that waits for it."""
 
 MAX_BATCH = 2000
-"""Changes in one commit: what SQLite takes in some 20 ms."""
+"""Most changes in one commit: SQLite takes about 20 ms for them."""
 
 _TURNS = 8
-"""So many turns of the event loop without a further change: then it is time to commit. An idle one takes 10 us."""
+"""Turns of the event loop without a new change after which a batch is committed. An idle turn takes 10 us."""
 
 MAX_WAITING = 50_000
-"""Changes that may wait for the ledger; more are refused at once, so that memory stays bounded when it is slow."""
+"""Most changes that wait for the ledger. More are refused at once, so a slow ledger does not fill the memory."""
 
 _REST_S = 0.01
-"""How much later others' changes may be seen here while we write: being told each of our own at once costs as much as
-writing it."""
+"""Seconds between two reads of the stream while we commit. To read each of our own batches at once would cost as much
+as to write it. Others' changes are seen this much later."""
 
 _LAST_COMMIT_S = 2.0
 
 _CATCH_UP_S = 5.0
-"""How long a change may take to become visible here once it is kept."""
+"""Seconds that a kept change may take to become visible here."""
 
 _PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""Between tries to reach a ledger that is away."""
+"""Seconds between tries to reach a ledger that is away; the last one repeats."""
 
 
 class Registry:
-    """Keeps a Fleet in step with a ledger. Everything happens on one event loop: `start`, use it, `close`.
+    """Keeps a Fleet in step with a ledger. Not thread-safe: `start`, use and `close` it on one event loop.
 
     on_trouble: called with a sentence when the ledger goes away, and with "" when it is back.
     """
@@ -75,24 +86,24 @@ class Registry:
         self._heard_at = 0.0
 
     async def start(self) -> None:
-        """Load what is known and keep up from then on. Raises RegistryUnavailable when there is no ledger."""
+        """Load the facts and start both tasks. Raises RegistryUnavailable when the ledger cannot be reached."""
         await self._load()
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._follow())]
 
     async def close(self) -> None:
-        """Commit what waits, and let go of the ledger."""
+        """Commit the waiting changes, within _LAST_COMMIT_S, and close the ledger."""
         if self._waiting and self._tasks and not self.trouble:
             with contextlib.suppress(TimeoutError, RegistryUnavailable):
                 await asyncio.wait_for(asyncio.shield(self._waiting[-1][1]), _LAST_COMMIT_S)
         self._is_closing = True
         self._has_work.set()
-        if self._tasks:  # they end by themselves, soon: a cancellation could leave a connection half made
+        if self._tasks:  # wait for their end first: a cancellation could leave a connection half made
             _, late = await asyncio.wait(self._tasks, timeout=_LAST_COMMIT_S)
             for task in late:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._ledger.close()
-        _settle(list(self._waiting), _stopping())
+        _finish(list(self._waiting), _stopping())
         self._waiting.clear()
 
     @property
@@ -102,7 +113,7 @@ class Registry:
 
     @property
     def fleet(self) -> Fleet:
-        """What is known now: read it at once, for it changes; what has ended is out of it."""
+        """The fleet now, without ended leases. Read it at once, before the next await: it changes."""
         self._fleet.expire(self._ledger.now())
         return self._fleet
 
@@ -112,9 +123,9 @@ class Registry:
         return time.monotonic() - self._heard_at
 
     async def submit(self, change: Change) -> None:
-        """Have a change kept; returns once it is, and is visible here.
+        """Commit a change; return once the ledger keeps it and `fleet` shows it.
 
-        Raises RegistryUnavailable, and where it would go beyond the bounds RegistryFull or UsageError.
+        Raises RegistryUnavailable; RegistryFull or UsageError when the change goes beyond a bound (loom.core.bounds).
         """
         if self._is_closing:
             raise _stopping()
@@ -138,19 +149,19 @@ class Registry:
             try:
                 await self._commit([change for change, _ in batch])
             except asyncio.CancelledError:
-                _settle(batch, _stopping())
+                _finish(batch, _stopping())
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next batch must be tried, too
+            except Exception as error:  # noqa: BLE001 - after any error the next batch must be tried
                 self._note_trouble(_in_words(error))
-                _settle(batch, RegistryUnavailable(_in_words(error), getattr(error, "hint", "")))
+                _finish(batch, RegistryUnavailable(_in_words(error), getattr(error, "hint", "")))
             else:
                 self._note_trouble("")
-                _settle(batch, None)
+                _finish(batch, None)
 
     async def _gather(self) -> None:
-        """Wait for as long as the loop, which nobody holds up meanwhile, brings more changes to share the commit.
+        """Wait while the event loop brings more changes for the same commit. Other tasks run meanwhile.
 
-        Waking the thread that writes, or Redis, takes as long for one change as for twenty.
+        To wake SQLite's thread, or Redis, takes as long for one change as for twenty.
         """
         count = 0
         while count < len(self._waiting) < MAX_BATCH:
@@ -159,13 +170,13 @@ class Registry:
                 await asyncio.sleep(0)
 
     def _admitted(self, batch: list[_Waiting]) -> list[_Waiting]:
-        """Return what of a batch there is room for; the rest is refused."""
+        """Return the changes of a batch that are within the bounds; the others are refused."""
         admission, admitted = Admission(self.fleet), []
         for one in batch:
             try:
                 admission.admit(one[0])
             except LoomError as error:
-                _settle([one], error)
+                _finish([one], error)
             else:
                 admitted.append(one)
         return admitted
@@ -175,17 +186,17 @@ class Registry:
         epoch = self.epoch
         await self._take(epoch, Batch(number, changes, is_ours=True))
         if self._number >= number and self.epoch == epoch:
-            return  # those before it were known
+            return  # all batches before it were applied already
         self._is_behind.set()
         try:
             async with asyncio.timeout(_CATCH_UP_S), self._moved:
                 await self._moved.wait_for(lambda: self._number >= number or self.epoch != epoch)
         except TimeoutError:
-            raise RegistryUnavailable("the registry keeps changes, but cannot be read", "say it again") from None
+            raise RegistryUnavailable("the registry keeps changes, but cannot be read", "send it again") from None
         finally:
             self._is_behind.clear()
         if self.epoch != epoch:
-            raise RegistryUnavailable("the registry lost what it knew just now", "say it again")
+            raise RegistryUnavailable("the registry lost its facts just now", "send it again")
 
     async def _keep(self, changes: Sequence[Change]) -> int:
         with contextlib.suppress(EpochChanged):
@@ -208,30 +219,33 @@ class Registry:
                 for batch in batches:
                     await self._take(epoch, batch)
                 tries, self._heard_at = 0, time.monotonic()
-                if self.trouble:  # it can be read: can it be written again? What came before, only we can read
+                if self.trouble:  # it can be read; an empty commit tests whether it can be written
                     await self._take(self.epoch, Batch(await self._keep(()), ()))
                     self._note_trouble("")
                 if not is_news:
                     await self._rest()
             except (EpochChanged, Missed):
                 tries = 1
-            except Exception as error:  # noqa: BLE001 - whatever it is, it may be over in a moment
+            except Exception as error:  # noqa: BLE001 - any error may be over in a moment
                 self._note_trouble(_in_words(error))
                 pause_s = _PAUSES_S[min(tries, len(_PAUSES_S) - 1)]
                 tries += 1
                 await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))
 
     async def _rest(self) -> None:
-        """Follow a little later, unless a commit waits for others': what was told last were our own changes."""
+        """Wait before the next read of the stream, because the last one brought our own changes only.
+
+        A commit that waits for other control planes' batches ends the wait.
+        """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._is_behind.wait(), _REST_S)
 
     async def _take(self, epoch: str, batch: Batch) -> None:
-        """Apply a batch when its turn has come; one that came early waits for those before it."""
+        """Apply a batch, and those that waited for it. A batch that comes early waits for those before it."""
         if epoch == self.epoch and batch.number > self._number:
             self._ahead[batch.number] = batch
         while (due := self._ahead.pop(self._number + 1, None)) is not None:
-            self._fleet.expire(self._ledger.now())  # a renewal that comes too late renews nothing
+            self._fleet.expire(self._ledger.now())  # a heartbeat after the end of its lease must not renew it
             for change in due.changes:
                 self._fleet.apply(change, is_heard=due.is_ours)
             self._number += 1
@@ -239,11 +253,10 @@ class Registry:
             self._moved.notify_all()
 
     async def _load(self) -> None:
-        """Begin with what the ledger knows; after it lost its facts, go on with what this control plane knows.
+        """Take the ledger's facts; after a new epoch see the table at the top.
 
-        A ledger that is empty is given everything again: what was acknowledged is still known here. One that came back
-        with other facts is believed; leases go on until they end, for those nodes were alive a moment ago and are about
-        to say so again. Without them every cold node would go to the origin.
+        Leases of nodes that the ledger does not know go on until they end: those nodes were alive a moment ago and will
+        send a heartbeat soon. Without them every cold node would go to the origin.
         """
         before = self._number
         async with self._loading:
@@ -252,17 +265,17 @@ class Registry:
             for at in range(0, len(lost), MAX_BATCH):
                 await self._ledger.commit(snapshot.epoch, lost[at : at + MAX_BATCH])
             if lost:
-                self._on_trouble(f"the registry lost what it knew: {len(lost):,} facts were written anew")
+                self._on_trouble(f"the registry lost its facts: wrote {len(lost):,} of them again")
                 snapshot = await self._ledger.load()
         is_new = snapshot.epoch != self.epoch
         if not is_new and snapshot.number < self._number != before:
-            return  # newer batches came in meanwhile
+            return  # newer batches were applied while it loaded
         fleet = _fold(snapshot)
         if is_new and self.epoch:
             _carry_leases(self.fleet, fleet)
         fleet.doubt()
         fleet.version = self._fleet.version + 1
-        if self.epoch:  # what was counted stays counted
+        if self.epoch:  # counters go on
             fleet.totals, fleet.heard = self._fleet.totals, self._fleet.heard
             fleet.fetches, fleet.rejections = self._fleet.fetches, self._fleet.rejections
         self._fleet, self._number, self.epoch = fleet, snapshot.number, snapshot.epoch
@@ -287,7 +300,7 @@ def _stopping() -> RegistryUnavailable:
 def _in_words(error: Exception) -> str:
     if isinstance(error, LoomError):
         return error.message
-    return f"the registry failed in a way that was not foreseen: {type(error).__name__}"
+    return f"the registry failed in an unexpected way: {type(error).__name__}"
 
 
 def _fold(snapshot: Snapshot) -> Fleet:
@@ -304,7 +317,7 @@ def _carry_leases(before: Fleet, after: Fleet) -> None:
             after.apply(change)
 
 
-def _settle(batch: Sequence[_Waiting], error: LoomError | None) -> None:
+def _finish(batch: Sequence[_Waiting], error: LoomError | None) -> None:
     for _, done in batch:
         if done.done():
             continue

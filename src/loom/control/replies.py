@@ -1,4 +1,4 @@
-"""From what the fleet says to what goes over the wire."""
+"""Replies made from the fleet's values: loom.core.summaries -> loom.control.messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def replica_json(one: Replica) -> bytes:
-    """Return who has (some of) a model as JSON; its end, and when it expires, are left to `join_replicas`."""
+    """Return a replica as JSON, without the closing brace and the lease: `join_replicas` adds both."""
     it = one.holding
     reply = ReplicaReply(
         one.node, it.state, one.address, one.zone, one.load, it.digest, it.size, it.received, None, one.identity
@@ -39,7 +39,7 @@ def holding_reply(one: Replica, now: float) -> HoldingReply:
 
 
 def node_reply(one: NodeSummary, now: float | None = None) -> NodeReply:
-    """Return a node; without `now` the time that its lease has left is left out: that alone is no news."""
+    """Return a node. Without `now` the lease's time left is omitted: on the live page it alone is no change."""
     left = None if now is None else _left(one.expires_at, now)
     return NodeReply(
         one.node, one.models, one.fetching, one.load, one.served, one.address, one.zone, left, one.rejected_by,

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from aiohttp import web
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
-"""Answers a request; told the name at the end of the path, "" where there is none."""
+"""(request, name) -> reply. name: the end of the path in a route with "{...}", else ""."""
 
 
 class Route(NamedTuple):
-    """A handler, and what metrics call it. Whatever is asked for in vain has one name: strangers must not make more."""
+    """A handler, and its labels in the metrics. All unknown paths share one label: strangers must not add series."""
 
     handler: Handler
     method: str = "(any)"
@@ -23,21 +23,21 @@ class Route(NamedTuple):
 
 
 class Routes:
-    """All that can be asked. A path that ends in "{...}" takes a name of one character and more, with any slashes."""
+    """The table of routes. A path that ends in "{...}" matches a name of one or more characters, slashes included."""
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, Route]] = {}
         self._prefixes: list[str] = []
 
     def add(self, method: str, path: str, handler: Handler) -> None:
-        """Have a handler answer a method at a path."""
+        """Add a handler for a method at a path."""
         prefix, brace, _ = path.partition("{")
         if brace and prefix not in self._prefixes:
             self._prefixes.append(prefix)
         self._known.setdefault(prefix, {})[method] = Route(handler, method, path)
 
     def add_get(self, path: str, handler: Handler) -> None:
-        """Have a handler answer GET, and HEAD: of its reply the head alone is sent (RFC 9110 section 9.3.2)."""
+        """Add a handler for GET and HEAD. For HEAD only the reply's head is sent (RFC 9110 section 9.3.2)."""
         self.add("GET", path, handler)
         self.add("HEAD", path, handler)
 
@@ -46,7 +46,7 @@ class Routes:
         return [route for methods in self._known.values() for route in methods.values()]
 
     def find(self, method: str, path: str) -> tuple[Route, str]:
-        """Return who answers, and the name in the path; path: decoded."""
+        """Return the route, and the name in the path. path: decoded."""
         for prefix in self._prefixes:
             if path.startswith(prefix):
                 name = path[len(prefix) :]

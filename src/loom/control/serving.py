@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     from loom.control.app import App
 
 STOP_TIMEOUT_S = 5.0
-"""How long requests under way may take once the control plane is asked to stop."""
+"""Seconds that requests under way may take once the control plane is asked to stop."""
 
 _OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-"""What OpenSSL calls a key that is not the certificate's; the last one when it is of another kind."""
+"""OpenSSL's reasons for a key that is not the certificate's; the last one for a key of another kind."""
 
 
 @dataclass(frozen=True)
 class ControlOptions:
-    """The choices of one control plane. Raises UsageError when they do not go together.
+    """The settings of one control plane. Raises UsageError when they contradict each other.
 
-    registry: where facts are kept, see loom.control.ledgers.locations.
-    token: what every request must bring; several one a line; None for none, which beyond loopback needs
-        allow_anonymous.
+    registry: the location of the ledger, see loom.control.ledgers.locations.
+    token: the fleet's token, which every request must send; several tokens stand one a line. None: no token, which
+        needs allow_anonymous unless host is a loopback address.
     read_token: the same for clients that may only read.
-    tls_cert, tls_key: PEM files; the key may be in the first one.
-    allow_cidr: networks that nodes may be in; empty for the private ones, and loopback when that is where we listen.
-    allow_host: names with a dot by which browsers may call it when there is no token.
+    tls_cert, tls_key: PEM files. tls_cert may hold the key as well.
+    allow_cidr: networks that nodes may be in. Empty: the private ones, and loopback if the control plane listens there.
+    allow_host: names with a dot under which browsers may reach it when there is no token.
     """
 
     registry: str
@@ -75,11 +75,11 @@ class ControlOptions:
             raise UsageError("--tls-key without --tls-cert", "name both, or one PEM file with --tls-cert")
         if not self.is_local and self.token is None and not self.allow_anonymous:
             hint = "give the fleet a token (LOOM_FLEET_TOKEN or --token-file), or say --allow-anonymous"
-            raise UsageError(f"{self.host} can be reached from elsewhere, and anybody could register", hint)
+            raise UsageError(f"{self.host} can be reached from other machines, so any of them could register", hint)
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
+        """True when only this machine can reach it."""
         try:
             return ip_address(self.host).is_loopback
         except ValueError:
@@ -87,13 +87,13 @@ class ControlOptions:
 
     @property
     def access(self) -> Access:
-        """What it asks of its visitors."""
+        """The rules that requests are checked against."""
         tokens, read_tokens = split_tokens(self.token), split_tokens(self.read_token)
         return Access(tokens, read_tokens, self.is_local, own_names(self.allow_host))
 
     @property
     def scheme(self) -> str:
-        """Of its address: http or https."""
+        """The scheme of its URL: http or https."""
         return "https" if self.tls_cert else "http"
 
     def tls_context(self) -> ssl.SSLContext | None:
@@ -118,7 +118,7 @@ class ControlOptions:
 
 
 def _check_readable(path: str) -> None:
-    """Raise UsageError when a file cannot be read: ssl does not say which one of two it is."""
+    """Raise UsageError when a file cannot be read: ssl does not say which of the two it was."""
     try:
         with open(path, "rb"):
             pass
@@ -132,7 +132,7 @@ def _no_password() -> str:
 
 @contextlib.asynccontextmanager
 async def running(options: ControlOptions, on_trouble: Callable[[str], None]) -> AsyncIterator[str]:
-    """Run a control plane; yield its URL once it answers. Raises UsageError, RegistryError, before anything runs."""
+    """Run a control plane; yield its URL once it replies. Raises UsageError, RegistryError before the first reply."""
     context = options.tls_context()
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(one) for one in listen(options.host, options.port)]
@@ -179,15 +179,15 @@ async def _answering(app: App, doors: list[tuple[socket.socket, ssl.SSLContext |
 
 
 def _tls(context: ssl.SSLContext | None) -> dict[str, Any]:
-    """Return what `create_server` wants to hear about TLS; a handshake may take as long as a head."""
+    """Return `create_server`'s arguments for TLS. A handshake may take as long as a head."""
     return {"ssl": context, "ssl_handshake_timeout": guard.HEAD_TIMEOUT_S} if context else {}
 
 
 class Beside:
-    """A control plane on a thread of its own, for as long as a `with` block lasts.
+    """A control plane on a second thread, for the time of a `with` block.
 
-    `url` is where it is. `inner_url` is where this process finds it: a loopback address of its own, plain and with the
-    same token, because nobody made a certificate for that.
+    url: its address for the fleet. inner_url: its address for this process: a loopback port of its own, over plain HTTP
+    and with the same token, because no certificate names that address.
     """
 
     def __init__(self, options: ControlOptions, on_trouble: Callable[[str], None]) -> None:
@@ -209,7 +209,7 @@ class Beside:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001 - told to whoever waits for it
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             if not self._ready.done():
                 self._ready.set_exception(error)
 

@@ -16,6 +16,7 @@ from loom.control.ledgers import redis as redis_module
 from loom.control.ledgers.ledger import EpochChanged, Missed
 from loom.control.ledgers.locations import open_ledger
 from loom.control.ledgers.redis_location import RedisLocation, parse_redis_location
+from loom.control.ledgers.redis_records import unpack_batch
 from loom.control.registry import Registry
 from loom.core.changes import Beat, Ended, Holding, Left, Registered, Withdrawn
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
@@ -229,7 +230,7 @@ def test_a_batch_says_who_wrote_it(redis: RedisServer) -> None:
             seen = await other.follow(snapshot.epoch, snapshot.number)
             assert [batch.is_ours for batch in seen] == [True, False]
         news = msgspec.msgpack.encode([{"k": "?", "n": "a"}, {"k": "l", "n": "b"}])
-        batch = redis_module._batch((b"7-0", {b"b": news}), "me")
+        batch = unpack_batch((b"7-0", {b"b": news}), "me")
         assert (batch.number, batch.changes, batch.is_ours) == (7, [Left("b")], False)
 
     run(work())

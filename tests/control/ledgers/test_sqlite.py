@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.control.ledgers import sqlite as sqlite_module
+from loom.control.ledgers import sqlite_tables
 from loom.control.ledgers.locations import default_registry, open_ledger
 from loom.control.registry import Registry
 from loom.core.changes import Beat, Holding, Left, Registered
@@ -183,12 +184,12 @@ def test_tidying_up_that_fails_denies_no_batch(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sqlite_module, "_PURGE_EVERY_S", 0.0)
     monkeypatch.setattr(sqlite_module, "_NOTE_CLOCK_EVERY_S", -1.0)
     if what == "the purge":
-        monkeypatch.setattr(sqlite_module, "_PURGE", (*sqlite_module._PURGE, "DELETE FROM broken WHERE x <= ?"))
+        monkeypatch.setattr(sqlite_module, "PURGE", (*sqlite_module.PURGE, "DELETE FROM broken WHERE x <= ?"))
 
     async def work() -> None:
         ledger = open_ledger(f"sqlite://{tmp_path}/r.db")
         with monkeypatch.context() as sound:
-            sound.setattr(sqlite_module, "_PURGE", ())
+            sound.setattr(sqlite_module, "PURGE", ())
             epoch = (await ledger.load()).epoch
         if what == "the clock":
             monkeypatch.setattr(sqlite_module.LedgerClock, "note", lambda _: None)  # the column takes no null
@@ -391,7 +392,7 @@ def test_files_that_are_not_ours_any_more_are_made_anew(
         assert not registry.trouble
         assert registry.epoch != before
         assert registry.fleet.count_holders("first") == 2
-        assert [text for text in told if "written anew" in text]
+        assert [text for text in told if "lost its facts" in text]
         found = await asyncio.to_thread(left_by_kill_9, path, tmp_path / "copy")
         assert found == {"first", "second", "third"}
         await asyncio.wait_for(registry.close(), 5) if is_waiting else await registry.close()
@@ -448,7 +449,7 @@ def test_readers_and_failures_are_no_intrusion(tmp_path: Path, monkeypatch: pyte
                 ):
                     source.backup(to)
                 with monkeypatch.context() as patched:
-                    patched.setattr(sqlite_module, "_statements", lambda _: iter([("INSERT INTO nothing", ())]))
+                    patched.setattr(sqlite_tables, "_statements", lambda _: iter([("INSERT INTO nothing", ())]))
                     with pytest.raises(RegistryUnavailable):
                         await registry.submit(Registered("a", Holding("not kept")))
             assert registry.epoch == before

@@ -1,9 +1,10 @@
-"""The clock of a ledger on this machine: it counts on from where the last process left it.
+"""The clock of a ledger on this machine: it continues from where the last process left it.
 
-Rule: leases are kept as moments of this clock. A wall clock that is set back while the control plane is down, as on a
-machine that boots without the time, would make them last for years; one that is set forward would end them all. Within
-one boot the system's own counter tells how long the control plane was down. After another boot the wall clock does, but
-never backwards: then a lease lasts at most as long as it was given.
+Rule: leases end at times of this clock, not of the wall clock. A wall clock may be set back while the control plane is
+down, as on a machine that boots without the time: leases would last for years. One that is set forward would end all.
+
+Within one boot the system's counter tells how long the control plane was down. After a reboot the wall clock tells it,
+but never backwards: a lease then lasts at most as long as it was given.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _FURTHEST_S = 1e11
-"""Seconds since 1970, about the year 5138: what is beyond was not written by us."""
+"""Seconds since 1970, about the year 5138: a later time was not written by us."""
 
 
 def boot_time() -> float:
-    """Return seconds since this machine was booted, those asleep among them where the system counts them."""
+    """Return seconds since this machine was booted; time asleep counts where the system tells it."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class LedgerClock:
-    """Seconds since 1970, if the wall clock is right; never turned back. The arguments say where things are read."""
+    """Seconds since 1970, if the wall clock is right; never turned back. The arguments replace the system's clocks."""
 
     def __init__(
         self,
@@ -42,15 +43,15 @@ class LedgerClock:
         self._is_set = False
 
     def now(self) -> float:
-        """Return the time."""
+        """Return seconds since 1970."""
         return self._offset + self._since_boot()
 
     def note(self) -> str:
-        """Return what the next process has to know to go on from here."""
+        """Return a note for the next process, as JSON: boot id, seconds since the boot, time."""
         return json.dumps([self._boot_id, self._since_boot(), self.now()])
 
     def go_on(self, note: str | None) -> None:
-        """Go on from where another process was; later on, never be turned back by a note."""
+        """Continue from another process' note. A second call never turns the clock back."""
         boot_id, since_boot, before = _parse(note)
         has_counted_on = is_same_boot(boot_id, self._boot_id) and since_boot <= self._since_boot()
         if has_counted_on and not self._is_set:
@@ -61,7 +62,7 @@ class LedgerClock:
 
 
 def _parse(note: str | None) -> tuple[str, float, float]:
-    """Return what a note says; one that makes no sense says nothing."""
+    """Return a note's boot id, seconds since the boot, and time; "", 0, 0 when it makes no sense."""
     try:
         boot_id, since_boot, before = json.loads(note or "")
         if isinstance(boot_id, str) and float(since_boot) >= 0 and 0 <= float(before) < _FURTHEST_S:

@@ -1,13 +1,13 @@
-"""The files of an SQLite registry: claimed by one process, and watched: any other one may remove or replace them.
+"""The files of an SQLite registry: one process claims them, and checks whether another removed or replaced them.
 
-    registry.db         the facts; SQLite writes to it now and then
-    registry.db-wal     what was committed since
-    registry.db-shm     SQLite's index of that
-    registry.db.lock    held by the control plane that uses them
+    registry.db         the facts, as of the last checkpoint
+    registry.db-wal     the commits since then
+    registry.db-shm     SQLite's index of the -wal file
+    registry.db.lock    locked by the control plane that uses them
 
-A commit into a file without a name is acknowledged and lost; SQLite does not notice (its documentation, "How To Corrupt
-An SQLite Database File", section 4.1). So inode, size and time of the first file, and inode and size of the second, are
-compared with what our last write left.
+A commit into a file that was removed is acknowledged and lost: SQLite does not notice (its documentation, "How To
+Corrupt An SQLite Database File", section 4.1). So marks are compared with those of our last write: inode, size and time
+of the first file, inode and size of the second.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Files:
         self._noted: tuple[_Mark, _Mark] = (None, None)
 
     def claim(self) -> None:
-        """Make sure that no other control plane uses the files. Released by the kernel, however this process ends.
+        """Lock the files against other control planes, and make their folder if it is missing.
 
-        Their folder is made if need be. Raises RegistryError, OSError.
+        The kernel releases the lock however this process ends. Raises RegistryError when they are in use, OSError.
         """
         if self._lock is not None:
             return
@@ -54,21 +54,21 @@ class Files:
             self._lock = None
 
     def note(self) -> None:
-        """Remember the files as they are: we have just written to them."""
+        """Remember the files' marks: we have just written to them."""
         self._noted = self._marks()
 
     def are_ours(self) -> bool:
-        """Return whether they are as our last write left them."""
+        """Return whether the files are as our last write left them."""
         return self._marks() == self._noted and self._has_claim()
 
     def are_named(self) -> bool:
-        """Return whether they are the files that we know, whatever is in them."""
+        """Return whether the names lead to the same files (device and inode) as at our last write."""
         return [mark and mark[:2] for mark in self._marks()] == [mark and mark[:2] for mark in self._noted]
 
     def set_aside(self) -> None:
-        """Rename what stands in our place, so that nothing of it is lost. Raises RegistryError, OSError.
+        """Rename the files that replaced ours to registry.db.replaced, so that nothing is lost.
 
-        Our own log is removed: beside another file's facts it would spoil them.
+        Our own -wal file is removed: beside another database it would corrupt it. Raises RegistryError, OSError.
         """
         if not self._has_claim():
             self.release()
@@ -90,7 +90,7 @@ class Files:
 
     def _marks(self) -> tuple[_Mark, _Mark]:
         log = _mark(self._wal)
-        return _mark(self._path), log and log[:3]  # its time may be settled late, and says nothing more
+        return _mark(self._path), log and log[:3]  # not its time: the kernel may set it late
 
     def _has_claim(self) -> bool:
         if self._lock is None:
@@ -101,7 +101,7 @@ class Files:
 
 
 def _mark(path: str) -> _Mark:
-    """Return what tells one state of a file from another; None when there is none."""
+    """Return a file's device, inode, size and time, None when there is no file."""
     try:
         it = Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,18 +1,26 @@
-"""The port of a ledger: what puts changes into one order, keeps them, and tells them to every control plane.
+"""The port of a ledger: it puts changes into one order, keeps them, and passes them on to every control plane.
 
-A ledger decides nothing. It has an epoch, which names this very collection of facts: a ledger that has lost them (Redis
-restarted empty) has a new one, and then every node says all that it holds again. Every batch of changes has a number,
-one higher than the batch before; `load` gives what all batches up to one number amount to.
+A ledger decides nothing. Every batch of changes has a number, one higher than the batch before. `load` returns the
+state after all batches up to one number.
 
-The contract, which tests/control/ledgers/test_contract.py holds every adapter to:
+An epoch names one collection of facts:
 
-* When `commit` returns, the changes outlive a kill of this process; a plain registration outlives a loss of power, too.
-* Batches are applied whole or not at all, and by everybody in the order of their numbers.
-* `load` then `follow` from its number misses nothing. Changes may be seen twice.
-* What has ended by itself need not be loaded; it may be.
-* A ledger that has lost its facts, whatever took them, raises EpochChanged instead of keeping more. `load` then begins
-  a new epoch; a snapshot without changes asks the control plane to commit all that it knows.
-* `now` is the ledger's clock: the same for all control planes, and never turned back or leaping within one process.
+    event                                    epoch
+    `load` of a ledger without one           a new one
+    a batch is kept                          the same
+    the control plane restarts               the same
+    the facts are lost (Redis restarted      a new one at the next `load`; until then `commit` and `follow` raise
+    empty, the file was removed/replaced)    EpochChanged. Every node is then asked for its inventory
+
+The contract, checked by tests/control/ledgers/test_contract.py for every adapter:
+
+* When `commit` returns, the changes outlive a kill of this process. A plain registration also outlives a loss of power.
+* A batch is applied whole or not at all. Every control plane applies batches in the order of their numbers.
+* `load`, then `follow` from its number, misses nothing. Changes may be seen twice.
+* `load` may leave out leases that have ended.
+* A ledger that has lost its facts raises EpochChanged and keeps nothing. `load` then begins a new epoch. A snapshot
+  without changes asks the control plane to commit all its facts.
+* `now` is the ledger's clock: the same for all control planes. Within one process it neither goes back nor jumps.
 """
 
 from __future__ import annotations
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is known after batch `number`, as changes to an empty Fleet."""
+    """The facts after batch `number`, as changes to an empty Fleet."""
 
     epoch: str
     number: int
@@ -37,7 +45,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes that came together, and their place in the order. is_ours: this process committed them."""
+    """Changes of one commit, and its number. is_ours: this process committed them."""
 
     number: int
     changes: Sequence[Change]
@@ -45,19 +53,19 @@ class Batch:
 
 
 class Ledger(Protocol):
-    """Where changes are kept. All methods but `now` and `close` raise RegistryUnavailable when it cannot be reached."""
+    """Keeps changes. All methods but `now` and `close` raise RegistryUnavailable when the ledger cannot be reached."""
 
     async def load(self) -> Snapshot:
-        """Connect if need be, and return what is known."""
+        """Return all facts; connect first if needed."""
 
     async def commit(self, epoch: str, changes: Sequence[Change]) -> int:
-        """Keep a batch and return its number; an empty one shows whether anything can be written.
+        """Keep a batch and return its number. An empty batch tests whether the ledger can be written.
 
         Raises EpochChanged, keeping nothing, when the ledger has another epoch.
         """
 
     async def follow(self, epoch: str, number: int) -> Sequence[Batch]:
-        """Wait, half a second or so, for batches after `number`, and return them; mostly other processes' work.
+        """Wait about half a second for batches after `number`, and return them. Some may be our own.
 
         Raises EpochChanged, and Missed when batches after `number` are no longer kept.
         """
@@ -66,12 +74,12 @@ class Ledger(Protocol):
         """Return the time in seconds."""
 
     async def close(self) -> None:
-        """Let go of everything; may be called twice."""
+        """Close connections and files; may be called twice."""
 
 
 class EpochChanged(Exception):
-    """The ledger holds another collection of facts than before: load again, and have nodes say what they hold."""
+    """The ledger has another epoch: load again, and ask every node for its inventory."""
 
 
 class Missed(Exception):
-    """Batches went by unseen: load again."""
+    """Batches after the given number are no longer kept: load again."""

@@ -1,4 +1,4 @@
-"""Where a registry is: from what `--registry` says to a ledger. What a ledger needs is imported when it is chosen."""
+"""Locations of registries: from the text of `--registry` to a ledger. A ledger's packages are imported when chosen."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _EXAMPLES = "write sqlite:///var/lib/loom/registry.db, or redis://host:6379"
 
 
 def default_registry(environ: Mapping[str, str]) -> str:
-    """Return where the registry is when nobody says: among the user's state, which outlives caches and restarts.
+    """Return the default location: in the user's state folder, which outlives caches and restarts.
 
-    Raises UsageError when there is no such place.
+    Raises UsageError when the user has none.
     """
     home = environ.get("HOME")
     folder = environ.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home else "")
@@ -36,8 +36,8 @@ def open_ledger(location: str) -> Ledger:
     """Return the ledger at `location`; it is not connected yet.
 
     sqlite:///absolute/path, sqlite:relative/path; redis://, rediss:// (TLS), valkey://, valkeys://;
-    redis+sentinel://host:26379,host:26379/service; redis+cluster://host:6379,host:6379. Raises UsageError, quoting
-    nothing behind the scheme: who knows where in it the password is.
+    redis+sentinel://host:26379,host:26379/service; redis+cluster://host:6379,host:6379. Raises UsageError. Its message
+    quotes only the scheme: in a malformed location the password may be anywhere.
     """
     scheme, colon, rest = location.partition(":")
     if scheme == "sqlite" and colon:
@@ -56,12 +56,12 @@ def open_ledger(location: str) -> Ledger:
 
 
 def show_location(location: str) -> str:
-    """Return a location that was understood as it may be shown: without user and password."""
+    """Return a valid location for people: without user and password."""
     return location if location.startswith("sqlite:") else redact(location)
 
 
 def _path(rest: str) -> str:
-    """Return the file of sqlite:///path; whoever writes sqlite://path has mistaken a folder for a host."""
+    """Return the file of sqlite:///path. sqlite://path is an error: its first folder would be a host's name."""
     if "?" in rest or "#" in rest:
         hint = "in the name of a file write %3F for a ?, %23 for a #"
         raise UsageError("the registry sqlite:... has options, and takes none", hint)

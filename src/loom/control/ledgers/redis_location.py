@@ -1,4 +1,4 @@
-"""Where a Redis is: what `--registry redis...://` says, taken apart. Pure."""
+"""The location of a Redis: parses `--registry redis...://`. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PORTS = {"single": 6379, "sentinel": 26379, "cluster": 6379}
 
 @dataclass(frozen=True)
 class RedisLocation:
-    """One Redis, or how to find it.
+    """One Redis: its address, or how to find it.
 
     kind: "single", "sentinel" or "cluster".
     hosts: (host, port) of the Redis, of the sentinels, or of some nodes of the cluster.
@@ -34,9 +34,9 @@ class RedisLocation:
 
 
 def parse_redis_location(text: str) -> RedisLocation:
-    """Take a location apart. Raises UsageError, never quoting a password.
+    """Parse a location. Raises UsageError, which never quotes a password.
 
-    redis://[user:password@]host[:6379][/database], valkey:// just so;
+    redis://[user:password@]host[:6379][/database], and the same with valkey://;
     redis+sentinel://[user:password@]host[:26379],.../service[/database];
     redis+cluster://[user:password@]host[:6379],... With rediss, valkeys: TLS.
     """
@@ -94,7 +94,7 @@ def _host(text: str, one: str, default: int) -> tuple[str, int]:
     if not colon or one.endswith("]"):
         host, port = one, str(default)
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
-        raise _wrong(text, "has a port that is none")
+        raise _wrong(text, "has no valid port")
     is_bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if is_bracketed else host
     if not host or (":" in host and not is_bracketed):
@@ -103,9 +103,9 @@ def _host(text: str, one: str, default: int) -> tuple[str, int]:
 
 
 def _wrong(text: str, what: str) -> UsageError:
-    """Return the error; nothing of the location is shown but its scheme, for who knows where the password is.
+    """Return the error. It shows only the location's scheme: the password may be anywhere else.
 
-    redis:user:password@host has no slashes: its scheme is what stands before the first colon, if that is one.
+    The scheme is the text before the first colon, if that is a known one: redis:user:password@host has no slashes.
     """
     hint = "write redis://user:password@host:6379/0, with %40 for an @ in the password, %2F for a /"
     scheme = text.partition(":")[0]

@@ -1,98 +1,48 @@
-"""The embedded ledger: one SQLite file, in WAL mode, belonging to one control plane at a time.
+"""The embedded ledger: one SQLite file in WAL mode, used by one control plane at a time.
 
-A commit is a transaction. Heartbeats are written without waiting for the disk (they outlive a kill of the process, and
-come again after a loss of power); what a person registered, withdrew or removed is synced before it is acknowledged.
-Everything that touches the file happens on one thread of its own.
+A commit is a transaction. Heartbeats do not wait for the disk: they outlive a kill of the process, and come again after
+a loss of power. Registrations without a lease, withdrawals and removals are synced before they are acknowledged. Only
+one thread touches the file.
 
-While it runs the files are ours alone. Before and after a commit they must be those that we left: a file that another
-process removed, replaced or wrote to would take what we acknowledge with it. Then what stands there is set aside, and
-the file is made anew under a new epoch (loom.control.ledgers.files).
+While the control plane runs, no other process may write, replace or remove the files: a commit into a file that is gone
+would be lost. So the files are compared before and after each commit with those of the last one. If they differ, the
+new ones are set aside, and the database is made again under a new epoch (loom.control.ledgers.files).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import sqlite3
-import uuid
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from loom.control.ledgers.clock import LedgerClock
 from loom.control.ledgers.files import Files
 from loom.control.ledgers.ledger import Batch, EpochChanged, Snapshot
-from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
+from loom.control.ledgers.sqlite_tables import PURGE, VERSION, create, has_lease, read_changes, renew, write
+from loom.core.changes import Beat
 from loom.errors import RegistryError, RegistryUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from loom.core.changes import Change
 
 _T = TypeVar("_T")
-_Row = tuple[str | float | None, ...] | dict[str, str | float]
-
-_VERSION = 2
-"""Of the tables; a file with another one is not touched."""
 
 _LOG_PAGES = 8192
-"""After so many pages of 4 KiB the log is put into the file: each time that waits for the disk."""
+"""Pages of 4 KiB in the -wal file after which SQLite copies them to the database; each time it waits for the disk."""
 
 _IDLE_S = 0.5
 _PURGE_EVERY_S = 300.0
 _NOTE_CLOCK_EVERY_S = 5.0
 
-_TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE nodes (
-    node TEXT PRIMARY KEY, address TEXT, zone TEXT, load INTEGER NOT NULL DEFAULT 0, served INTEGER NOT NULL DEFAULT 0,
-    expires_at REAL) WITHOUT ROWID;
-CREATE TABLE holdings (
-    node TEXT NOT NULL, model TEXT NOT NULL, digest TEXT, size INTEGER, state TEXT NOT NULL, received INTEGER NOT NULL,
-    from_origin INTEGER NOT NULL, from_peers INTEGER NOT NULL, address TEXT,
-    by_heartbeat INTEGER NOT NULL, expires_at REAL, PRIMARY KEY (node, model)) WITHOUT ROWID;
-"""
-
-_PUT_NODE = """
-INSERT INTO nodes (node, address, zone) VALUES (?, ?, ?) ON CONFLICT (node) DO UPDATE SET
-    address = coalesce(excluded.address, address), zone = coalesce(excluded.zone, zone)
-"""
-_PUT_BEATS = """
-INSERT INTO nodes (node, address, zone, load, served, expires_at)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]') FROM json_each(:beats)
-WHERE NOT EXISTS (
-    SELECT 1 FROM nodes
-    WHERE expires_at <= :now AND node IN (SELECT json_extract(value, '$[0]') FROM json_each(:beats)))
-ON CONFLICT (node) DO UPDATE SET
-    address = coalesce(excluded.address, address), zone = coalesce(excluded.zone, zone), load = excluded.load,
-    served = excluded.served, expires_at = excluded.expires_at
-"""
-"""Of many nodes at once, as a JSON array, unless a lease of one of them is over at `now`.
-
-Each statement lets another thread run and waits for it afterwards, which takes longer than what SQLite does.
-"""
-
-_ENDED = "SELECT node FROM nodes WHERE expires_at <= ? AND node IN (SELECT value FROM json_each(?))"
-_PUT_HOLDING = "INSERT OR REPLACE INTO holdings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
-_FORGET_IF_EMPTY = """
-DELETE FROM nodes WHERE node = ? AND expires_at IS NULL AND node NOT IN (SELECT node FROM holdings)
-"""
-
-_PURGE = (
-    "DELETE FROM holdings WHERE by_heartbeat AND node IN (SELECT node FROM nodes WHERE expires_at <= ?)",
-    "DELETE FROM holdings WHERE NOT by_heartbeat AND expires_at <= ?",
-    "DELETE FROM nodes WHERE coalesce(expires_at, 0) <= ? AND node NOT IN (SELECT node FROM holdings)",
-)
-
 
 class SqliteLedger:
-    """A ledger in the file `path`; its folder is made if need be."""
+    """A ledger in the file `path`; a missing folder is made."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -106,21 +56,21 @@ class SqliteLedger:
         self._syncs = True  # SQLite's own default
 
     def now(self) -> float:
-        """Return seconds since 1970, counted on from where the last process was (loom.control.ledgers.clock)."""
+        """Return seconds since 1970, continued from the last process' clock (loom.control.ledgers.clock)."""
         return self._clock.now()
 
     async def load(self) -> Snapshot:
-        """Open the file and read it. Raises RegistryError when it is in use, or is no registry."""
+        """Open the file and read it. Raises RegistryError when it is in use or not a registry."""
         return await self._run(self._load)
 
     async def commit(self, _epoch: str, changes: Sequence[Change]) -> int:
-        """Write a transaction. Raises EpochChanged when the file is not the one that we left."""
+        """Write a transaction. Raises EpochChanged when another process changed the file."""
         await self._run(lambda: self._commit(changes))
         self._number += 1
         return self._number
 
     async def follow(self, _epoch: str, _number: int) -> Sequence[Batch]:
-        """Wait in vain: no other process writes here. Raises EpochChanged when one did, or took the file away."""
+        """Return no batches: no other process may write here. Raises EpochChanged when one did, or removed the file."""
         await asyncio.sleep(_IDLE_S)
         await self._run(self._check_files)
         return []
@@ -148,21 +98,21 @@ class SqliteLedger:
     def _load(self) -> Snapshot:
         if self._database is not None and not self._files.are_ours():
             self._files.set_aside()
-            self._close()  # SQLite leaves alone what has another name by now
+            self._close()  # after the renaming: SQLite then leaves the renamed files alone
         if self._database is None:
             try:
                 self._database = self._open()
             except BaseException:
-                self._close()  # the lock must not outlast a file that cannot be used
+                self._close()  # do not keep the lock of a file that cannot be used
                 raise
         self._set_clock(self._database)
         self._purge(self._database)
         self._files.note()
         (epoch,) = self._database.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-        return Snapshot(epoch, self._number, list(_changes(self._database)))
+        return Snapshot(epoch, self._number, list(read_changes(self._database)))
 
     def _open(self) -> sqlite3.Connection:
-        """Open the file, and claim it once it has turned out to be ours, or new: no other gets a lock beside it."""
+        """Open the file, and claim it if it is a registry or new: no lock file is put beside another program's file."""
         Path(self._path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         database = self._connect()
         try:
@@ -170,8 +120,8 @@ class SqliteLedger:
             self._files.claim()
             database.execute("PRAGMA journal_mode = WAL")
             database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-            if self._check_tables(database) == 0:  # until it was claimed, another one may have made them
-                _create(database)
+            if self._check_tables(database) == 0:  # again: before the claim another process may have made them
+                create(database)
         except BaseException:
             database.close()
             raise
@@ -180,15 +130,15 @@ class SqliteLedger:
     def _connect(self) -> sqlite3.Connection:
         try:
             return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-        except sqlite3.OperationalError:  # it does not say why: the system does
+        except sqlite3.OperationalError:  # it does not tell the reason: the system call below does
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             raise
 
     def _check_tables(self, database: sqlite3.Connection) -> int:
-        """Return the version of the tables, 0 for none yet. Raises RegistryError when they are not ours."""
+        """Return the version of the tables, 0 for an empty file. Raises RegistryError when they are not ours."""
         version: int
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
+        if version not in (0, VERSION):
             hint = "use the Loom that made it, or name another registry"
             raise RegistryError(f"{self._path} was made by another version of Loom (tables {version})", hint)
         if version == 0 and database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
@@ -204,18 +154,18 @@ class SqliteLedger:
         finally:
             is_named = self._files.are_named()
             if is_named:
-                self._files.note()  # after a failure, too: what it left is ours
+                self._files.note()  # also after a failure: it wrote as well
         if not is_named:
-            raise EpochChanged  # it went into a file that has no name any more
+            raise EpochChanged  # the commit went into a file that was removed
 
     def _keep(self, database: sqlite3.Connection, changes: Sequence[Change]) -> None:
-        must_sync = any(not isinstance(change, Beat) and not _ends(change) for change in changes)
+        must_sync = any(not isinstance(change, Beat) and not has_lease(change) for change in changes)
         if must_sync != self._syncs:
             database.execute(f"PRAGMA synchronous = {'FULL' if must_sync else 'NORMAL'}")
             self._syncs = must_sync
-        if not _renew(database, changes, self.now()):
-            _write(database, changes, self.now())
-        with contextlib.suppress(sqlite3.Error):  # the batch is kept, whatever comes of what is done beside it
+        if not renew(database, changes, self.now()):
+            write(database, changes, self.now())
+        with contextlib.suppress(sqlite3.Error):  # the batch is kept even if this fails
             if self.now() - self._clock_noted > _NOTE_CLOCK_EVERY_S:
                 self._note_clock(database)
             if self.now() - self._purged > _PURGE_EVERY_S:
@@ -231,7 +181,7 @@ class SqliteLedger:
         database.execute("INSERT OR REPLACE INTO meta VALUES ('clock', ?)", (self._clock.note(),))
 
     def _check_files(self) -> None:
-        """Raise EpochChanged when the files are not those that we left."""
+        """Raise EpochChanged when another process changed the files."""
         if self._database is not None and not self._files.are_ours():
             raise EpochChanged
 
@@ -239,7 +189,7 @@ class SqliteLedger:
         self._purged = self.now()
         database.execute("BEGIN IMMEDIATE")
         try:
-            for statement in _PURGE:
+            for statement in PURGE:
                 database.execute(statement, (self._purged,))
             database.execute("COMMIT")
         except BaseException:
@@ -252,100 +202,3 @@ class SqliteLedger:
             self._database.close()
             self._database = None
         self._files.release()
-
-
-def _create(database: sqlite3.Connection) -> None:
-    database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION};")
-    database.execute("INSERT INTO meta VALUES ('epoch', ?)", (uuid.uuid4().hex[:16],))
-    database.execute("COMMIT")
-
-
-def _renew(database: sqlite3.Connection, changes: Sequence[Change], now: float) -> bool:
-    """Write heartbeats that bring no inventory, a transaction by itself; return whether these changes are just that."""
-    beats = [change for change in changes if isinstance(change, Beat) and change.inventory is None]
-    is_all = 0 < len(beats) == len(changes)
-    return is_all and database.execute(_PUT_BEATS, {"beats": _rows(beats), "now": now}).rowcount > 0
-
-
-def _write(database: sqlite3.Connection, changes: Sequence[Change], now: float) -> None:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        if not changes:  # whoever commits nothing wants to know whether something could be written
-            database.execute("UPDATE meta SET value = value")
-        _end_leases(database, {change.node for change in changes}, now)
-        for statement, values in _statements(changes):
-            database.execute(statement, values)
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
-
-
-def _end_leases(database: sqlite3.Connection, nodes: set[str], now: float) -> None:
-    """Forget what nodes had under a lease that is over: a new one must not bring it back."""
-    for (node,) in database.execute(_ENDED, (now, json.dumps(list(nodes)))).fetchall():
-        database.execute("DELETE FROM holdings WHERE node = ? AND by_heartbeat", (node,))
-        database.execute("UPDATE nodes SET expires_at = NULL WHERE node = ?", (node,))
-        database.execute(_FORGET_IF_EMPTY, (node,))
-
-
-def _ends(change: Change) -> bool:
-    """Return whether a change is said again, or over soon, so that a loss of power may take it."""
-    return isinstance(change, Registered) and change.expires_at is not None
-
-
-def _statements(changes: Sequence[Change]) -> Iterator[tuple[str, _Row]]:
-    """Yield what writes changes, in their order; heartbeats that follow each other are written at once."""
-    for is_beat, group in groupby(changes, lambda change: isinstance(change, Beat)):
-        if is_beat:
-            yield from _of_beats(cast("list[Beat]", list(group)))
-        else:
-            for change in group:
-                yield from _of(change)
-
-
-def _of_beats(beats: Sequence[Beat]) -> Iterator[tuple[str, _Row]]:
-    yield _PUT_BEATS, {"beats": _rows(beats), "now": 0.0}
-    for beat in beats:
-        if beat.inventory is not None:
-            yield "DELETE FROM holdings WHERE node = ? AND by_heartbeat", (beat.node,)
-            for holding in beat.inventory:
-                yield _PUT_HOLDING, _row(beat.node, holding, None, by_heartbeat=True)
-
-
-def _rows(beats: Sequence[Beat]) -> str:
-    return json.dumps([(it.node, it.address, it.zone, it.load, it.served, it.expires_at) for it in beats])
-
-
-def _of(change: Change) -> Iterator[tuple[str, _Row]]:
-    if isinstance(change, Registered):
-        yield _PUT_NODE, (change.node, change.address, change.zone)
-        yield _PUT_HOLDING, _row(change.node, change.holding, change.expires_at, by_heartbeat=False)
-    elif isinstance(change, Withdrawn):
-        yield "DELETE FROM holdings WHERE node = ? AND model = ?", (change.node, change.model)
-        yield _FORGET_IF_EMPTY, (change.node,)
-    elif isinstance(change, Left):
-        yield "DELETE FROM holdings WHERE node = ?", (change.node,)
-        yield "DELETE FROM nodes WHERE node = ?", (change.node,)
-
-
-def _row(node: str, it: Holding, expires_at: float | None, *, by_heartbeat: bool) -> _Row:
-    facts = (it.model, it.digest, it.size, it.state, it.received, it.from_origin, it.from_peers, it.address)
-    return (node, *facts, by_heartbeat, expires_at)
-
-
-def _changes(database: sqlite3.Connection) -> Iterator[Change]:
-    """Yield the tables' rows as changes, heartbeats first: a plain registration is the later word."""
-    facts = "h.model, h.digest, h.size, h.state, h.received, h.from_origin, h.from_peers, h.address"
-    inventories: dict[str, list[Holding]] = {}
-    for node, *holding in database.execute(f"SELECT h.node, {facts} FROM holdings h WHERE h.by_heartbeat"):  # noqa: S608
-        inventories.setdefault(node, []).append(Holding(*holding))
-    nodes = "SELECT node, expires_at, address, zone, load, served FROM nodes WHERE expires_at IS NOT NULL"
-    for node, expires_at, address, zone, load, served in database.execute(nodes):
-        yield Beat(node, expires_at, address, zone, load, served, tuple(inventories.get(node, ())))
-    registered = f"""
-        SELECT h.node, n.address, n.zone, h.expires_at, {facts} FROM holdings h JOIN nodes n USING (node)
-        WHERE NOT h.by_heartbeat"""  # noqa: S608 - names of columns, not values
-    for node, address, zone, expires_at, *holding in database.execute(registered):
-        yield Registered(node, Holding(*holding), address, zone, expires_at)
