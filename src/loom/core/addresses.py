@@ -1,7 +1,7 @@
-"""Which addresses a node may register, and which ones a redirect may lead to (loom.core.redirects).
+"""Addresses: those that a node may register, and those that a redirect may lead to (loom.core.redirects).
 
-An address that a stranger names is a lever to make every node of a fleet send requests to a host of the stranger's
-choice (server-side request forgery): the metadata service of a cloud, which hands out credentials, above all.
+A stranger who could register any address could make every node of a fleet send requests to it (server-side request
+forgery). The worst target is a cloud's metadata service, which hands out credentials.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-"""What a fleet's nodes mostly have: RFC 1918, carrier-grade NAT (pods on some clouds), unique local IPv6."""
+"""Networks of most fleets: RFC 1918, carrier-grade NAT (pods on some clouds), unique local IPv6."""
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 UNSPECIFIED = ("0.0.0.0/8", "::/128")
-"""Linux connects to 0.0.0.0 and :: as to loopback."""
+"""Networks of the unspecified address: Linux connects to 0.0.0.0 and :: as to loopback."""
 
 LINK_LOCAL = ("169.254.0.0/16", "fe80::/10")
 
@@ -29,20 +29,20 @@ METADATA = (
     "169.254.169.254/32", "169.254.170.0/24", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32",
     "fd00:ec2::/32", "fd20:ce::/32", "fd00:42::42/128", "fd00:c1::/32", "fd00:a9fe:a9fe::/48", "fd00:100::100:200/128",
 )  # fmt: skip
-"""Where clouds hand out credentials: nearly all of them; AWS to containers; Azure (wire server), Alibaba, Oracle; by
+"""Addresses of metadata services: of nearly all clouds; AWS' for containers; Azure's wire server, Alibaba, Oracle; over
 IPv6 AWS, Google, Scaleway, Oracle, Akamai, Alibaba."""
 
 _MAPPED = ip_network("::ffff:0:0/96")
 _TRANSLATED = tuple(map(ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
-"""IPv6 that a translator (NAT64) turns into the IPv4 address inside (RFC 6052 section 2.2, 8215, 2765)."""
+"""Networks whose addresses NAT64 turns into the IPv4 address inside (RFC 6052 section 2.2, 8215, 2765)."""
 
 _TUNNELS = ("2001::/32", "2002::/16")
-"""IPv6 that holds IPv4 addresses of a tunnel's ends: Teredo and 6to4 (RFC 4380, 3056)."""
+"""Networks whose addresses hold the IPv4 addresses of a tunnel's ends: Teredo and 6to4 (RFC 4380, 3056)."""
 
 NEVER = _TRANSLATED + tuple(
     map(ip_network, (*UNSPECIFIED, *LINK_LOCAL, *METADATA, *_TUNNELS, "224.0.0.0/4", "240.0.0.0/4", "ff00::/8"))
 )
-"""Never a node's address, whatever is allowed: these, and multicast and reserved ones; IPv4 in IPv6 could be any."""
+"""Networks that --allow-cidr cannot allow, multicast and reserved ones included. IPv4 inside IPv6 could be any host."""
 
 _KINDS = tuple(
     (kind, tuple(map(ip_network, texts)))
@@ -60,21 +60,21 @@ _REMEMBERED = 16_384
 
 
 class Allowed:
-    """The networks that addresses may be of.
+    """The networks that nodes' addresses may be in.
 
-    cidrs: such as "10.0.0.0/8"; empty for the private ones. Raises UsageError when one is no network.
-    loopback: whether 127.0.0.1 is an address of the fleet: when the control plane itself listens there only.
+    cidrs: such as "10.0.0.0/8"; empty for PRIVATE. Raises UsageError when one is not a network.
+    loopback: also allow LOOPBACK, when cidrs is empty: for a control plane that itself listens on loopback only.
     """
 
     def __init__(self, cidrs: Iterable[str] = (), *, loopback: bool = False) -> None:
         texts = tuple(cidrs) or PRIVATE + (LOOPBACK if loopback else ())
         self._networks = [_parse_network(text) for text in texts]
-        self._checked = lru_cache(_REMEMBERED)(self._check)  # nodes say the same address again and again
+        self._checked = lru_cache(_REMEMBERED)(self._check)  # nodes send the same address again and again
 
     def check(self, address: str | None) -> str | None:
-        """Return an address, "http://host:port" or "https://host:port", in its one form. Raises UsageError.
+        """Return an address, "http://host:port" or "https://host:port", in normal form. Raises UsageError.
 
-        The host must be an IP address: a name could lead elsewhere by the time that somebody connects to it.
+        The host must be an IP address: a name may resolve to another address when a peer connects.
         """
         return None if address is None else self._checked(address)
 
@@ -87,7 +87,7 @@ class Allowed:
 
 
 class Place(NamedTuple):
-    """Where a node listens. As text it is an address in its one form."""
+    """The address that a node listens on. str() gives its normal form."""
 
     scheme: str
     ip: IPv4Address | IPv6Address
@@ -111,7 +111,7 @@ def parse_address(address: str) -> Place:
 
 
 def is_address(address: str) -> bool:
-    """Return whether this is an address in its one form: nothing else that it could be taken for."""
+    """Return whether this is an address in normal form, so that no two texts name one address."""
     try:
         return str(parse_address(address)) == address
     except UsageError:
@@ -119,20 +119,20 @@ def is_address(address: str) -> bool:
 
 
 def format_authority(host: str, port: int) -> str:
-    """Return host:port as a URL has it."""
+    """Return host:port in a URL's form: an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def plain_ip(host: str) -> str:
-    """Return an IP address as a socket tells it in its one form: IPv4 comes in IPv6's clothes through [::]."""
+    """Return a socket's IP address in normal form. A socket on [::] shows IPv4 addresses as ::ffff:1.2.3.4."""
     ip = ip_address(host)
     return str((isinstance(ip, IPv6Address) and ip.ipv4_mapped) or ip)
 
 
 def kind_of_ip(text: str) -> str:
-    """Return "metadata", "link-local" or "loopback" for an IP address; "" for any other one, and for what is none.
+    """Return "metadata", "link-local" or "loopback" for an IP address; "" for another one, or for other text.
 
-    An IPv4 address inside an IPv6 one counts as well: where NAT64 is at work that is where the connection ends.
+    An IPv4 address inside an IPv6 address counts as well: with NAT64 the connection ends there.
     """
     try:
         ip = ip_address(text.partition("%")[0])
@@ -143,7 +143,7 @@ def kind_of_ip(text: str) -> str:
 
 
 def kind_of_host(host: str) -> str:
-    """Return the same for a host as a URL has it, without asking a resolver: for when a proxy does that."""
+    """Return the same for a URL's host without resolving it, for when a proxy resolves names."""
     name = host.rstrip(".").lower()
     if name in _METADATA_NAMES:
         return "metadata"
@@ -153,9 +153,9 @@ def kind_of_host(host: str) -> str:
 
 
 def parse_number(host: str) -> str:
-    """Return the IPv4 address that resolvers take a host of one to four numbers for; "" when it is none.
+    """Return the IPv4 address that resolvers read in a host of one to four numbers; "" when it is no such host.
 
-    inet_aton(3): 2130706433, 0x7f.1, 0177.0.0.1 and 127.1 are 127.0.0.1; the last number fills what is left.
+    inet_aton(3): 2130706433, 0x7f.1, 0177.0.0.1 and 127.1 are 127.0.0.1; the last number fills the remaining bytes.
     """
     parts = [_parse_c_number(part) for part in host.split(".")]
     *first, last = parts
@@ -165,7 +165,7 @@ def parse_number(host: str) -> str:
 
 
 def _parse_c_number(text: str) -> int:
-    """Return a number as C writes it: decimal, octal behind a 0, hexadecimal behind 0x; -1 when it is none."""
+    """Parse a number in C's form: decimal, octal after a 0, hexadecimal after 0x; -1 when it is none."""
     digits, base = (text[2:], 16) if text[:2].lower() == "0x" else (text, 8 if text[:1] == "0" else 10)
     try:
         return int(digits, base) if digits.isascii() and digits.isalnum() and len(digits) < 20 else -1
@@ -174,7 +174,7 @@ def _parse_c_number(text: str) -> int:
 
 
 def _addresses_in(ip: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
-    """Return an address, and the IPv4 addresses that it may hold."""
+    """Return an address, followed by the IPv4 addresses that it may contain."""
     if isinstance(ip, IPv4Address):
         return [ip]
     value = int(ip)
@@ -189,7 +189,7 @@ def _addresses_in(ip: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Addre
 
 
 def _parse_ip(host: str, address: str) -> IPv4Address | IPv6Address:
-    """Parse a host; an IPv4 address in the clothes of IPv6 (RFC 4291 section 2.5.5) is that IPv4 address."""
+    """Parse a host; an IPv4 address written as IPv6 (RFC 4291 section 2.5.5) becomes that IPv4 address."""
     is_bracketed = host.startswith("[") and host.endswith("]")
     try:
         ip = ip_address(host[1:-1] if is_bracketed else host)

@@ -1,4 +1,4 @@
-"""How much a control plane takes: a stranger, or a mistake in a loop, must not be able to fill its memory."""
+"""Bounds of a control plane: neither a stranger nor a client's endless loop may fill its memory."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 MAX_NODES = 100_000
 MAX_MODELS_OF_NODE = 4096
 MAX_HOLDINGS = 2_000_000
-"""Of all nodes together: about 1 GB of memory."""
+"""Holdings of all nodes together: about 1 GB of memory."""
 
 
 class Admission:
-    """Decides which of the changes that are to be kept together may be, each with those before it in mind.
+    """Checks a batch of changes against the bounds, one by one, counting those already admitted.
 
-    So many at once pass no bound that one after the other would not. `fleet` must not change meanwhile. What other
-    control planes are keeping at the same moment is not known: they may exceed the bounds by a batch each.
+    So a batch cannot exceed a bound that single changes could not. `fleet` must not change before the batch is kept.
+    Other control planes' commits of the same moment are not counted: each may exceed the bounds by one batch.
     """
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._new: dict[str, set[str]] = {}  # what nodes are about to have that the fleet does not know of
+        self._new: dict[str, set[str]] = {}  # node -> admitted models that the fleet does not have yet
         self._nodes = len(fleet)
         self._holdings = fleet.holdings
 
     def admit(self, change: Change) -> None:
-        """Take a change in. Raises RegistryFull when there is no room, UsageError when it is too large by itself.
+        """Admit a change. Raises RegistryFull when there is no room, UsageError when it is too large by itself.
 
-        What is known already may always be said again.
+        A change that adds neither a node nor a holding is always admitted.
         """
         if not isinstance(change, (Beat, Registered)):
             return
         if isinstance(change, Beat) and change.inventory is None and self._fleet.has_node(change.node):
-            return  # as most do, it adds nothing
+            return  # most heartbeats: nothing is added
         more, net = self._more(change)
         is_new = not self._fleet.has_node(change.node) and change.node not in self._new
         if is_new and self._nodes >= MAX_NODES:
@@ -52,7 +52,7 @@ class Admission:
         self._new.setdefault(change.node, set()).update(more)
 
     def _more(self, change: Beat | Registered) -> tuple[set[str], int]:
-        """Return the models that the change adds to its node, and by how many that has more then."""
+        """Return the models that the change adds to its node, and by how many models the node grows."""
         fleet, node, new = self._fleet, change.node, self._new.get(change.node, set())
         if isinstance(change, Registered):
             model = change.holding.model

@@ -1,8 +1,8 @@
-"""Requests that a page in a browser makes: recognised by what every browser says and no script can take away.
+"""Requests that a page in a browser makes, recognised by fields that every browser sends and no script can remove.
 
-Source: the Fetch standard, sections 3.1 (Origin) and 4.6 (forbidden names), and Chromium 156 as it was seen: over plain
-HTTP it sends no Sec-Fetch-Site, and no Origin with a GET to the page's own origin; a script may empty Accept-Language,
-and cannot remove it.
+Spec: the Fetch standard, sections 3.1 (Origin) and 4.6 (forbidden names). Chromium 156, as observed: over plain HTTP it
+sends no Sec-Fetch-Site. It sends no Origin with a GET to the page's own origin. A script may empty Accept-Language but
+not remove it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _OWN_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
-"""Names that cannot be bought (RFC 6761, RFC 6762, RFC 8375; ICANN's resolution of 29 July 2024 for .internal)."""
+"""Suffixes that no registrar sells (RFC 6761, RFC 6762, RFC 8375; ICANN's resolution of 29 July 2024: .internal)."""
 
 
 def names_its_page(fields: Mapping[str, str]) -> bool:
-    """Return whether a request says which page made it. fields: by lower-case name, or a mapping that ignores case."""
+    """Return whether a request tells which page made it. fields: by lower-case name, or a mapping that ignores case."""
     return "origin" in fields or "sec-fetch-site" in fields
 
 
 def is_browser(fields: Mapping[str, str]) -> bool:
-    """Return whether a request comes from a browser, also one that does not say from which page."""
+    """Return whether a request comes from a browser, with or without the page's origin."""
     said = names_its_page(fields) or "accept-language" in fields
     return said or fields.get("user-agent", "").startswith("Mozilla/")
 
@@ -36,10 +36,10 @@ def host_name(host: str) -> str:
 
 @lru_cache(1024)
 def can_be_rebound(host: str, own: frozenset[str] = frozenset()) -> bool:
-    """Return whether the owner of the name in a Host field could be a stranger, who has it lead here (DNS rebinding).
+    """Return whether a stranger may own the name in a Host field and make it resolve to us (DNS rebinding).
 
-    own: names of ours, in lower case. An address is no name; a name without a dot cannot be bought. Remembered: parsing
-    an address takes as long as the rest of a lookup's checks.
+    own: our names, in lower case. An address, or a name without a dot, cannot be owned by a stranger. Results are
+    cached: to parse an address takes as long as the other checks of a lookup.
     """
     name = host_name(host).rstrip(".")
     if "." not in name or name in own or name.endswith(_OWN_SUFFIXES):

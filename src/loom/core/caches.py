@@ -1,7 +1,7 @@
-"""Whether a reply may come from a cache that does not have the file yet.
+"""Cold caches: tells whether a reply may come from a cache that does not have the file yet.
 
-Such a cache often fetches the file from its front, and a request for a far range waits until the fill is there; or it
-fetches the whole file anew for each range. Who asks it for many ranges at once gains nothing (loom.core.concurrency).
+Such a cache often fetches the file from its beginning, and a request for a far range waits until the fill is there. Or
+it fetches the whole file again for each range. Many ranges at once then gain nothing (loom.core.concurrency).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NOT_FAR_S = 0.1
-"""Seconds from a request to its reply below which an origin with a sign of a cache is asked for a far range first; one
-nearer than NEAR_S is asked in any case. Beyond it nothing is spent; what waits is noticed then."""
+"""Seconds from a request to its reply below which an origin that shows a cache is tested with a far range. One nearer
+than NEAR_S is tested in any case. A farther one is not tested: requests that wait show the cache later."""
 
 _TELLS = ("x-cache", "x-cache-status", "x-proxy-cache", "x-cache-lookup", "cf-cache-status", "cache-status")
 _SILENT = ("nginx", "openresty", "tengine", "angie")
-"""Servers that cache, as they are often configured, without a word about it (no Via, no Age)."""
+"""Servers that, as often configured, cache without telling it (no Via, no Age)."""
 
 
 def may_be_cold(fields: Mapping[str, str], round_trip_s: float) -> bool:
-    """Return whether it is worth one round trip to find out if far ranges are served at once.
+    """Return whether one round trip should be spent to test whether far ranges are served at once.
 
-    fields: the first reply's, names in lower case; round_trip_s: what that took to come.
+    fields: those of the first reply, names in lower case. round_trip_s: seconds from the request to that reply.
     """
     if round_trip_s >= NOT_FAR_S or _is_hit(fields):
         return False

@@ -1,6 +1,7 @@
-"""What can happen in a fleet, said as absolute statements: applied twice, or after they came true, they do no harm.
+"""Changes of a fleet as absolute statements: to apply one twice, or late, does no harm.
 
-A node stands in them by its key (loom.core.names.node_key): its name and, where it has one, its identity.
+`node` is always a node key (loom.core.names.node_key): the name and, if the node has one, its identity. A field is
+called soft if the ledger passes it on to all control planes but does not keep it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ State = Literal["complete", "partial"]
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a node has of one model. Sizes are bytes.
+    """One model of a node: all of it, or a part. Sizes are bytes.
 
-    model: its name; it may hold slashes.
-    digest: "sha256:..." of the whole, None when unknown.
-    size: of the whole, None when unknown.
+    model: its name; may contain slashes.
+    digest: "sha256:..." of the whole file, None when unknown.
+    size: of the whole file, None when unknown.
     state: "complete", or "partial" while it is being fetched.
-    received: of a partial one, how much is there.
-    from_origin, from_peers: how much of it was taken from where.
-    address: where this one is handed out, when that is not where the node is: by a fetch while it runs.
+    received: bytes that are there, of a partial one.
+    from_origin, from_peers: bytes of it that came from there.
+    address: the address that serves this model, if it is not the node's: that of a fetch while it runs.
     """
 
     model: str
@@ -47,9 +48,10 @@ class Ended:
 class Registered:
     """A node has a model: until `expires_at`, or until withdrawn when that is None.
 
-    address and zone: None leaves what was known of the node. served: bytes of the model that the node's fetch handed to
-    peers. fetch: the id of the fetch that says this. ended: how it ended. These three are soft: a ledger passes them on
-    to all control planes and does not keep them. version: of the Loom that says this; as soft.
+    address, zone: None leaves the node's unchanged.
+    served (soft): bytes of the model that the node's fetch sent to peers.
+    fetch (soft): the id of the fetch that sent this. ended (soft): how that fetch ended.
+    version (soft): the Loom version of the sender.
     """
 
     node: str
@@ -65,7 +67,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """A node has a model no more, or its fetch failed. fetch and ended are soft, as those of Registered."""
+    """A node no longer has a model, or its fetch of it failed. fetch and ended (soft): as in Registered."""
 
     node: str
     model: str
@@ -75,17 +77,17 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A node is gone, and all that it had."""
+    """A node left, with all its holdings."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """A node lives, until `expires_at` unless it says so again.
+    """A node's heartbeat: its lease now ends at `expires_at`.
 
-    load: uploads under way. served: bytes handed to peers since the node started.
-    inventory: exactly what it holds; None when that is what it said last. version: as with Registered.
+    load: uploads under way. served: bytes sent to peers since the node started.
+    inventory: all its holdings without a registration; None when unchanged. version: as in Registered.
     """
 
     node: str
@@ -100,9 +102,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A node `by` was handed wrong bytes or nonsense by `node`, and asks it for nothing more. Soft: a ledger passes it
-    on to all control planes and does not keep it.
-    """
+    """The node `by` rejects `node`, which sent it wrong bytes or nonsense. Soft as a whole."""
 
     node: str
     by: str

@@ -1,4 +1,4 @@
-"""Does what came look like what was asked for? A login page saved as weights starts a server that cannot serve."""
+"""Checks of a file's content against its name. A login page saved as weights would start a server that cannot serve."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _CODED_SUFFIXES = {
     "gzip": _GZIP, "x-gzip": _GZIP, "bzip2": _BZIP2, "x-bzip2": _BZIP2, "bzip": _BZIP2, "xz": _XZ, "x-xz": _XZ,
     "zstd": (".zst", ".tzst"), "br": (".br",), "compress": (".z",), "x-compress": (".z",), "lz4": (".lz4",),
 }  # fmt: skip
-"""Suffixes of files that are what a content coding makes; labels with an x- are the older spelling (RFC 9110 8.4.1)."""
+"""Suffixes of files that a content coding makes, by its label. x- labels are the older spelling (RFC 9110 8.4.1)."""
 
 _NO_CODINGS = frozenset(("", "identity", "none", "binary", "utf-8", "aws-chunked"))
-"""Labels that leave the bytes as they are. Uploads to S3 in signed pieces leave "aws-chunked" behind in some stores."""
+"""Labels that change no bytes. After an upload in signed parts some S3 stores keep "aws-chunked" as the label."""
 
 SNIFF_SIZE = 512
-"""Bytes of the file's beginning that `judge_beginning` wants."""
+"""Bytes of the file's beginning that `judge_beginning` needs."""
 
 
 def telling_name(name: str, other: str) -> str:
-    """Return `name`, but `other` where that alone tells by its suffix what kind of file it is: `output` does not."""
+    """Return `name`, or `other` if only its suffix tells the kind of file: a name like `output` does not."""
     kinds = _PAGE_SUFFIXES | _WEIGHT_SUFFIXES
     return other if _suffix(name) not in kinds and _suffix(other) in kinds else name
 
 
 def is_unwanted_page(content_type: str, name: str) -> bool:
-    """Return whether a reply of this Content-Type is a web page though `name` is not one's."""
+    """Return whether a reply of this Content-Type is a web page although `name` is not a page's name."""
     kind = content_type.partition(";")[0].strip().lower()
     return kind in ("text/html", "application/xhtml+xml") and _suffix(name) not in _PAGE_SUFFIXES
 
@@ -50,16 +50,16 @@ def suffix_of(coding: str) -> str:
 
 
 def is_named_coded(coding: str, names: Iterable[str]) -> bool:
-    """Return whether one of these names is of a file that the coding makes: its label is of the file itself then.
+    """Return whether one of these names has a suffix of the coding: then the label describes the stored file.
 
-    Servers label a stored `.tar.gz` with gzip: Apache with AddEncoding, Flask, Django, Twisted. The bytes, and ranges
-    of them, are the file's own.
+    Servers label a stored `.tar.gz` with gzip: Apache with AddEncoding, Flask, Django, Twisted. Its bytes and ranges
+    are the file's own.
     """
     return any(_suffix(name) in _CODED_SUFFIXES.get(coding, ()) for name in names)
 
 
 def is_page_as_weights(beginning: bytes, name: str) -> bool:
-    """Return whether a file with a name for weights begins as a web page does."""
+    """Return whether a file that is named like weights begins like a web page."""
     start = beginning[:SNIFF_SIZE].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return _suffix(name) in _WEIGHT_SUFFIXES and start.startswith(_PAGE_STARTS)
 
@@ -67,8 +67,8 @@ def is_page_as_weights(beginning: bytes, name: str) -> bool:
 def judge_beginning(beginning: bytes, name: str) -> str:
     """Return a warning when the beginning lacks its format's magic, else "".
 
-    GGUF files begin with "GGUF" (the GGUF specification); a safetensors file with the length of its JSON header in
-    8 bytes, little-endian, and that header's "{".
+    A GGUF file begins with "GGUF" (the GGUF specification). A safetensors file begins with the length of its JSON
+    header in 8 bytes, little-endian, and the header's "{".
     """
     suffix = _suffix(name)
     if suffix == ".gguf" and not beginning.startswith(b"GGUF"):

@@ -15,10 +15,10 @@ _HINT = _EXAMPLE.format("host", 3000)
 
 
 def parse_control_url(text: str) -> Url:
-    """Take a control plane's address apart; a path is where it stands behind a proxy. Raises UsageError."""
+    """Parse a control plane's URL. It has a path if the control plane is behind a proxy. Raises UsageError."""
     try:
         url = parse_url(text)
-        url.endpoint.host.encode("idna")  # what the resolver does; it wants labels of 1 to 63 characters
+        url.endpoint.host.encode("idna")  # as the resolver does: it refuses labels longer than 63 characters
     except (UsageError, UnicodeError):
         raise _no_address(text) from None
     if url.username is not None or "?" in url.target or not url.endpoint.port:
@@ -27,7 +27,7 @@ def parse_control_url(text: str) -> Url:
 
 
 def _no_address(text: str) -> UsageError:
-    """Return the error; what may hold a secret is not shown."""
+    """Return the error. It does not show text that may contain a secret."""
     shown = redact(text)
     name = f"{shown} is" if text.isprintable() and "@" not in text and shown else "that is"
     host, _, port = text.partition(":")

@@ -1,10 +1,12 @@
-"""What an origin tells of the whole file before, or beside, its bytes: a size and a digest, to be verified. Pure.
+"""Size and digest of the whole file, as header fields of the origin tell them; the fetch verifies them. Pure.
 
-Rule: a field counts only when its own definition says what its value is of. An ETag that looks like a digest is none,
-unless its form (`"sha256:..."`) or the protocol around it (the hub's, by X-Repo-Commit) says so. Three kinds of fields:
-those that tell of the file wherever they stand, on a redirect too; those that tell of the selected representation, also
-beside a part of it; and those that tell of the very content that they came with, which is the file only when all of it
-came.
+Rule: a field counts only if its definition says what its value describes. An ETag that looks like a digest is none,
+unless its form (`"sha256:..."`) or the protocol around it (the hub's, by X-Repo-Commit) says so. Three kinds of fields
+describe
+
+* the file, on any reply, also on a redirect;
+* the selected representation, also beside a part of it;
+* the content of this very reply, which is the file only if the reply brings all of it.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ _SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
 """Bytes of a digest, by hashlib's name of the algorithm."""
 
 _RANKS = ("sha256", "sha512", "sha1", "md5")
-"""Best first: SHA-256 is what the cache and the swarm name content by."""
+"""Algorithms, best first: the cache and the swarm name content by its SHA-256."""
 
 _HASH_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "md5": "md5"}
-"""Algorithms of Repr-Digest, Content-Digest (RFC 9530) and Digest (RFC 3230), whose names have no case."""
+"""Algorithms of Repr-Digest, Content-Digest (RFC 9530) and Digest (RFC 3230), by their names in lower case."""
 
 _HEX = frozenset("0123456789abcdef")
 
 GIVEN = "--sha256"
-"""Who told a digest that the caller gave."""
+"""Origin of a digest that the caller gave: `Digest.told_by`."""
 
 
 @dataclass(frozen=True)
 class Digest:
-    """A digest of the whole file: hashlib's name of the algorithm, the value in hex, and who told it in which field."""
+    """A digest of the whole file: hashlib's algorithm name, the value in hex, and the field and host that told it."""
 
     algorithm: str
     value: str
@@ -45,20 +47,20 @@ class Digest:
         return f"{self.algorithm}:{self.value}"
 
     def describe(self) -> str:
-        """Return what it is and where it is from, for people and receipts."""
+        """Return algorithm and origin for people and receipts."""
         return f"{self.algorithm} {'given' if self.is_given else 'told'} by {self.told_by}"
 
     @property
     def is_given(self) -> bool:
-        """Whether the caller gave it: then what the origin tells does not count."""
+        """True when the caller gave it: then the origin's digest does not count."""
         return self.told_by == GIVEN
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the whole file must be: `size` in bytes (None: not told) and `digest` (None: not told).
+    """The expected size (bytes; None: not told) and digest (None: not told) of the whole file.
 
-    size_told_by: who told the size, in which field, for an error.
+    size_told_by: the field and the host that told the size, for an error.
     """
 
     size: int | None = None
@@ -71,13 +73,13 @@ class Expectation:
         return self.digest.value if self.digest is not None and self.digest.algorithm == "sha256" else ""
 
     def wanted(self, given: str | None) -> Digest | None:
-        """Return the digest that the file is held to: the SHA-256 that the caller has given, else the one told."""
+        """Return the digest that the file must have: the caller's SHA-256, else the one that the origin told."""
         return Digest("sha256", given, GIVEN) if given is not None else self.digest
 
     def joined(self, later: Expectation) -> Expectation:
-        """Return both together: of two sizes the earlier, of two digests the better algorithm, else the earlier.
+        """Return both merged: of two sizes the earlier, of two digests the better algorithm, else the earlier.
 
-        What stands nearest to the reference knows best what it means; storage at a redirect's end may be out of date.
+        The earlier reply wins because it is nearer to the reference: storage at a redirect's end may be out of date.
         """
         size_of = later if self.size is None else self
         return Expectation(size_of.size, size_of.size_told_by, _best([self.digest, later.digest]))
@@ -100,9 +102,9 @@ class Told:
 
 
 def parse_expectation(fields: Mapping[str, str], host: str, *, is_redirect: bool, is_whole: bool) -> Expectation:
-    """Read what a reply of `host` tells of the whole file; malformed values count as absent.
+    """Read size and digest of the whole file from a reply of `host`. Malformed values count as absent.
 
-    is_redirect: the reply leads elsewhere: only what tells of the file wherever it stands counts.
+    is_redirect: the reply is a redirect, so only fields that describe the file on any reply count.
     is_whole: the reply's content is the whole file, not a part of it.
     """
     found = [*_anywhere(fields)]
@@ -124,21 +126,21 @@ _Found = tuple[str, str, str]
 
 
 def _anywhere(fields: Mapping[str, str]) -> Iterator[_Found]:
-    """Yield what names the file itself: the hub's, a registry's and an Artifactory's fields."""
+    """Yield digests in fields that name the file itself: the hub's, an image registry's and Artifactory's."""
     yield from _hex("X-Linked-ETag", "sha256", _opaque(fields.get("x-linked-etag", "")))
     yield from _named("Docker-Content-Digest", fields.get("docker-content-digest", ""))
     yield from _hex("X-Checksum-Sha256", "sha256", fields.get("x-checksum-sha256", ""))
 
 
 def _beside_any_part(fields: Mapping[str, str]) -> Iterator[_Found]:
-    """Yield what tells of the whole representation, also beside a part of it."""
+    """Yield digests in fields that describe the whole representation, also beside a part of it."""
     etag = fields.get("etag", "")
     yield from _named("ETag", _opaque(etag))
     if "x-repo-commit" in fields:  # the hub's protocol: the ETag of a large file is its SHA-256
         yield from _hex("ETag", "sha256", _opaque(etag))
     yield from _listed("Repr-Digest", fields.get("repr-digest", ""))
     yield from _listed("Digest", fields.get("digest", ""))
-    if fields.get("x-goog-stored-content-encoding", "identity") == "identity":  # else it is of what is stored, not sent
+    if fields.get("x-goog-stored-content-encoding", "identity") == "identity":  # else it describes the stored bytes
         yield from _listed("X-Goog-Hash", fields.get("x-goog-hash", ""))
     yield from _base64("X-Ms-Blob-Content-MD5", "md5", fields.get("x-ms-blob-content-md5", ""))
     yield from _hex("X-Bz-Content-Sha1", "sha1", fields.get("x-bz-content-sha1", ""))
@@ -147,20 +149,20 @@ def _beside_any_part(fields: Mapping[str, str]) -> Iterator[_Found]:
 
 
 def _of_the_content(fields: Mapping[str, str]) -> Iterator[_Found]:
-    """Yield what tells of the content of this very reply."""
+    """Yield digests in fields that describe the content of this very reply."""
     yield from _listed("Content-Digest", fields.get("content-digest", ""))
     yield from _base64("Content-MD5", "md5", fields.get("content-md5", ""))
     yield from _s3_checksums(fields)
 
 
 def _s3_checksums(fields: Mapping[str, str]) -> Iterator[_Found]:
-    """Read S3's checksums; one over the checksums of parts ends in their number ("...-3"), which is no base64."""
+    """Read S3's checksums. A checksum over those of parts ends in their number ("...-3"), which is not base64."""
     yield from _base64("X-Amz-Checksum-Sha256", "sha256", fields.get("x-amz-checksum-sha256", ""))
     yield from _base64("X-Amz-Checksum-Sha1", "sha1", fields.get("x-amz-checksum-sha1", ""))
 
 
 def _opaque(etag: str) -> str:
-    """Return the text of a strong ETag; "" for a weak one, which promises no bytes."""
+    """Return the text of a strong ETag; "" for a weak one, which promises nothing about bytes."""
     text = etag.strip()
     return "" if text.startswith("W/") else text.removeprefix('"').removesuffix('"')
 
@@ -173,7 +175,7 @@ def _named(field: str, text: str) -> Iterator[_Found]:
 
 
 def _listed(field: str, text: str) -> Iterator[_Found]:
-    """Read "sha-256=:<base64>:, ..." and the older "SHA-256=<base64>,..."; what cannot be checked here is left out."""
+    """Read "sha-256=:<base64>:, ..." and the older "SHA-256=<base64>,..."; skip algorithms that are not in _RANKS."""
     for part in text.split(","):
         name, _, value = part.strip().partition("=")
         algorithm = _HASH_NAMES.get(name.strip().lower())

@@ -1,4 +1,4 @@
-"""Metrics as text that Prometheus reads (its text format 0.0.4). Pure, for programs without its client library."""
+"""Metrics in Prometheus' text format 0.0.4. Pure; for programs without prometheus_client."""
 
 from __future__ import annotations
 

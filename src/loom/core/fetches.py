@@ -1,15 +1,26 @@
-"""What became of fetches, and what bytes they moved: a part of the fleet's fold (loom.core.fleet).
+"""Fetches: their outcomes and bytes. Part of the fleet's fold (loom.core.fleet).
 
-A fetch has an id, which it and the process that goes on handing out its file tell with each registration. So what it
-says twice counts once, also when its lease lapsed in between. Another fetch of the same model on that node begins at
-zero. A fetch of an older Loom, and what a ledger kept, has no id and is known by node and model.
+    state    event                              next      counted
+    new      registered, partial                running   started
+    new      registered, complete, with an id   done      started, finished, seconds
+    new      registered, complete, without id   done
+    new      withdrawn with an id and a reason  done      started, failed, seconds; the failure is shown
+    running  registered, partial                running
+    running  registered, complete               done      finished, seconds; an older failure is no longer shown
+    running  withdrawn with a reason            done      failed, seconds; the failure is shown
+    running  withdrawn without a reason         done      failed ("unsaid")
+    running  its lease ends                     gone      lost; the failure is shown
+    running  its node leaves                    gone
+    gone     registered, withdrawn              as from running
+    done     registered, partial, with its id   done      a late message
+    done     registered, partial, without id    running   started: another fetch
 
-A fetch starts when it is first heard of, and ends in one of three ways: it finishes (a complete registration), it fails
-(a withdrawal with a reason), or it is lost (its lease ended). A lost fetch that is heard of again goes on; it counts as
-started once.
+A fetch has an id. It sends the id with each registration, and so does the seeder that it leaves behind. So repeated
+bytes count once, also after its lease had ended. Another fetch of the same model on that node begins at zero. A fetch
+of an older Loom, or one that a ledger kept, has no id: node and model identify it.
 
-Each control plane counts what was said to itself, from zero. So rates over all control planes add up, and a restart is
-the reset that Prometheus expects.
+Each control plane counts only messages that it received itself, from zero. So rates over all control planes add up, and
+a restart is the counter reset that Prometheus expects.
 """
 
 from __future__ import annotations
@@ -27,30 +38,30 @@ if TYPE_CHECKING:
     from loom.core.changes import Ended, Holding, Registered, Withdrawn
 
 OUTCOMES = ("fetched", "resumed", "present", "cached")
-"""How a fetch can finish (loom.core.receipt)."""
+"""Outcomes of a finished fetch (loom.core.receipt)."""
 
 REASONS = (*REASONS_BY_CODE.values(), "error")
-"""Why a fetch can fail."""
+"""Reasons of a failed fetch: the classes of exit codes."""
 
 UNSAID = "unsaid"
-"""The reason of a fetch that was withdrawn without one, as a Loom of 28 November 2026 does."""
+"""Reason of a fetch that was withdrawn without one, as a Loom of 28 November 2026 does."""
 
 LOST = "lost"
 
 BUCKETS_S = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
 KEPT_S = 86400.0
-"""Seconds that a failure is shown, unless the same node fetches the model after all."""
+"""Seconds that a failure is shown, unless the same node fetches the model before."""
 
 MAX_FAILURES = 1000
 MAX_RUNS = 100_000
-"""Fetches that are remembered; of more, the oldest are forgotten."""
+"""Most fetches that are remembered; the oldest are forgotten first."""
 
 _NEW, _RUNNING, _GONE, _DONE = range(4)
 
 
 class Moved(NamedTuple):
-    """Bytes that are news."""
+    """Bytes moved since the fetch's last message."""
 
     from_origin: int = 0
     from_peers: int = 0
@@ -70,7 +81,7 @@ class Failure(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """What one control plane was told, since it started."""
+    """Counts of one control plane since it started."""
 
     started: int = 0
     finished: Counter[str] = field(default_factory=Counter)
@@ -81,7 +92,7 @@ class Counts:
 
 @dataclass(slots=True)
 class _Run:
-    """One fetch. moved: the most that it has said. is_heard: this control plane was the last one that it spoke to."""
+    """One fetch. moved: the highest byte counts that it sent. is_heard: its last message came to this control plane."""
 
     key: str
     node: str
@@ -94,7 +105,7 @@ class _Run:
 
 
 class Fetches:
-    """Every fetch that is not forgotten, and those that failed lately."""
+    """All remembered fetches, and the failures of the last KEPT_S."""
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -103,10 +114,10 @@ class Fetches:
         self._failures: dict[tuple[str, str], Failure] = {}
         self._failures_of: Counter[str] = Counter()
 
-    # What happens
+    # Events
 
     def registered(self, change: Registered, *, is_heard: bool) -> Moved:
-        """Take a registration in; return what has moved since the last word of that fetch."""
+        """Apply a registration; return the bytes moved since the fetch's last message."""
         holding = change.holding
         run = self._run_of(change)
         run.is_heard, run.received, run.size = is_heard, holding.received, holding.size
@@ -120,7 +131,7 @@ class Fetches:
         return self._moved(run, Moved(holding.from_origin, holding.from_peers, change.served), is_named=is_named)
 
     def listed(self, node: str, holding: Holding) -> Moved:
-        """Take in what a heartbeat lists: no fetch, but perhaps bytes that one has moved."""
+        """Apply a holding that a heartbeat lists; return the bytes moved. It starts and ends no fetch."""
         key = _key_of(node, holding.model)
         if not (holding.from_origin or holding.from_peers) and key not in self._runs:
             return Moved()
@@ -128,7 +139,7 @@ class Fetches:
         return self._moved(run, Moved(holding.from_origin, holding.from_peers), is_named=False)
 
     def withdrawn(self, change: Withdrawn, *, is_heard: bool) -> bool:
-        """Take a withdrawal in; return whether that is a failure to be shown."""
+        """Apply a withdrawal; return whether the failures to show have changed."""
         key, ended = change.fetch or _key_of(change.node, change.model), change.ended
         run = self._runs.get(key)
         if run is None and change.fetch and ended:
@@ -144,7 +155,7 @@ class Fetches:
         return ended is not None
 
     def lapsed(self, node: str, model: str, at: float) -> None:
-        """Take in that a lease has ended: whatever was fetching the model there is lost."""
+        """Apply the end of a lease: running fetches of the model on that node are lost."""
         for key in list(self._running.get((node, model), ())):
             run = self._runs[key]
             self.counts.lost += run.is_heard
@@ -152,18 +163,18 @@ class Fetches:
             self._note(Failure(node, model, LOST, at, run.received, run.size))
 
     def dropped(self, node: str, model: str) -> None:
-        """Take in that a node has left: a fetch that still runs there will say so."""
+        """Apply a node's leaving. A fetch that still runs there goes on with its next registration."""
         for key in list(self._running.get((node, model), ())):
             self._end(self._runs[key], _GONE, None)
 
     def expire(self, now: float) -> int:
-        """Forget failures of long ago; return how many that were."""
+        """Forget failures older than KEPT_S; return how many."""
         old = [key for key, one in self._failures.items() if one.at + KEPT_S <= now] if self._failures else []
         for key in old:
             self._forget(key)
         return len(old)
 
-    # What is known
+    # Reads
 
     @property
     def failures(self) -> Iterable[Failure]:
@@ -177,7 +188,7 @@ class Fetches:
     # Runs
 
     def _run_of(self, change: Registered) -> _Run:
-        """Return the fetch that speaks. The first word with an id may be of one that is known without: adopt it."""
+        """Return the fetch that sent a registration. If it is known without its id so far, give it the id."""
         node, model = change.node, change.holding.model
         key = change.fetch or _key_of(node, model)
         if run := self._runs.get(key):
@@ -204,7 +215,7 @@ class Fetches:
 
     def _advance(self, run: _Run, *, is_named: bool) -> None:
         if run.state == _DONE and is_named:
-            return  # a word that came late
+            return  # a late message
         if run.state == _DONE:
             run.state = _NEW
         self._start(run)
@@ -236,10 +247,10 @@ class Fetches:
 
     @staticmethod
     def _moved(run: _Run, said: Moved, *, is_named: bool) -> Moved:
-        """Return what is news, and remember the most that was said.
+        """Return the bytes moved since the last message, and remember the highest counts.
 
-        A figure that falls is an older word, or of bytes that did not count after all. Without an id it may be of
-        another fetch: one that is less than half. Zero says nothing.
+        A lower count is from an older message, or from bytes that did not count after all. Without an id, a count below
+        half of the last one is taken for another fetch's. Zero is ignored.
         """
         news, most = [], []
         for before, after in zip(run.moved, said, strict=True):
@@ -267,5 +278,5 @@ class Fetches:
 
 
 def _key_of(node: str, model: str) -> str:
-    """Return what stands for the id of a fetch that has none: no id holds a line break."""
+    """Return the key of a fetch without an id. It differs from every id: none contains a line break."""
     return f"{node}\n{model}"

@@ -1,7 +1,7 @@
-"""Names of files, as URLs and servers suggest them: made safe, and kept apart. docs/reference/names.md is for people.
+"""Names of files that URLs and servers suggest, made safe and distinct. docs/reference/names.md tells users.
 
-Rule: a name that the user did not give leads into no other folder, hides nothing, looks like no flag, and keeps its
-ending and what tells it from its neighbours.
+Rule: a name that the user did not give leads into no other folder, is not hidden, and does not look like a flag. It
+keeps its suffix and the part that distinguishes it from other shards.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 from loom.core.keys import text_key
 
 MAX_BYTES = 255
-"""Bytes in a file's name: what ext4, XFS, tmpfs, NFS and APFS take."""
+"""Bytes in a file's name: the limit of ext4, XFS, tmpfs, NFS and APFS."""
 
 _KEPT_END = 100
-"""Bytes of a name's end that stay when it is shortened: "-00001-of-00002.safetensors" tells shards apart."""
+"""Bytes of a name's end that stay when it is shortened: "-00001-of-00002.safetensors" distinguishes shards."""
 
 _SELECTS_FILE = frozenset(("file", "filename", "file_name", "filepath", "file_path"))
-"""Parameters of a query that say which file it is: modelscope (?FilePath=), download scripts (?file=)."""
+"""Parameters of a query that name the file: modelscope (?FilePath=), download scripts (?file=)."""
 
 _SCRIPTS = (".php", ".asp", ".aspx", ".jsp", ".cgi", ".do")
-"""Suffixes of what makes the answer, not of the answer."""
+"""Suffixes of scripts on the server, which are not the file's."""
 
 
 def file_name(url: str) -> str:
-    """Return the file's name if the URL tells one: the query that selects it, else the path's last part with a suffix.
+    """Return the file's name if the URL tells one: from the query that selects it, else the path's last part.
 
-    "" when it tells none: then what the origin calls it decides.
+    It must have a suffix. "" when there is none: then the origin's reply decides.
     """
     try:
         parts = urlsplit(url)
     except ValueError:
-        return ""  # `parse_url` tells what is wrong with it
+        return ""  # `parse_url` raises the error
     for pair in parts.query.split("&"):
         parameter, _, value = pair.partition("=")
         if parameter.lower() in _SELECTS_FILE and (name := _with_suffix(safe_name(unquote_plus(value)))):
@@ -51,8 +51,8 @@ def last_part(url: str) -> str:
 def safe_name(name: str) -> str:
     """Return `name` without folders or control characters, "" if nothing usable is left.
 
-    A server chooses Content-Disposition and URLs freely: the name must never lead out of the folder, and `-o` or
-    `--help` would be a flag to the next command in that folder.
+    A server chooses Content-Disposition and URLs freely: the name must never lead out of the folder. A name like `-o`
+    or `--help` would be a flag for the next command in that folder.
     """
     name = name.replace("\\", "/").rsplit("/", 1)[-1]
     name = "".join(c for c in name if c.isprintable()).strip()
@@ -60,7 +60,7 @@ def safe_name(name: str) -> str:
 
 
 def _fitting(name: str) -> str:
-    """Shorten a name that no file can have, in the middle: a mark of all of it tells two such names apart."""
+    """Shorten a name above MAX_BYTES in the middle. A digest of the whole name keeps two such names distinct."""
     raw = name.encode()
     if len(raw) <= MAX_BYTES:
         return name

@@ -1,4 +1,4 @@
-"""Freshness: whether the origin is asked if what the cache holds is still what the URL names, and how patiently."""
+"""Freshness: decides whether the origin is asked if a cached file is still current, and how long it may take."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from loom.core.reference import Reference
 
 PATIENCE_S = 2.0
-"""Seconds that the origin has to answer a BRIEF question: name, connection, redirects and the head of its answer."""
+"""Seconds that the origin has for a BRIEF question: name, connection, redirects and the head of its reply."""
 
 CACHED_BELOW_S = 600
-"""Seconds since an answer left the origin (its Age) that are not worth a word: GitHub caches raw files for 300."""
+"""Seconds of a reply's Age (time since it left the origin) below which no warning is given: GitHub's raw files: 300."""
 
 
 class Question(Enum):
-    """What is asked of the origin about a file that the cache holds.
+    """The question to the origin about a cached file.
 
-    NONE: nothing. BRIEF: one request of PATIENCE_S; without an answer the cached file is used, and the receipt says so.
-    FIRM: with all the patience of a fetch; without an answer the fetch fails.
+    NONE: no question. BRIEF: one request of at most PATIENCE_S; without a reply the cached file is used, and the
+    receipt says so. FIRM: a request with all retries of a fetch; without a reply the fetch fails.
     """
 
     NONE = "none"
@@ -29,10 +29,11 @@ class Question(Enum):
 
 
 class Checked(Enum):
-    """How it is known that a file is what its URL names now; the values stand in receipts.
+    """Why a file counts as current. The values are in receipts.
 
-    ORIGIN: the origin said so in this fetch, or sent it. DIGEST: the caller named its digest. IMMUTABLE: the URL names
-    a commit, a digest or one version. TRUSTED: the origin was not asked. NO_ANSWER: it was asked and did not answer.
+    ORIGIN: the origin confirmed it in this fetch, or sent it. DIGEST: the caller gave its digest. IMMUTABLE: the URL
+    names a commit, a digest or one version. TRUSTED: the origin was not asked. NO_ANSWER: it was asked and did not
+    reply.
     """
 
     ORIGIN = "origin"
@@ -43,7 +44,7 @@ class Checked(Enum):
 
 
 def question_about(reference: Reference, options: Options, age_s: float) -> Question:
-    """Return what to ask about a cached file of that reference. age_s: seconds since the origin was last asked."""
+    """Return the question about a cached file of that reference. age_s: seconds since the origin was last asked."""
     if options.offline or options.sha256 is not None:
         return Question.NONE
     if options.revalidate:
@@ -56,7 +57,7 @@ def question_about(reference: Reference, options: Options, age_s: float) -> Ques
 
 
 def checked_unasked(reference: Reference, options: Options) -> Checked:
-    """Return how it is known that a hit is right when the origin was not asked."""
+    """Return why a hit counts as current when the origin was not asked."""
     if options.sha256 is not None:
         return Checked.DIGEST
     return Checked.IMMUTABLE if reference.is_immutable else Checked.TRUSTED

@@ -1,4 +1,4 @@
-"""What the header fields of a reply mean. Pure; names of fields are matched without regard to case by the caller."""
+"""Header fields of replies, parsed. Pure. Callers pass values by lower-case field names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ContentRange:
 
 
 def parse_content_range(text: str) -> ContentRange | None:
-    """Parse a Content-Range field (RFC 9110 section 14.4); None when it makes no sense."""
+    """Parse a Content-Range field (RFC 9110 section 14.4); None when it is malformed."""
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
         return None
@@ -44,10 +44,10 @@ def parse_content_range(text: str) -> ContentRange | None:
 
 
 def parse_request_range(text: str, size: int) -> Span | None:
-    """Parse the Range field of a request for a file of `size` bytes: one range, with its beginning.
+    """Parse the Range field of a request for a file of `size` bytes: one range with a first byte.
 
-    No field asks for all. None when there is nothing to answer it with; other forms (RFC 9110 section 14.1.2) no peer
-    of ours sends.
+    "" (no field) is the whole file. None when the range is empty, or has another form (RFC 9110 section 14.1.2): Loom's
+    peers send none.
     """
     if not text:
         return Span(0, size) if size else None
@@ -66,7 +66,7 @@ def parse_length(text: str) -> int | None:
 
 
 def as_text(value: str) -> str:
-    """Return a field as its writer meant it: heads are read as Latin-1, but what is not ASCII is mostly UTF-8."""
+    """Return a field's value decoded as UTF-8 if possible: heads are read as Latin-1, but non-ASCII is mostly UTF-8."""
     try:
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -86,7 +86,7 @@ def parse_disposition(text: str) -> str:
 
 @dataclass(frozen=True)
 class Version:
-    """What pins the bytes of an object: the size, and the validators that the origin gave (RFC 9110 section 8.8)."""
+    """A version of an object: its size in bytes, and the origin's validators (RFC 9110 section 8.8)."""
 
     size: int | None
     etag: str = ""
@@ -94,28 +94,28 @@ class Version:
 
     @property
     def is_strong(self) -> bool:
-        """Whether the ETag promises byte-for-byte equality; only such a one may go into If-Range."""
+        """True when the ETag promises equal bytes; only such an ETag may go into If-Range."""
         return self.etag.startswith('"')
 
     @property
     def is_known(self) -> bool:
-        """Whether there is any validator; size alone proves nothing."""
+        """True when there is any validator; size alone proves nothing."""
         return bool(self.etag or self.last_modified)
 
     @property
     def can_pin(self) -> bool:
-        """Whether parts from several replies of this version make one file: a strong ETag, or a weak one and a date.
+        """True when ranges from several replies may be joined: with a strong ETag, or a weak one and a date.
 
-        A date alone does not: it resolves seconds, and a server may keep the old one for minutes under new bytes
-        (rclone serve http: five). Nor does a weak ETag alone (RFC 9110 section 8.8.1).
+        A date alone does not pin: it resolves seconds, and a server may keep the old one for minutes under new bytes
+        (rclone serve http: five). A weak ETag alone does not either (RFC 9110 section 8.8.1).
         """
         return self.is_strong or bool(self.etag and self.last_modified)
 
     def matches(self, other: Version) -> bool:
-        """Return whether `other` can be the same bytes: nothing that both of them tell differs.
+        """Return whether `other` can have the same bytes: no value that both have differs.
 
-        ETags are compared weakly where one of them is weak (RFC 9110 section 8.8.3.2): Apache sends W/"x" for a file
-        that is a second old, and "x" from then on.
+        ETags are compared weakly if one of them is weak (RFC 9110 section 8.8.3.2): Apache sends W/"x" for a file that
+        is less than a second old, and "x" later.
         """
         pairs: list[tuple[object, object]] = [(self.size, other.size)]
         if self.is_strong and other.is_strong:
@@ -125,10 +125,10 @@ class Version:
         return all(one == two or one in (None, "") or two in (None, "") for one, two in pairs)
 
     def pins(self, seen: Version) -> bool:
-        """Return whether a reply of `seen` is held to this version: it matches, and tells again what pins.
+        """Return whether a reply with version `seen` is held to this one: it matches, and repeats the validators.
 
-        A reply without its ETag may be of anything that has the same size. Every 206 has the ETag that the 200 would
-        have (RFC 9110 section 15.3.7); a weak one pins beside its date alone.
+        A reply without an ETag may be of any object of the same size. Every 206 has the ETag that the 200 would have
+        (RFC 9110 section 15.3.7). A weak one pins only together with its date.
         """
         is_told = bool(seen.etag and (self.is_strong or seen.is_strong or seen.last_modified))
         return self.matches(seen) and (is_told or not self.can_pin)
@@ -145,8 +145,8 @@ class Version:
 def parse_version(fields: Mapping[str, str], size: int | None) -> Version:
     """Read the validators of a reply.
 
-    A date as young as the reply counts for nothing beside a weak ETag, or alone: the file may have changed twice within
-    that second (RFC 9110 section 8.8.2.2).
+    A date as young as the reply is dropped unless the ETag is strong: the file may have changed twice within that
+    second (RFC 9110 section 8.8.2.2).
     """
     version = Version(size, fields.get("etag", "").strip(), fields.get("last-modified", "").strip())
     modified, sent = _date_key(version.last_modified), _date_key(fields.get("date", ""))
@@ -155,7 +155,7 @@ def parse_version(fields: Mapping[str, str], size: int | None) -> Version:
 
 
 def _date_key(text: str) -> tuple[str, int, str, str] | None:
-    """Return what dates can be compared by; None for what is no IMF-fixdate (RFC 9110 section 5.6.7)."""
+    """Return a date as a tuple that sorts by time; None when it is no IMF-fixdate (RFC 9110 section 5.6.7)."""
     match = _DATE.fullmatch(text.strip())
     if match is None or match[2] not in _MONTHS:
         return None

@@ -1,4 +1,4 @@
-"""Durations, counted by bucket, as Prometheus wants them."""
+"""Durations counted in buckets, in Prometheus' form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Histogram:
-    """Counts durations by the smallest bound that they do not exceed. bounds: seconds, rising."""
+    """Counts durations by the smallest bound that they do not exceed. bounds: seconds, ascending."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -19,10 +19,10 @@ class Histogram:
         self.total_s = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count a duration."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self.total_s += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return each bound, and how many durations do not exceed it; the last bound is "+Inf"."""
+        """Return each bound with the number of durations that do not exceed it; the last bound is "+Inf"."""
         return list(zip([*map(str, self._bounds), "+Inf"], accumulate(self._counts), strict=True))

@@ -1,7 +1,7 @@
-"""Keys: what stays the same of a URL however often it is signed anew, and the key that follows from it.
+"""Keys: the stable part of a URL, which a new signature does not change, and the SHA-256 of it.
 
-Rule: this module is on the path of a cache hit, so it imports next to nothing. `urllib.parse` costs 4 ms, `hashlib` 5,
-because it loads OpenSSL: one short text can do with the interpreter's own SHA-256.
+Rule: this module is on the path of a cache hit, so it imports next to nothing. `urllib.parse` costs 4 ms, `hashlib` 5
+because it loads OpenSSL. The interpreter's own SHA-256 is enough for one short text.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _SIGNING_WORDS = frozenset(
      "sign-time", "key-time", "security-token", "signedheaders", "signed-headers", "additional-headers", "header-list",
      "url-param-list", "content-sha256")
 )  # fmt: skip
-"""What vendors write behind a prefix of their own: X-Amz-, X-Goog-, x-oss-, X-Tos- and q- (Tencent), to name some."""
+"""Ends of signing parameters after a vendor's prefix, such as X-Amz-, X-Goog-, x-oss-, X-Tos- and q- (Tencent)."""
 
 _KEY_IDS = ("accesskeyid", "accessid", "key-pair-id")
-"""How the names end that tell whose key a bare `Signature` was made with: AWSAccessKeyId, OSSAccessKeyId, AccessKeyId
-(Huawei), GoogleAccessId; CloudFront's Key-Pair-Id."""
+"""Ends of the parameter that names the key of a bare `Signature`: AWSAccessKeyId, OSSAccessKeyId, AccessKeyId (Huawei),
+GoogleAccessId; CloudFront's Key-Pair-Id."""
 
 _SHARED_ACCESS = frozenset(
     ("sig", "sv", "se", "sp", "spr", "sr", "st", "sdd", "sip", "skoid", "sktid", "skt", "ske", "sks", "skv", "saoid",
      "suoid", "scid")
 )  # fmt: skip
-"""Azure's shared access signature, recognised by `sig` and `sv`."""
+"""Parameters of Azure's shared access signature, which `sig` and `sv` show."""
 
 _HEX = frozenset("0123456789abcdef")
 
 
 def stable_url(url: str) -> str:
-    """Return what stays the same when a signed URL is signed anew. Never raises.
+    """Return the part of a URL that a new signature does not change. Never raises.
 
-    Scheme and host in lower case, without the scheme's own port; no user info, no signature, no fragment; everything
-    else as it is. It names the reference, not the bytes: those are pinned by their version.
+    Scheme and host are in lower case; the scheme's default port, user info, signature and fragment are removed; the
+    rest is unchanged. It names the reference, not the bytes: a version pins those.
     """
     head, slashes, rest = url.partition("#")[0].partition("://")
     if not slashes:
@@ -60,10 +60,10 @@ def _unsigned(pairs: list[str]) -> list[str]:
 
 
 def _signing(names: set[str]) -> set[str]:
-    """Return which parameters of a query make up its signature, by the form that signed URLs have.
+    """Return the parameters of a query that are its signature, by the known forms of signed URLs.
 
     A name alone proves nothing: `?sp=2` elsewhere may choose the object, and two objects must never share a key. Only
-    `Authorization` does (Backblaze B2, Baidu): its value is a credential by its very name.
+    `Authorization` (Backblaze B2, Baidu) is always a credential.
     """
     signing = names & {"authorization"}
     for name in names:
@@ -87,21 +87,21 @@ def reference_key(url: str) -> str:
 
 
 def text_key(text: str) -> str:
-    """Return the SHA-256 of any text, a path for one: 64 hex digits."""
+    """Return the SHA-256 of a text, for example of a path: 64 hex digits."""
     digest: str = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     return digest
 
 
 def is_key(text: str) -> bool:
-    """Return whether this is a key as `reference_key` and `version_key` make them."""
+    """Return whether this has the form of a key: 64 hex digits."""
     return len(text) == 64 and _HEX.issuperset(text)
 
 
 def version_key(reference: str, etag: str, last_modified: str, size: int) -> str:
-    """Return the key of the bytes that one version of a reference (its key) has: 64 hex digits.
+    """Return the version key: it names the bytes of one version of a reference. 64 hex digits.
 
-    Nodes that fetched the same version of the same reference have the same one, without talking about it. The date
-    counts unless the ETag is strong: bytes of one weak ETag and two dates are of two versions.
+    reference: its key. Nodes that fetch the same version compute the same version key without a message. The date
+    counts unless the ETag is strong: one weak ETag with two dates means two versions.
     """
     date = "" if etag.startswith('"') else last_modified
     text = f"{reference}\n{etag}\n{date}\n{size}"
