@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from loom.core.names import check_model
 from loom.node import shelf as cached
 from loom.node.shelf import CacheShelf
 from loom.store.cache import Cache, Ref
+from loom.testing.shelf_contract import ShelfContract, Stocked
+from tests.origins.things import seeded
 
 DATA = b"weights"
 DIGEST = "d" * 64
@@ -22,6 +26,32 @@ def cache(tmp_path: Path) -> Cache:
     for folder in ("refs", "staging", "blobs/sha256/dd"):
         (tmp_path / folder).mkdir(parents=True)
     return Cache(str(tmp_path))
+
+
+class TestCacheShelf(ShelfContract):
+    """The cache keeps the contract of a shelf."""
+
+    @pytest.fixture
+    def stocked(self, tmp_path: Path, cache: Cache) -> Stocked:
+        """A shelf over a cache with one settled blob."""
+        data = seeded(3_000_000)
+        digest = hashlib.sha256(data).hexdigest()
+        blob = f"sha256/{digest[:2]}/{digest}"
+        path = tmp_path / "blobs" / blob
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+        url = "https://host/models/m"
+        key = reference_key(url)
+
+        def record(audience: str) -> None:
+            mtime_ns = path.stat().st_mtime_ns
+            ref = Ref(url, "m", blob, len(data), mtime_ns, etag='"e"', digest=digest, audience=audience)
+            cache.write(key, ref)
+
+        record("anyone")
+        shelf = CacheShelf(cache.root, "anyone")
+        version = version_key(key, '"e"', "", len(data))
+        return Stocked(shelf, version, digest, key, "host/models/m", data, len(data), partial(record, "nobody"))
 
 
 def put(cache: Cache, url: str, audience: str = "anyone", digest: str = DIGEST) -> str:

@@ -23,6 +23,7 @@ from loom.peers.face import PeerFace
 from loom.peers.shelf import OwnShelf, WholeFile
 from loom.peers.wire import Caller
 from loom.store.inside import Place
+from loom.testing.face_contract import FaceContract, Subject
 from tests.control.plane import wait_until
 from tests.fetching.getter import SECRET
 from tests.peers.proving import proof_of
@@ -143,6 +144,22 @@ def door(path: Path) -> Iterator[Door]:
 def guarded(path: Path) -> Iterator[Door]:
     """A server that wants the fleet's token."""
     yield from doors(path, TOKEN)
+
+
+class TestPeerFace(FaceContract):
+    """The peers' protocol is a face as any other."""
+
+    @pytest.fixture
+    def subject(self, tmp_path: Path) -> Subject:
+        """A face that has one file."""
+        whole = DATA * 3
+        path = tmp_path / "whole"
+        path.write_bytes(whole)
+        shelf = OwnShelf()
+        shelf.put(KEY, WholeFile(Version(len(whole), '"v"', ""), len(whole), reopen=Place.of(path).open))
+        fields = {"Range": "bytes=0-"}
+        health = b'{"status":"ok"}'
+        return Subject(lambda: PeerFace(shelf, None), "/healthz", health, f"/blobs/{KEY}", whole, 206, fields)
 
 
 def test_a_range_comes_as_it_is(door: Door) -> None:
