@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loom
-from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options, check_call, parse_listen
+from loom.core.option_checks import parse_listen
+from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options, check_call
 from loom.errors import UsageError
 
 SECRET = "s3cr3tXYZ"

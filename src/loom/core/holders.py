@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from loom.core.changes import Holding
 
 MAX_LOAD = 63
-"""Busier than this is simply busy: it bounds how many bags there are."""
+"""Most load that ranks distinguish: it bounds the number of bags."""
 
 _PARTIAL = MAX_LOAD + 1
 
@@ -20,7 +20,7 @@ Sample = Callable[[int, int], Sequence[int]]
 
 
 def rank_of(holding: Holding, load: int) -> int:
-    """Return how good a source is, 0 is best: complete before partial, then the least loaded."""
+    """Return the rank of a replica, 0 is best: complete before partial, then the least loaded."""
     return min(load, MAX_LOAD) + (0 if holding.state == "complete" else _PARTIAL)
 
 
@@ -73,14 +73,14 @@ class _Ranked(Generic[T]):
 
 
 class Holders(Generic[T]):
-    """Who has one model."""
+    """The holders of one model."""
 
     __slots__ = ("_all", "_partial", "_zones", "count", "from_origin")
 
     def __init__(self) -> None:
         self.count = 0
         self.from_origin = 0
-        """Bytes that holders took from the origin, those that are gone among them."""
+        """Bytes that holders took from the origin, also those that are gone."""
         self._partial: dict[T, None] = {}  # in the order in which they came
         self._all: _Ranked[T] = _Ranked()
         self._zones: dict[str, _Ranked[T]] = {}
@@ -139,9 +139,9 @@ class Holders(Generic[T]):
 
     @property
     def partials(self) -> int:
-        """How many have only some of it."""
+        """Number of holders that have a part only."""
         return len(self._partial)
 
     def partial(self) -> Iterator[T]:
-        """Yield those that have only some of it, in the order in which they began."""
+        """Yield the holders that have a part only, in the order in which they began."""
         return iter(self._partial)

@@ -1,6 +1,6 @@
-"""Names of nodes and models, and what else a control plane takes from strangers: their bounds, checked once.
+"""Names of nodes and models, zones, digests and identities: the bounds of values that a control plane takes, checked.
 
-Rule: a name is shown in logs, terminals and a browser, and stands in URLs; it holds nothing that does not survive that.
+Rule: a name is shown in logs, terminals and a browser, and is part of URLs. It contains no character that breaks there.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ MAX_IDENTITY = 64
 """Hexadecimal digits in a node's identity."""
 
 _SEPARATOR = "\x1f"
-"""Stands in no name, for it cannot be printed, and sorts before all that can."""
+"""Separator of name and identity in a node key: in no name, because it is not printable; it sorts before all others."""
 
 MAX_SIZE = 2**53
 """Bytes: the largest whole number that every JSON reader keeps exact (RFC 8259 section 6)."""
 
 MIN_TTL_S = 1.0
 MAX_TTL_S = 86400.0
-"""A registration that should stay longer comes without a ttl."""
+"""Most seconds of a lease. A registration that should stay longer comes without a ttl."""
 
 MAX_REJECTED = 64
 """Nodes that one registration may reject."""
 
 MAX_REPLICAS = 100
-"""In one answer: a client that has tried so many goes to the origin."""
+"""Most replicas in one reply: a client that has tried that many goes to the origin."""
 
 REASONS_BY_CODE = {
     2: "usage", 4: "not-found", 5: "access-denied", 6: "origin", 7: "integrity", 8: "store", 9: "registry",
     130: "interrupted",
 }  # fmt: skip
-"""What a failed fetch tells a control plane, by its exit code (docs/errors.md)."""
+"""Reason that a failed fetch sends to its control plane, by exit code (docs/errors.md)."""
 
 _HEX = frozenset("0123456789abcdef")
 
 
 def check_node(name: str) -> str:
-    """Return the name of a node. Raises UsageError."""
+    """Return the name of a node, checked. Raises UsageError."""
     return _check("node", name, MAX_NODE)
 
 
 def check_identity(text: str) -> str:
-    """Return the identity of a node, "" for none. Raises UsageError."""
+    """Return the identity of a node, checked; "" is none. Raises UsageError."""
     if len(text) > MAX_IDENTITY or not _HEX.issuperset(text):
         raise UsageError("an identity is up to 64 hexadecimal digits", "leave it out: Loom makes one")
     return text
 
 
 def node_key(name: str, identity: str = "") -> str:
-    """Return what tells a node from every other one: its name and its identity.
+    """Return a node key: name and identity. It distinguishes a node from every other one.
 
-    A name alone does not: machines cloned from one image have the same. A node of an older Loom, and one that a plain
-    registration names, has no identity; its key is its name.
+    A name alone does not: machines cloned from one image share it. A node of an older Loom has no identity, and neither
+    has one that a plain registration names: its key is its name.
     """
     return f"{name}{_SEPARATOR}{identity}" if identity else name
 
@@ -78,7 +78,7 @@ def split_key(key: str) -> tuple[str, str]:
 
 
 def show_nodes(keys: Iterable[str]) -> dict[str, str]:
-    """Return what people are shown for nodes, by key: the name, and eight digits of the identity where two share it."""
+    """Return nodes' texts for people, by key: the name, with eight digits of the identity where nodes share a name."""
     known = list(dict.fromkeys(keys))
     names = Counter(split_key(key)[0] for key in known)
     return {key: _shown(*split_key(key), is_unique=names[split_key(key)[0]] == 1) for key in known}
@@ -89,17 +89,15 @@ def _shown(name: str, identity: str, *, is_unique: bool) -> str:
 
 
 def check_model(name: str) -> str:
-    """Return the name of a model; it may hold slashes. Raises UsageError."""
+    """Return the name of a model, checked; it may contain slashes. Raises UsageError."""
     return _check("model", name, MAX_MODEL)
 
 
 def model_of(url: str, key: str = "") -> str:
-    """Return what a control plane calls the model behind a URL, unless the user says otherwise.
+    """Return the default name of the model behind a URL: host and path of its stable part.
 
-    key: the reference's, for a URL whose query is blanked; "" computes it.
-
-    Host and path, as they stay when the URL is signed anew, so that two files called model.safetensors are two models.
-    A query may hold secrets: what stands for it are 12 digits of the reference's key.
+    So two files called model.safetensors are two models. A query may hold secrets: 12 digits of the reference's key
+    replace it. key: the reference's, for a URL whose query is blanked; "" computes it.
     """
     name, question, _ = stable_url(url).partition("://")[2].partition("?")
     suffix = f"@{(key or reference_key(url))[:12]}" if question else ""
@@ -109,12 +107,12 @@ def model_of(url: str, key: str = "") -> str:
 
 
 def check_zone(name: str | None) -> str | None:
-    """Return a zone. Raises UsageError."""
+    """Return a zone, checked. Raises UsageError."""
     return None if name is None else _check("zone", name, MAX_ZONE)
 
 
 def check_digest(text: str | None) -> str | None:
-    """Return a digest as "sha256:<64 hex digits>". Raises UsageError."""
+    """Return a digest, checked, as "sha256:<64 hex digits>". Raises UsageError."""
     if text is None:
         return None
     algorithm, _, digits = text.lower().rpartition(":")
@@ -124,7 +122,7 @@ def check_digest(text: str | None) -> str | None:
 
 
 def _check(what: str, name: str, most: int) -> str:
-    """Check a name. "." and ".." between slashes would be resolved by who asks (RFC 3986 section 5.2.4)."""
+    """Check a name. Clients would resolve "." and ".." between slashes in a URL (RFC 3986 section 5.2.4)."""
     if "." in name and not {".", ".."}.isdisjoint(name.split("/")):
         raise UsageError(f'a {what}\'s name cannot have "." or ".." between slashes', "no client could ask for it")
     if not name or len(name) > most or not name.isprintable() or name != name.strip():

@@ -1,4 +1,4 @@
-"""The bytes of one transfer that are missing and under no request, cut into pieces."""
+"""Pieces: the bytes of one transfer that are missing and that no request has."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Pieces:
         return iter(self._pieces)
 
     def put(self, piece: Piece, start: int, end: int) -> None:
-        """Make [start, end) free, at the cost of `piece`."""
+        """Make [start, end) free, with the tries of `piece`."""
         if start < end:
             self._pieces.append(replace(piece, start=start, end=end))
 
     def take(self, span: Span) -> Piece | None:
-        """Take the first piece found with bytes of `span`, cut to it; what is left stays free."""
+        """Take the first piece found with bytes of `span`, cut to the span; the rest of it stays free."""
         piece = next((p for p in self._pieces if p.start < span.end and span.start < p.end), None)
         if piece is None:
             return None
@@ -39,8 +39,10 @@ class Pieces:
         return replace(piece, start=start, end=end)
 
     def best(self, now: float, *, from_front: bool) -> Piece | None:
-        """Return the piece to ask for: one that has failed before, for what cannot be had should be known soon; but not
-        one that was refused; else the longest, or the one nearest to the front.
+        """Return the piece to ask for next.
+
+        First one that has failed, so that a failure for good shows soon; among those one that was not refused; then
+        the longest, or the one nearest to the front.
         """
 
         def rank(piece: Piece) -> tuple[int, int, int]:
@@ -49,7 +51,7 @@ class Pieces:
         return max(self._ready(now), key=rank, default=None)
 
     def lowest(self, now: float) -> Piece | None:
-        """Return the piece nearest to the front, with all that adjoins it made one with it."""
+        """Return the piece nearest to the front, joined with the pieces that adjoin it."""
         for piece in sorted(self._ready(now), key=lambda p: p.start, reverse=True):
             after = next((p for p in self._ready(now) if p.start == piece.end), None)
             if after is not None:

@@ -1,17 +1,18 @@
 """The proof that a request comes from the fleet: a keyed hash, so that the token itself never goes to a peer.
 
 A peer's address comes from the control plane, and every program that may register could name its own: the token must
-not be sent there. Peers speak plain HTTP, so a proof can be overheard: it must be of no use a second time.
+not be sent there. Peers speak plain HTTP, so a proof can be overheard: it must not work a second time.
 
-Theory of operation, as in HTTP Digest (RFC 7616 sections 3.3 and 3.4: nonce and nonce count). The peer that is asked
-gives out a *challenge* that holds the time of its own clock; the asker hashes the challenge, the number of this request
-under it, and all that the request says. The peer remembers which numbers were used. So a proof works once, for one
-request, at one peer, for an hour, and needs no clock that two machines agree on. A challenge is valid by itself: the
-peer can tell that it is its own. So giving one to a stranger costs no memory. What is remembered of the fleet's own
-requests is bounded: when it is full, the challenge that was used least recently is forgotten, and no challenge as old
-as that is accepted any more.
+Theory of operation, as in HTTP Digest (RFC 7616 sections 3.3 and 3.4: nonce and nonce count). A peer issues a
+*challenge*, which contains the time of its own clock. The asker hashes the challenge, the number of this request under
+it, and all fields of the request (`Said`). The peer remembers the used numbers. So a proof works once, for one request,
+at one peer, for an hour, and the two clocks need not agree.
 
-Pure: time comes in as `now`, chance as `random`.
+A challenge has a seal by which the peer recognises its own. So a challenge that a stranger asks for takes no memory.
+The memory for the fleet's own requests is bounded: when it is full, the least recently used challenge is forgotten, and
+challenges of that age or older are no longer accepted.
+
+Pure: the time is the argument `now`, randomness is `random`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ LIFE_S = 3600.0
 """Seconds for which a challenge can be used."""
 
 MAX_CHALLENGES = 4096
-"""Challenges under use that a peer remembers: askers that it serves within an hour."""
+"""Challenges in use that a peer remembers: one for each asker of the last hour."""
 
 WINDOW = 1024
-"""Numbers below the highest one of which it is remembered which were used. An asker has some 20 requests under way."""
+"""Numbers below the highest whose use is remembered. An asker has about 20 requests under way."""
 
 MAX_NUMBER = 2**32
 
@@ -37,9 +38,9 @@ _TIME_DIGITS, _NONCE_DIGITS, _MAC_DIGITS = 12, 16, 32
 
 
 class Said(NamedTuple):
-    """What a proof covers: everything in a request that decides what is answered, and to whom.
+    """The fields of a request that a proof covers: all that decide the reply.
 
-    authority: host:port of the peer that is asked. node, identity, address: what the asker says of itself.
+    authority: host:port of the peer that is asked. node, identity, address: the asker's own.
     """
 
     authority: str
@@ -52,12 +53,12 @@ class Said(NamedTuple):
 
 
 def prove(token: str, challenge: str, number: int, said: Said) -> str:
-    """Return the Authorization value of a request. number: 1 and up, a new one for every request under a challenge."""
+    """Return the Authorization value of a request. number: from 1, a new one for each request under a challenge."""
     return f'{SCHEME} nonce="{challenge}", nc={number}, mac={_mac(token, challenge, number, said)}'
 
 
 def format_challenge(challenge: str) -> str:
-    """Return the WWW-Authenticate value that gives out a challenge."""
+    """Return the WWW-Authenticate value with a challenge."""
     return f'{SCHEME} nonce="{challenge}"'
 
 
@@ -68,20 +69,20 @@ def parse_challenge(value: str) -> str:
 
 
 class Verdict(NamedTuple):
-    """What to think of an Authorization value. is_wrong: it was made without the token, or for another request."""
+    """The result of a check. is_wrong: the value was made without the token, or for another request."""
 
     is_proved: bool
     is_wrong: bool = False
 
 
 class Challenges:
-    """The challenges of one peer. secret: random bytes that stay here. Not thread-safe."""
+    """The challenges of one peer. secret: random bytes that never leave the process. Not thread-safe."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._used: dict[str, _Used] = {}
         self._oldest = float("-inf")
-        """Challenges given out at this time and before are not accepted: what was used of them may be forgotten."""
+        """Challenges issued at this time or before are not accepted: their used numbers may be forgotten."""
 
     def issue(self, now: float, random: str) -> str:
         """Return a new challenge. now: seconds of a clock that never goes back. random: 16 hexadecimal digits."""
@@ -89,7 +90,7 @@ class Challenges:
         return body + self._seal(body)
 
     def check(self, value: str, tokens: tuple[str, ...], said: Said, now: float) -> Verdict:
-        """Return whether an Authorization value proves one of the tokens for this request; each does so once."""
+        """Return whether an Authorization value proves one of the tokens for this request. A value works once."""
         parts = _parameters(value)
         challenge, number, mac = parts.get("nonce", ""), _number(parts.get("nc", "")), parts.get("mac", "")
         if not self._is_ours(challenge) or not number:
@@ -113,7 +114,7 @@ class Challenges:
 
     def _use(self, challenge: str, number: int) -> bool:
         used = self._used.pop(challenge, None) or _Used()
-        self._used[challenge] = used  # the last one used is the last one to go
+        self._used[challenge] = used  # now the most recently used one
         if len(self._used) > MAX_CHALLENGES:
             forgotten = next(iter(self._used))
             del self._used[forgotten]
@@ -122,7 +123,7 @@ class Challenges:
 
 
 class _Used:
-    """Which numbers were used: the highest, and a bitmap of those below it."""
+    """The used numbers of a challenge: the highest, and a bitmap of those below it."""
 
     __slots__ = ("bits", "top")
 
@@ -130,7 +131,7 @@ class _Used:
         self.top = self.bits = 0
 
     def take(self, number: int) -> bool:
-        """Note that a number is used; return whether it was not before."""
+        """Mark a number as used; return whether it was unused."""
         ahead = number - self.top
         if ahead > 0:
             kept = self.bits << ahead if ahead < WINDOW else 0
@@ -147,12 +148,12 @@ def _issued(challenge: str) -> float:
 
 
 def _number(text: str) -> int:
-    """Return a request's number; 0 for what is none."""
+    """Parse a request's number; 0 when it is malformed."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= MAX_NUMBER else 0
 
 
 def _parameters(value: str) -> dict[str, str]:
-    """Return the parameters behind our scheme (RFC 9110 section 11.2), those that we write; none for another scheme."""
+    """Return the parameters after our scheme (RFC 9110 section 11.2), in the form that we write; none for another."""
     scheme, _, rest = value.partition(" ")
     if scheme.lower() != SCHEME.lower():
         return {}
@@ -162,6 +163,6 @@ def _parameters(value: str) -> dict[str, str]:
 
 def _mac(token: str, challenge: str, number: int, said: Said) -> str:
     lines = (said.method, said.authority.lower(), said.target, said.span, said.node, said.identity, said.address)
-    message = "\n".join(("loom-peer", challenge, str(number), *lines))  # none of them can hold a line break
+    message = "\n".join(("loom-peer", challenge, str(number), *lines))  # no line can contain a line break
     key, data = (text.encode("utf-8", "surrogateescape") for text in (token, message))
     return hmac.digest(key, data, "sha256").hex()

@@ -1,4 +1,4 @@
-"""Which proxy, if any, stands between us and an endpoint: the environment's conventions as curl and Go read them."""
+"""Proxies: chooses the proxy for an endpoint by the environment's variables, as curl and Go do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy, behind TLS when `scheme` is "https". `username` and `password` are None when it wants none."""
+    """An HTTP proxy, reached over TLS when `scheme` is "https". username, password: None when it needs none."""
 
     host: str
     port: int
@@ -27,10 +27,10 @@ class Proxy:
 
 
 def choose_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy for `endpoint`, or None for a direct connection. Raises UsageError for one we cannot speak to.
+    """Return the proxy for `endpoint`, None for a direct connection. Raises UsageError for an unsupported proxy.
 
-    https_proxy, http_proxy, all_proxy and no_proxy, lower case before upper case. HTTP_PROXY in capitals is ignored
-    inside a CGI request, where a client could set it (CVE-2016-5385).
+    Variables: https_proxy, http_proxy, all_proxy and no_proxy, lower case before upper case. HTTP_PROXY in upper case
+    is ignored inside a CGI request, where a client could set it (CVE-2016-5385).
     """
     if is_bypassed(endpoint, environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
         return None
@@ -59,9 +59,9 @@ def parse_proxy(text: str, name: str) -> Proxy:
 
 
 def is_bypassed(endpoint: Endpoint, no_proxy: str) -> bool:
-    """Return whether NO_PROXY exempts `endpoint`: `*`, host names with all below them, addresses, CIDR blocks.
+    """Return whether NO_PROXY exempts `endpoint`. Its entries: `*`, host names with their subdomains, IPs, CIDR blocks.
 
-    They stand apart by commas or blanks, each with a port if it is for that one only.
+    Commas or blanks separate entries. An entry with a port is for that port only.
     """
     return any(_is_exempt(endpoint, entry) for entry in no_proxy.lower().replace(",", " ").split())
 

@@ -1,6 +1,6 @@
 """Half-open byte ranges, and sets of them.
 
-Rule: inside Loom a range is [start, end); only `format_range` knows that the wire counts inclusively (RFC 9110 14.1.2).
+Rule: inside Loom a range is [start, end). Only `format_range` makes it inclusive, as HTTP has it (RFC 9110 14.1.2).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class RangeSet:
         return at >= 0 and self._ends[at] >= end
 
     def front(self) -> int:
-        """Return the end of what is present without a gap from byte 0."""
+        """Return the end of the bytes that are present from byte 0 without a gap."""
         return self._ends[0] if self._starts and self._starts[0] == 0 else 0
 
     def missing(self, start: int, end: int) -> list[Span]:

@@ -1,10 +1,10 @@
-"""Where a redirect may lead: never to loopback, link-local and metadata addresses, from an origin that is not there.
+"""Targets of redirects: loopback, link-local and metadata addresses are refused unless the origin itself is there.
 
-A reference's URL is often chosen by a form's user. Its origin decides where redirects lead, and must not make this
-machine fetch what only this machine can reach: the metadata service's credentials, a sidecar, a link-local agent.
+A reference's URL is often typed into a form by a user, and its origin decides where redirects lead. It must not make
+this machine fetch from addresses that only this machine can reach: the metadata service, a sidecar, a link-local agent.
 
-Rule: the address that a connection is opened to decides, never how it is spelled, so a name that resolves there counts,
-and one that resolves there later. Only where a proxy resolves names is the spelling judged.
+Rule: the address of the connection decides, not the text of the URL. So a name counts if it resolves to such an
+address, then or later. Only if a proxy resolves names the text decides.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class RedirectGuard:
-    """Judges the hosts that the redirects of one reference lead to. Shared by all loops.
+    """Judges the hosts that the redirects of one reference lead to. Thread-safe: all loops share it.
 
-    home: the reference's own endpoint, which the user chose; it is not judged. allowed: host names, addresses and
-    networks that redirects may lead to all the same. Raises UsageError.
+    home: the reference's own endpoint. The user chose it, so it is always allowed. allowed: host names, addresses and
+    networks that redirects may lead to nevertheless. Raises UsageError.
     """
 
     def __init__(self, home: Endpoint, allowed: Iterable[str] = ()) -> None:
@@ -39,11 +39,11 @@ class RedirectGuard:
         return endpoint != self._home
 
     def came_home(self, ip: str) -> None:
-        """Take note of an address of the reference's own host."""
-        self._home_ips |= {ip}  # replaced, never changed: other threads read it
+        """Note an IP address that the reference's own host was reached at."""
+        self._home_ips |= {ip}  # a new set: other threads may read the old one
 
     def bars_ip(self, host: str, ip: str) -> str:
-        """Return the kind of an address that may not be connected to: "loopback" and so on; "" when it may be."""
+        """Return the kind of a refused address ("loopback", "link-local", "metadata"); "" when it is allowed."""
         kind = kind_of_ip(ip)
         if not kind or self._is_allowed(host) or self._is_allowed(ip):
             return ""
@@ -54,7 +54,7 @@ class RedirectGuard:
         return "" if is_home else kind
 
     def bars_host(self, host: str) -> str:
-        """Return the same for a host that a proxy will resolve."""
+        """Return the same for the name of a host that a proxy will resolve."""
         kind = kind_of_host(host)
         is_home = host == self._home.host or (kind != "metadata" and kind == kind_of_host(self._home.host))
         return "" if is_home or self._is_allowed(host) else kind

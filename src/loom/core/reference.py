@@ -1,4 +1,4 @@
-"""References: what a user names, read once and a value from then on.
+"""References: the URL that a user gives, parsed once.
 
 Rule: `parse_reference` is the only reader of a URL that a user typed; the rest of the code takes a Reference. The path
 of a cache hit imports the key's function alone (loom.core.keys): this module would cost it too much.
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """One object at an origin, whichever version of it stands there at the time.
+    """One object at an origin, in whichever version.
 
-    url: where it is asked for, with all its secrets: for requests alone.
-    stable: the URL as it stays when it is signed anew: no user info, signature or fragment.
-    key: the SHA-256 of `stable`, 64 hex digits: what cache, journal and peers know it by.
+    url: the URL for requests, with all its secrets. Use it for nothing else.
+    stable: the part of the URL that a new signature does not change: without user info, signature and fragment.
+    key: the SHA-256 of `stable`, 64 hex digits. Cache, journal and peers use it.
     shown: the URL for people and records: user info dropped, query values blanked.
-    name: the file's name as the URL tells it; "" when it tells none: then the origin's answer decides.
-    last_name: what the file is called when the answer tells no name either.
-    revision: whether what it names can change, by the URL alone: one of loom.core.revisions.
+    name: the file's name in the URL; "" when it has none: then the origin's reply decides.
+    last_name: the file's name if the reply has none either.
+    revision: whether the object can change, judged by the URL: one of loom.core.revisions.
     """
 
     url: Url = field(repr=False)
@@ -54,27 +54,27 @@ class Reference:
 
     @property
     def is_immutable(self) -> bool:
-        """Whether the URL names a commit, a digest or one version: what it leads to never changes."""
+        """True when the URL names a commit, a digest or one version: its object never changes."""
         return self.revision == IMMUTABLE
 
     @property
     def is_moving(self) -> bool:
-        """Whether the URL names a branch, a tag or what is the latest."""
+        """True when the URL names a branch, a tag or the latest version."""
         return self.revision == MOVING
 
     @property
     def model(self) -> str:
-        """What a control plane calls it, unless the user says otherwise."""
+        """Name of the model at a control plane, unless the user gives another."""
         return model_of(self.stable, self.key)
 
     @property
     def holds_secret(self) -> bool:
-        """Whether the URL itself may be a credential: user info, a signature, a value that is not plainly harmless."""
+        """True when the URL may be a credential: it has user info, a signature, or an unknown query parameter."""
         return self.url.holds_secret
 
 
 def parse_reference(text: str) -> Reference:
-    """Read what a user typed. Raises UsageError on anything that cannot be asked for, never quoting a secret."""
+    """Parse a URL that a user typed. Raises UsageError, which quotes no secret, when no request can be made from it."""
     if not text.strip():
         raise UsageError("the URL is empty", "is a variable unset? write loom fetch https://host/path/model.gguf")
     url, stable = parse_url(text, schemes.SCHEMES), stable_url(text)

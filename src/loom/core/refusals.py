@@ -1,8 +1,8 @@
-"""What an error reply says of itself: a code, a sentence, a region; and what the codes of stores and hubs mean. Pure.
+"""Error replies: their code, message and region; and the meaning of stores' and hubs' codes. Pure.
 
-Rule: of a body nothing but the code and the first line of the message is ever shown, both bounded, printable, and
-without what might be a secret. No XML or JSON of a stranger is built into a tree of any depth: two elements are looked
-for in the XML, and JSON that nests too deeply counts as saying nothing.
+Rule: only the code and the first line of the message are shown, both bounded, printable and without possible secrets. A
+stranger's XML or JSON is never built into a deep tree: XML is searched for four elements, and JSON that nests too
+deeply counts as empty.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MOST_READ = 16 * 1024
-"""Bytes of a body that are looked at; the stores' stay below 2 KiB."""
+"""Bytes of a body that are read; the stores' bodies stay below 2 KiB."""
 
 _MOST_SHOWN = 200
 _MOST_LOOKED_AT = 1000
@@ -27,14 +27,14 @@ _NAMES = ("Code", "Message", "Region", "AuthenticationErrorDetail")
 _ELEMENTS = {name: re.compile(rf"<{name}>([^<]{{1,1000}})</{name}>") for name in _NAMES}
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&#39;", "'"), ("&amp;", "&"))
 _TOKEN = re.compile(r"(?=[^\s\d]*\d)[A-Za-z0-9_+/=.%~-]{16,}|[A-Za-z0-9_+/=%~-]{32,}", re.ASCII)
-"""What may be a token or a signature, which no log may hold, or an ID: long words with digits, or very long ones."""
+"""Pattern of words that may be a token, a signature or an ID: long with digits, or very long. No log may hold them."""
 
 _ADDRESS = re.compile(r"\w+://\S+")
 _EXPIRED = re.compile(r"\bexpired\b|not valid in the specified time frame", re.IGNORECASE)
 
 
 class Kind(Enum):
-    """What a refusal is about: it decides the error's class, and with it the exit code."""
+    """The kind of a refusal: it decides the error's class and exit code."""
 
     ABSENT = "absent"
     DENIED = "denied"
@@ -47,7 +47,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a code means: the kind; `what`, for a message ("" where the kind says enough); what to do about it."""
+    """The meaning of a code: kind; `what`, for a message ("" if the kind says enough); `hint`: what to do about it."""
 
     kind: Kind
     what: str = ""
@@ -56,9 +56,9 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What an error reply says: its code, the first line of its message, the region it names; "" for nothing.
+    """An error reply: its code, the first line of its message, the region that it names; "" for a missing one.
 
-    says_expired: some of its words say that something has expired.
+    says_expired: its text says that something has expired.
     """
 
     code: str = ""
@@ -68,14 +68,14 @@ class Refusal:
 
     @property
     def meaning(self) -> Meaning:
-        """What it means: by the code, beside some codes by the region; the message may say that something expired."""
+        """The meaning by the code; for some codes by the region, for some kinds by a text about expiry."""
         if self.region and _plain(self.code) in _OF_REGIONS:
             return Meaning(Kind.UNUSABLE, f"is in another region, {self.region}", _region_hint(self.region))
         meaning = _MEANINGS.get(_plain(self.code), Meaning(Kind.UNKNOWN))
         return _IS_EXPIRED if self.says_expired and meaning.kind in (Kind.DENIED, Kind.UNKNOWN) else meaning
 
     def describe(self) -> str:
-        """Return code and message for people, "" when it says nothing."""
+        """Return code and message for people, "" when there is neither."""
         return ": ".join(filter(None, (self.code, self.message)))
 
 
@@ -87,7 +87,7 @@ _ARCHIVED = "restore it from the archive first, then fetch it"
 _OF_REGIONS = frozenset(
     ("permanentredirect", "temporaryredirect", "authorizationheadermalformed", "illegallocationconstraintexception")
 )
-"""Codes of a bucket that is asked for in another region than its own."""
+"""Codes of the reply when a bucket is in another region than the request."""
 
 
 def _region_hint(region: str) -> str:
@@ -145,19 +145,19 @@ _MEANINGS = {
     **{_plain(code): Meaning(Kind.THROTTLED) for code in _THROTTLED},
     **{_plain(code): Meaning(Kind.TRANSIENT) for code in _TRANSIENT},
 }
-"""By the code: S3 and what speaks its language, Azure, Google, the hub. What is not here goes by its status."""
+"""Meaning by code: of S3 and compatible stores, Azure, Google and the hub. For other codes the status decides."""
 
 
 def parse_refusal(fields: Mapping[str, str], body: str, secrets: Iterable[str] = ()) -> Refusal:
-    """Read what an error reply says; malformed, or nothing, is an empty Refusal. Never raises.
+    """Parse an error reply. A malformed or empty one gives an empty Refusal. Never raises.
 
-    secrets: texts that must not be shown, wherever the reply repeats them.
+    secrets: texts that must not be shown if the reply repeats them.
     """
     code, message = _from_xml(body) if body.lstrip("\ufeff \t\r\n").startswith("<") else _from_json(body)
     code = fields.get("x-error-code") or fields.get("x-ms-error-code") or code
     message = fields.get("x-error-message") or message
     region = fields.get("x-amz-bucket-region") or _element(body, "Region")
-    detail = _element(body, "AuthenticationErrorDetail")  # Azure's; it may quote what was signed, so it is not shown
+    detail = _element(body, "AuthenticationErrorDetail")  # Azure's; not shown, because it may quote the signed text
     return Refusal(
         code if _CODE.fullmatch(code) and not _is_secret(code, secrets) else "",
         _shown(message, secrets),
@@ -179,8 +179,8 @@ def _element(body: str, name: str) -> str:
 
 
 def _from_json(body: str) -> tuple[str, str]:
-    """Return code and message of the forms that stores, hubs, registries and frameworks use; ("", "") for others."""
-    import json  # 8 ms that no fetch which goes well has to spend
+    """Return code and message in the forms of stores, hubs, registries and frameworks; ("", "") for other forms."""
+    import json  # 8 ms, only spent on an error
 
     try:
         told = json.loads(body)
@@ -197,7 +197,7 @@ def _from_json(body: str) -> tuple[str, str]:
 
 
 def _inner(told: Any) -> Any:
-    """Return what {"errors": [...]} or {"error": ...} holds, else the thing itself."""
+    """Return the value inside {"errors": [...]} or {"error": ...}, else the value itself."""
     if isinstance(told, dict):
         errors = told.get("errors")
         if isinstance(errors, list) and errors:
@@ -208,7 +208,7 @@ def _inner(told: Any) -> Any:
 
 
 def _reason(told: dict[str, Any]) -> Any:
-    """Return Google's own word for it: the reason of the first of its errors."""
+    """Return the reason of the first error, in Google's form."""
     errors = told.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else None
     return first.get("reason") if isinstance(first, dict) else None
@@ -223,10 +223,10 @@ def _is_secret(text: str, secrets: Iterable[str]) -> bool:
 
 
 def _shown(text: str, secrets: Iterable[str]) -> str:
-    """Return the first line of a message as it may be shown: bounded, printable, without addresses and secrets."""
+    """Return the first line of a message for people: bounded, printable, without addresses and secrets."""
     line = next((part for part in text.splitlines() if part.strip()), "")
     if len(line) > _MOST_LOOKED_AT:
-        line = line[:_MOST_LOOKED_AT].rpartition(" ")[0]  # half a secret would not be known for one
+        line = line[:_MOST_LOOKED_AT].rpartition(" ")[0]  # not in a word: half a secret would not be recognised
     for secret in sorted((one for one in secrets if len(one) >= _LEAST_SECRET), key=len, reverse=True):
         line = line.replace(secret, "***")
     line = _TOKEN.sub("***", _ADDRESS.sub("***", line))

@@ -1,4 +1,4 @@
-"""Who was handed wrong bytes by whom, not long ago: a part of the fleet's fold (loom.core.fleet)."""
+"""Rejections: nodes that sent others wrong bytes. Part of the fleet's fold (loom.core.fleet)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from loom.core.changes import Rejected
 
 REJECTORS = 2
-"""So many must reject a node before others are sent elsewhere: one alone may be wrong, or lie."""
+"""Nodes that must reject a node before `locate` avoids it: one alone may be wrong, or lie."""
 
 MAX_REJECTORS = 64
-"""More of them say nothing new."""
+"""Most rejectors that are remembered for one node."""
 
 
 class Rejections:
-    """Rejected nodes, by whom and until when. total: how often a node told this control plane that it began to."""
+    """Rejected nodes, with the rejectors and the ends of their rejections.
+
+    total: new rejections that were sent to this control plane.
+    """
 
     def __init__(self) -> None:
         self.total = 0
@@ -27,7 +30,7 @@ class Rejections:
         return len(self._ends)
 
     def apply(self, change: Rejected, *, is_heard: bool = False) -> bool:
-        """Take a rejection in; return whether it is news. is_heard: it was said to this control plane."""
+        """Apply a rejection; return whether it is new. is_heard: it was sent to this control plane."""
         ends = self._ends.setdefault(change.node, {})
         is_news = change.by not in ends
         if is_news and len(ends) >= MAX_REJECTORS:
@@ -37,7 +40,7 @@ class Rejections:
         return is_news
 
     def expire(self, now: float) -> int:
-        """Forget what has ended by `now`; return how many rejections that were."""
+        """Forget rejections that have ended at `now`; return how many."""
         if not self._ends:
             return 0
         ended = [(name, by) for name, ends in self._ends.items() for by, end in ends.items() if end <= now]
@@ -48,9 +51,9 @@ class Rejections:
         return len(ended)
 
     def of(self, name: str) -> Mapping[str, float]:
-        """Return who rejects a node, and until when."""
+        """Return the rejectors of a node, each with the end of its rejection."""
         return self._ends.get(name, {})
 
     def shunned(self) -> set[str]:
-        """Return the nodes that enough others reject."""
+        """Return the nodes that REJECTORS or more nodes reject."""
         return {name for name, ends in self._ends.items() if len(ends) >= REJECTORS}

@@ -1,14 +1,13 @@
-"""Revisions: whether what a URL names may change, by the URL alone.
+"""Revisions: tells by the URL alone whether its object may change.
 
-Rule: this module is on the path of a cache hit, so it imports nothing. Its text for people is
-docs/reference/freshness.md.
+Rule: this module is on the path of a cache hit, so it imports nothing. docs/reference/freshness.md tells users.
 
 IMMUTABLE  the URL names a commit (40 or 64 hexadecimal digits), a digest, or one version of an object in a store.
-MOVING     it names a branch, a tag, or what is the latest: the origin is asked whether what the cache has is current.
-UNSAID     it does not say: what the cache has is used, unless the user wants the origin to be asked.
+MOVING     it names a branch, a tag, or the latest version: the origin is asked whether the cached file is current.
+UNSAID     it tells neither: the cached file is used, unless the user wants the origin to be asked.
 
-A place in the URL that holds a revision by its server's own rule decides before all others: in /resolve/main/<40 hex
-digits>/f the digits are a folder. Asking too often costs one request; not asking would serve an old file for ever.
+A place that holds a revision by the server's own rule decides before all others: in /resolve/main/<40 hex digits>/f the
+digits are a folder. An unneeded question costs one request; a missing one would serve an old file for ever.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ UNSAID = "unsaid"
 _HEX = frozenset("0123456789abcdef")
 
 _SLOTS = frozenset(("resolve", "raw", "media"))
-"""Parts of a path behind which a revision stands: the hubs (/resolve/REV/), GitHub, GitLab, Gitea (/raw/, /media/)."""
+"""Parts of a path before a revision: the hubs (/resolve/REV/), GitHub, GitLab, Gitea (/raw/, /media/)."""
 
 _KINDS = frozenset(("branch", "tag", "commit"))
-"""Words that Gitea puts between the slot and the revision: /raw/branch/main/."""
+"""Words between slot and revision in Gitea's URLs: /raw/branch/main/."""
 
 _BARE_HOSTS = frozenset(("raw.githubusercontent.com",))
 """Hosts where the revision is the third part of the path: /ORG/REPO/REV/f."""
@@ -32,13 +31,13 @@ _REVISIONS = frozenset(("revision", "rev", "ref", "branch", "tag", "commit", "sh
 """Parameters of a query that hold a revision: modelscope (?Revision=), GitLab's and Gitea's APIs (?ref=)."""
 
 _VERSIONS = frozenset(("versionid", "generation", "snapshot"))
-"""Parameters that name one version of an object: S3 and those like it, Azure (versionid, snapshot), Google."""
+"""Parameters that name one version of an object: S3 and compatible stores, Azure (versionid, snapshot), Google."""
 
 _WORDS = frozenset(("latest", "nightly"))
-"""Words that move wherever they stand in a part of the path: /releases/latest/, model-latest.gguf."""
+"""Words that make a URL MOVING anywhere in a part of its path: /releases/latest/, model-latest.gguf."""
 
 _NAMES = frozenset(("main", "master", "head", "trunk", "develop", "current", "stable"))
-"""Parts of a path that move when they are the whole part."""
+"""Parts of a path that make a URL MOVING as a whole part."""
 
 
 def revision_of(url: str) -> str:
@@ -56,7 +55,7 @@ def revision_of(url: str) -> str:
 
 
 def _in_slot(host: str, parts: list[str]) -> str:
-    """Return what the revision in the path is, "" when there is none."""
+    """Return IMMUTABLE or MOVING for the revision in the path, "" when there is none."""
     if host in _BARE_HOSTS and len(parts) > 3:
         return _kind(parts[2])
     for at, part in enumerate(parts[:-2]):
@@ -69,7 +68,7 @@ def _in_slot(host: str, parts: list[str]) -> str:
 
 
 def _in_query(query: str) -> str:
-    """Return what the revision in the query is, "" when there is none. One version of an object beats a branch."""
+    """Return IMMUTABLE or MOVING for the revision in the query, "" when there is none. A version beats a branch."""
     values = {name: value for name, _, value in (pair.partition("=") for pair in query.split("&"))}
     if any(values.get(name, "null") not in ("", "null") for name in _VERSIONS):
         return IMMUTABLE
@@ -82,7 +81,7 @@ def _kind(revision: str) -> str:
 
 
 def _is_fixed(part: str) -> bool:
-    """Return whether this is a commit (40 hexadecimal digits, 64 in a repository of SHA-256) or a digest."""
+    """Return whether a part is a commit (40 hexadecimal digits; 64 in a SHA-256 repository) or a digest."""
     digits = part.removeprefix("sha256:").removeprefix("sha256-")
     return len(digits) in (40, 64) and _HEX.issuperset(digits)
 

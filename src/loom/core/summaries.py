@@ -1,4 +1,4 @@
-"""What a fleet tells of itself: nodes, models, replicas and starts, each in one line. Values; nothing here changes."""
+"""Summaries of a fleet: its nodes, models, replicas and starts, one value each."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Replica(NamedTuple):
-    """A holding and who has it. expires_at: None when it does not end by itself. identity: "" for a node without one.
+    """A holding with the node that has it. expires_at: None without a lease. identity: "" for a node without one.
 
-    A tuple, for every lookup makes sixteen: a frozen dataclass costs five times as much.
+    It is a tuple because every lookup makes sixteen of them: a frozen dataclass costs five times as much.
     """
 
     node: str
@@ -29,9 +29,11 @@ class Replica(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NodeSummary:
-    """A node in one line. expires_at: of its heartbeats' lease, None without one. models: how many it has. rejected_by:
-    how many others were handed wrong bytes by it not long ago. namesakes: how many other nodes have the same name.
-    version: of its Loom, "" when unknown. failed: how many models it failed to fetch lately.
+    """A node in one line.
+
+    expires_at: the end of its lease, None without heartbeats. models: how many it has. rejected_by: how many nodes
+    reject it. namesakes: how many other nodes have its name. version: its Loom's, "" when unknown. failed: how many
+    models it failed to fetch in the last day.
     """
 
     node: str
@@ -50,13 +52,14 @@ class NodeSummary:
 
     @property
     def key(self) -> str:
-        """What tells it from every other node (loom.core.names.node_key)."""
+        """The node key (loom.core.names.node_key)."""
         return node_key(self.node, self.identity)
 
 
 class Start(NamedTuple):
-    """The fetches of one model that are under way. complete: nodes that have all of it. Sizes are bytes, summed over
-    the fetches; least: of the slowest one.
+    """The fetches of one model that are under way. Sizes are bytes, summed over the fetches.
+
+    complete: nodes that have all of it. least: bytes of the slowest fetch.
     """
 
     model: str
@@ -69,7 +72,7 @@ class Start(NamedTuple):
     from_peers: int = 0
 
     def with_one(self, it: Holding) -> Start:
-        """Return them with one more."""
+        """Return the same with one fetch more."""
         return Start(
             self.model, self.complete, self.fetching + 1, self.received + it.received,
             min(self.least, it.received) if self.fetching else it.received, self.size or it.size,
@@ -79,8 +82,9 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """A model in one line: how many nodes have all of it, how many are fetching it; from_origin: bytes that they took
-    from the origin all together, since the first of them came.
+    """A model in one line. complete, partial: how many nodes have all of it, and how many are fetching it.
+
+    from_origin: bytes that all nodes took from the origin, also those that no longer have it.
     """
 
     model: str
@@ -92,19 +96,19 @@ class ModelSummary:
 
     @property
     def copies(self) -> float | None:
-        """How many times the origin has sent it, None when its size is not known."""
+        """Copies that the origin has sent: bytes divided by the size; None when the size is not known."""
         return self.from_origin / self.size if self.size else None
 
 
 @dataclass(slots=True)
 class Totals:
-    """Bytes moved, as nodes have said: counted on when they restart or leave."""
+    """Bytes moved, by the nodes' own counts. They go on when a node restarts or leaves."""
 
     from_origin: int = 0
     from_peers: int = 0
     served: int = 0
     copies: float = 0.0
-    """What came from origins, each model's bytes in sizes of that model."""
+    """Copies from origins: each model's bytes divided by its size, summed."""
 
     def add(self, moved: Moved, size: int | None) -> None:
         """Add bytes of a model of that size."""

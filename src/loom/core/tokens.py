@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 MAX_TOKENS = 8
-"""Lines. Two are enough to exchange one; more are forgotten ones."""
+"""Most tokens. Two are enough for a rotation; the others were forgotten."""
 
 
 def split_tokens(text: str | None) -> tuple[str, ...]:
-    """Return the tokens in a text, the one to send first; none for None and for blanks."""
+    """Return the tokens in a text, the one to send first; () for None and for blanks."""
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
@@ -17,6 +17,6 @@ def first_token(text: str | None) -> str | None:
 
 
 def are_tokens(text: str) -> bool:
-    """Return whether a text is nothing but tokens that a header can carry."""
+    """Return whether every line of a text is a token that a header can carry."""
     tokens = split_tokens(text)
     return 0 < len(tokens) <= MAX_TOKENS and all(one.isascii() and one.isprintable() for one in tokens)

@@ -1,6 +1,6 @@
-"""URLs: checked, taken apart, compared, and made safe to show.
+"""URLs: parsed, compared, and made safe to show.
 
-Rule: no URL is printed, logged or stored unless it went through `redact`.
+Rule: only a URL that went through `redact` is printed, logged or stored.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _ELSEWHERE = {
     "gs": "give https://storage.googleapis.com/BUCKET/KEY with a --token, or what `gcloud storage sign-url` prints",
     "az": "give https://ACCOUNT.blob.core.windows.net/CONTAINER/NAME with its SAS",
     "hf": "give https://huggingface.co/ORG/REPO/resolve/REVISION/FILE, with a --token where it is gated",
-    "file": "what is a file already need not be fetched",
+    "file": "a file on this machine need not be fetched",
 }
-"""How to name, by https, what other tools have a scheme of their own for."""
+"""Hint by scheme: the https form of an object that other tools name by another scheme."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Url:
 
     @property
     def holds_secret(self) -> bool:
-        """Whether it may be a credential: user info, or a query's value that is not plainly harmless."""
+        """True when the URL may be a credential: it has user info, or a query parameter outside _OPEN_QUERY_NAMES."""
         names = (pair.partition("=")[0] for pair in self.target.partition("?")[2].split("&") if pair)
         return self.username is not None or not all(map(_is_open, names))
 
     def __str__(self) -> str:
-        """Return the URL with blanks for its secrets; the full one is never needed as text."""
+        """Return the URL without its secrets."""
         return redact(f"{self.endpoint.scheme}://{self.endpoint.authority}{self.target}")
 
 
@@ -96,7 +96,7 @@ def parse_url(text: str, schemes: Iterable[str] = _PORTS) -> Url:
 
 
 def join_url(base: Url, location: str) -> Url:
-    """Resolve a Location header against the URL that answered with it. Raises UsageError as parse_url does."""
+    """Resolve a Location header against the URL whose reply had it. Raises UsageError as parse_url does."""
     origin = f"{base.endpoint.scheme}://{base.endpoint.authority}{base.target}"
     try:
         joined = urljoin(origin, location.strip())
@@ -111,21 +111,21 @@ def is_same_endpoint(one: Url, other: Url) -> bool:
 
 
 def redact(url: str) -> str:
-    """Return the URL as it may be shown: user info dropped, query values blanked but for plainly harmless ones."""
+    """Return the URL for people: without user info, and with query values blanked, except of _OPEN_QUERY_NAMES."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return "(a malformed URL)"
     netloc = parts.netloc.rsplit("@", 1)[-1]
     scheme, path = parts.scheme, parts.path
-    if not netloc and "@" in path:  # user:password@host, without a scheme: what looks like one is the user
+    if not netloc and "@" in path:  # user:password@host without a scheme: urlsplit takes the user for the scheme
         scheme, path = "", path.rsplit("@", 1)[-1]
     query = "&".join(map(_redact_pair, parts.query.split("&"))) if parts.query else ""
     return urlunsplit((scheme, netloc, path, query, ""))
 
 
 def _redact_pair(pair: str) -> str:
-    """Blank a query's value, and a name without one: that may be a token itself."""
+    """Blank the value of a query's parameter; also a name without a value, which may be a token itself."""
     name, equals, _ = pair.partition("=")
     if _is_open(name):
         return pair
@@ -133,7 +133,7 @@ def _redact_pair(pair: str) -> str:
 
 
 def _redact_malformed(text: str) -> str:
-    """Redact what is no URL: in http://user:pass/word@host even `redact` finds the password in the wrong place."""
+    """Redact a malformed URL: in http://user:pass/word@host `redact` alone would leave the password."""
     scheme, slashes, rest = text.partition("//")
     if "@" not in rest:
         host, slash, path = rest.partition("/")
@@ -147,7 +147,7 @@ def _is_open(name: str) -> bool:
 
 
 def _quote(text: str, safe: str = "") -> str:
-    """Percent-encode; bytes of the command line that are not UTF-8 come as surrogates and go as they are."""
+    """Percent-encode. Bytes of the command line that are not UTF-8 come as surrogates and keep their value."""
     return quote(text, safe=safe, errors="surrogateescape")
 
 
@@ -156,7 +156,7 @@ def _unquoted(text: str | None) -> str | None:
 
 
 def _blankless(text: str) -> str:
-    """Percent-encode what no URL may hold as it is."""
+    """Percent-encode blanks and control characters."""
     return "".join(quote(c) if c <= " " or c == "\x7f" else c for c in text)
 
 
@@ -169,7 +169,7 @@ def _no_scheme_of_ours(text: str, scheme: str, schemes: Iterable[str]) -> UsageE
 
 
 def _is_hub_name(text: str) -> bool:
-    """Return whether this looks like the hub's ORG/MODEL, or a file in it: no host, no path of this machine."""
+    """Return whether a text looks like the hub's ORG/MODEL, or a file in it, and not like a host or a local path."""
     organisation, *more = text.split("/")
     return bool(organisation and more and all(more)) and not {".", ":", "@", "~"} & set(organisation)
 

@@ -1,6 +1,6 @@
-"""For how long a reply asks its client to wait.
+"""Waiting times that replies ask for.
 
-Rule: a date that a server names is compared with the server's own clock, which is its `Date` field, never with ours.
+Rule: a server's date is compared with the server's own clock, its `Date` field, never with ours.
 """
 
 from __future__ import annotations
@@ -13,27 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 UNSURE_WAIT_S = 60.0
-"""Most seconds to wait for a date that comes without a `Date` beside it. Our clock may be off by hours; asking once too
-early costs one request."""
+"""Most seconds to wait for a date in a reply without `Date`. Our clock may be off by hours; a request that comes too
+early costs little."""
 
 TOLD_OFFSET_S = 60.0
-"""Seconds by which two clocks may differ without a word. A Date has whole seconds, and a reply may take some."""
+"""Seconds by which two clocks may differ without a warning. A Date has whole seconds, and a reply may take some."""
 
 EPOCH_S = 10**9
 EPOCH_MS = 10**12
-"""Numbers from here on are no seconds to wait but points in time: seconds, or milliseconds, since 1970. GitHub and
-others send `X-RateLimit-Reset` so."""
+"""Seconds, or milliseconds, since 1970: a number from here on is a point in time, not a duration. GitHub and others
+send `X-RateLimit-Reset` in that form."""
 
 _RATE_LIMIT = re.compile(r"(?:^|[;,\s])(r|remaining|t|reset)=(\d{1,9})", re.IGNORECASE | re.ASCII)
 _RATE_NAMES = {"r": "r", "remaining": "r", "t": "t", "reset": "t"}
 
 
 def parse_wait(fields: Mapping[str, str], now: datetime) -> float | None:
-    """Return the seconds that a refusal asks to wait, or None when it does not say. `now` is our clock.
+    """Return the seconds that a refusal asks to wait, None when it does not tell. now: our clock.
 
-    Retry-After in seconds or as a date (RFC 9110 section 10.2.3); else RateLimit with nothing remaining
-    (draft-ietf-httpapi-ratelimit-headers), in the structured (r=0;t=87) and the older (remaining=0, reset=87) form;
-    else RateLimit-Reset or X-RateLimit-Reset, in seconds or as a point in time.
+    The first of these that is there:
+    Retry-After, in seconds or as a date (RFC 9110 section 10.2.3);
+    RateLimit with nothing remaining (draft-ietf-httpapi-ratelimit-headers), in the structured form (r=0;t=87) or the
+    older one (remaining=0, reset=87);
+    RateLimit-Reset or X-RateLimit-Reset, in seconds or as a point in time.
     """
     if after := fields.get("retry-after", "").strip():
         return (
@@ -61,20 +63,20 @@ def _parse_reset(text: str, fields: Mapping[str, str], now: datetime) -> float |
 
 
 def _exhausted_for(limit: str) -> float:
-    """Return for how many seconds nothing more is allowed, by one limit; 0.0 when something is."""
+    """Return the seconds until a limit that is used up is reset; 0.0 when something remains."""
     values = {_RATE_NAMES[name.lower()]: int(value) for name, value in _RATE_LIMIT.findall(limit)}
     return float(values.get("t", 0)) if values.get("r") == 0 else 0.0
 
 
 def _seconds(digits: str) -> float:
-    """Return the number, up to more than any fetch waits; Python refuses to read numbers of any length."""
+    """Return the number, at most 10**9, more than any fetch waits: Python refuses to parse very long numbers."""
     return float(digits if len(digits) < 10 else 10**9)
 
 
 def _seconds_until(when: datetime | None, fields: Mapping[str, str], now: datetime) -> float | None:
-    """Return the seconds from the reply to `when`; None when that is no date.
+    """Return the seconds from now to `when`; None when that is None.
 
-    A cache tells by Age for how long it has had the reply (RFC 9111 section 5.1).
+    A cached reply's Age is subtracted: the seconds that it was in the cache (RFC 9111 section 5.1).
     """
     if when is None:
         return None
@@ -88,7 +90,7 @@ def _seconds_until(when: datetime | None, fields: Mapping[str, str], now: dateti
 
 def _parse_date(text: str) -> datetime | None:
     """Parse an HTTP date (RFC 9110 section 5.6.7); None when it is none."""
-    from email.utils import parsedate_to_datetime  # 15 ms that almost no fetch has to spend
+    from email.utils import parsedate_to_datetime  # 15 ms, rarely needed
 
     try:
         when = parsedate_to_datetime(text)
@@ -98,13 +100,13 @@ def _parse_date(text: str) -> datetime | None:
 
 
 def clock_offset(date: str, now: datetime) -> float | None:
-    """Return by how many seconds our clock is ahead of the one that wrote a Date field; None when that is no date."""
+    """Return the seconds by which our clock is ahead of the one that wrote a Date field; None without a valid date."""
     there = _parse_date(date) if date else None
     return None if there is None else (now - there).total_seconds()
 
 
 def tell_offset(offset_s: float | None) -> str:
-    """Return a sentence about a clock that is off; "" when it is not, or when that is not known."""
+    """Return a warning about a clock that is off by TOLD_OFFSET_S or more; else "". offset_s None: not known."""
     if offset_s is None or abs(offset_s) < TOLD_OFFSET_S:
         return ""
     side = "ahead of" if offset_s > 0 else "behind"

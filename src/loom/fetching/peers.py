@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from loom.core.addresses import format_authority, is_address
 from loom.core.headers import Version
 from loom.core.names import MAX_REJECTED, node_key, show_nodes, split_key
-from loom.core.options import FETCH_PORTS, parse_listen
+from loom.core.option_checks import parse_listen
+from loom.core.options import FETCH_PORTS
 from loom.core.tokens import first_token
 from loom.core.urls import parse_url
 from loom.fetching.company import Company, Part

@@ -12,7 +12,7 @@ from loom.client.client import ControlClient
 from loom.core.addresses import format_authority
 from loom.core.control_url import parse_control_url
 from loom.core.exposition import format_families
-from loom.core.options import parse_listen
+from loom.core.option_checks import parse_listen
 from loom.core.waits import tell_offset
 from loom.errors import LoomError, UsageError
 from loom.net.facing import own_address
