@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.fluid import Flow, Fluid, Link
 from loom.core.faults import Fault, Remedy
+from loom.core.homes import MAX_HOMES, Homes, listed_homes
 from loom.core.options import Options
-from loom.core.swarm import MAX_HOMES, PULLS, Peer, Swarm
+from loom.core.peer import Peer
+from loom.core.swarm import PULLS, Swarm
 from loom.core.transfer import Transfer, Wait
 from loom.core.units import Availability, Grid
 from loom.errors import OriginUnreachable
@@ -133,6 +135,7 @@ class _Node:
         options = Options(workers=setting.workers, chunk_size=setting.chunk_size)
         self.transfer = Transfer(setting.size, options, jitter=chance.random, round_trip_s=ORIGIN_LATENCY_S)
         self.swarm = Swarm("key", self.name, self.grid, chance.random)
+        self.homes = Homes.alone("key", self.name, self.grid.count)
         self.uploads = 0
         self.pulls = 0
         self.requests: dict[int, _Request] = {}
@@ -263,7 +266,9 @@ class Simulation:
         for other in listed:
             node.swarm.meet(other.name, other.name)
         node.swarm.forget_dead({other.name for other in listed}, self.now)
-        node.swarm.set_homes((other.name, other.name) for other in self._directory.homes(self.now))
+        homes = {other.name: other.name for other in self._directory.homes(self.now)}
+        node.homes = listed_homes(node.homes, homes)
+        node.swarm.set_homes(node.homes, homes)
 
     def _ask(self, node: _Node, peer: Peer) -> None:
         other = self._by_name[peer.name]
@@ -271,7 +276,9 @@ class Simulation:
             node.swarm.failed(peer, self.now)
         else:
             if not other.has_all:
-                other.swarm.visited(node.name, node.name)
+                name = other.swarm.visited(node.name, node.name)
+                if name is not None:
+                    other.swarm.add_homes(other.homes.listing([name]))
             node.swarm.saw(peer, self._available(other), self.now)
 
     def _is_gone(self, node: _Node) -> bool:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loom.core.homes import MAX_HOMES, Homes, listed_homes
+from loom.core.peer import GONE_MISSED, HEADWAY, MIN_PIECE, PULLS_PER_PEER
 from loom.core.ranges import RangeSet, Span
 from loom.core.swarm import (
-    GONE_MISSED,
-    HEADWAY,
     HEAR_S,
     HELP_AFTER_S,
     MAX_HEAR_S,
-    MAX_HOMES,
     MAX_PATIENCE_S,
     MAX_PEERS,
-    MIN_PIECE,
     PATIENCE_S,
-    PULLS_PER_PEER,
     SHARES,
     STALL_S,
     Swarm,
-    home_units,
 )
 from loom.core.units import (
     MAX_UNITS,
@@ -36,6 +33,9 @@ from loom.core.units import (
     parse_availability,
     units_of,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SIZE = 320_000_000
 GRID = Grid(SIZE)
@@ -49,8 +49,24 @@ def swarm_of(*names: str, homes: tuple[str, ...] = ()) -> Swarm:
     for name in names:
         it.meet(name, f"http://{name}:1")
         it.saw(it.peers[name], NOTHING, 0.0)
-    it.set_homes((name, f"http://{name}:1") for name in homes)
+    list_homes(it, {name: f"http://{name}:1" for name in homes})
     return it
+
+
+def list_homes(it: Swarm, told: dict[str, str], own_address: str = "") -> None:
+    """Have a swarm learn what a control plane tells of its homes."""
+    it.set_homes(listed_homes(Homes.alone(it.key, it.me, it.grid.count), told, own_address), told)
+
+
+def visit(it: Swarm, name: str, address: str) -> None:
+    """Have a node introduce itself, and be weighed."""
+    if (newcomer := it.visited(name, address)) is not None:
+        it.add_homes(Homes.alone(it.key, it.me, it.grid.count).listing([newcomer]))
+
+
+def home_units(key: str, homes: Sequence[str], me: str, count: int) -> list[int]:
+    """Return for every rank the units for which `me` has it."""
+    return list(Homes(key, me, count).listing(homes).mine)
 
 
 # Grids, and what is said of them
@@ -125,15 +141,15 @@ def test_a_home_that_leaves_hands_its_units_to_the_second_ones() -> None:
 
 def test_newcomers_put_out_no_home() -> None:
     """They become homes while there is room; so does this node itself."""
-    places = [(f"n{number}", f"http://n{number}:1") for number in range(MAX_HOMES - 2)]
+    places = {f"n{number}": f"http://n{number}:1" for number in range(MAX_HOMES - 2)}
     it = swarm_of()
-    it.set_homes(places)
-    assert set(it.homes) == {"me", *dict(places)}
-    it.visited("late", "http://late:1")
-    it.visited("later", "http://later:1")
-    assert set(it.homes) == {"me", "late", *dict(places)}
-    it.set_homes([*places, ("a", "http://a:1"), ("b", "http://b:1")])
-    assert set(it.homes) == {"a", "b", *dict(places)}
+    list_homes(it, places)
+    assert set(it.homes.names) == {"me", *places}
+    visit(it, "late", "http://late:1")
+    visit(it, "later", "http://later:1")
+    assert set(it.homes.names) == {"me", "late", *places}
+    list_homes(it, places | {"a": "http://a:1", "b": "http://b:1"})
+    assert set(it.homes.names) == {"a", "b", *places}
 
 
 # Deciding
@@ -264,12 +280,12 @@ def test_a_home_that_answers_again_is_one_again() -> None:
     for now in (0.0, 10.0, 20.0):
         it.failed(peer, now)
         it.saw(peer, NOTHING, now + 5)
-        assert it.homes == ("a", "me")
+        assert it.homes.names == ("a", "me")
     for now in (30.0, 40.0, 50.0):
         it.failed(peer, now)
-    assert it.homes == ("me",)
+    assert it.homes.names == ("me",)
     it.saw(peer, NOTHING, 60.0)
-    assert it.homes == ("a", "me")
+    assert it.homes.names == ("a", "me")
 
 
 def test_patience_ends_by_rank() -> None:
@@ -314,7 +330,7 @@ def test_who_failed_is_left_alone_longer_each_time_and_forgiven() -> None:
     it.saw(peer, Availability(GRID.everything, {}), 99.0)
     it.fed(peer, 99.0)
     assert not peer.strikes
-    it.ban(peer)
+    it.reject(peer)
     it.saw(peer, Availability(GRID.everything, {}), 100.0)
     assert it.choose(ALL, 100.0) is None
     assert it.to_poll(1000.0, is_idle=True) == []
@@ -341,7 +357,7 @@ def test_a_very_large_file_over_a_thin_link() -> None:
     """Of 500 GB peers that bring 1.2 MB/s are all that a node needs: else a whole fleet would turn to its origin."""
     it = Swarm("key", "me", Grid(500_000_000_000), random.Random(1).random)
     it.meet("a", "http://a:1")
-    it.set_homes([("a", "http://a:1")])
+    list_homes(it, {"a": "http://a:1"})
     peer = it.peers["a"]
     wanted = [Span(0, 500_000_000_000)]
     for second in range(60):
@@ -355,7 +371,7 @@ def test_who_comes_back_at_another_address_begins_afresh() -> None:
     it = swarm_of("a", "b")
     for peer in it.peers.values():
         it.failed(peer, 0.0, GONE_MISSED)
-    it.ban(it.peers["b"])
+    it.reject(it.peers["b"])
     for name in ("a", "b"):
         it.meet(name, f"http://{name}:2")
     assert it.to_poll(0.1, is_idle=True) == [it.peers["a"]]
@@ -394,7 +410,7 @@ def test_homes_that_never_spoke_are_given_up() -> None:
     homes = [f"dead{number}" for number in range(MAX_HOMES - 1)]
     it, now = swarm_of(homes=tuple(homes)), 100.0
     it.choose(ALL, now)
-    while it.homes != ("me",):
+    while it.homes.names != ("me",):
         now += 0.5
         it.ask_origin(ALL, now)
         for peer in it.to_poll(now, is_idle=True):
@@ -418,12 +434,12 @@ def test_who_is_dead_takes_nobodys_place() -> None:
 def test_a_visitor_moves_nobody() -> None:
     """Where a node listens the control plane says, not who comes by under its name; nor are there too many."""
     it = swarm_of()
-    it.visited("a", "http://early:1")
+    visit(it, "a", "http://early:1")
     it.meet("a", "http://listed:1")
-    it.visited("a", "http://visitor:1")
+    visit(it, "a", "http://visitor:1")
     assert it.peers["a"].address == "http://listed:1"
     for number in range(1000):
-        it.visited(f"n{number}", "http://visitor:1")
+        visit(it, f"n{number}", "http://visitor:1")
     assert len(it.peers) <= MAX_PEERS + MAX_HOMES
 
 
@@ -443,7 +459,7 @@ def test_who_ranks_lower_lets_go() -> None:
     """Two ask the origin for the same unit: one of them leaves it to the other; and both do to who has it."""
     it, other = swarm_of("a", homes=("a", "me")), Swarm("key", "a", GRID, random.Random(1).random)
     other.meet("me", "http://me:1")
-    other.set_homes([("me", "http://me:1")])
+    list_homes(other, {"me": "http://me:1"})
     for unit in range(GRID.count):
         span = GRID.span(unit)
         it.saw(it.peers["a"], Availability(0, {}, 1 << unit), 0.0)
@@ -457,22 +473,44 @@ def test_who_ranks_lower_lets_go() -> None:
 
 def test_a_node_is_what_the_control_plane_calls_it() -> None:
     """One of an older Loom knows names alone: all nodes rank the same ones, and none takes from itself."""
-    places = [("a", "http://a:1"), ("b", "http://b:1")]
+    places = {"a": "http://a:1", "b": "http://b:1"}
     grid = Grid(40_000_000)
     swarms = [Swarm("key", f"{name}\x1f0f", grid, random.random) for name in "ab"]
-    for it, (_, address) in zip(swarms, places, strict=True):
-        it.set_homes(places, address)
+    for it, (_, address) in zip(swarms, places.items(), strict=True):
+        list_homes(it, places, address)
     assert [it.me for it in swarms] == ["a", "b"]
     assert [set(it.peers) for it in swarms] == [{"b"}, {"a"}]
-    assert swarms[0].homes == swarms[1].homes == ("a", "b")
-    assert [swarms[0].home_of(unit) for unit in range(4)] == [swarms[1].home_of(unit) for unit in range(4)]
+    assert swarms[0].homes.names == swarms[1].homes.names == ("a", "b")
+    assert [swarms[0].homes.home_of(unit) for unit in range(4)] == [swarms[1].homes.home_of(unit) for unit in range(4)]
 
 
 def test_a_visitor_that_is_known_by_its_address_is_no_second_peer() -> None:
     """It introduces itself with an identity that an older control plane does not tell."""
     it = Swarm("key", "me", Grid(40_000_000), random.random)
     it.meet("a", "http://a:1")
-    it.visited("a\x1f0f", "http://a:1")
+    visit(it, "a\x1f0f", "http://a:1")
     assert set(it.peers) == {"a"}
-    it.visited("b\x1f0f", "http://b:1")
+    visit(it, "b\x1f0f", "http://b:1")
     assert set(it.peers) == {"a", "b\x1f0f"}
+
+
+# Homes as a value
+
+
+def test_homes_learnt_step_by_step_are_those_learnt_at_once() -> None:
+    """Newcomers, and those that went away, change a ranking without weighing the others anew."""
+    names = [f"n{number}" for number in range(20)]
+    at_once = Homes("key", "n7", GRID.count).listing(names)
+    some = Homes("key", "n7", GRID.count).listing(names[:9])
+    assert some.plus(some.listing(names[9:])).mine == at_once.mine
+    assert at_once.without(set(names[9:])).mine == some.mine
+    assert [at_once.home_of(unit) == "n7" for unit in range(GRID.count)] == [
+        bool(at_once.mine[0] >> unit & 1) for unit in range(GRID.count)
+    ]
+
+
+def test_newcomers_weighed_for_another_name_are_no_homes() -> None:
+    """The control plane has called this node something else meanwhile; the next list brings them."""
+    homes = Homes.alone("key", "me", GRID.count)
+    assert homes.plus(Homes.alone("key", "old", GRID.count).listing(["a"])).names == ("me",)
+    assert homes.plus(homes.listing(["a"])).names == ("me", "a")

@@ -7,8 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loom.core.peer import Peer
 from loom.core.ranges import Span
-from loom.core.swarm import Peer
 from loom.core.units import Grid, units_of
 from loom.core.vouching import MAX_ASKED, Dispute, Vouching
 

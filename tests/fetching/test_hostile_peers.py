@@ -43,8 +43,9 @@ GRID = Grid(SIZE)
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience is a matter of seconds; here, of fractions."""
-    for name, value in {"STALL_S": 0.8, "HEAR_S": 0.8, "AVOID_S": 0.4}.items():
-        monkeypatch.setattr(f"loom.core.swarm.{name}", value)
+    monkeypatch.setattr("loom.core.swarm.STALL_S", 0.8)
+    monkeypatch.setattr("loom.core.swarm.HEAR_S", 0.8)
+    monkeypatch.setattr("loom.core.peer.AVOID_S", 0.4)
     monkeypatch.setattr("loom.peers.source.TIMEOUT_S", 0.5)
     monkeypatch.setattr("loom.peers.source.ASK_S", 0.5)
     monkeypatch.setattr("loom.fetching.company.WINDOW_S", 0.8)

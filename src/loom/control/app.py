@@ -40,6 +40,7 @@ from loom.control.replies import failure_reply, holding_reply, join_replicas, mo
 from loom.control.routes import Routes
 from loom.core.changes import Beat, Ended, Holding, Left, Registered, Rejected, Withdrawn
 from loom.core.fetches import REASONS
+from loom.core.homes import MAX_HOMES
 from loom.core.names import (
     MAX_IDENTITY,
     MAX_NODE,
@@ -52,7 +53,6 @@ from loom.core.names import (
     check_zone,
     node_key,
 )
-from loom.core.swarm import MAX_HOMES
 from loom.errors import NotFound, RegistryUnavailable, UsageError
 
 if TYPE_CHECKING:

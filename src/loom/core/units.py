@@ -140,6 +140,12 @@ class Census:
             bits = bits & ~plane or bits
         return bits
 
+    def counted(self, number: int, bits: int) -> int:
+        """Return those of `bits` that exactly `number` of the bitmaps have."""
+        for k, plane in enumerate(self._planes):
+            bits &= plane if number >> k & 1 else ~plane
+        return 0 if number >> len(self._planes) else bits
+
     def count(self, bit: int) -> int:
         """Return how many have a bit."""
         return sum(bool(plane & bit) << k for k, plane in enumerate(self._planes))

@@ -23,8 +23,8 @@ from loom.core.units import units_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from loom.core.peer import Peer
     from loom.core.ranges import Span
-    from loom.core.swarm import Peer
     from loom.core.units import Grid
 
 MAX_ASKED = 64

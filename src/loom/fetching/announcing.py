@@ -13,8 +13,8 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from loom.client.client import ControlClient
+from loom.core.homes import MAX_HOMES
 from loom.core.names import MIN_TTL_S, REASONS_BY_CODE
-from loom.core.swarm import MAX_HOMES
 from loom.core.waits import tell_offset
 from loom.errors import LoomError, NotFound, OriginUnreachable
 from loom.fetching.peers import BUDGET_S, identity_of

@@ -15,8 +15,10 @@ import time
 from typing import TYPE_CHECKING
 
 from loom.core.faults import Fault, Verdict
+from loom.core.homes import Homes, listed_homes
 from loom.core.names import show_nodes, split_key
-from loom.core.swarm import GONE_MISSED, PULLS, Peer, Swarm
+from loom.core.peer import GONE_MISSED, Peer
+from loom.core.swarm import PULLS, Swarm
 from loom.core.transfer import Wait
 from loom.core.units import Availability, Grid
 from loom.errors import LoomError
@@ -68,6 +70,7 @@ class Company:
         self._job = job
         self._swarm = Swarm(key, asker.caller.key, self.grid, random.random)
         self._key = key
+        self._homes = Homes.alone(key, asker.caller.key, self.grid.count)
         self._asker = asker
         self._sources: dict[tuple[str, str], PeerSource] = {}  # by name and address
         self._address = asker.caller.address
@@ -106,7 +109,11 @@ class Company:
     def visited(self, visitor: Caller) -> None:
         """Take note of who has come by. From any thread."""
         with self._job.lock:
-            self._swarm.visited(visitor.key, visitor.address)
+            name = self._swarm.visited(visitor.key, visitor.address)
+        if name is not None:
+            newcomers = self._homes.listing([name])
+            with self._job.lock:
+                self._swarm.add_homes(newcomers)
 
     def remarks(self) -> list[str]:
         """Return what a human should know of the peers, a sentence each."""
@@ -135,12 +142,13 @@ class Company:
 
     def learn(self, listed: dict[str, tuple[str, bool]], homes: dict[str, str]) -> None:
         """Take in who is there. From any thread."""
+        ranked = self._homes = listed_homes(self._homes, homes, self._address)
         with self._job.lock:
             self._listed = set(listed)
             for name, (address, is_near) in listed.items():
                 self._swarm.meet(name, address, is_near=is_near)
             self._swarm.forget_dead(set(listed), now())
-            self._swarm.set_homes(homes.items(), self._address)
+            self._swarm.set_homes(ranked, homes)
         self.wake()
 
     def wake(self) -> None:
@@ -338,7 +346,7 @@ class Company:
         with self._job.lock:
             self._rejected[name] = why
             if name in self._swarm.peers:
-                self._swarm.ban(self._swarm.peers[name])
+                self._swarm.reject(self._swarm.peers[name])
 
     def _poll(self) -> None:
         with self._job.lock:

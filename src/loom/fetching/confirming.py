@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from loom.core.options import Options
-    from loom.core.swarm import Peer, Swarm
+    from loom.core.peer import Peer
+    from loom.core.swarm import Swarm
     from loom.core.units import Grid
     from loom.core.vouching import Dispute
     from loom.fetching.worker import Job
@@ -181,7 +182,7 @@ class Confirmer:
         """Have those asked who most likely vouch first; each answer leads back here, so not too often."""
         if now() - self._checked_at >= CHECK_EVERY_S:
             self._checked_at = now()
-            self._swarm.check(self.vouching.homes(self._swarm.home_of))
+            self._swarm.check(self.vouching.homes(self._swarm.homes.home_of))
 
     def _completed_at(self) -> float:
         if self._complete_at is None:
@@ -222,7 +223,7 @@ class Confirmer:
                 return False
             self._asked_at = now()
             live = [peer for peer in self._swarm.peers.values() if peer.is_live(now())]
-            questions = self.vouching.questions(live, self._swarm.home_of, ASK_AT_ONCE, is_last=is_last)
+            questions = self.vouching.questions(live, self._swarm.homes.home_of, ASK_AT_ONCE, is_last=is_last)
         await asyncio.gather(*(self._put(peer, units) for peer, units in questions))
         return bool(questions)
 
