@@ -150,7 +150,7 @@ def _header(spelled: str, name: Any, value: Any) -> None:
     """Check a header: no name or value that breaks the request (RFC 9110 section 5.1, 5.5) or that Loom sets itself."""
     if not isinstance(name, str) or not name or not _TOKEN_CHARS.issuperset(name):
         hint = "a name is letters, digits and dashes, and stands before the ':'"
-        raise UsageError(f"{spelled} holds a name that is not a header's", hint)
+        raise UsageError(f"{spelled} holds a text that is not a header name", hint)
     if not isinstance(value, str):
         raise UsageError(f"{spelled}: the value of {name!r} must be text, not {type(value).__name__}")
     if any(c in value for c in "\r\n\0"):
