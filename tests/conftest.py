@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fetching.getter import SECRET, Getter
+from tests.fetching.kit.getter import SECRET, Getter
 from tests.origins.fault import Origin
 from tests.origins.nginx import OriginUnavailable
 from tests.origins.tls import Authority

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from loom.installation import EXTRAS
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SRC = ROOT / "src"
 PIP = f"{sys.executable} -m pip install "
 PACKAGES = "'aiohttp>=3.11' 'msgspec>=0.19' 'prometheus-client>=0.21'"

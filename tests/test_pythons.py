@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.origins.things import Thing, seeded
 
-ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "pythons"
 SUITES = ("trixie", "sid")
 NEWER = ("3.12", "3.13", "3.14")

@@ -9,13 +9,16 @@ import select
 import signal
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import SRC
 from tests.origins.nginx import Nginx, OriginUnavailable
 
-SRC = Path(__file__).parents[2] / "src"
+if TYPE_CHECKING:
+    from pathlib import Path
+
 MODEL = b"GGUF" + bytes(range(256)) * 8000
 
 

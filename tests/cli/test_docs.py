@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,7 @@ from loom import errors
 from loom.cli.commands import COMMANDS
 from loom.cli.document import PAGES
 from loom.cli.parser import main_parser
-
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -10,11 +10,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).parents[2] / "src"
+from tests import SRC
 
 PRELUDE = """
 import os, signal, sys, types

@@ -20,6 +20,7 @@ import pytest
 from loom.cli.output import Talk
 from loom.cli.serving import RENEW_S, RETRY_S, keep_registered
 from loom.client.client import ControlClient
+from tests import SRC
 from tests.control.ledgers.servers import RedisServer, free_port
 from tests.control.ledgers.strangers import Stranger, saying, saying_in_turn
 from tests.origins.fault import Origin
@@ -28,7 +29,6 @@ from tests.origins.things import Thing, seeded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SRC = Path(__file__).parents[2] / "src"
 TOKEN = "fleet-s3cr3t"
 DATA = seeded(300_000)
 

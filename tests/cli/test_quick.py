@@ -22,9 +22,9 @@ from loom.core.tokens import MAX_TOKENS, first_token
 from loom.errors import UsageError
 from loom.store.cache import Cache, read_boot_id
 from loom.store.placing import WAYS
+from tests import SRC
 from tests.origins.things import Thing, seeded
 
-SRC = Path(__file__).parents[2] / "src"
 ALLOWED = frozenset(
     ("loom", "loom.__main__", "loom.cli", "loom.cli.quick", "loom.cli.signals", "loom.cli.streams",
      "loom.cli.variables", "loom.cli.words", "loom.core", "loom.core.keys", "loom.core.revisions", "loom.store",

@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from loom.cli import signals
+from tests import SRC
 from tests.origins.deliveries import paced, stalls
 from tests.origins.things import Thing, seeded
 
-SRC = Path(__file__).parents[2] / "src"
 DATA = seeded(3_000_000)
 
 AT_IMPORT = """

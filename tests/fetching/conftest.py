@@ -1,4 +1,4 @@
-"""Fixtures of the tests that fetch: a real nginx, files on it, and other processes."""
+"""Fixtures of the tests that fetch: a real nginx, files on it, other processes, and a small fleet."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from loom.control.serving import Beside, ControlOptions
+from tests import SRC
 from tests.fetching.kit import Served
+from tests.fetching.kit.fleet import DATA, TOKEN, Cold
 from tests.origins.nginx import Nginx, OriginUnavailable
+from tests.origins.things import Thing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-SRC = Path(__file__).parents[2] / "src"
+    from tests.origins.fault import Origin
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +68,17 @@ def python():
     for process in started:
         with process:
             process.kill()
+
+
+@pytest.fixture
+def plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
+    """A control plane that wants a token."""
+    monkeypatch.setattr("loom.control.ledgers.sqlite._IDLE_S", 0.02)
+    with Beside(ControlOptions(f"sqlite://{tmp_path}/r.db", port=0, token=TOKEN), print) as one:
+        yield one
+
+
+@pytest.fixture
+def cold(tmp_path: Path, plane: Beside, origin: Origin) -> Cold:
+    """Nodes, none of which has anything; the origin is fast."""
+    return Cold(tmp_path, origin.put("/model.bin", Thing(DATA)), plane.inner_url)

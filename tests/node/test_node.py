@@ -18,7 +18,7 @@ from loom.core.proof import prove
 from loom.node.node import Node, NodeOptions
 from loom.peers.wire import Caller, said_by
 from tests.control.plane import Plane, running, wait_until
-from tests.fetching.getter import SECRET
+from tests.fetching.kit.getter import SECRET
 from tests.origins.things import Thing, seeded
 from tests.peers.proving import challenge_of
 

@@ -25,7 +25,7 @@ from loom.peers.wire import Caller
 from loom.store.inside import Place
 from loom.testing.face_contract import FaceContract, Subject
 from tests.control.plane import wait_until
-from tests.fetching.getter import SECRET
+from tests.fetching.kit.getter import SECRET
 from tests.peers.proving import proof_of
 
 if TYPE_CHECKING:
