@@ -304,7 +304,7 @@ class Simulation:
             end = gaps[0].start
         if end <= pull.span.start:
             return True
-        span = node.transfer.claim(node.next_pull, pull.span, self.now, peer_window_s=WINDOW_S)
+        span = node.transfer.claim(node.next_pull, pull.span, self.now, peer.name, WINDOW_S)
         if span is None:
             return False
         other.uploads += 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loom.core.options import MIN_CHUNK_SIZE, Options
 from loom.core.ranges import Span, chunk_count
+from loom.core.source import ORIGIN
 from loom.core.transfer import Transfer, Wait
 from tests.core.simulator import Ending, Reply, Request, Simulation, at_once, lost, throttled
 
@@ -157,7 +158,7 @@ def test_the_probe_says_nothing_about_latency() -> None:
     transfer.opened(0, 0.0)
     transfer.next(1, 0.0)
     transfer.opened(1, 1.0)
-    assert transfer._known.latency_s == 1.0
+    assert transfer.upstream(ORIGIN).known.latency_s == 1.0
 
 
 def test_a_chunk_is_reported_once_though_it_came_twice() -> None:

@@ -61,6 +61,20 @@ def plan_takeover(
     return None if cut is None else Plan(victim, cut, is_hedge=False)
 
 
+def plan_shortening(runs: Iterable[Run], step: int, kept: int) -> list[tuple[Run, int]]:
+    """Return where to end each run that is to leave bytes to others: at the next multiple of `step`, in bytes.
+
+    Only `kept` runs, those with the least before them, go on so far; the others end at the next sensible edge.
+    """
+    long = sorted((run for run in runs if run.left > SPLIT_ALIGN), key=lambda run: next_edge(run, step) - run.pos)
+    return [(run, next_edge(run, step if number < kept else SPLIT_ALIGN)) for number, run in enumerate(long)]
+
+
+def next_edge(run: Run, step: int) -> int:
+    """Return the first multiple of `step` beyond the next byte of a run."""
+    return -(-(run.pos + 1) // step) * step
+
+
 def _ends_in(run: Run, typical: float, gap_s: float, known: Experience, now: float) -> float:
     """Return the seconds until `run` ends, if it goes on as it does; one too young to judge goes as is typical.
 

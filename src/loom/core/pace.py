@@ -1,4 +1,4 @@
-"""How fast things move, and how long to wait: meters, progress windows, backoff.
+"""How fast things move, and how long to wait: meters, progress windows, backoff, "not yet".
 
 Rule: `now` is always a parameter, in seconds on any steady clock.
 """
@@ -6,6 +6,13 @@ Rule: `now` is always a parameter, in seconds on any steady clock.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
+
+POLL_S = 0.1
+"""Seconds after which an idle worker looks again whether there is something to do."""
+
+PROVING_POLL_S = 0.002
+"""Seconds until the next look while all wait for what the first far range will show."""
 
 SAMPLE_S = 0.25
 """Length of one rate sample: some 10 round trips near by, and short beside any transfer worth balancing."""
@@ -19,12 +26,18 @@ STARVED_SHARE = 0.01
 WINDOW_STEPS = 4
 """Steps in which a window slides: what falls silent is noticed after one window and at most a quarter."""
 
-
 GAP_FACTOR = 2.0
-"""Silence up to so many times the longest gap lately is how this connection sends, and says nothing about its rate."""
+"""Factor by which silence may exceed the longest gap lately and still say nothing about the rate."""
 
 GAP_FADES = 0.1
-"""By so much a second is a gap forgotten that is not repeated."""
+"""Seconds by which a gap counts less for each second of silence that is shorter."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """The answer to a worker: there is nothing to ask for before `until`."""
+
+    until: float
 
 
 class Meter:

@@ -1,4 +1,4 @@
-"""Requests under way, free bytes, and what the requests of one transfer have taught about its origin."""
+"""Requests under way, free bytes, and what the requests of one transfer have taught about a source."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class Piece:
 
 @dataclass
 class Run:
-    """One request under way: [pos, end) is still to come."""
+    """One request under way to a source, by its id: [pos, end) is still to come."""
 
     piece: Piece
     end: int
     asked_at: float
     window: ProgressWindow
+    source: str
     meter: Meter = field(init=False)
     pos: int = field(init=False)
     heard_at: float = field(init=False)
     opened_at: float | None = None
     hedged: bool = False
-    is_peer: bool = False
     is_probe: bool = False
     is_late: bool = False
     """It waits while others are served, and the limit knows."""
@@ -78,7 +78,7 @@ class Run:
 
     def waits(self, now: float, patience_s: float) -> bool:
         """Return whether nothing has come of it yet, for longer than is usual."""
-        return not self.is_peer and not self.brought and now - self.heard_at > patience_s
+        return not self.brought and now - self.heard_at > patience_s
 
     def tries(self, now: float, chunk_size: int, timeout_s: float) -> int:
         """Return the tries that it took over, none once it has made headway: a few bytes are none."""
@@ -93,7 +93,7 @@ class Run:
 
 @dataclass
 class Experience:
-    """What an origin's replies have taught: seconds until one begins, bytes per second, seconds of silence at times.
+    """What an upstream's replies have taught: seconds until one begins, bytes per second, seconds of silence at times.
 
     `round_trip_s` is the least that is known, infinite at first.
     """
@@ -112,7 +112,7 @@ class Experience:
 
     def closed(self, run: Run, now: float) -> None:
         """Learn from a request that is over."""
-        if run.opened_at is not None and not run.is_peer and run.brought >= MIN_LEARN:
+        if run.opened_at is not None and run.brought >= MIN_LEARN:
             rate = run.meter.read(now)
             self.rate = (self.rate + rate) / 2 if self.rate else rate
             self.gap_s = (self.gap_s + run.meter.gap_s) / 2

@@ -1,4 +1,4 @@
-"""Which requests the origin serves and which wait, and what that says about the limit on requests at once."""
+"""Which requests an upstream serves and which wait, and what that says about the limit on requests at once."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MAX_WAITING = 2
 
 
 class Service:
-    """The requests under way (`runs`, by worker), as the origin serves them. It moves the limit.
+    """The requests to one upstream under way (`runs`, by worker), as it serves them. It moves the limit.
 
-    `fed_at` is when bytes last came from the origin.
+    `fed_at` is when bytes last came from it.
     """
 
     def __init__(self, runs: dict[int, Run], known: Experience, limit: Concurrency) -> None:
@@ -34,18 +34,10 @@ class Service:
         self.fed_at = float("-inf")
         self._reach = 0
 
-    @property
-    def asked(self) -> int:
-        """How many requests to the origin are under way."""
-        return sum(not run.is_peer for run in self._runs.values())
-
     def served(self, now: float) -> int:
         """Return how many requests are served: their reply has begun, and they do not wait for its bytes."""
         patience_s = self._patience_s()
-        return sum(
-            run.opened_at is not None and not run.is_peer and not run.waits(now, patience_s)
-            for run in self._runs.values()
-        )
+        return sum(run.opened_at is not None and not run.waits(now, patience_s) for run in self._runs.values())
 
     def fed(self, run: Run, size: int, front: int, now: float) -> None:
         """Take note of bytes that `run` is about to count. front: up to where all bytes are in place."""

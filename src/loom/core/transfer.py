@@ -1,12 +1,13 @@
 """The transfer: which bytes to ask for next, by whom, and what to do when a request fails.
 
-Rule 1: everything that affects this state machine lives here and in the modules that it alone uses (runs, pieces,
-shares, service, balance, concurrency). It knows no HTTP, no sockets, no files and no clock; time comes in as `now`,
-randomness as `jitter`. A test drives it with a simulator that lies, drops and stalls.
+Rule 1: everything that affects this state machine lives here and in the modules that it alone uses (assignments, runs,
+pieces; upstream, service, shares, concurrency; balance). It knows no HTTP, no sockets, no files and no clock; time
+comes in as `now`, randomness as `jitter`. A test drives it with a simulator that lies, drops and stalls.
 
-Theory of operation. The missing bytes are free *pieces* (loom.core.pieces), each with the number of tries it has cost.
-A worker asks `next`: it gets a Span (which becomes its *run*), a Wait, or None when all bytes are in place. Spans are
-long, about size / workers, because a request costs a round trip whatever its length. A worker that runs out takes the
+Theory of operation. Every byte is in place, free, or asked for (loom.core.assignments). Free bytes are *pieces*, each
+with the number of tries it has cost. A worker asks `next`: it gets a Span (which becomes its *run*), a Wait, or None
+when all bytes are in place. Spans are long, about size / workers, because a request costs a round trip whatever its
+length. A worker that runs out takes the
 far part of the run that would end last, if that ends the transfer sooner after paying for its own round trip: the
 victim learns its new end from the next `received`. What is left of a straggler is asked for twice (a hedge); the first
 answer wins (loom.core.balance). A run that falls silent for longer than a reply takes to begin counts as dead, for all
@@ -31,54 +32,42 @@ next one that asks for them (a thief, a hedge) takes over the tries; when they a
 error. A failure that costs no try needs bytes that others brought meanwhile. So every request brings bytes, uses up
 a try, or used bytes of another one; the file bounds those.
 
-The limit on requests at once, and its states, are loom.core.concurrency's. While the origin serves the file from its
-front only (a cache that fills), pieces are taken in order, nothing is taken over, and two requests are left waiting.
+Sources. Each run carries the id of the source that it asks (loom.core.source). The origin and each mirror is an
+Upstream with a limit, pauses, rates and shares of its own (loom.core.upstream; the limit's states: core.concurrency).
+While an upstream serves the file from its front only (a cache that fills), pieces are taken in order, nothing is taken
+over, and two requests are left waiting.
 
-Peers. In a swarm (loom.core.swarm) somebody else decides what is asked for: it `claim`s free pieces, for requests to
-the origin and to peers. A peer that fails costs no try; what only concerns the origin (its limit, its rates, its
-pauses) is not disturbed by requests to peers.
+Peers. In a swarm the swarm (loom.core.swarm) decides what is asked for: it `claim`s free pieces, for requests to the
+origin and to peers. A peer has no Upstream here: its failures cost no try and move no limit.
 
-Bytes only go from absent to present. Two runs may write the same bytes (a hedge; a victim that had passed its new end
-before it learnt of it): they are the same bytes, since every request pins the version.
+Two runs may write the same bytes (a hedge; a victim that had passed its new end before it learnt of it): they are the
+same bytes, since every request pins the version.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from loom.core.balance import SPLIT_ALIGN, plan_takeover
-from loom.core.concurrency import Concurrency, State
+from loom.core.assignments import Assignments
+from loom.core.balance import SPLIT_ALIGN, next_edge, plan_shortening, plan_takeover
 from loom.core.faults import MAX_AT_ONCE, Fault, Remedy, retry_delay
-from loom.core.pace import ProgressWindow, backoff_delay
-from loom.core.pieces import Pieces
-from loom.core.ranges import RangeSet, Span, chunk_count, chunk_span
-from loom.core.runs import Experience, Piece, Run
-from loom.core.service import Service
-from loom.core.shares import NEAR_S, Shares
+from loom.core.pace import POLL_S, ProgressWindow, Wait
+from loom.core.ranges import Span, chunk_count, chunk_span
+from loom.core.runs import Piece
+from loom.core.source import ORIGIN
+from loom.core.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from loom.core.options import Options
+    from loom.core.runs import Run
     from loom.errors import LoomError
 
-POLL_S = 0.1
-"""Seconds after which an idle worker looks again whether there is something to do."""
-
-PROVING_POLL_S = 0.002
-"""The same while all wait for what the first far range will show."""
-
-FREE_REFUSALS = 2
-"""Bytes that were refused more often than this, while others were served, are asked for after a pause that grows."""
-
-
-@dataclass(frozen=True)
-class Wait:
-    """There is nothing to ask for before `until`."""
-
-    until: float
+__all__ = ["Transfer", "Wait"]
 
 
 class Transfer:
@@ -87,6 +76,8 @@ class Transfer:
     `done` are the indexes of chunks that are in place already, `ranges` other bytes that are; `round_trip_s` is what
     the probe's request took to be answered; may_be_cold: whether it may come from a cache that does not have the file
     yet. Not thread-safe: threads that share it hold a lock.
+
+    brought: bytes that came from each source, by its id; what came twice counts twice.
     """
 
     def __init__(
@@ -103,23 +94,20 @@ class Transfer:
         self.size = size
         self.chunk_size = options.chunk_size
         self.workers = options.workers
-        self.have = RangeSet()
         self.error: LoomError | None = None
         self.retries = 0
         self.is_fed_elsewhere = False
         """Peers are bringing bytes: then an origin that keeps failing is asked again later, and ends nothing."""
+        self.brought: Counter[str] = Counter()
         self._options = options
         self._jitter = jitter
-        self._runs: dict[int, Run] = {}
-        self._known = Experience(round_trip_s)
-        self._shares = Shares(options.chunk_size, round_trip_s < NEAR_S)
-        self._limit = Concurrency(options.workers, is_proving=may_be_cold)
-        self._service = Service(self._runs, self._known, self._limit)
-        self._completed: list[int] = []
-        for span in (*(chunk_span(index, size, self.chunk_size) for index in done), *ranges):
-            self.have.add(*span)
+        self._bytes = Assignments(
+            size, self.chunk_size, [*(chunk_span(index, size, self.chunk_size) for index in done), *ranges]
+        )
+        self.have = self._bytes.have
         self.resumed = self.have.total
-        self._pieces = Pieces(self.have.missing(0, size))
+        self._origin = Upstream(ORIGIN, options, round_trip_s, may_be_cold=may_be_cold)
+        self._upstreams = {ORIGIN: self._origin}
 
     # What a conductor asks
 
@@ -131,12 +119,18 @@ class Transfer:
     @property
     def active(self) -> int:
         """How many requests are under way."""
-        return len(self._runs)
+        return len(self._bytes.runs)
 
     @property
     def paused_until(self) -> float:
         """When the origin may be asked again, by its own word or because it serves nothing."""
-        return self._limit.paused_until
+        return self._origin.limit.paused_until
+
+    def upstream(self, source: str, round_trip_s: float = math.inf, *, may_be_cold: bool = False) -> Upstream:
+        """Return what is known of an origin or a mirror, by its id; a new one begins with the facts given."""
+        if source not in self._upstreams:
+            self._upstreams[source] = Upstream(source, self._options, round_trip_s, may_be_cold=may_be_cold)
+        return self._upstreams[source]
 
     def useful_workers(self) -> int:
         """Return how many workers can have a chunk of their own to begin with; at least 1."""
@@ -145,193 +139,152 @@ class Transfer:
 
     def take_completed(self) -> list[int]:
         """Return the chunks that became complete since the last call, for the journal."""
-        completed, self._completed = self._completed, []
-        return completed
+        return self._bytes.take_completed()
 
     def starved(self, now: float) -> list[int]:
         """Return the workers whose connection should be cut (then `failed`).
 
         It makes too little progress; or it lost the race for its bytes, and hangs.
         """
-        self._service.judge_waiting(now)
-        best = max((run.meter.read(now) for run in self._runs.values()), default=0.0)
-        best = max(best, self._known.rate)
-        starved = [worker for worker, run in self._runs.items() if run.window.is_starved(now, best)]
-        excused = self._service.left_waiting(self._options.timeout_s, now)
-        lost = [worker for worker, run in self._runs.items() if run.left and self.have.covers(run.pos, run.end)]
+        runs, excused = self._bytes.runs, set()
+        for upstream in self._upstreams.values():
+            upstream.service.judge_waiting(now)
+        best = max((run.meter.read(now) for run in runs.values()), default=0.0)
+        best = max(best, *(upstream.known.rate for upstream in self._upstreams.values()))
+        starved = [worker for worker, run in runs.items() if run.window.is_starved(now, best)]
+        for upstream in self._upstreams.values():
+            excused.update(upstream.service.left_waiting(self._options.timeout_s, now))
+        lost = [worker for worker, run in runs.items() if run.left and self._bytes.is_covered(run)]
         return [*(worker for worker in starved if worker not in excused), *(w for w in lost if w not in starved)]
 
     def is_lost(self, worker: int) -> bool:
         """Return whether `worker` asks for what others have brought: then nothing is wrong with its connection."""
-        run = self._runs.get(worker)
-        return run is not None and self.have.covers(run.pos, run.end)
+        run = self._bytes.runs.get(worker)
+        return run is not None and self._bytes.is_covered(run)
 
     def has_begun(self, worker: int) -> bool:
         """Return whether the reply to `worker`'s request has begun."""
-        run = self._runs.get(worker)
+        run = self._bytes.runs.get(worker)
         return run is not None and run.opened_at is not None
 
     # What a worker asks and tells
 
     def adopt(self, worker: int, span: Span, now: float) -> bool:
-        """Let `worker` start with `span`, whose request was sent before the size was known (the probe).
+        """Let `worker` start with `span`, whose request was sent to the origin before the size was known (the probe).
 
         Return False, and do nothing, when those bytes are in place already.
         """
-        if not any(piece.start <= span.start < piece.end for piece in self._pieces):
+        if not any(piece.start <= span.start < piece.end for piece in self._bytes.pieces):
             return False
-        self._start_run(worker, span, now)
-        self._runs[worker].opened_at = now
-        self._runs[worker].is_probe = True
+        self._start_run(worker, span, ORIGIN, now)
+        run = self._bytes.runs[worker]
+        run.opened_at, run.is_probe = now, True
         return True
 
-    def next(self, worker: int, now: float) -> Span | Wait | None:
-        """Return what `worker` is to ask for now, a Wait, or None when there is nothing left to do for anyone."""
+    def next(self, worker: int, now: float, source: str = ORIGIN) -> Span | Wait | None:
+        """Return what `worker` is to ask an upstream for now, a Wait, or None when there is nothing left to do."""
         if self.is_complete or self.error is not None:
             return None
-        return self.wait_for_origin(now) or self._take_free(worker, now) or self._steal(worker, now) or self._wait(now)
+        upstream = self.upstream(source)
+        return (
+            upstream.wait(self.have.front(), now)
+            or self._begin(worker, upstream, now)
+            or self._steal(worker, upstream, now)
+            or self._wait(now)
+        )
 
-    def wait_for_origin(self, now: float) -> Wait | None:
-        """Return how long nothing more may be asked of the origin, None when something may."""
-        if now < self._limit.paused_until:
-            return Wait(self._limit.paused_until)
-        is_waiting = self._service.judge_waiting(now)
-        if self._limit.is_first_proving(now) and not self._is_only_front_asked():
-            return Wait(now + PROVING_POLL_S)
-        asked = self._service.asked
-        if asked < self._limit.limit or asked < self._limit.grow(now, is_waiting=is_waiting):
-            return None
-        return Wait(now + POLL_S)
+    def wait_for(self, source: str, now: float) -> Wait | None:
+        """Return how long nothing more may be asked of an upstream, None when something may."""
+        return self.upstream(source).wait(self.have.front(), now)
 
     # What a swarm asks and tells
 
     def free(self, now: float | None = None) -> list[Span]:
-        """Return the bytes that are missing and nobody has been asked for; with `now`, those that may be asked for."""
-        return [Span(p.start, p.end) for p in self._pieces if now is None or p.not_before <= now]
+        """Return the bytes that are missing and not asked for; with `now`, those that may be asked for by then."""
+        return [Span(p.start, p.end) for p in self._bytes.pieces if now is None or p.not_before <= now]
 
     def asked_of_origin(self) -> list[Span]:
         """Return the bytes that the origin is being asked for and has not sent yet."""
-        return [Span(run.pos, run.end) for run in self._runs.values() if not run.is_peer and run.left]
+        return [Span(run.pos, run.end) for run in self._origin.runs.values() if run.left]
 
-    def claim(self, worker: int, span: Span, now: float, *, peer_window_s: float | None = None) -> Span | None:
-        """Let `worker` ask for the first free bytes within `span`; return which, None when there are none.
+    def claim(
+        self, worker: int, span: Span, now: float, source: str = ORIGIN, window_s: float | None = None
+    ) -> Span | None:
+        """Let `worker` ask a source for the first free bytes within `span`; return which, None when there are none.
 
-        peer_window_s: a peer is asked, and cut when it makes too little progress in so many seconds.
+        window_s: seconds in which too little progress has the request cut; None: `options.timeout_s`.
         """
-        if self.error is not None:
-            return None
-        claimed = self._start_run(worker, span, now)
-        if claimed is not None and peer_window_s is not None:
-            self._runs[worker].is_peer = True
-            self._runs[worker].window = ProgressWindow(peer_window_s, now)
-        return claimed
+        return None if self.error is not None else self._start_run(worker, span, source, now, window_s)
 
-    def claim_late(self, worker: int, offers: Callable[[Span], bool], now: float, peer_window_s: float) -> Span | None:
+    def claim_late(
+        self, worker: int, offers: Callable[[Span], bool], now: float, source: str, window_s: float
+    ) -> Span | None:
         """Let `worker` take over, from a peer that has them (`offers`), bytes that come too slowly from elsewhere."""
-        span = self._take_over(worker, now, offers)
-        if span is not None:
-            self._runs[worker].is_peer = True
-            self._runs[worker].window = ProgressWindow(peer_window_s, now)
-        return span
+        return self._take_over(worker, source, now, offers, window_s)
 
     def shorten(self, step: int, kept: int) -> None:
-        """Make free what the origin is being asked for beyond the next multiple of `step`; only `kept` requests, those
-        with the least before them, go on so far.
+        """Make free what the origin is being asked for beyond the next multiple of `step`.
 
-        Whoever fetched alone, or nearly, lets others have their share.
+        Only `kept` requests, those with the least before them, go on so far; the others end sooner. A node that fetched
+        alone, or nearly, lets others have their share.
         """
-        runs = [run for run in self._runs.values() if not run.is_peer and run.left > SPLIT_ALIGN]
-        runs.sort(key=lambda run: -(-(run.pos + 1) // step) * step - run.pos)
-        for number, run in enumerate(runs):
-            unit = step if number < kept else SPLIT_ALIGN
-            self._cut_short(run, -(-(run.pos + 1) // unit) * unit)
+        for run, end in plan_shortening(self._origin.runs.values(), step, kept):
+            self._bytes.cut(run, end)
 
     def yield_origin(self, should_yield: Callable[[Span], bool]) -> None:
         """Make free what the origin is being asked for where `should_yield` says so; a little may still come."""
-        for run in self._runs.values():
-            if not run.is_peer and should_yield(Span(run.pos, run.end)):
-                self._cut_short(run, -(-(run.pos + 1) // SPLIT_ALIGN) * SPLIT_ALIGN)
-
-    def _cut_short(self, run: Run, end: int) -> None:
-        if end < run.end:
-            self._pieces.put(run.piece, end, run.end)
-            run.end = end
+        for run in self._origin.runs.values():
+            if should_yield(Span(run.pos, run.end)):
+                self._bytes.cut(run, next_edge(run, SPLIT_ALIGN))
 
     # What becomes of a request
 
     def opened(self, worker: int, now: float) -> None:
         """The reply to `worker`'s request has begun."""
-        run = self._runs[worker]
-        if not run.is_probe and not run.is_peer:  # when the probe was asked for is not known
-            self._known.opened(run, now)
+        run = self._bytes.runs[worker]
+        if upstream := self._upstreams.get(run.source):
+            upstream.opened(run, now)
         run.opened(now)
 
     def received(self, worker: int, size: int, now: float) -> int:
         """Count `size` bytes written by `worker`; return how many more it should take, 0 when it is done.
 
-        The answer can be smaller than last time less `size`: somebody else has taken the far part.
+        The answer can be smaller than last time less `size`: another worker has taken the far part.
         """
-        run = self._runs[worker]
-        if not run.is_peer:
-            if not run.brought and run.is_late:  # its turn has come: now it has to make progress
-                run.window = ProgressWindow(self._options.timeout_s, now)
-            self._service.fed(run, size, self.have.front(), now)
-        start, run.pos, run.heard_at = run.pos, run.pos + size, now
-        run.meter.add(size, now)
-        run.window.add(size)
-        new = self.have.missing(start, run.pos)
-        self.have.add(start, run.pos)
-        self._note_completed(new)
-        return 0 if self.have.covers(run.pos, run.end) else run.left
+        run = self._bytes.runs[worker]
+        self.brought[run.source] += size
+        if upstream := self._upstreams.get(run.source):
+            upstream.received(run, size, self.have.front(), now)
+        return self._bytes.received(run, size, now)
 
     def ended(self, worker: int, now: float) -> None:
         """`worker`'s reply ended in good order. What it did not bring (a server that caps ranges) is free again."""
         run = self._close_run(worker, now)
-        self._unpair(run)
-        self._release(run, Piece(run.pos, run.end) if run.brought else run.piece)
+        self._bytes.unpair(run)
+        self._bytes.release(run, Piece(run.pos, run.end) if run.brought else run.piece)
 
     def failed(self, worker: int, fault: Fault, now: float) -> None:
         """`worker`'s request failed. The rest goes back, to be tried later, or `error` is set and the transfer ends."""
         run = self._close_run(worker, now)
+        upstream = self._upstreams.get(run.source)
         if fault.remedy is Remedy.NONE:
             self.error = self.error or fault.error
-        elif self.have.covers(run.pos, run.end):
+        elif self._bytes.is_covered(run):
             return
-        elif fault.remedy is Remedy.ELSEWHERE:
-            self._unpair(run)
-            self._release(run, run.piece)
+        elif fault.remedy is Remedy.ELSEWHERE or upstream is None:
+            self._bytes.unpair(run)
+            self._bytes.release(run, run.piece)
         elif fault.remedy is Remedy.AT_ONCE and run.piece.at_once < MAX_AT_ONCE:
-            self._unpair(run)
-            self._release(run, replace(run.piece, at_once=run.piece.at_once + 1, not_before=now))
+            self._bytes.unpair(run)
+            self._bytes.release(run, replace(run.piece, at_once=run.piece.at_once + 1, not_before=now))
         else:
             self.retries += 1
-            if not self._wait_for_a_turn(run, fault, now):
-                self._try_again(run, fault, now)
+            cost = upstream.turned_away(run, fault, self._jitter, now) or self._cost_of_try(run, fault, upstream, now)
+            if cost is not None:
+                self._bytes.release(run, cost)
 
-    def _wait_for_a_turn(self, run: Run, fault: Fault, now: float) -> bool:
-        """Release the bytes of a request that brought nothing while others were served, and lower the limit.
-
-        Return False when nothing is served: then it is a failure as any other.
-        """
-        served = self._service.served(now)
-        is_served = served > 0 or (self._service.fed_at > run.asked_at and not run.brought)
-        if fault.remedy in (Remedy.FEWER, Remedy.SLOW_DOWN) and not run.brought:
-            self._limit.refused(run.asked_at, self._service.asked, served, now)
-        elif fault.remedy is Remedy.PATIENCE and not run.brought and is_served:
-            self._limit.kept_waiting(served, now, is_cold=run.is_late)
-        else:
-            return False
-        is_told_when = fault.remedy is Remedy.SLOW_DOWN and fault.wait_s is not None
-        if is_told_when or not is_served:
-            return False
-        pause_s = fault.wait_s or 0.0
-        if run.piece.refused >= FREE_REFUSALS:
-            pause_s = max(pause_s, backoff_delay(run.piece.refused - 1, self._options.backoff_s, self._jitter()))
-        self._release(run, replace(run.piece, refused=run.piece.refused + 1, not_before=now + pause_s))
-        return True
-
-    def _try_again(self, run: Run, fault: Fault, now: float) -> None:
-        """Release the rest of `run` for another try after a pause, or give up."""
+    def _cost_of_try(self, run: Run, fault: Fault, upstream: Upstream, now: float) -> Piece | None:
+        """Return what another try of `run` costs; None, and set the error, when the tries are used up."""
         if fault.remedy is Remedy.AT_ONCE:
             fault = Fault(Remedy.RETRY, fault.error, fault.wait_s)
         tries = self._count_try(run, fault, now)
@@ -340,10 +293,10 @@ class Transfer:
             wait_s = self._options.timeout_s
         if wait_s is None:
             self.error = self.error or fault.error
-            return
+            return None
         if fault.remedy is Remedy.SLOW_DOWN:
-            self._limit.pause(now + wait_s)
-        self._release(run, Piece(run.pos, run.end, tries, not_before=now + wait_s, seen=self.have.total))
+            upstream.limit.pause(now + wait_s)
+        return Piece(run.pos, run.end, tries, not_before=now + wait_s, seen=self.have.total)
 
     def _count_try(self, run: Run, fault: Fault, now: float) -> int:
         """Return the tries that the rest of `run` has cost, this failure among them.
@@ -356,93 +309,73 @@ class Transfer:
     def _tries(self, run: Run, now: float) -> int:
         return run.tries(now, self.chunk_size, self._options.timeout_s)
 
-    # Pieces
+    # Runs
 
-    def _take_free(self, worker: int, now: float) -> Span | None:
-        """Make free bytes the run of `worker`: a fair share; all up to what others are asked for where order counts."""
-        is_in_order = self._limit.is_in_order
-        share = self._shares.size(self.size - self.have.total, self.workers if is_in_order else self._limit.limit)
-        if self._limit.state is State.PROVING and self._is_only_front_asked():
-            piece = self._pieces.highest(now)
-            return self._start_run(worker, self._shares.far(piece, share), now) if piece else None
-        if is_in_order:
-            piece = self._pieces.lowest(now)
-            return self._start_run(worker, Span(piece.start, piece.end), now) if piece else None
-        piece = self._pieces.best(now, from_front=self._shares.is_near)
-        return self._start_run(worker, self._shares.first(piece, share), now) if piece else None
+    def _begin(self, worker: int, upstream: Upstream, now: float) -> Span | None:
+        """Make free bytes that suit an upstream the run of `worker`."""
+        span = upstream.choose(self._bytes.pieces, self.size - self.have.total, self.have.front(), now)
+        return self._start_run(worker, span, upstream.source, now) if span else None
 
-    def _is_only_front_asked(self) -> bool:
-        return all(run.is_peer or run.pos <= self.have.front() for run in self._runs.values())
-
-    def _start_run(self, worker: int, span: Span, now: float) -> Span | None:
+    def _start_run(
+        self, worker: int, span: Span, source: str, now: float, window_s: float | None = None
+    ) -> Span | None:
         """Make the first free bytes within `span` the run of `worker`; return them, None when there are none."""
-        piece = self._pieces.take(span)
+        piece = self._bytes.take(span)
         if piece is None:
             return None
-        self._open_run(worker, piece, now)
+        self._open_run(worker, piece, source, now, window_s)
         return Span(piece.start, piece.end)
 
-    def _open_run(self, worker: int, piece: Piece, now: float) -> Run:
-        window = ProgressWindow(self._options.timeout_s, now)
-        run = self._runs[worker] = Run(piece, piece.end, now, window)
+    def _open_run(self, worker: int, piece: Piece, source: str, now: float, window_s: float | None = None) -> Run:
+        window = ProgressWindow(window_s or self._options.timeout_s, now)
+        run = self._bytes.open(worker, piece, source, window, now)
+        if source in self._upstreams:
+            self._upstreams[source].runs[worker] = run
         return run
 
     def _close_run(self, worker: int, now: float) -> Run:
         """Take the run off `worker`, and learn from it."""
-        run = self._runs.pop(worker)
-        self._known.closed(run, now)
+        run = self._bytes.close(worker)
+        if upstream := self._upstreams.get(run.source):
+            upstream.runs.pop(worker)
+            upstream.known.closed(run, now)
         return run
 
-    def _release(self, run: Run, cost: Piece) -> None:
-        """Make what `run` did not bring free, at `cost`, but for what a twin is bringing: then it goes on with that."""
-        for gap in self.have.missing(run.pos, run.end):
-            twins = [other for other in self._runs.values() if other.pos <= gap.start and gap.end <= other.end]
-            for twin in twins:
-                twin.piece.at_once = max(twin.piece.at_once, cost.at_once)
-            if not twins:
-                self._pieces.put(cost, gap.start, gap.end)
-
-    def _note_completed(self, new: list[Span]) -> None:
-        """Remember the chunks that the bytes in `new`, which were absent a moment ago, have made complete."""
-        touched = {i for start, end in new for i in range(start // self.chunk_size, chunk_count(end, self.chunk_size))}
-        for index in sorted(touched):
-            if self.have.covers(*chunk_span(index, self.size, self.chunk_size)):
-                self._completed.append(index)
-
     def _wait(self, now: float) -> Wait:
-        due = self._pieces.due()
-        return Wait(min(due, now + POLL_S) if self._runs or math.isinf(due) else max(due, now))
+        due = self._bytes.pieces.due()
+        return Wait(min(due, now + POLL_S) if self._bytes.runs or math.isinf(due) else max(due, now))
 
     # Taking work over
 
-    def _steal(self, worker: int, now: float) -> Span | None:
-        """Take work over from another request to the origin, unless it is served in order."""
-        return None if self._service.is_help_in_vain(now) else self._take_over(worker, now)
+    def _steal(self, worker: int, upstream: Upstream, now: float) -> Span | None:
+        """Take work over from another request, unless the upstream serves in order."""
+        return None if upstream.service.is_help_in_vain(now) else self._take_over(worker, upstream.source, now)
 
-    def _take_over(self, worker: int, now: float, offers: Callable[[Span], bool] | None = None) -> Span | None:
+    def _take_over(
+        self,
+        worker: int,
+        source: str,
+        now: float,
+        offers: Callable[[Span], bool] | None = None,
+        window_s: float | None = None,
+    ) -> Span | None:
         """Take the far part of the run that would end last, or ask for all its rest when it is as good as dead.
 
-        offers: whether a peer has some bytes; None when the origin is to be asked.
+        offers: whether a peer has some bytes; None when an upstream is to be asked. A peer counts as near as
+            the origin.
         """
-        everyone = self._runs.values()
-        runs = [run for run in everyone if not run.hedged and not self.have.covers(run.pos, run.end)]
+        everyone = self._bytes.runs.values()
+        runs = [run for run in everyone if not run.hedged and not self._bytes.is_covered(run)]
         if offers is not None:
             runs = [run for run in runs if offers(Span(run.pos, run.end))]
-        plan = plan_takeover(runs, everyone, self._known, self.chunk_size, now)
+        known = self._upstreams.get(source, self._origin).known
+        plan = plan_takeover(runs, everyone, known, self.chunk_size, now)
         if plan is None:
             return None
-        taken = self._open_run(worker, plan.victim.far_part(plan.cut, self._tries(plan.victim, now)), now)
+        piece = plan.victim.far_part(plan.cut, self._tries(plan.victim, now))
+        taken = self._open_run(worker, piece, source, now, window_s)
         if plan.is_hedge:
             taken.hedged = plan.victim.hedged = True
         else:
             plan.victim.end = plan.cut
         return Span(taken.pos, taken.end)
-
-    def _unpair(self, run: Run) -> None:
-        """`run` is over and no failure: the twin that it was hedged with may be hedged again.
-
-        After a failure it may not. The bytes themselves may be at fault: then hedge after hedge would never free them.
-        """
-        for other in self._runs.values():
-            if run.hedged and other.hedged and other.end == run.end:
-                other.hedged = False

@@ -18,6 +18,7 @@ from loom.core.faults import Fault, Verdict
 from loom.core.homes import Homes, listed_homes
 from loom.core.names import show_nodes, split_key
 from loom.core.peer import GONE_MISSED, Peer
+from loom.core.source import ORIGIN
 from loom.core.swarm import PULLS, Swarm
 from loom.core.transfer import Wait
 from loom.core.units import Availability, Grid
@@ -171,7 +172,7 @@ class Company:
             return None
         if self._swarm.is_alone(at):
             return transfer.next(worker, at)
-        if wait := transfer.wait_for_origin(at):
+        if wait := transfer.wait_for(ORIGIN, at):
             return wait
         if at < self._quiet_until:
             return Wait(self._quiet_until)
@@ -259,10 +260,10 @@ class Company:
         transfer, swarm = self._job.transfer, self._swarm
         pull = swarm.choose(transfer.free(), at)
         if pull is not None:
-            return pull.peer, transfer.claim(number, pull.span, at, peer_window_s=WINDOW_S)
+            return pull.peer, transfer.claim(number, pull.span, at, pull.peer.name, WINDOW_S)
         for peer in swarm.idle_peers(at):
             offers = lambda span, peer=peer: swarm.has_all(peer, span)  # noqa: E731
-            if span := transfer.claim_late(number, offers, at, WINDOW_S):
+            if span := transfer.claim_late(number, offers, at, peer.name, WINDOW_S):
                 return peer, span
         return None, None
 
