@@ -241,3 +241,30 @@ def test_no_room_for_a_large_pipe(pourer, ends, monkeypatch) -> None:
     (near, far), sink = ends, MemorySink()
     run(meanwhile(feed(far, CONTENT), pour(pourer, near, sink, len(CONTENT), Accept(len(CONTENT)))))
     assert sink.data == CONTENT
+
+
+class Memory(MemorySink):
+    """A sink that hands out its memory."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.data = bytearray(size)
+
+    def view(self, offset: int, size: int) -> memoryview:  # type: ignore[override]
+        return memoryview(self.data)[offset : offset + size]
+
+
+def test_received_into_memory(pourer, ends) -> None:
+    """A sink in memory is received into: nothing is written, nothing spliced, and its neighbours stay as they are."""
+    (near, far), sink, accept = ends, Memory(len(CONTENT) + 14), Accept(len(CONTENT))
+    moved = run(meanwhile(feed(far, CONTENT, 100_000), pour(pourer, near, sink, len(CONTENT), accept, 7)))
+    assert (moved, accept.left, sink.writes, sink.splices) == (len(CONTENT), 0, 0, 0)
+    assert sink.data == bytes(7) + CONTENT + bytes(7)
+
+
+def test_memory_of_a_stream_that_ends_too_soon(pourer, ends) -> None:
+    """What came before a stream ended is in the memory, and accounted for."""
+    (near, far), sink, accept = ends, Memory(1001), Accept(1001)
+    with pytest.raises(ConnectionLost):
+        run(meanwhile(feed(far, CONTENT[:1000]), pour(pourer, near, sink, 1001, accept)))
+    assert (accept.left, sink.data) == (1, CONTENT[:1000] + bytes(1))

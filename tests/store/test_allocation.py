@@ -135,5 +135,5 @@ def test_a_fetch_asks_for_its_spans(monkeypatch: pytest.MonkeyPatch, stage: Call
     staging = stage()
     assert staging.try_claim()
     staging.begin(Version(10 * MB, '"1"', ""), MB, None)
-    staging.view(MB, MB)
+    staging.staged.view(MB, MB)
     assert call.asked == [(MB, MB)]

@@ -44,10 +44,10 @@ def fetch(staging: Staging, pipe: tuple[int, int]) -> None:
         if chunk % 2 and hasattr(os, "splice"):
             splice(staging, pipe, start, end)
         else:
-            staging.write(memoryview(CONTENT)[start:end], start)
-        staging.record([chunk])
+            staging.staged.write(memoryview(CONTENT)[start:end], start)
+        staging.staged.record([chunk])
         if chunk == 0:
-            staging.sync()
+            staging.staged.sync()
     staging.publish(VERSION)
 
 
@@ -55,7 +55,7 @@ def splice(staging: Staging, pipe: tuple[int, int], start: int, end: int) -> Non
     """Move bytes as they come from a socket: through a pipe, some at a time."""
     for at in range(start, end, 16384):
         assert os.writev(pipe[1], [CONTENT[at : at + 16384]]) == 16384
-        staging.splice(pipe[0], 16384, at)
+        staging.staged.splice(pipe[0], 16384, at)
 
 
 @pytest.mark.parametrize("tears", [False, True], ids=["cleanly", "tearing"])
@@ -112,11 +112,11 @@ def test_half_a_line_is_never_joined_to(stage: Callable[..., Staging]) -> None:
     one = stage()
     assert one.try_claim()
     one.begin(Version(200 * CHUNK, '"one"'), CHUNK, None)
-    one.record([5])
+    one.staged.record([5])
     with FailingDisk(0, errno.ENOSPC, tears=True).at_work(), pytest.raises(StoreFull):
-        one.record([12])
-    one.record([13])
-    one.sync()
+        one.staged.record([12])
+    one.staged.record([13])
+    one.staged.sync()
     assert one.unfinished().done == (5,)
 
 
@@ -131,8 +131,8 @@ def test_a_splice_that_fails_half_way(stage, pipe, monkeypatch, code) -> None:
     real = os.splice
     monkeypatch.setattr(os, "splice", lambda src, dst, count, **more: real(src, dst, min(count, 1024), **more))
     with disk.at_work(), pytest.raises(StoreError):
-        one.splice(pipe[0], 4096, 0)
-    assert one.read(2048, 0) == CONTENT[:1024] + bytes(1024)
+        one.staged.splice(pipe[0], 4096, 0)
+    assert one.staged.read(2048, 0) == CONTENT[:1024] + bytes(1024)
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.EOPNOTSUPP])
@@ -143,7 +143,7 @@ def test_a_file_system_that_cannot_splice(stage, pipe, code) -> None:
     one.begin(VERSION, CHUNK, None)
     os.write(pipe[1], b"x")
     with FailingDisk(0, code).at_work(), pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
-        one.splice(pipe[0], 1, 0)
+        one.staged.splice(pipe[0], 1, 0)
     assert caught.value.errno == code
 
 
@@ -157,7 +157,7 @@ def test_errors_say_what_to_do(stage, code, hint) -> None:
     assert one.try_claim()
     one.begin(VERSION, CHUNK, None)
     with FailingDisk(0, code).at_work(), pytest.raises(StoreError) as caught:
-        one.write(memoryview(b"x"), 0)
+        one.staged.write(memoryview(b"x"), 0)
     assert f"cannot write {one.out.parent}" in caught.value.message
     assert os.strerror(code).lower() in caught.value.message
     assert hint in caught.value.hint
@@ -183,7 +183,7 @@ def test_a_rename_that_fails(stage, out, monkeypatch) -> None:
     one = stage()
     assert one.try_claim()
     one.begin(VERSION, CHUNK, None)
-    one.record(range(COUNT))
+    one.staged.record(range(COUNT))
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(StoreError, match="cannot replace"):
         one.publish(VERSION)

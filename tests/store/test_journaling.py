@@ -33,9 +33,9 @@ def one(stage: Callable[..., Staging]) -> Staging:
     """A staging with chunks 0 and 2, of which 0 is vouched for, and some bytes of chunk 3 on record."""
     one = begun(stage)
     put(one, 0)
-    one.sync()
+    one.staged.sync()
     put(one, 2)
-    one.record_ranges([Span(3 * CHUNK, 3 * CHUNK + 10)])
+    one.staged.record_ranges([Span(3 * CHUNK, 3 * CHUNK + 10)])
     return one
 
 
@@ -48,36 +48,36 @@ def on_record(one: Staging, boot_id: str | None = None) -> list[Span]:
 
 def test_what_is_disproved_is_off_the_record(one) -> None:
     """At once, and only that: the rest stays, and what was vouched for still is."""
-    one.disprove([Span(2 * CHUNK + 5, 2 * CHUNK + 7), Span(3 * CHUNK, 4 * CHUNK)])
+    one.staged.disprove([Span(2 * CHUNK + 5, 2 * CHUNK + 7), Span(3 * CHUNK, 4 * CHUNK)])
     assert on_record(one) == [Span(0, CHUNK), Span(2 * CHUNK, 2 * CHUNK + 5), Span(2 * CHUNK + 7, 3 * CHUNK)]
     assert on_record(one, "another") == [Span(0, CHUNK)]
-    assert one.kept == 2 * CHUNK - 2
+    assert one.staged.kept == 2 * CHUNK - 2
 
 
 def test_it_is_off_the_record_of_another_boot(one) -> None:
     """What a sync had vouched for is vouched for no more once it is disproved."""
-    one.disprove([Span(0, 1)])
+    one.staged.disprove([Span(0, 1)])
     assert on_record(one, "another") == [Span(1, CHUNK)]
-    one.sync()
+    one.staged.sync()
     assert on_record(one, "another") == on_record(one)
 
 
 def test_mended_bytes_go_on_record_again(one) -> None:
     """Chunks and ranges alike."""
-    one.disprove([Span(0, 4 * CHUNK)])
+    one.staged.disprove([Span(0, 4 * CHUNK)])
     assert on_record(one) == []
     put(one, 0)
-    one.record_ranges([Span(CHUNK, CHUNK + 3)])
+    one.staged.record_ranges([Span(CHUNK, CHUNK + 3)])
     assert on_record(one) == [Span(0, CHUNK + 3)]
 
 
 def test_what_was_found_out_before_counts_no_more(one) -> None:
     """Another thread that looked at the bytes before they were disproved does not put them back."""
-    edition = one.edition
-    one.disprove([Span(0, CHUNK)])
-    one.record_ranges([Span(0, 4 * CHUNK)], 1, edition)
+    edition = one.staged.edition
+    one.staged.disprove([Span(0, CHUNK)])
+    one.staged.record_ranges([Span(0, 4 * CHUNK)], 1, edition)
     assert on_record(one) == [Span(2 * CHUNK, 3 * CHUNK + 10)]
-    one.record_ranges([Span(0, 4 * CHUNK)], 1, one.edition)
+    one.staged.record_ranges([Span(0, 4 * CHUNK)], 1, one.staged.edition)
     assert on_record(one) == [Span(0, 4 * CHUNK)]
 
 
@@ -87,13 +87,13 @@ def test_a_sync_under_way_does_not_vouch_for_it(one, monkeypatch) -> None:
 
     def disprove_first(fd: int) -> None:
         monkeypatch.setattr(journaling.os, "fsync", fsync)
-        one.disprove([Span(0, 5)])
+        one.staged.disprove([Span(0, 5)])
         fsync(fd)
 
     monkeypatch.setattr(journaling.os, "fsync", disprove_first)
-    one.sync()
+    one.staged.sync()
     assert on_record(one, "another") == [Span(5, CHUNK)]
-    one.sync()
+    one.staged.sync()
     assert on_record(one, "another") == on_record(one)
 
 
@@ -108,9 +108,9 @@ def test_a_second_sync_waits_for_the_first(one, monkeypatch) -> None:
 
     monkeypatch.setattr(journaling.os, "fsync", hold)
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(one.sync)
+        first = threads.submit(one.staged.sync)
         has_begun.wait()
-        second = threads.submit(one.sync)
+        second = threads.submit(one.staged.sync)
         assert not second.done()
         goes_on.set()
         assert (first.result(), second.result()) == (True, True)
@@ -126,15 +126,15 @@ def test_after_a_failed_sync_nothing_is_called_done(one, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(journaling.os, "fsync", fail)
         with pytest.raises(staging_module.StoreError):
-            one.sync()
-    assert one.sync() is False
+            one.staged.sync()
+    assert one.staged.sync() is False
 
 
 def test_without_anything_on_record_of_it(one) -> None:
     """What is not on record costs nothing: the journal stays the file that it is."""
     journal = one.out.with_name(f".{one.out.name}.loom.journal")
     before = journal.stat()
-    one.disprove([Span(CHUNK, 2 * CHUNK), Span(3 * CHUNK + 10, 4 * CHUNK)])
+    one.staged.disprove([Span(CHUNK, 2 * CHUNK), Span(3 * CHUNK + 10, 4 * CHUNK)])
     assert (journal.stat().st_ino, journal.stat().st_size) == (before.st_ino, before.st_size)
 
 
@@ -144,11 +144,11 @@ def test_on_a_disk_that_fails(one, calls, code) -> None:
     """Whatever fails, what is disproved is not believed: rather is nothing."""
     with FailingDisk(calls, code, tears=True).at_work():
         try:
-            one.disprove([Span(0, CHUNK)])
+            one.staged.disprove([Span(0, CHUNK)])
         except staging_module.StoreError:
             return
         assert on_record(one) in ([], [Span(2 * CHUNK, 3 * CHUNK + 10)])
-        assert one.kept == sum(span.size for span in on_record(one))
+        assert one.staged.kept == sum(span.size for span in on_record(one))
 
 
 def test_it_is_on_the_disk_before_it_is_said(one, monkeypatch) -> None:
@@ -156,7 +156,7 @@ def test_it_is_on_the_disk_before_it_is_said(one, monkeypatch) -> None:
     synced: list[str] = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), fsync(fd)))
-    one.disprove([Span(0, CHUNK)])
+    one.staged.disprove([Span(0, CHUNK)])
     assert synced == [synced[0], str(one.out.parent)]
     assert synced[0].startswith(f"{one.out.parent}/.")
 

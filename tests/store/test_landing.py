@@ -1,117 +1,113 @@
-"""The contract of the two ways that a fetch can go: both look, stage and publish alike."""
+"""The three landings: one contract, and what each has of its own."""
 
 from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from loom.core.expectation import Told
-from loom.core.headers import Version
 from loom.core.options import Options
 from loom.core.reference import parse_reference
-from loom.errors import NotCached
 from loom.fetching.reporter import Reporter
 from loom.store.beside import BesideOutput
 from loom.store.landing import NoCache
+from loom.store.memory import MemoryLanding
 from loom.store.through import ThroughCache
 from loom.store.vault import Vault
-from tests.fetching.kit import CHUNK
-from tests.origins.things import seeded
+from loom.testing.landing_contract import CHUNK, DATA, VERSION, LandingContract, begin, publish
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loom.store.landing import Landing
 
 URL = parse_reference("http://a.test/m.bin")
-DATA = seeded(2 * CHUNK)
-VERSION = Version(len(DATA), '"one"')
-NEW = Version(len(DATA), '"two"')
 
 
-def reply(version: Version = VERSION, name: str = "", *, is_unchanged: bool = False) -> Told:
-    return Told(version, name, is_unchanged)
+class OnDisk:
+    """Landings of one kind at one output."""
+
+    def __init__(self, kind: type[ThroughCache | BesideOutput], folder: Path) -> None:
+        self.out = folder / "model.bin"
+        self._kind = kind
+        self._folder = folder
+        self._made: list[Landing] = []
+
+    def make(self, *, out: Path | None = None, is_named: bool = True, **choices: Any) -> Landing:
+        """Return another landing. is_named: False leaves the output's name to the origin."""
+        options = Options(cache=str(self._folder / "cache"), **choices)
+        path = (out or self.out) if is_named else None
+        self._made.append(self._kind(URL, path, options, Reporter(None), lambda _: None))
+        return self._made[-1]
+
+    def content(self) -> bytes | None:
+        """Return what stands at the output."""
+        return self.out.read_bytes() if self.out.exists() else None
+
+    def close(self) -> None:
+        """Close them all."""
+        for landing in self._made:
+            landing.close()
 
 
-@pytest.fixture(params=["through", "beside"])
-def make_landing(request, tmp_path, monkeypatch):
-    """Return a function that makes a landing of either kind; all are closed in the end."""
+class InMemory:
+    """One landing in memory, again and again."""
+
+    def __init__(self) -> None:
+        self.landing = MemoryLanding(URL, Options())
+
+    def make(self, **choices: Any) -> MemoryLanding:
+        """Return the landing, with other choices."""
+        self.landing._options = Options(**choices)
+        return self.landing
+
+    def content(self) -> bytes | None:
+        """Return what is published."""
+        return bytes(self.landing.data) if self.landing.is_published else None
+
+    def close(self) -> None:
+        """Close it."""
+        self.landing.close()
+
+
+@pytest.fixture(params=["through", "beside", "memory"])
+def bench(request, tmp_path, monkeypatch):
+    """Return the places of one entry, of each kind."""
     monkeypatch.setattr(Vault, "settle_later", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    made = []
-
-    def make(out="model.bin", **choices):
-        path = tmp_path / out if out else None
-        options = Options(cache=str(tmp_path / "cache"), **choices)
-        facts = URL, path, options, Reporter(None), lambda _: None
-        made.append((ThroughCache if request.param == "through" else BesideOutput)(*facts))
-        return made[-1]
-
-    yield make
-    for landing in made:
-        landing.close()
+    kinds = {"through": ThroughCache, "beside": BesideOutput}
+    made = OnDisk(kinds[request.param], tmp_path) if request.param in kinds else InMemory()
+    yield made
+    made.close()
 
 
-def carry_out(landing, version: Version = VERSION, data: bytes = DATA) -> None:
-    """Fetch with nobody to ask."""
-    assert landing.find() is None
-    assert landing.confirm(reply(version)) is None
-    staging = landing.begin(version, CHUNK, None)
-    staging.write(memoryview(data), 0)
-    standing = landing.publish(version, "fetched")
-    assert (standing.version, standing.outcome) == (version, "fetched")
-    landing.close()
+on_disk = pytest.mark.parametrize("bench", ["through", "beside"], indirect=True)
 
 
-def test_published(make_landing, tmp_path) -> None:
-    """What is published stands at the output, whole."""
-    carry_out(make_landing())
-    assert (tmp_path / "model.bin").read_bytes() == DATA
+class TestLanding(LandingContract):
+    """Every landing keeps the contract."""
 
 
-@pytest.mark.parametrize("how", [{"is_unchanged": True}, {"is_unchanged": False}], ids=["unchanged", "same version"])
-def test_what_is_current(make_landing, tmp_path, how) -> None:
-    """A file that was published is not fetched again when the origin calls it current, in either of its ways."""
-    carry_out(make_landing())
-    landing = make_landing(revalidate=True)
-    assert landing.find() is None
-    assert landing.have == VERSION
-    standing = landing.confirm(reply(**how))
-    assert (standing.version, standing.outcome in ("cached", "present")) == (VERSION, True)
-    assert (tmp_path / "model.bin").read_bytes() == DATA
+# On a disk
 
 
-def test_what_has_changed(make_landing, tmp_path) -> None:
-    """Another version takes the place of the file that stands there."""
-    carry_out(make_landing())
-    carry_out(make_landing(revalidate=True), NEW, DATA[::-1])
-    assert (tmp_path / "model.bin").read_bytes() == DATA[::-1]
-
-
-def test_what_is_left_of_an_earlier_fetch(make_landing, tmp_path) -> None:
-    """Chunks on record are there for the next one when a landing is closed without having published."""
-    landing = make_landing()
-    assert (landing.find(), landing.record, landing.confirm(reply())) == (None, None, None)
-    staging = landing.begin(VERSION, CHUNK, None)
-    staging.write(memoryview(DATA[:CHUNK]), 0)
-    staging.record([0])
-    landing.close()
-    landing = make_landing()
-    assert landing.find() is None
-    assert (landing.record.version, set(landing.record.done)) == (VERSION, {0})
-    assert landing.confirm(reply()) is None
-    landing.begin(VERSION, CHUNK, landing.record).write(memoryview(DATA[CHUNK:]), CHUNK)
-    landing.publish(VERSION, "resumed")
-    assert (tmp_path / "model.bin").read_bytes() == DATA
-
-
-def test_a_name_that_comes_with_the_reply(make_landing, tmp_path) -> None:
-    """Without an output, the first reply names it, in the working folder."""
-    landing = make_landing(out="")
-    assert (landing.find(), landing.out, landing.confirm(reply(name="named.bin"))) == (None, None, None)
+@on_disk
+def test_a_name_that_comes_with_the_reply(bench, tmp_path) -> None:
+    """Without an output, what is told names it, in the working folder."""
+    landing = bench.make(is_named=False)
+    assert (landing.find(), landing.out, landing.confirm(Told(VERSION, "named.bin"))) == (None, None, None)
     landing.begin(VERSION, CHUNK, None).write(memoryview(DATA), 0)
     landing.publish(VERSION, "fetched")
     assert (landing.out, (tmp_path / "named.bin").read_bytes()) == (tmp_path / "named.bin", DATA)
 
 
-def test_offline(make_landing, tmp_path) -> None:
-    """Nobody is asked, and nothing is left behind."""
-    landing = make_landing(offline=True)
-    with pytest.raises(NotCached):
+@on_disk
+def test_nothing_is_left_behind(bench, tmp_path) -> None:
+    """A landing that may ask nobody leaves no file."""
+    landing = bench.make(offline=True)
+    with pytest.raises(Exception, match="not in the cache"):
         landing.find()
     landing.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
@@ -127,3 +123,36 @@ def test_no_cache_to_go_through(tmp_path, monkeypatch) -> None:
     landing = ThroughCache(URL, None, Options(cache=str(tmp_path / "file")), Reporter(None), lambda _: None)
     with pytest.raises(NoCache, match="cannot be written to"):
         landing.find()
+
+
+# In memory
+
+
+def test_memory_is_one_file(tmp_path) -> None:
+    """What is received into the memory, written to it and read from its descriptor are the same bytes."""
+    bench = InMemory()
+    landing, staged = begin(bench)
+    view = staged.view(0, 4)
+    assert view is not None
+    view[:] = b"GGUF"
+    staged.write(memoryview(b"xyz"), 4)
+    fd = staged.duplicate()
+    assert os.pread(fd, 7, 0) == b"GGUFxyz"
+    os.close(fd)
+    landing.publish(VERSION, "fetched")
+    assert bytes(landing.data[:7]) == b"GGUFxyz"
+
+
+def test_no_view_beyond_the_end() -> None:
+    """A span that ends beyond the entry gets no memory: nothing can be received there."""
+    _, staged = begin(InMemory())
+    assert staged.view(VERSION.size - 1, 2) is None
+
+
+def test_data_outlives_the_landing() -> None:
+    """A view of what is published stays valid when the landing is closed and gone."""
+    bench = InMemory()
+    publish(bench)
+    data = bench.landing.data
+    del bench
+    assert bytes(data) == DATA

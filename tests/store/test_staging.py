@@ -54,8 +54,8 @@ def begun(stage: Callable[..., Staging], version: Version = VERSION, resumed: Re
 def put(staging: Staging, *chunks: int) -> None:
     """Write chunks, and put them on record."""
     for chunk in chunks:
-        staging.write(memoryview(CONTENT)[chunk * CHUNK : (chunk + 1) * CHUNK], chunk * CHUNK)
-    staging.record(chunks)
+        staging.staged.write(memoryview(CONTENT)[chunk * CHUNK : (chunk + 1) * CHUNK], chunk * CHUNK)
+    staging.staged.record(chunks)
 
 
 def names(folder: Path) -> list[str]:
@@ -165,7 +165,7 @@ def test_what_was_synced_stays_vouched_for(stage, out, monkeypatch) -> None:
     """After a reboot, what was synced before an earlier resume is still believed, and no more than that."""
     first = begun(stage)
     put(first, 3, 1)
-    first.sync()
+    first.staged.sync()
     put(first, 0)
     second = resumed(stage, first)
     put(second, 2)
@@ -181,25 +181,25 @@ def test_ranges_go_on_record_once(stage) -> None:
     one = begun(stage)
     put(one, 1)
     have = [Span(0, 10), Span(20, 2 * CHUNK + 100)]
-    one.record_ranges(have, 50)
+    one.staged.record_ranges(have, 50)
     assert one.unfinished().entries == (1, Span(20, CHUNK), Span(2 * CHUNK, 2 * CHUNK + 100))
-    one.record_ranges(have)
-    one.record_ranges(have)
+    one.staged.record_ranges(have)
+    one.staged.record_ranges(have)
     assert one.unfinished().ranges[2:] == (Span(0, 10),)
-    assert one.kept == 2 * CHUNK + 90
-    assert stage().watch() == (one.kept, 4 * CHUNK)
+    assert one.staged.kept == 2 * CHUNK + 90
+    assert stage().watch() == (one.staged.kept, 4 * CHUNK)
     two = resumed(stage, one)
-    two.record_ranges(have)
-    assert (two.kept, len(two.unfinished().entries)) == (2 * CHUNK + 90, 4)
+    two.staged.record_ranges(have)
+    assert (two.staged.kept, len(two.unfinished().entries)) == (2 * CHUNK + 90, 4)
 
 
 def test_ranges_are_vouched_for_by_a_sync(stage, monkeypatch) -> None:
     """After a reboot exactly the entries that a sync came after are believed, of whichever kind."""
     one = begun(stage)
-    one.record_ranges([Span(0, 10)])
+    one.staged.record_ranges([Span(0, 10)])
     put(one, 1)
-    one.sync()
-    one.record_ranges([Span(0, 30)])
+    one.staged.sync()
+    one.staged.record_ranges([Span(0, 30)])
     put(one, 2)
     two = resumed(stage, one)
     two.close()
@@ -213,7 +213,7 @@ def test_a_sync_vouches_for_what_was_on_record_when_it_began(stage, monkeypatch)
     put(one, 0)
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (fsync(fd), put(one, 1)))
-    one.sync()
+    one.staged.sync()
     assert one.unfinished().synced == 1
 
 
@@ -222,8 +222,8 @@ def test_after_a_failed_sync_nothing_is_vouched_for(stage) -> None:
     one = begun(stage)
     put(one, 0)
     with FailingDisk(0, errno.EIO).at_work(), pytest.raises(StoreError, match="sync"):
-        one.sync()
-    one.sync()
+        one.staged.sync()
+    one.staged.sync()
     put(one, 1)
     assert (one.unfinished().synced, one.unfinished().done) == (0, (0, 1))
 
@@ -256,7 +256,7 @@ def test_another_version_gets_a_new_inode(stage, out) -> None:
     part = out.with_name(f".{out.name}.loom.part")
     first = begun(stage)
     before = part.stat().st_ino
-    first.write(memoryview(b"old"), 0)
+    first.staged.write(memoryview(b"old"), 0)
     first.close()
     with part.open("r+b") as late:
         begun(stage, Version(4 * CHUNK, '"two"'))
@@ -269,7 +269,7 @@ def test_going_on_loses_no_record(stage, out, calls) -> None:
     """The journal is replaced in one step: whatever fails when a fetch goes on, what was on record still is."""
     first = begun(stage)
     put(first, 2, 0)
-    first.sync()
+    first.staged.sync()
     first.close()
     second = stage()
     assert second.try_claim()
@@ -308,9 +308,9 @@ def test_who_was_taken_over_is_heard_no_more(stage, monkeypatch) -> None:
     two = Version(VERSION.size, '"two"')
     new = begun(stage, two)
     put(old, 1, 3)
-    old.sync()
+    old.staged.sync()
     put(new, 2)
-    old.record_ranges([Span(0, 10)])
+    old.staged.record_ranges([Span(0, 10)])
     assert stage().unfinished() == Record(REFERENCE, two, CHUNK, (2,))
 
 
@@ -323,12 +323,12 @@ def test_beginning_without_a_claim(stage) -> None:
 def test_a_stream_has_no_journal(stage, out) -> None:
     """Of a size that nobody told, nothing can be resumed; the part grows as it comes, and can begin again."""
     one = begun(stage, Version(None))
-    one.write(memoryview(b"abcdef"), 0)
-    one.record([0])
-    one.sync()
-    one.restart()
-    one.write(memoryview(b"xyz"), 0)
-    assert one.read(10, 1) == b"yz"
+    one.staged.write(memoryview(b"abcdef"), 0)
+    one.staged.record([0])
+    one.staged.sync()
+    one.staged.restart()
+    one.staged.write(memoryview(b"xyz"), 0)
+    assert one.staged.read(10, 1) == b"yz"
     assert stage().unfinished() is None
     one.publish(Version(3))
     assert (out.read_bytes(), names(out.parent)) == (b"xyz", [out.name])

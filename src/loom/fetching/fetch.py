@@ -115,6 +115,17 @@ def _run(
     return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, limit, peers))
 
 
+def fetch_into(
+    landing: Landing, reference: Reference, options: Options, on_progress: Callable[[Progress], None] | None = None
+) -> Receipt:
+    """Fetch `reference` into a landing of the caller's, alone: without peers and control plane.
+
+    Raises what `fetch` does. What arrived until then is left in the landing: another call goes on from there.
+    """
+    limit = RateLimit(options.limit_rate) if options.limit_rate else None
+    return _attempt(_Fetch(reference, None, options.within_limit(), Reporter(on_progress), limit, None, landing))
+
+
 def _attempt(one: _Fetch) -> Receipt:
     try:
         return one.run()
@@ -144,6 +155,7 @@ class _Fetch:
         report: Reporter,
         limit: RateLimit | None,
         peers: Peers | None,
+        landing: Landing | None = None,
     ) -> None:
         self._started = time.monotonic()
         self._reference = reference
@@ -156,7 +168,7 @@ class _Fetch:
         self._is_named = out is not None
         self._patience = Patience(options)
         self._warnings: list[str] = []
-        self._landing: Landing | None = None
+        self._landing = landing
         self._crew: Crew | None = None
         self._transmission: Transmission | None = None
         self._probed: Reply | None = None
@@ -179,16 +191,20 @@ class _Fetch:
     def _look(self) -> tuple[Landing, Standing | None]:
         """Return where the bytes are to go, and the file if that is there already."""
         facts = (self._reference, self._out, self._options, self._report, self._warn)
-        if not self._options.no_cache:
+        if self._landing is None and not self._options.no_cache:
             try:
-                through = self._landing = ThroughCache(*facts, is_given=self._is_named)
+                through = ThroughCache(*facts, is_given=self._is_named)
                 self._source.know(through.holds)
-                found = through.find()
-                return through, self._clear(found) if isinstance(found, Doubt) else found
+                return self._find_in(through)
             except NoCache as reason:
                 self._warn(str(reason))
-        beside = self._landing = BesideOutput(*facts, is_given=self._is_named)
-        return beside, beside.find()
+                self._landing = None
+        return self._find_in(self._landing or BesideOutput(*facts, is_given=self._is_named))
+
+    def _find_in(self, landing: Landing) -> tuple[Landing, Standing | None]:
+        self._landing = landing
+        found = landing.find()
+        return landing, self._clear(found) if isinstance(found, Doubt) else found
 
     def _clear(self, doubt: Doubt) -> Standing | None:
         """Ask the origin, once and briefly, whether the cache has what a moving URL names now.
@@ -319,7 +335,7 @@ class _Fetch:
         taken = self._peers.taken_in_all if self._peers else 0
         return Receipt(
             url=self._reference.shown,
-            out=str(landing.out),
+            out=str(landing.out or ""),
             size=version.size or 0,
             elapsed_s=round(elapsed_s, 6),
             bytes_per_second=round((fetched + taken) / elapsed_s, 1),

@@ -83,9 +83,7 @@ class BesideOutput:
             require_own(self.out, self._reference.key)
 
     def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staged:
-        staging = self._claimed()
-        staging.begin(version, chunk_size, record)
-        return staging
+        return self._claimed().begin(version, chunk_size, record)
 
     def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:  # noqa: ARG002
         staging = self._claimed()

@@ -13,17 +13,15 @@ no entry speaks of another one's part; and nobody renames an inode that is not i
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from loom.core.headers import Version
 from loom.core.keys import text_key
 from loom.errors import StoreError, StoreFull
-from loom.store.allocation import Allocator
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, look_at_room, require_room, translate
 from loom.store.holding import Heartbeat, Holder, Signs, find_holder, is_locked, look_for_signs
@@ -32,20 +30,13 @@ from loom.store.journal import Record, format_header, read_journal, read_label
 from loom.store.journaling import Journal
 from loom.store.landing import NotOurs, TakenOver
 from loom.store.notes import read_note, write_note
+from loom.store.staged import StagedFile
 from loom.store.trust import Foreign
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from loom.core.ranges import Span
-
-PIECE_SIZE = 256 * 1024
-"""Bytes per write. The kernel allocates page cache in units up to the size of a write: large ones cost
-less, but are cold where a virtual machine gives its free memory back to the host (docs/decisions)."""
-
-CANNOT_SPLICE = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM))
-"""What a file system says that cannot splice, and a filter of system calls: then the bytes are written."""
 
 MAX_RANK = 8
 """As many stagings of one file are looked for: more processes than that do not hang at once."""
@@ -91,11 +82,9 @@ class Staging:
         self._boot_id = read_boot_id()
         self._journal = Journal(self._journal_at)
         self._heartbeat = Heartbeat(self._journal.touch)
-        self._file: BinaryIO | None = None
-        self._fd = -1
+        self._staged: StagedFile | None = None
         self.is_published = False
         self.is_read_only = True
-        self._allocator: Allocator | None = None
 
     # Claiming
 
@@ -179,7 +168,7 @@ class Staging:
 
     # Writing
 
-    def begin(self, version: Version, chunk_size: int, resumed: Record | None) -> None:
+    def begin(self, version: Version, chunk_size: int, resumed: Record | None) -> StagedFile:
         """Open the part: the one on disk when `resumed` is what it holds, else a new one. `version.size` may be None.
 
         Raises StoreFull when what is missing cannot fit, TakenOver.
@@ -192,10 +181,10 @@ class Staging:
         if resumed is None:
             self._renew_journal()  # first: an old journal must never meet a new part
         with faults("write", self._part), self._taking_over():
-            self._file = os.fdopen(self._open_part(keep=resumed is not None), "r+b", buffering=0)
-            self._fd = self._file.fileno()
+            file = os.fdopen(self._open_part(keep=resumed is not None), "r+b", buffering=0)
+            staged = self._staged = StagedFile(self._part, file, self._journal)
             if size is not None:
-                self._make_room(size, is_new=resumed is None)
+                self._make_room(file.fileno(), size, is_new=resumed is None)
         if resumed is None:
             with faults("write", self._journal_at):
                 self._journal.begin(header)
@@ -203,7 +192,15 @@ class Staging:
             self._renew_journal(header, resumed)
         if size is not None:
             self._journal.trust(record)
-            self._allocator = Allocator(self._fd)
+            staged.allocate()
+        return staged
+
+    @property
+    def staged(self) -> StagedFile:
+        """The bytes, once they are begun."""
+        if self._staged is None:
+            raise RuntimeError("the staging has not begun")
+        return self._staged
 
     @contextlib.contextmanager
     def _taking_over(self) -> Iterator[None]:
@@ -225,79 +222,6 @@ class Staging:
         with faults("write", self._journal_at), self._taking_over():
             self._journal.renew(header, resumed)
 
-    def view(self, offset: int, size: int) -> None:
-        """Make ready for `size` bytes at `offset`, which are about to be written: into the file. Never fails."""
-        if self._allocator is not None:
-            self._allocator.expect(offset, offset + size)
-
-    def write(self, data: memoryview, offset: int) -> None:
-        """Write `data` at `offset` of the part. Raises StoreFull, StoreError."""
-        with faults("write", self._part):
-            _write_all(self._fd, data, offset)
-
-    def splice(self, pipe: int, size: int, offset: int) -> None:
-        """Move `size` bytes from `pipe` to `offset` of the part. Raises OSError (CANNOT_SPLICE: write)."""
-        end = offset + size
-        while offset < end:
-            try:
-                offset += os.splice(pipe, self._fd, min(end - offset, PIECE_SIZE), offset_dst=offset)
-            except OSError as error:
-                if error.errno in CANNOT_SPLICE and offset == end - size:
-                    raise
-                raise translate(error, "write", self._part) from error
-
-    def record(self, indexes: Iterable[int]) -> None:
-        """Put chunks whose bytes are written on record."""
-        with faults("write", self._journal_at):
-            self._journal.record_chunks(indexes)
-
-    @property
-    def edition(self) -> int:
-        """Grows when something is disproved: what was found out about the bytes before that counts no more."""
-        return self._journal.edition
-
-    def record_ranges(self, have: Iterable[Span], least: int = 1, edition: int | None = None) -> None:
-        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more of them.
-
-        edition: from before it was found out that these bytes are right; None: nothing is disproved meanwhile.
-        """
-        with faults("write", self._journal_at):
-            self._journal.record_ranges(have, least, self.edition if edition is None else edition)
-
-    def disprove(self, spans: Iterable[Span]) -> None:
-        """Take bytes that are, or may be, wrong off the record, durably: call it before they are written again."""
-        with faults("write", self._journal_at):
-            self._journal.disprove(spans)
-
-    @property
-    def kept(self) -> int:
-        """Bytes on record: what the next fetch will not ask for again."""
-        return self._journal.total
-
-    def sync(self) -> bool:
-        """Bring what is on record to the disk, and say so in the journal; return whether all of it is there.
-
-        Raises StoreFull, StoreError.
-        """
-        if self._fd < 0:
-            return True
-        with faults("sync", self._part):
-            part = os.dup(self._fd)
-            try:
-                return self._journal.sync(part)
-            finally:
-                os.close(part)
-
-    def read(self, size: int, offset: int) -> bytes:
-        """Return up to `size` bytes of the part from `offset`."""
-        with faults("read", self._part):
-            return os.pread(self._fd, size, offset)
-
-    def restart(self) -> None:
-        """Forget all bytes: a stream begins again."""
-        with faults("write", self._part):
-            os.ftruncate(self._fd, 0)
-
     # Ending
 
     def publish(self, version: Version, then: Callable[[], None] | None = None) -> None:
@@ -306,44 +230,44 @@ class Staging:
         It gets a note of which version of which reference it is; in the cache it becomes read-only. `then` is called
         before the lock is let go of: whoever waits for it must find the file on record.
         """
-        with faults("replace", self.out):
-            write_note(self._fd, self._reference, version, self._label)
-            if self._is_cached:
-                self._make_read_only()
-            self._rename()
+        fd = self.staged.duplicate()
+        try:
+            with faults("replace", self.out):
+                write_note(fd, self._reference, version, self._label)
+                if self._is_cached:
+                    self._make_read_only(fd)
+                self._rename(fd)
+        finally:
+            os.close(fd)
         self.is_published = True
         if then is not None:
             then()
         self._journal.remove()
         self.close()
 
-    def _make_read_only(self) -> None:
+    def _make_read_only(self, fd: int) -> None:
         try:
-            os.fchmod(self._fd, stat.S_IMODE(os.fstat(self._fd).st_mode) & 0o444)
+            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) & 0o444)
         except OSError:
             self.is_read_only = False  # the blob's time tells of a write
-        self._inside.trust.share(self._fd)
+        self._inside.trust.share(fd)
 
-    def _rename(self) -> None:
+    def _rename(self, fd: int) -> None:
         try:
-            if self._part.is_of(self._fd):
+            if self._part.is_of(fd):
                 self._part.replace(self._out)
                 return
         except FileNotFoundError:
             pass  # somebody else has just done so
-        if not self._out.is_of(self._fd):
+        if not self._out.is_of(fd):
             raise TakenOver(f"another process took over {self._part}", "run the same command again")
-
-    def duplicate(self) -> int:
-        """Return a descriptor of the part that outlives its names; the caller closes it."""
-        return os.dup(self._fd)
 
     def discard(self) -> None:
         """Remove what was staged: first the record of it, then the bytes."""
         with contextlib.suppress(OSError):
             self._journal.void()
         with contextlib.suppress(OSError):
-            if self._part.is_of(self._fd):
+            if self._staged is not None and self._staged.is_at(self._part):
                 self._part.unlink()
         self._journal.remove()
         self.close()
@@ -382,19 +306,18 @@ class Staging:
         To call it again is harmless, also when it was interrupted: then it ends what it had begun.
         """
         self._heartbeat.stop()
-        if self._file is None and self._journal.is_empty and not self._part.is_taken():
+        if self._staged is None and self._journal.is_empty and not self._part.is_taken():
             self._journal.remove()
-        self._fd = -1
-        if self._file is not None:
-            self._file.close()
+        if self._staged is not None:
+            self._staged.close()
         self._journal.close()
 
-    def _make_room(self, size: int, *, is_new: bool) -> None:
+    def _make_room(self, part: int, size: int, *, is_new: bool) -> None:
         """Give the part its size, or leave no empty one behind."""
         try:
-            missing = size - os.fstat(self._fd).st_blocks * 512
-            require_room(missing, look_at_room(self._fd), self.out.parent, "make room, or choose another --out")
-            os.ftruncate(self._fd, size)
+            missing = size - os.fstat(part).st_blocks * 512
+            require_room(missing, look_at_room(part), self.out.parent, "make room, or choose another --out")
+            os.ftruncate(part, size)
         except (OSError, StoreFull):
             if is_new:
                 self.discard()
@@ -411,9 +334,3 @@ def _places(inside: Inside, stem: str, rank: int) -> tuple[Place, Place]:
     """Return where part and journal lie."""
     name = f"{stem}.{rank}" if rank else stem
     return inside.place(f"{name}.loom.part"), inside.place(f"{name}.loom.journal")
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data[:PIECE_SIZE], offset)
-        data, offset = data[written:], offset + written

@@ -142,12 +142,11 @@ class ThroughCache:
 
     def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staged:
         try:
-            self._staging.begin(version, chunk_size, record)
+            return self._staging.begin(version, chunk_size, record)
         except StoreFull as error:
             raise StoreFull(error.message, self._vault.admission.hint_of_room() or error.hint) from error
         finally:
             self._vault.admission.let_go_of_room()
-        return self._staging
 
     def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:
         out = self._named()

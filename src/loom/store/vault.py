@@ -233,7 +233,7 @@ class Vault:
         have removed the cache meanwhile, it is all that is left. Raises StoreError, TakenOver.
         """
         size = version.size or 0
-        held = staging.duplicate()
+        held = staging.staged.duplicate()
         try:
             with contextlib.suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -215,7 +215,7 @@ def test_a_slow_disk_is_not_waited_for_without_end(origin, tmp_path, monkeypatch
     """What is kept for this boot alone is called so."""
     over = threading.Event()
     monkeypatch.setattr(transmission, "KEEP_S", 0.2)
-    monkeypatch.setattr("loom.store.staging.Staging.sync", lambda _: over.wait(30))
+    monkeypatch.setattr("loom.store.staged.StagedFile.sync", lambda _: over.wait(30))
     url = origin.put("/m.bin", Thing(DATA), stalls(6 * CHUNK))
     assert interrupt(url, tmp_path / "m.bin").hint.endswith("on this machine until it boots again: the disk is slow")
     over.set()

@@ -1,0 +1,258 @@
+"""The landing in memory: the bytes of one entry, received where they stay.
+
+The memory is a file without a name (memfd_create on Linux, else an unlinked temporary file), mapped. So bytes are
+received into it without a copy, and peers are served from its descriptor as from any file. Another process can map it.
+
+    landing = MemoryLanding(reference, options)
+    ...                                             a fetch into it
+    landing.data                                    all bytes, once published
+
+One object is one entry. What is on record when a fetch ends early is left for the next fetch with the same object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+import threading
+from typing import TYPE_CHECKING
+
+from loom.core.freshness import Checked
+from loom.core.ranges import RangeSet, Span, chunk_span
+from loom.store.faults import faults
+from loom.store.hashing import hash_span
+from loom.store.journal import Record
+from loom.store.landing import Standing
+from loom.store.staged import PIECE_SIZE
+from loom.store.standing import is_current, refuse_network, told_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loom.core.expectation import Digest, Told
+    from loom.core.headers import Version
+    from loom.core.options import Options
+    from loom.core.reference import Reference
+
+_SHOWN = "memory"
+
+
+class StagedMemory:
+    """A Staged (see landing.py) in memory of its own. Takes calls of any thread. It is freed with the object.
+
+    size: bytes; None when they are not known: then it grows with what is written.
+    """
+
+    def __init__(self, size: int | None, chunk_size: int) -> None:
+        self._chunk_size = chunk_size
+        self._lock = threading.Lock()
+        self._on_record = RangeSet()
+        self._is_closed = False
+        self.edition = 0
+        self._size = size
+        with faults("make room in", _SHOWN):
+            self._fd = _make_nameless()
+            self._memory = self._map(size or 0)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.close(self._fd)
+
+    def _map(self, size: int) -> memoryview:
+        """Give the file its size and map it; what was mapped before is freed with the last view of it."""
+        os.ftruncate(self._fd, size)
+        return memoryview(mmap.mmap(self._fd, size)) if size else memoryview(b"")
+
+    def all(self) -> memoryview:
+        """Return all bytes, mapped. Call it when no thread writes any more."""
+        size = os.fstat(self._fd).st_size
+        if len(self._memory) != size:
+            with faults("map", _SHOWN):
+                self._memory = self._map(size)
+        return self._memory
+
+    def view(self, offset: int, size: int) -> memoryview | None:
+        """Return the memory at `offset`; None beyond the size that is known. A stream tells its length here."""
+        end = offset + size
+        if self._size is None and end > len(self._memory):
+            with contextlib.suppress(OSError):
+                self._memory = self._map(end)
+        return self._memory[offset:end] if end <= len(self._memory) else None
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`. Raises StoreError."""
+        with faults("write", _SHOWN):
+            while data:
+                written = os.pwrite(self._fd, data, offset)
+                data, offset = data[written:], offset + written
+
+    def splice(self, pipe: int, size: int, offset: int) -> None:
+        """Move `size` bytes from `pipe` to `offset`. Raises OSError with EINVAL: then they are written."""
+        end = offset + size
+        while offset < end:
+            offset += os.splice(pipe, self._fd, min(end - offset, PIECE_SIZE), offset_dst=offset)
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Return up to `size` bytes from `offset`."""
+        with faults("read", _SHOWN):
+            return os.pread(self._fd, size, offset)
+
+    def restart(self) -> None:
+        """Forget all bytes: a stream begins again.
+
+        In another file: what is mapped of this one must not be cut while a connection may still write into it.
+        """
+        with faults("make room in", _SHOWN):
+            fresh = _make_nameless()
+            os.dup2(fresh, self._fd, inheritable=False)
+            os.close(fresh)
+            self._memory = memoryview(b"")
+
+    def duplicate(self) -> int:
+        """Return a descriptor of the bytes; the caller closes it."""
+        return os.dup(self._fd)
+
+    # The record
+
+    @property
+    def kept(self) -> int:
+        """Bytes on record; 0 once the landing is closed."""
+        with self._lock:
+            return 0 if self._is_closed else self._on_record.total
+
+    def record(self, indexes: Iterable[int]) -> None:
+        """Put chunks whose bytes are written on record; nothing while the size is not known."""
+        if self._size is not None:
+            self._add([chunk_span(index, self._size, self._chunk_size) for index in indexes], self.edition)
+
+    def record_ranges(self, have: Iterable[Span], least: int = 1, edition: int | None = None) -> None:
+        """Put on record what is new in `have`: runs of `least` bytes or more."""
+        with self._lock:
+            gaps = [gap for span in have for gap in self._on_record.missing(*span) if gap.size >= least]
+        self._add(gaps, self.edition if edition is None else edition)
+
+    def _add(self, spans: list[Span], edition: int) -> None:
+        with self._lock:
+            if self._is_closed or self._size is None or edition != self.edition:
+                return
+            for span in spans:
+                self._on_record.add(*span)
+
+    def disprove(self, spans: Iterable[Span]) -> None:
+        """Take bytes off the record: call it before they are written again."""
+        wrong = RangeSet(spans)
+        with self._lock:
+            self.edition += 1
+            self._on_record = RangeSet(part for span in self._on_record for part in wrong.missing(*span))
+
+    def sync(self) -> bool:
+        """Return True: there is no disk. Memory ends with the process."""
+        return True
+
+    def close(self) -> tuple[Span, ...]:
+        """Put nothing on record any more; return what is."""
+        with self._lock:
+            self._is_closed = True
+            return tuple(self._on_record)
+
+    def open_again(self) -> None:
+        """Go on after `close`, from what is on record."""
+        with self._lock:
+            self._is_closed = False
+
+
+class MemoryLanding:
+    """A Landing (see landing.py) whose bytes stay in memory. For one fetch at a time, of one reference.
+
+    out: always None. data: all bytes, once published.
+    """
+
+    def __init__(self, reference: Reference, options: Options) -> None:
+        self.out = None
+        self.record: Record | None = None
+        self.have: Version | None = None
+        self.wants_digest = False
+        self._reference = reference
+        self._options = options
+        self._staged: StagedMemory | None = None
+        self._left: tuple[Version, int] | None = None
+        self._published: memoryview | None = None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether `data` is there."""
+        return self._published is not None
+
+    @property
+    def data(self) -> memoryview:
+        """All bytes of the entry. Raises RuntimeError before they are published."""
+        if self._published is None:
+            raise RuntimeError("nothing is published")
+        return self._published
+
+    def find(self) -> Standing | None:
+        """Return the bytes if they have the digest that the caller wants."""
+        if self._has(self._options.sha256) and self.have is not None:
+            return Standing(self.have, "present", checked=Checked.DIGEST)
+        refuse_network(self._reference, self._options)
+        self.record = self._unfinished()
+        return None
+
+    def _unfinished(self) -> Record | None:
+        if self._staged is None or self._left is None:
+            return None
+        version, chunk_size = self._left
+        return Record(self._reference.key, version, chunk_size, self._staged.close())
+
+    def confirm(self, told: Told) -> Standing | None:
+        """Return the bytes if they are current."""
+        if is_current(self.have, told):
+            return self._present(told)
+        digest = told_sha256(told, self._options)
+        return self._present(told, digest) if digest is not None and self._has(digest.value) else None
+
+    def _present(self, told: Told, proof: Digest | None = None) -> Standing:
+        return Standing(told.version, "present", digest=proof.value if proof else "", proof=proof)
+
+    def _has(self, digest: str | None) -> bool:
+        if digest is None or self._published is None or self._staged is None:
+            return False
+        return hash_span(self._staged.read, Span(0, len(self._published))) == digest
+
+    def begin(self, version: Version, chunk_size: int, record: Record | None) -> StagedMemory:
+        """Make the memory, or go on with what `record` says is in it. Raises StoreFull, StoreError."""
+        if record is None or self._staged is None:
+            self._staged, self._published, self.have = StagedMemory(version.size, chunk_size), None, None
+        self._left = (version, chunk_size) if version.size is not None else None
+        self._staged.open_again()
+        return self._staged
+
+    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:  # noqa: ARG002
+        """Make all bytes `data`."""
+        if self._staged is None:
+            raise RuntimeError("nothing has begun")
+        self._published, self.have, self._left = self._staged.all(), version, None
+        return Standing(version, outcome, None, digest)
+
+    def discard(self) -> None:
+        """Free what is not published."""
+        self._left = None
+        if not self.is_published:
+            self._staged = None
+
+    def close(self) -> None:
+        """Keep what is on record for the next fetch, and what is published for the caller."""
+        if self._staged is not None:
+            self._staged.close()
+        if self._left is None and not self.is_published:
+            self._staged = None
+
+
+def _make_nameless() -> int:
+    """Return a descriptor of an empty file that has no name. Raises OSError."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("loom", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
