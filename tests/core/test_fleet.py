@@ -440,13 +440,13 @@ def test_what_is_due_stays_bounded() -> None:
         fleet.apply(Registered("same", Holding("m"), expires_at=20_000.0 - number))
         fleet.apply(Beat(f"n{number}", 30_000.0 - number))
         fleet.apply(Left(f"n{number}"))
-        assert len(fleet._due) <= 2 * (len(fleet) + fleet.holdings) + 1001
+        assert len(fleet._leases) <= 2 * (len(fleet) + fleet.holdings) + 1001
     for number in range(5000):
         fleet.apply(Beat(f"stays{number}", 40_000.0))
         fleet.apply(Beat(f"stays{number}", 50_000.0))
     fleet.expire(45_000.0)
     assert len(fleet) == 5000
-    assert len(fleet._due) == 5000
+    assert len(fleet._leases) == 5000
 
 
 def test_leases_that_come_and_go_leave_nothing_behind() -> None:
@@ -455,7 +455,7 @@ def test_leases_that_come_and_go_leave_nothing_behind() -> None:
     for n in range(6000):
         fleet.apply(Registered("a", Holding("m"), expires_at=1e9 + n))
         fleet.apply(Withdrawn("a", "m"))
-    assert len(fleet._due) < 3000
+    assert len(fleet._leases) < 3000
 
 
 def test_an_inventory_that_was_touched_has_to_be_said_anew() -> None:
@@ -624,7 +624,7 @@ def test_what_a_fetch_handed_out_is_counted() -> None:
 
 def test_what_was_taken_from_the_origin_outlives_its_holders(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch ends before the node beside it lists the model; of models that are long gone nothing is kept."""
-    monkeypatch.setattr("loom.core.fleet.MAX_GONE", 2)
+    monkeypatch.setattr("loom.core.holders.MAX_GONE", 2)
     fleet = Fleet()
 
     def copies(model: str) -> float | None:

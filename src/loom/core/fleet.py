@@ -1,29 +1,32 @@
 """The fleet: which node holds which model. A fold over changes, the same in every control plane.
 
-Theory of operation. Whatever happens is said as a Change, an absolute statement ("node a now holds exactly this"),
-never a difference. A ledger puts the changes into one order and keeps them; every control plane applies them in that
-order to its own Fleet and answers reads from it. So replicas agree once they have applied the same changes, a change
-applied twice does no harm, and a read waits for nobody.
+Theory of operation. A Change is an absolute statement ("node a now holds exactly this"), never a difference. A ledger
+puts the changes into one order and keeps them. Every control plane applies them in that order to its own Fleet, and
+reads from it without waiting. So two Fleets that applied the same changes are equal, and a change applied twice does no
+harm.
 
-Leases. A holding that a plain registration named stays until it is withdrawn; one that was registered with a time to
-live ends with it; all that a heartbeat listed ends when its node's lease does. The last word about a pair of node and
-model counts. Times are seconds of the ledger's clock, handed in.
+Leases. A holding from a plain registration stays until it is withdrawn. One that was registered with a time to live
+ends with that. A holding that a heartbeat listed ends with its node's lease. The last change about a pair of node and
+model counts. Times are seconds of the ledger's clock, given as arguments.
 
-Finding. `locate` costs the same for ten holders as for ten thousand: the holders of a model lie in bags of equal rank,
-once by zone and once for all zones, and an answer is drawn from the best bags.
+Finding. `locate` costs the same for ten holders as for ten thousand: the holders of a model are in bags of equal rank,
+by zone and for all zones, and a reply is drawn from the best bags.
+
+Not thread-safe.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from loom.core.changes import Beat, Change, Holding, Registered, Rejected, Withdrawn
 from loom.core.fetches import Fetches, Moved
-from loom.core.holders import Holders, rank_of
+from loom.core.holders import Models, rank_of
+from loom.core.leases import Leases
 from loom.core.names import split_key
+from loom.core.nodes import Node, Nodes
 from loom.core.rejections import Rejections
 from loom.core.summaries import ModelSummary, NodeSummary, Replica, Start, Totals
 
@@ -33,62 +36,28 @@ if TYPE_CHECKING:
     from loom.core.holders import Sample
 
 
-MAX_GONE = 1000
-"""Models without a holder of which it is remembered how much was taken from the origin: those that went last."""
-
-
-class _Node:
-    """One node. `leases`: model -> when that holding ends, None for never; what is not in it ends with the node."""
-
-    __slots__ = (
-        "address", "asserted", "expires_at", "fetch_served", "holdings", "identity", "key", "leases", "load", "name",
-        "said", "served", "shown", "version", "zone",
-    )  # fmt: skip
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.name, self.identity = split_key(key)
-        self.address: str | None = None
-        self.zone: str | None = None
-        self.version = ""
-        self.load = 0
-        self.served = 0
-        self.fetch_served: dict[str, int] = {}  # model -> bytes of it that a fetch of this node handed out
-        self.expires_at: float | None = None
-        self.holdings: dict[str, Holding] = {}
-        self.leases: dict[str, float | None] = {}
-        self.asserted: tuple[Holding, ...] | None = None
-        self.said: tuple[int, tuple[Holding, ...]] | None = None
-        self.shown: dict[str, bytes] = {}  # model -> what `show` makes of it, until the node or the holding changes
-
-    def end_of(self, model: str) -> float | None:
-        return self.leases.get(model, self.expires_at)
-
-
 class Fleet:
-    """All nodes and what they hold."""
+    """All nodes and their holdings."""
 
     def __init__(self) -> None:
         self.totals = Totals()
         self.heard = Totals()
-        """All bytes that are known of, and those that this control plane was told of since it started."""
+        """Bytes of the whole fleet, and those that nodes reported to this control plane since it started."""
         self.rejections = Rejections()
         self.fetches = Fetches()
         self.version = 0
-        """Grows with every change that can be seen: who has shown one version need not look again."""
+        """Grows with every visible change: a view of the same version is current."""
         self.holdings = 0
         self.partials = 0
-        """How many holdings there are, and how many of them are still being fetched."""
-        self._nodes: dict[str, _Node] = {}  # by key
-        self._names: Counter[str] = Counter()  # how many nodes with an identity have a name
-        self._models: dict[str, Holders[_Node]] = {}
-        self._gone: dict[str, int] = {}  # model that no node has any more -> bytes that were taken from the origin
-        self._due: list[tuple[float, str, str]] = []  # (when, node, model or "" for the node's own lease)
+        """Number of holdings, and of those that are still being fetched."""
+        self._nodes = Nodes()
+        self._models: Models[Node] = Models()
+        self._leases = Leases(self._nodes)
 
-    # What happens
+    # Changes
 
     def apply(self, change: Change, *, is_heard: bool = False) -> None:
-        """Take a change in. is_heard: it was said to this control plane, which counts it (loom.core.fetches)."""
+        """Apply a change. is_heard: it was sent to this control plane, which counts it (loom.core.fetches)."""
         if isinstance(change, Beat):
             self._beat(change, is_heard=is_heard)
         elif isinstance(change, Registered):
@@ -102,14 +71,9 @@ class Fleet:
             self._leave(change.node)
 
     def expire(self, now: float) -> None:
-        """Forget what has ended by `now`."""
-        while self._due and self._due[0][0] <= now:
-            _, name, model = heapq.heappop(self._due)
-            end = self._end(name, model)
-            if end is not None and end > now:
-                heapq.heappush(self._due, (end, name, model))
-            elif end is not None:
-                self._end_lease(self._nodes[name], model, end)
+        """End the leases, rejections and failures that are over at `now`."""
+        while (lease := self._leases.pop(now)) is not None:
+            self._end_lease(*lease)
         self.version += self.rejections.expire(now) + self.fetches.expire(now)
 
     def _register(self, change: Registered, *, is_heard: bool) -> None:
@@ -118,9 +82,9 @@ class Fleet:
         self._note_version(node, change.version)
         model = change.holding.model
         if model in node.holdings and model not in node.leases:
-            node.asserted = None  # the inventory listed it: the next one has to be taken in whole
+            node.asserted = None  # the inventory listed it: the node must send all of it again
         before, node.leases[model] = node.leases.get(model), change.expires_at
-        self._remember(before, change.expires_at, node, model)
+        self._leases.note(before, change.expires_at, node, model, self.holdings)
         self._put(node, change.holding)
         node.fetch_served[model] = change.served
         self._count(change.holding, self.fetches.registered(change, is_heard=is_heard), is_heard=is_heard)
@@ -149,11 +113,11 @@ class Fleet:
             self._add(Moved(served=_growth(node.served, beat.served)), None, is_heard=is_heard)
             node.served = beat.served
         before, node.expires_at = node.expires_at, beat.expires_at
-        self._remember(before, beat.expires_at, node, "")
+        self._leases.note(before, beat.expires_at, node, "", self.holdings)
         if beat.inventory is not None:
             self._assert(node, beat.inventory, is_heard=is_heard)
 
-    def _assert(self, node: _Node, inventory: tuple[Holding, ...], *, is_heard: bool) -> None:
+    def _assert(self, node: Node, inventory: tuple[Holding, ...], *, is_heard: bool) -> None:
         kept = {holding.model for holding in inventory}
         for model in [model for model in node.holdings if model not in node.leases and model not in kept]:
             self._drop(node, model)
@@ -163,7 +127,7 @@ class Fleet:
             self._count(holding, self.fetches.listed(node.key, holding), is_heard=is_heard)
         node.asserted = inventory
 
-    def _end_lease(self, node: _Node, model: str, at: float) -> None:
+    def _end_lease(self, node: Node, model: str, at: float) -> None:
         if model:
             self._drop(node, model)
             self.fetches.lapsed(node.key, model, at)
@@ -176,42 +140,23 @@ class Fleet:
                 self._drop(node, one)
         self._forget_if_empty(node)
 
-    def _end(self, name: str, model: str) -> float | None:
-        """Return when a lease ends, None when there is no such lease."""
-        node = self._nodes.get(name)
-        if node is None:
-            return None
-        return node.leases.get(model) if model else node.expires_at
-
-    def _remember(self, before: float | None, end: float | None, node: _Node, model: str) -> None:
-        """Have an end, which is set already, looked at when it is due; one that moved on is found at the old time."""
-        if end is not None and (before is None or end < before):
-            heapq.heappush(self._due, (end, node.key, model))
-        if len(self._due) > 2 * (len(self._nodes) + self.holdings) + 1000:
-            ends = {(name, model): self._end(name, model) for _, name, model in self._due}
-            self._due = sorted((end, *lease) for lease, end in ends.items() if end is not None)
-
-    def _ensure(self, name: str) -> _Node:
+    def _ensure(self, name: str) -> Node:
         node = self._nodes.get(name)
         if node is None:
             self.version += 1
-            node = self._nodes[name] = _Node(name)
-            self._names[node.name] += bool(node.identity)
+            node = self._nodes.add(name)
         return node
 
-    def _forget_if_empty(self, node: _Node) -> None:
+    def _forget_if_empty(self, node: Node) -> None:
         if not node.holdings and node.expires_at is None and node.key in self._nodes:
             self._remove(node)
 
-    def _remove(self, node: _Node) -> None:
+    def _remove(self, node: Node) -> None:
         self.version += 1
-        del self._nodes[node.key]
-        self._names[node.name] -= bool(node.identity)
-        if not self._names[node.name]:
-            del self._names[node.name]
+        self._nodes.remove(node)
 
-    def _place(self, node: _Node, address: str | None, zone: str | None, load: int) -> None:
-        """Note where a node is and how busy; what it holds is ranked anew only if that matters."""
+    def _place(self, node: Node, address: str | None, zone: str | None, load: int) -> None:
+        """Set address, zone and load of a node; if one has changed, rank its holdings again."""
         address, zone = address or node.address, zone or node.zone
         if (address, zone, load) == (node.address, node.zone, node.load):
             return
@@ -222,21 +167,18 @@ class Fleet:
             self._models[model].move(node, (node.zone, zone), (rank_of(holding, node.load), rank_of(holding, load)))
         node.zone, node.load = zone, load
 
-    def _note_version(self, node: _Node, version: str) -> None:
+    def _note_version(self, node: Node, version: str) -> None:
         if version and version != node.version:
             self.version += 1
             node.version = version
 
-    def _put(self, node: _Node, holding: Holding) -> None:
+    def _put(self, node: Node, holding: Holding) -> None:
         before = node.holdings.get(holding.model)
         if holding == before:
             return
         self.version += 1
         node.shown.pop(holding.model, None)
-        holders = self._models.get(holding.model)
-        if holders is None:
-            holders = self._models[holding.model] = Holders()
-            holders.from_origin = self._gone.pop(holding.model, 0)
+        holders = self._models.ensure(holding.model)
         rank = rank_of(holding, node.load)
         self.partials += (holding.state == "partial") - (before is not None and before.state == "partial")
         if before is None:
@@ -246,7 +188,7 @@ class Fleet:
             holders.move(node, (node.zone, node.zone), (rank_of(before, node.load), rank))
         node.holdings[holding.model] = holding
 
-    def _drop(self, node: _Node, model: str) -> None:
+    def _drop(self, node: Node, model: str) -> None:
         self.version += 1
         holding = node.holdings.pop(model)
         node.leases.pop(model, None)
@@ -254,18 +196,8 @@ class Fleet:
         node.fetch_served.pop(model, None)
         self.holdings -= 1
         self.partials -= holding.state == "partial"
-        holders = self._models[model]
-        holders.remove(node, node.zone, rank_of(holding, node.load))
-        if not holders:
-            del self._models[model]
-            self._remember_bytes(model, holders.from_origin)
-
-    def _remember_bytes(self, model: str, from_origin: int) -> None:
-        """Remember what the last holders of a model took from the origin: a node may list the model a moment later."""
-        if from_origin:
-            self._gone[model] = from_origin
-        if len(self._gone) > MAX_GONE:
-            del self._gone[next(iter(self._gone))]
+        self._models[model].remove(node, node.zone, rank_of(holding, node.load))
+        self._models.forget_if_empty(model)
 
     def _count(self, holding: Holding, moved: Moved, *, is_heard: bool) -> None:
         if any(moved):
@@ -279,22 +211,22 @@ class Fleet:
             self.heard.add(moved, size)
 
     def doubt(self) -> None:
-        """Have every node say its whole inventory again: what is known of it may not be what it said last."""
-        for node in self._nodes.values():
+        """Ask every node for its whole inventory again: after a load the known one may not be its last."""
+        for node in self._nodes:
             node.asserted = None
 
-    # What is known
+    # Reads
 
     def __len__(self) -> int:
         return len(self._nodes)
 
     @property
     def models(self) -> int:
-        """How many models some node has."""
+        """Number of models that at least one node has."""
         return len(self._models)
 
     def has_node(self, name: str) -> bool:
-        """Return whether a node is known."""
+        """Return whether the fleet has a node. name: its key, also below."""
         return name in self._nodes
 
     def count_of(self, name: str) -> int:
@@ -303,7 +235,7 @@ class Fleet:
         return len(node.holdings) if node else 0
 
     def count_after(self, name: str, listed: set[str]) -> int:
-        """Return how many models a node would hold if its heartbeats listed just these."""
+        """Return how many models a node would hold if its heartbeats listed exactly these."""
         node = self._nodes.get(name)
         return len(listed.union(node.leases) if node else listed)
 
@@ -313,41 +245,41 @@ class Fleet:
         return node is not None and model in node.holdings
 
     def lease_of(self, name: str) -> float | None:
-        """Return when the lease of a node's heartbeats ends, None when it sends none."""
+        """Return the end of a node's own lease, None when it sends no heartbeats."""
         node = self._nodes.get(name)
         return node.expires_at if node else None
 
     def asserted(self, name: str) -> tuple[Holding, ...] | None:
-        """Return the inventory that a node said last, None when it has to say it anew."""
+        """Return a node's last inventory, None when the node has to send it again."""
         node = self._nodes.get(name)
         return node.asserted if node else None
 
     def note_said(self, name: str, said: int) -> None:
-        """Remember in what words, by their hash, a node said the inventory that it asserts."""
+        """Note the hash of the bytes in which a node sent its last inventory."""
         node = self._nodes.get(name)
         if node is not None and node.asserted is not None:
             node.said = (said, node.asserted)
 
     def has_said(self, name: str, said: int) -> bool:
-        """Return whether a node said what it asserts in just these words: then they need not be read again."""
+        """Return whether a node's last inventory came in bytes of this hash, so that they need not be decoded."""
         node = self._nodes.get(name)
         return node is not None and node.said is not None and node.said[0] == said and node.said[1] is node.asserted
 
     def locate(self, model: str, limit: int, sample: Sample, zone: str | None = None, but: str = "") -> list[Replica]:
-        """Return at most `limit` replicas, best source first, without those of the node `but`.
+        """Return at most `limit` replicas, best first, without those of the node `but`.
 
-        The same zone first, then complete before partial, then the least loaded; random among equals: `sample(n, k)`
-        returns k different numbers below n in random order. So a thousand cold nodes do not all ask the same holder.
-        Nodes that several others reject are named only when there is nobody else.
+        Order: the same zone first, then complete before partial, then the least loaded; random among equals, so a
+        thousand cold nodes do not all ask the same holder. `sample(n, k)` returns k different numbers below n in random
+        order. Nodes that REJECTORS others reject are named only if there are no others.
         """
         return [_replica(node, node.holdings[model]) for node in self._best(model, limit, sample, zone, but)]
 
     def show(
         self, model: str, limit: int, sample: Sample, zone: str | None, but: str, show: Callable[[Replica], bytes]
     ) -> list[tuple[bytes, float | None]]:
-        """Return what `locate` does, each as `show` puts it, and when it ends: `show` must leave that out.
+        """Return the replicas of `locate`, each as bytes by `show`, with the end of its lease, which `show` leaves out.
 
-        What was shown is kept until it changes: putting it into words is most of what a lookup costs.
+        The bytes are cached until the replica changes: to encode it is most of a lookup's cost.
         """
         found = []
         for node in self._best(model, limit, sample, zone, but):
@@ -357,20 +289,21 @@ class Fleet:
             found.append((shown, node.leases.get(model, node.expires_at)))
         return found
 
-    def _best(self, model: str, limit: int, sample: Sample, zone: str | None, but: str) -> list[_Node]:
+    def _best(self, model: str, limit: int, sample: Sample, zone: str | None, but: str) -> list[Node]:
         holders = self._models.get(model)
         if holders is None:
             return []
         shunned = self.rejections.shunned()
-        left_out = {but, split_key(but)[0]}  # a plain registration of its name is about the asker, too
+        left_out = {but, split_key(but)[0]}  # a plain registration of the asker's name means the asker, too
         found = [node for node in holders.best(limit + 2 + len(shunned), sample, zone) if node.key not in left_out]
         if shunned:
             found = [node for node in found if node.key not in shunned] or found
         return found[:limit]
 
     def homes(self, model: str, limit: int) -> list[tuple[str, str, str]]:
-        """Return at most `limit` nodes that are fetching a model: name, address and identity of those that began first,
-        the same ones for every node that asks.
+        """Return at most `limit` nodes that are fetching a model: name, address and identity.
+
+        They are those that began first, the same for every asker.
         """
         holders = self._models.get(model)
         if holders is None:
@@ -379,47 +312,45 @@ class Fleet:
         return list(islice(((node.name, address, node.identity) for node, address in places if address), limit))
 
     def count_holders(self, model: str) -> int:
-        """Return how many nodes have some of a model."""
+        """Return how many nodes have all or a part of a model."""
         holders = self._models.get(model)
         return len(holders) if holders else 0
 
     def inventory(self, name: str) -> list[Replica]:
-        """Return all that a node holds, by model."""
+        """Return the holdings of a node, by model."""
         node = self._nodes.get(name)
         return [_replica(node, node.holdings[model]) for model in sorted(node.holdings)] if node else []
 
     def node(self, name: str) -> NodeSummary | None:
-        """Return a node in one line."""
+        """Return the summary of a node."""
         node = self._nodes.get(name)
         return self._summary(node) if node else None
 
     def nodes(self, after: str = "", limit: int = 1000, search: str = "") -> list[NodeSummary]:
-        """Return nodes by name, those whose key is behind `after` and whose name, zone or address holds `search`."""
-        matching = (n.key for n in self._nodes.values() if n.key > after and (not search or _matches(n, search)))
-        return [self._summary(self._nodes[key]) for key in heapq.nsmallest(limit, matching)]
+        """Return nodes by key: those after `after` whose name, zone or address contains `search`."""
+        matching = (n for n in self._nodes if n.key > after and (not search or n.matches(search)))
+        return [self._summary(node) for node in heapq.nsmallest(limit, matching, key=lambda n: n.key)]
 
     def keys_of(self, name: str) -> list[str]:
-        """Return the keys of all nodes of a name; the one without an identity comes first."""
-        if not self._names[name]:
-            return [name] if name in self._nodes else []
-        return sorted(key for key, node in self._nodes.items() if node.name == name)
+        """Return the keys of all nodes of a name, the one without an identity first."""
+        return self._nodes.keys_of(name)
 
     @property
     def namesakes(self) -> int:
-        """How many nodes share their name with another one."""
-        return sum(count for count in self._names.values() if count > 1)
+        """Number of nodes that share their name with another one."""
+        return self._nodes.namesakes
 
     def list_models(self, after: str = "", limit: int = 1000, search: str = "") -> list[ModelSummary]:
-        """Return models by name, those behind `after` whose name holds `search`."""
+        """Return models by name: those after `after` whose name contains `search`."""
         matching = (model for model in self._models if model > after and search.lower() in model.lower())
         return [self._model(model) for model in heapq.nsmallest(limit, matching)]
 
     def fetching(self, limit: int = 1000, search: str = "") -> list[Replica]:
-        """Return what is being fetched now: the partial replicas, of nodes or of models that `search` finds."""
+        """Return the partial replicas: the fetches under way, of nodes or models that `search` finds."""
         return heapq.nsmallest(limit, self._partial(search), key=lambda r: (r.holding.model, r.node, r.identity))
 
     def starts(self, limit: int = 1000, search: str = "") -> list[Start]:
-        """Return the models that are being fetched, and how all their fetches are doing together, by model."""
+        """Return the models that are being fetched, by name, each with the sums over its fetches."""
         found: dict[str, Start] = {}
         for one in self._partial(search):
             model = one.holding.model
@@ -428,8 +359,8 @@ class Fleet:
         return [found[model] for model in sorted(found)[:limit]]
 
     def changes(self) -> Iterator[Change]:
-        """Yield changes that make an empty Fleet into this one; what ends by itself comes with its end."""
-        for node in self._nodes.values():
+        """Yield changes that turn an empty Fleet into this one, leases with their ends."""
+        for node in self._nodes:
             held = [(model, holding) for model, holding in node.holdings.items()]
             if node.expires_at is not None:
                 inventory = tuple(holding for model, holding in held if model not in node.leases)
@@ -442,15 +373,15 @@ class Fleet:
         for model, holders in self._models.items():
             is_found = search.lower() in model.lower()
             for node in holders.partial():
-                if is_found or _matches(node, search):
+                if is_found or node.matches(search):
                     yield _replica(node, node.holdings[model])
 
-    def _summary(self, node: _Node) -> NodeSummary:
+    def _summary(self, node: Node) -> NodeSummary:
         fetching = sum(1 for holding in node.holdings.values() if holding.state == "partial")
         counts = node.load, node.served + sum(node.fetch_served.values()), len(node.holdings), fetching
         return NodeSummary(
             node.name, node.address, node.zone, *counts, node.expires_at, len(self.rejections.of(node.key)),
-            node.identity, max(0, self._names[node.name] - 1) if node.identity else 0, node.version,
+            node.identity, self._nodes.count_others(node), node.version,
             self.fetches.failures_of(node.key),
         )  # fmt: skip
 
@@ -462,15 +393,11 @@ class Fleet:
 
 
 def _growth(before: int, after: int) -> int:
-    """Return what a counter has grown by; one that is lower than before has begun anew."""
+    """Return a counter's growth; one that is lower than before was reset."""
     return after - before if after >= before else after
 
 
-def _matches(node: _Node, search: str) -> bool:
-    return any(search.lower() in (text or "").lower() for text in (node.name, node.zone, node.address))
-
-
-def _replica(node: _Node, holding: Holding) -> Replica:
+def _replica(node: Node, holding: Holding) -> Replica:
     return Replica(
         node.name, holding.address or node.address, node.zone, node.load, holding, node.end_of(holding.model),
         node.identity,

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 MAX_LOAD = 63
 """Most load that ranks distinguish: it bounds the number of bags."""
 
+MAX_GONE = 1000
+"""Most models without a holder whose bytes from the origin are remembered; those that went last."""
+
 _PARTIAL = MAX_LOAD + 1
 
 T = TypeVar("T", bound=Hashable)
@@ -145,3 +148,40 @@ class Holders(Generic[T]):
     def partial(self) -> Iterator[T]:
         """Yield the holders that have a part only, in the order in which they began."""
         return iter(self._partial)
+
+
+class Models(Generic[T]):
+    """The models of a fleet, each with its holders."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Holders[T]] = {}
+        self._gone: dict[str, int] = {}  # model without a holder -> bytes that were taken from the origin
+        self.get = self._models.get
+        self.items = self._models.items
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __getitem__(self, model: str) -> Holders[T]:
+        return self._models[model]
+
+    def ensure(self, model: str) -> Holders[T]:
+        """Return the holders of a model; add it if it is not there."""
+        holders = self._models.get(model)
+        if holders is None:
+            holders = self._models[model] = Holders()
+            holders.from_origin = self._gone.pop(model, 0)
+        return holders
+
+    def forget_if_empty(self, model: str) -> None:
+        """Remove a model without holders, but remember its bytes: a node may list the model a moment later."""
+        if self._models[model]:
+            return
+        from_origin = self._models.pop(model).from_origin
+        if from_origin:
+            self._gone[model] = from_origin
+        if len(self._gone) > MAX_GONE:
+            del self._gone[next(iter(self._gone))]

@@ -1,0 +1,100 @@
+"""The nodes of a fleet. Part of the fleet's fold (loom.core.fleet)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from loom.core.names import split_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loom.core.changes import Holding
+
+
+class Node:
+    """One node of the fleet.
+
+    leases: model -> end of that registration, None for no end. A holding without an entry ends with the node's own
+        lease, `expires_at`.
+    asserted: the last inventory, None when the node has to send it again.
+    said: the hash of that inventory's bytes, with the inventory.
+    shown: model -> the replica as JSON, until node or holding changes.
+    fetch_served: model -> bytes of it that a fetch of this node sent to peers.
+    """
+
+    __slots__ = (
+        "address", "asserted", "expires_at", "fetch_served", "holdings", "identity", "key", "leases", "load", "name",
+        "said", "served", "shown", "version", "zone",
+    )  # fmt: skip
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.name, self.identity = split_key(key)
+        self.address: str | None = None
+        self.zone: str | None = None
+        self.version = ""
+        self.load = 0
+        self.served = 0
+        self.fetch_served: dict[str, int] = {}
+        self.expires_at: float | None = None
+        self.holdings: dict[str, Holding] = {}
+        self.leases: dict[str, float | None] = {}
+        self.asserted: tuple[Holding, ...] | None = None
+        self.said: tuple[int, tuple[Holding, ...]] | None = None
+        self.shown: dict[str, bytes] = {}
+
+    def end_of(self, model: str) -> float | None:
+        """Return the end of a holding, None for no end."""
+        return self.leases.get(model, self.expires_at)
+
+    def matches(self, search: str) -> bool:
+        """Return whether name, zone or address contains a text; case does not count."""
+        return any(search.lower() in (text or "").lower() for text in (self.name, self.zone, self.address))
+
+
+class Nodes:
+    """The nodes of a fleet, by node key."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Node] = {}
+        self._names: Counter[str] = Counter()  # name -> nodes with an identity
+        self.get = self._nodes.get
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._nodes.values())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._nodes
+
+    def add(self, key: str) -> Node:
+        """Add a node that is not there yet."""
+        node = self._nodes[key] = Node(key)
+        self._names[node.name] += bool(node.identity)
+        return node
+
+    def remove(self, node: Node) -> None:
+        """Remove a node that is there."""
+        del self._nodes[node.key]
+        self._names[node.name] -= bool(node.identity)
+        if not self._names[node.name]:
+            del self._names[node.name]
+
+    def keys_of(self, name: str) -> list[str]:
+        """Return the keys of all nodes of a name, the one without an identity first."""
+        if not self._names[name]:
+            return [name] if name in self._nodes else []
+        return sorted(key for key, node in self._nodes.items() if node.name == name)
+
+    def count_others(self, node: Node) -> int:
+        """Return how many other nodes have the name of this one; 0 for a node without an identity."""
+        return max(0, self._names[node.name] - 1) if node.identity else 0
+
+    @property
+    def namesakes(self) -> int:
+        """Number of nodes that share their name with another one."""
+        return sum(count for count in self._names.values() if count > 1)
