@@ -40,6 +40,7 @@ lint: $(VENV)/.ready ## Check style, types and which way imports point
 	$(BIN)/mypy
 	$(BIN)/mypy bench
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/house.py
 
 format: $(VENV)/.ready ## Rewrite the code in the project's format
 	$(BIN)/ruff format
