@@ -41,8 +41,8 @@ FLAGS = frozenset({"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPEND", "O_TM
 MODULES = frozenset({"os", "shutil", "tempfile"})
 OF_MODULES = frozenset([
     "chmod", "chown", "copy", "copy2", "copyfile", "copytree", "link", "makedirs", "mkdir", "mkdtemp", "mkfifo",
-    "mknod", "mkstemp", "move", "NamedTemporaryFile", "remove", "removedirs", "rename", "renames", "replace", "rmdir", "rmtree",
-    "symlink", "TemporaryDirectory", "TemporaryFile", "truncate", "unlink",
+    "mknod", "mkstemp", "move", "NamedTemporaryFile", "remove", "removedirs", "rename", "renames", "replace", "rmdir",
+    "rmtree", "symlink", "TemporaryDirectory", "TemporaryFile", "truncate", "unlink",
 ])  # fmt: skip
 OF_PATHS = frozenset(["hardlink_to", "mkdir", "rmdir", "symlink_to", "unlink", "write_bytes", "write_text"])
 """Methods that nothing but a path has: whatever they are called on, they write."""

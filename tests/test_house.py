@@ -48,8 +48,8 @@ def test_no_circle(house):
 
 @pytest.mark.parametrize(
     "code",
-    ["open(p, 'wb')", "open(p, mode='a')", "os.open(p, os.O_CREAT | os.O_RDWR)", "Path(p).write_text(t)", "os.replace(a, b)",
-     "folder.mkdir()", "shutil.rmtree(p)", "tempfile.TemporaryFile()"],
+    ["open(p, 'wb')", "open(p, mode='a')", "os.open(p, os.O_CREAT | os.O_RDWR)", "Path(p).write_text(t)",
+     "os.replace(a, b)", "folder.mkdir()", "shutil.rmtree(p)", "tempfile.TemporaryFile()"],
 )  # fmt: skip
 def test_what_writes_is_found(code):
     """Each of them opens a file to write, or makes, renames or removes one."""
