@@ -1,6 +1,6 @@
 """The library's front door: `fetch` and `fetch_async`, with the settings that the command would use.
 
-    call -> settings (argument > LOOM_* > config.toml > default) -> loom.fetching.fetch.fetch -> Receipt
+    call -> settings (argument > LOOM_* > config.toml > default) -> loom.fetching.session -> Receipt
 
 An argument that is left out, or None, is looked up as the command looks it up. `options=` switches that off: then those
 choices count, and neither environment nor file is read.
@@ -13,8 +13,6 @@ import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING, Any
-
-from loom.errors import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,9 +87,9 @@ def fetch(
     """
     arguments = dict(locals())
     given = {name: arguments[name] for name in arguments.keys() - _OF_THE_CALL if arguments[name] is not None}
-    from loom.fetching.fetch import fetch as run
+    from loom.fetching.session import fetch as run
 
-    return run(url, out, _options(options, given), _watched(on_progress, cancel))
+    return run(url, out, _options(options, given), on_progress, cancel)
 
 
 _OF_THE_CALL = frozenset(("url", "out", "options", "on_progress", "cancel"))
@@ -107,22 +105,6 @@ def _options(options: Options | None, given: dict[str, Any]) -> Options:
     from loom.core import options as choices
 
     return choices.Options(**(read_choices(os.environ) | given))
-
-
-def _watched(
-    on_progress: Callable[[Progress], None] | None, cancel: threading.Event | None
-) -> Callable[[Progress], None] | None:
-    """Return an `on_progress` that ends the fetch once `cancel` is set: every wait of a fetch reports progress."""
-    if cancel is None:
-        return on_progress
-
-    def report(progress: Progress) -> None:
-        if cancel.is_set() and progress.phase != "done":
-            raise Cancelled("the fetch was cancelled", "call it again to go on from there")
-        if on_progress is not None:
-            on_progress(progress)
-
-    return report
 
 
 async def fetch_async(

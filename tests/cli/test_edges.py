@@ -1,6 +1,6 @@
 """The real process at its edges: streams closed or full, signals that come twice, faults that nobody foresaw.
 
-`loom.fetching.fetch` is a substitute, put in its place before the command line runs: how to fetch is tested elsewhere.
+`loom.fetching.session` is a substitute, put in place before the command line runs: how to fetch is tested elsewhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECEIPT = Receipt(url="https://h/m", out=os.getcwd() + "/m", size=1, elapsed_s=1
 def fetch(url, out=None, options=None, on_progress=None):
     %s
 
-sys.modules["loom.fetching.fetch"] = types.SimpleNamespace(fetch=fetch)
+sys.modules["loom.fetching.session"] = types.SimpleNamespace(fetch=fetch)
 sys.argv[0] = "loom"
 from loom.__main__ import main
 sys.exit(main())

@@ -10,7 +10,7 @@ import pytest
 from loom.core.options import Options
 from loom.core.reference import parse_reference
 from loom.errors import IntegrityError, OriginUnreachable
-from loom.fetching.fetch import fetch_into
+from loom.fetching.session import Session
 from loom.net.pour import Pourer
 from loom.store.memory import MemoryLanding
 from tests.fetching.kit import CHUNK
@@ -36,7 +36,7 @@ class Memory:
     def fetch(self, **choices: Any) -> Receipt:
         """Fetch it."""
         options = Options(**{"chunk_size": CHUNK, "backoff_s": 0.01, "timeout_s": 5.0, "workers": 4, **choices})
-        return fetch_into(self.landing, self._reference, options)
+        return Session(options).fetch_into(self.landing, self._reference)
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ def test_what_nobody_vouched_for_is_told_when_it_is_much(unconfirmed: int, is_to
         None,
         SimpleNamespace(now=lambda: None, verifying=lambda _: None),
         None,
-        hire=None,
-        warn=warnings.append,
+        SimpleNamespace(work=lambda *_: None, fitting_workers=lambda wanted: wanted),
+        warnings.append,
     )
     one.job = job
-    one._work(SimpleNamespace(work=lambda *_: None), job, None)
+    one._work(job, None)
     assert one.unconfirmed == unconfirmed
     assert bool(warnings) == is_told

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loom.core.redirects import RedirectGuard
 from loom.core.urls import Endpoint, parse_url
 from loom.net.connect import Connector
 from loom.net.connection import MAX_CHUNK_LINE, Connection, Pool, Response, Stale, format_request
@@ -324,3 +325,71 @@ def test_the_request() -> None:
     url = parse_url("https://h:8443/a?b")
     text = format_request(url, url.target, {"X": "ä\udcff"})
     assert text == b"GET /a?b HTTP/1.1\r\nHost: h:8443\r\nX: \xc3\xa4\xff\r\n\r\n"
+
+
+# Kept connections and redirects
+
+
+def test_a_kept_connection_is_judged_as_a_new_one() -> None:
+    """What one fetch may connect to, the redirects of another one may not reach through its connection."""
+    connector, loopback = Connector(environ={}), ("127.0.0.1", 80)
+    origin, inside = Endpoint("http", "files.test", 80), Endpoint("http", "127.0.0.1", 80)
+    assert connector.permits(inside, loopback, None)
+    assert connector.permits(inside, loopback, RedirectGuard(inside))
+    assert not connector.permits(inside, loopback, RedirectGuard(origin))
+    assert connector.permits(inside, loopback, RedirectGuard(origin, ["127.0.0.0/8"]))
+
+
+def test_a_kept_connection_tells_where_home_is() -> None:
+    """An origin on loopback may redirect to loopback, also when it is asked over a connection that was open."""
+    connector, guard = Connector(environ={}), RedirectGuard(Endpoint("http", "files.test", 80))
+    assert guard.bars_ip("127.0.0.2", "127.0.0.2") == "loopback"
+    assert connector.permits(Endpoint("http", "files.test", 80), ("127.0.0.1", 80), guard)
+    assert guard.bars_ip("127.0.0.2", "127.0.0.2") == ""
+
+
+def test_through_a_proxy_the_spelling_of_the_host_is_judged() -> None:
+    """The kept connection leads to the proxy: its address says nothing of the host."""
+    connector = Connector(environ={"http_proxy": "http://127.0.0.1:3128"})
+    metadata, guard = Endpoint("http", "169.254.169.254", 80), RedirectGuard(Endpoint("http", "files.test", 80))
+    assert not connector.permits(metadata, ("127.0.0.1", 3128), guard)
+    assert connector.permits(Endpoint("http", "cdn.test", 80), ("127.0.0.1", 3128), guard)
+
+
+def test_what_a_pool_has_taken_back_is_not_taken_twice() -> None:
+    """A reply that is put away twice would have two requests share its connection."""
+    near, far = connected()
+
+    async def work() -> Response:
+        response = await ask(near)
+        await response.skip()
+        return response
+
+    with near, far:
+        response = run(meanwhile(feed(far, reply(b"x")), work()))
+        pool = Pool(Connector(environ={}))
+        pool.put(response)
+        pool.put(response)
+        assert [len(kept) for kept in pool._idle.values()] == [1]
+        pool.close()
+
+
+def test_a_sweep_closes_what_is_closed_or_was_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session may last for weeks: connections do not pile up."""
+    pool, pairs = Pool(Connector(environ={})), [connected() for _ in range(3)]
+
+    async def keep() -> None:
+        for near, far in pairs:
+            far.sendall(reply(b""))
+            pool.put(await ask(near))
+            far.recv(1024)
+
+    run(keep())
+    pairs[0][1].close()
+    pool.sweep()
+    assert [sock.fileno() < 0 for sock, _ in pairs] == [True, False, False]
+    monkeypatch.setattr("loom.net.connection.IDLE_S", 0.0)
+    pool.sweep()
+    assert [sock.fileno() < 0 for sock, _ in pairs] == [True, True, True]
+    for _, far in pairs:
+        far.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent import futures
 
 import pytest
 
 from loom.net import loops as module
-from loom.net.loops import Loops, usable_cores
+from loom.net.loops import Loops, Tasks, usable_cores
 
 
 async def where() -> str:
@@ -90,6 +91,64 @@ def test_closing_ends_tasks_that_miss_a_cancellation() -> None:
     started.wait()
     loops.close()
     assert (held.done(), all(task.cancelled() for task in missed), len(missed)) == (True, True, 3)
+
+
+async def _hold(children: list[asyncio.Task[None]], started: threading.Event) -> None:
+    """Begin a task that begins another one, and wait."""
+
+    async def begin() -> None:
+        children.append(asyncio.create_task(asyncio.sleep(1000)))
+        started.set()
+        await asyncio.sleep(1000)
+
+    children.append(asyncio.create_task(begin()))
+    await asyncio.sleep(1000)
+
+
+def test_cancelling_ends_the_tasks_of_one_owner_and_all_that_they_began() -> None:
+    """Two owners on one loop: one is ended, down to the tasks of its tasks; the other one does not notice."""
+    loops = Loops(1)
+    owners = [Tasks(loops, [0]), Tasks(loops, [0])]
+    children: list[list[asyncio.Task[None]]] = [[], []]
+    started = [threading.Event(), threading.Event()]
+    held = [owner.submit(0, _hold(children[n], started[n])) for n, owner in enumerate(owners)]
+    assert all(event.wait(20) for event in started)
+    owners[0].cancel()
+    assert (held[0].done(), held[1].done()) == (True, False)
+    assert [[task.done() for task in tasks] for tasks in children] == [[True, True], [False, False]]
+    assert owners[0].submit(0, where()).result() == "loom-loop-0", "it may begin others"
+    loops.close()
+    assert held[1].cancelled()
+
+
+def test_cancelling_goes_on_after_an_interruption(monkeypatch) -> None:
+    """Ctrl-C while it waits: another call waits for the same end, for a task that lives might still write to a file."""
+    loops, let_go, is_cleaning = Loops(2), threading.Event(), threading.Event()
+    tasks = Tasks(loops, [0, 1])
+
+    async def hold() -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            is_cleaning.set()
+            await asyncio.to_thread(let_go.wait)
+
+    held = tasks.submit(1, hold())
+    tasks.submit(1, where()).result()
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(futures.Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.cancel()
+    assert is_cleaning.wait(20)
+    assert not held.done()
+    let_go.set()
+    tasks.cancel()
+    assert held.done()
+    loops.close()
 
 
 @pytest.mark.parametrize(

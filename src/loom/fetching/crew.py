@@ -1,4 +1,4 @@
-"""The crew: event loops, their pools, and the workers on them; conducted from the caller's thread."""
+"""The crew of one fetch: its workers on the loops that the process shares, conducted from the caller's thread."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom.errors import StoreError
-from loom.net.connect import HANDSHAKE_S, Connector
-from loom.net.connection import Pool
-from loom.net.loops import Loops, useful_loops
-from loom.net.tls import client_certificate
+from loom.fetching.shared import origin_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -22,47 +19,47 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.ranges import Span
     from loom.core.source import Answer
+    from loom.fetching.shared import Shared
     from loom.fetching.worker import Job, Worker
-    from loom.net.connection import Response
-    from loom.net.limit import RateLimit
+    from loom.net.connection import Pool, Response
     from loom.store.landing import Staged
 
 T = TypeVar("T")
 
 TICK_S = 0.1
-"""How often the conductor looks up: progress for people, starved connections, due syncs."""
+"""Seconds between two looks of the conductor: progress for people, starved connections, due syncs."""
 
 SYNC_EVERY_S = 30.0
-"""How often written chunks are brought to the disk: what a power cut can cost, and nothing on a fetch of seconds."""
+"""Seconds between two syncs of written chunks: what a power cut can cost, and nothing on a fetch of seconds."""
 
 KEEP_EVERY_S = 2.0
+"""Seconds after which parts of chunks go on record: what `kill -9` can cost."""
+
 KEEP_LEAST = 64 * 1024
-"""How often parts of chunks go on record, in runs of so many bytes: what `kill -9` can cost. The bound on a run keeps
-the journal below a three-thousandth of the file, however slow the origin is."""
+"""Bytes of the shortest run that goes on record then: the journal stays below a three-thousandth of the file, however
+slow the origin is."""
 
 _OTHER_DESCRIPTORS = 64
 """File descriptors for everything but connections: the interpreter, files, pipes, loops, the embedding program."""
 
 
 class Crew:
-    """Runs coroutines on loops while the caller's thread calls `tick` ten times a second.
+    """Runs the coroutines of one fetch on the process's loops; the caller's thread calls `tick` meanwhile.
 
-    limit: what all its connections together may bring in a second; None for no bound.
+    Raises UsageError when a certificate cannot be used, RuntimeError when the system allows no more threads.
     """
 
-    def __init__(
-        self, options: Options, tick: Callable[[], None], *, decrypts: bool, limit: RateLimit | None = None
-    ) -> None:
-        connector = Connector(
-            options.ca_file,
-            handshake_s=min(HANDSHAKE_S, 0.8 * options.timeout_s),
-            certificate=client_certificate(options.cert, options.key),
-            proxy_certificate=client_certificate(options.proxy_cert, options.proxy_key, "--proxy-cert"),
-        )
+    def __init__(self, shared: Shared, options: Options, tick: Callable[[], None], *, decrypts: bool) -> None:
+        self._shared = shared
         self._tick = tick
-        self._loops = Loops(useful_loops(options.workers, decrypts=decrypts))
-        self._pools = [Pool(connector, limit) for _ in range(len(self._loops))]
+        self._tasks = shared.hire(options.workers, decrypts=decrypts)
+        self._key = origin_key(options)
         self._is_closed = False
+        try:
+            self._pools = shared.origin_pools(options, self._key, self._tasks)
+        except BaseException:
+            shared.dismiss(self._tasks)
+            raise
 
     @property
     def first_pool(self) -> Pool:
@@ -75,7 +72,7 @@ class Crew:
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Begin one piece of work on the first loop, to be waited for."""
-        return self._loops.submit(0, work)
+        return self._tasks.submit(0, work)
 
     def wait(self, future: Future[T]) -> T:
         """Return or raise what a piece of work does, in the end."""
@@ -84,21 +81,25 @@ class Crew:
         return future.result()
 
     def work(self, job: Job, count: int, first: tuple[Span, Answer[Response]] | None) -> None:
-        """Let `count` workers carry out the job, the first one beginning with `first` (a span adopted, its answer).
+        """Let `count` workers carry out the job, the first one beginning with `first` (a span adopted, its reply).
 
-        Returns when every byte is in place. Raises the transfer's error; then the connections are closed already.
+        Returns when every byte is in place. Raises the transfer's error. Either way nothing writes any more then.
         """
         from loom.fetching.worker import Worker
 
-        crew = [Worker(number, job, self._pools[number % len(self._loops)]) for number in range(count)]
-        runs = [self._loops.submit(0, crew[0].run(*(first or ())))]
-        runs += [self._loops.submit(worker.number, worker.run()) for worker in crew[1:]]
+        crew = [Worker(number, job, self._pools[number % len(self._tasks)]) for number in range(count)]
+        runs = [self._tasks.submit(0, crew[0].run(*(first or ())))]
+        runs += [self._tasks.submit(worker.number, worker.run()) for worker in crew[1:]]
         if job.company is not None:
-            runs.append(self._loops.submit(0, job.company.run(self._pools[0])))
+            runs.append(self._tasks.submit(0, job.company.run(self._pools[0])))
         self._conduct(job, crew, runs)
-        self.close()
+        self.stop()
         if job.transfer.error is not None:
             raise job.transfer.error
+
+    def fitting_workers(self, wanted: int) -> int:
+        """Return how many workers the limit on open files allows, beside those of the other fetches; at least 1."""
+        return fit_descriptors(wanted, self._shared.employ(self._tasks, wanted))
 
     def _conduct(self, job: Job, crew: list[Worker], runs: list[Future[None]]) -> None:
         syncer = _Syncer(job.staging)
@@ -109,9 +110,9 @@ class Crew:
                 requests = {number: crew[number].request for number in starved if number < len(crew)}
             for number in starved:
                 if number in requests:
-                    self._loops.call(number, crew[number].cut, requests[number])
+                    self._tasks.call(number, crew[number].cut, requests[number])
                 elif job.company is not None:
-                    self._loops.call(0, job.company.cut, number)
+                    self._tasks.call(0, job.company.cut, number)
             for run in runs:
                 if run.done():
                     run.result()  # a worker only ends before the job by an error that nobody foresaw
@@ -121,13 +122,23 @@ class Crew:
             syncer.tick()
             self._tick()
 
+    def release(self, response: Response) -> None:
+        """Keep the connection of a reply for another request if it was read to its end, else close it."""
+        self._tasks.call(0, self.first_pool.put, response)
+
+    def stop(self) -> None:
+        """End all that runs for this fetch, and wait for it: then none of it writes. Others' work goes on."""
+        self._tasks.cancel()
+
     def close(self) -> None:
-        """Stop whatever runs and let go of the sockets."""
+        """Stop, and give back loops and connections."""
+        self.stop()
         if not self._is_closed:
-            self._loops.close()
-            for pool in self._pools:
-                pool.close()
-            self._is_closed = True  # last: what was interrupted is not done
+            self._is_closed = True
+            for number, pool in enumerate(self._pools):
+                self._tasks.call(number, pool.sweep)
+            self._shared.release(self._key)
+            self._shared.dismiss(self._tasks)
 
 
 class _Syncer:
@@ -151,14 +162,14 @@ class _Syncer:
             self._staging.sync()
 
 
-def fit_descriptors(workers: int) -> int:
-    """Make room for the sockets of so many workers; return how many there is room for, at least 1.
+def fit_descriptors(workers: int, others: int = 0) -> int:
+    """Make room for the sockets of `workers` beside those of `others`; return how many there is room for, at least 1.
 
     Without it many workers meet "too many open files" at a soft limit of 256 or 1024. A worker has one connection, two
     for the moment of a race between addresses. The process's own soft limit is raised as far as it must be and the hard
     one allows, for good: to lower it again could cut off whatever the embedding program has opened meanwhile.
     """
-    needed = 2 * workers + _OTHER_DESCRIPTORS
+    needed = 2 * (workers + others) + _OTHER_DESCRIPTORS
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     except OSError:
@@ -169,4 +180,4 @@ def fit_descriptors(workers: int) -> int:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
         soft = raised
-    return max(1, min(workers, (soft - _OTHER_DESCRIPTORS) // 2))
+    return max(1, min(workers, (soft - _OTHER_DESCRIPTORS) // 2 - others))

@@ -1,4 +1,4 @@
-"""`fetch`: one reference to one file, from the first request to the final name.
+"""One entry of a session: one reference to one file, from the look into the cache to the final name.
 
 The caller's thread conducts; everything that moves bytes happens on the threads of the event loops (see crew.py).
 """
@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING
 from loom.core.expectation import NOTHING_TOLD, Told
 from loom.core.faults import Fault, Remedy
 from loom.core.freshness import Checked
-from loom.core.options import Options, check_call, no_way_at_all
 from loom.core.ranges import Span
 from loom.core.receipt import Progress, Receipt
-from loom.core.reference import parse_reference
 from loom.errors import Interrupted, OriginUnreachable
 from loom.fetching.asking import ask_briefly, remark_of_age
 from loom.fetching.crew import Crew
 from loom.fetching.reporter import Reporter
-from loom.net.limit import RateLimit
 from loom.sources.schemes import open_source
 from loom.sources.wrappers import Patience
 from loom.store.beside import BesideOutput
@@ -33,97 +30,83 @@ from loom.store.output import check_out
 from loom.store.through import ThroughCache
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable
 
     from loom.core.headers import Version
+    from loom.core.options import Options
     from loom.core.reference import Reference
     from loom.fetching.peers import Peers
+    from loom.fetching.shared import Share
     from loom.fetching.transmission import Transmission
     from loom.sources.answers import Reply
     from loom.store.journal import Record
     from loom.store.landing import Landing, Standing
 
 log = logging.getLogger("loom.fetch")
-logging.getLogger("loom").addHandler(logging.NullHandler())  # a library is silent unless its program listens
 
 _JOINS = 3
-"""How often a fetch begins again because somebody else took over its part, or evicted its blob, at the last moment."""
+"""Times that a fetch begins again when another process took over its part, or evicted its blob, at the last moment."""
 
 
-def fetch(
-    url: str,
-    out: str | os.PathLike[str] | None,
+def fetch_entry(
+    reference: Reference,
+    out: Path | None,
     options: Options,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None,
+    share: Share,
 ) -> Receipt:
-    """Fetch `url` into the file `out`: what loom.api.fetch documents, with every choice made."""
-    check_call(url, out, on_progress)
-    receipt = _fetch(url, out, options.within_limit(), on_progress)
-    _log(receipt)
-    if on_progress is not None:
-        size, fetched = receipt.size, receipt.sources.get("origin", 0)
-        on_progress(Progress("done", size, size, receipt.resumed, retries=receipt.retries, fetched=fetched))
-    return receipt
+    """Fetch what `reference` leads to into the file `out`, and return the receipt.
 
-
-def _log(receipt: Receipt) -> None:
-    taken = ", ".join(f"{size} bytes from {source}" for source, size in receipt.sources.items())
-    facts = (receipt.out, receipt.outcome, receipt.requests, receipt.retries, taken)
-    log.info("%s: %s; %d requests, %d retries; %s", *facts)
-
-
-def _fetch(
-    url: str, out: str | os.PathLike[str] | None, options: Options, on_progress: Callable[[Progress], None] | None
-) -> Receipt:
-    if options.offline and options.no_cache:
-        raise no_way_at_all()
-    reference = parse_reference(url)
-    limit = RateLimit(options.limit_rate) if options.limit_rate else None
+    options: every choice, made. share: where loops and connections come from, once they are needed; its owner closes
+    it. Raises what loom.api.fetch documents.
+    """
     if options.control is None:
-        return _run(reference, out, options, on_progress, limit)
+        return _run(reference, out, options, on_progress, share)
     from loom.fetching.announcing import Announcer
     from loom.fetching.peers import Peers
 
     with contextlib.ExitStack() as stack:
         node = options.node or socket.gethostname()
-        peers = None if options.no_peers else Peers(reference, options, node, limit)
+        peers = None if options.no_peers else Peers(reference, options, node)
         if peers is not None:
             stack.enter_context(contextlib.closing(peers))
         announcer = stack.enter_context(Announcer(reference, options, node, peers, on_progress))
         if peers is not None:
             peers.wait_for_news = announcer.wait
         try:
-            return announcer.complete(_run(reference, out, options, announcer.progress, limit, peers))
+            return announcer.complete(_run(reference, out, options, announcer.progress, share, peers))
         except OriginUnreachable as error:
             raise announcer.explain(error) from error
 
 
 def _run(
     reference: Reference,
-    out: str | os.PathLike[str] | None,
+    out: Path | None,
     options: Options,
     on_progress: Callable[[Progress], None] | None,
-    limit: RateLimit | None,
+    share: Share,
     peers: Peers | None = None,
 ) -> Receipt:
     report = Reporter(on_progress)
     for _ in range(_JOINS):
         with contextlib.suppress(TakenOver):
-            return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, limit, peers))
+            return _attempt(_Fetch(reference, out, options, report, share, peers))
     options = dataclasses.replace(options, no_cache=True)
-    return _attempt(_Fetch(reference, None if out is None else Path(out), options, report, limit, peers))
+    return _attempt(_Fetch(reference, out, options, report, share, peers))
 
 
 def fetch_into(
-    landing: Landing, reference: Reference, options: Options, on_progress: Callable[[Progress], None] | None = None
+    landing: Landing,
+    reference: Reference,
+    options: Options,
+    on_progress: Callable[[Progress], None] | None,
+    share: Share,
 ) -> Receipt:
     """Fetch `reference` into a landing of the caller's, alone: without peers and control plane.
 
-    Raises what `fetch` does. What arrived until then is left in the landing: another call goes on from there.
+    Raises what `fetch_entry` does. What arrived until then is left in the landing: another call goes on from there.
     """
-    limit = RateLimit(options.limit_rate) if options.limit_rate else None
-    return _attempt(_Fetch(reference, None, options.within_limit(), Reporter(on_progress), limit, None, landing))
+    return _attempt(_Fetch(reference, None, options, Reporter(on_progress), share, None, landing))
 
 
 def _attempt(one: _Fetch) -> Receipt:
@@ -153,7 +136,7 @@ class _Fetch:
         out: Path | None,
         options: Options,
         report: Reporter,
-        limit: RateLimit | None,
+        share: Share,
         peers: Peers | None,
         landing: Landing | None = None,
     ) -> None:
@@ -161,7 +144,7 @@ class _Fetch:
         self._reference = reference
         self._options = options
         self._report = report
-        self._limit = limit
+        self._share = share
         self._peers = peers
         self._source = open_source(reference, options, out.name if out else "")
         self._out = check_out(out or Path(reference.name)) if out or reference.name else None
@@ -243,7 +226,7 @@ class _Fetch:
 
     def _hire(self) -> Crew:
         decrypts = self._reference.endpoint.scheme != "http"
-        self._crew = Crew(self._options, self._tick, decrypts=decrypts, limit=self._limit)
+        self._crew = Crew(self._share.take(), self._options, self._tick, decrypts=decrypts)
         return self._crew
 
     def _transmit(self, landing: Landing, reply: Reply | Told) -> Standing:
@@ -253,11 +236,11 @@ class _Fetch:
         if crew is None:
             raise RuntimeError("nobody has been asked")
         one = self._transmission = Transmission(
-            self._reference, self._source, self._options, landing, self._report, self._peers, hire=self._hire, warn=warn
+            self._reference, self._source, self._options, landing, self._report, self._peers, crew, warn
         )
         if isinstance(reply, Told):
-            return one.run_spans(crew, reply.version, None)
-        return one.run(crew, reply)
+            return one.run_spans(reply.version, None)
+        return one.run(reply)
 
     def _warn(self, text: str) -> None:
         """Tell it in the receipt, and at once in the log."""
@@ -265,19 +248,21 @@ class _Fetch:
         self._warnings.append(text)
 
     def close(self) -> None:
-        """Stop whatever still runs, keep what has arrived, and let go of sockets, files and locks."""
+        """Stop what still runs, keep what has arrived, and give back connections, files and locks, in this order."""
         self._keep()
-        if self._probed is not None:
-            self._probed.response.connection.close()  # its body may have been of no use
+        if self._crew is not None:
+            if self._probed is not None:
+                self._crew.release(self._probed.response)  # its body may have been of no use
+            self._crew.close()
         if self._transmission is not None:
             self._transmission.close()
         if self._landing is not None:
             self._landing.close()
 
     def _keep(self) -> None:
-        """Let nobody write any more, then put on record all that has arrived."""
+        """End every task of this fetch, for one that runs may write; then put on record all that has arrived."""
         if self._crew is not None:
-            self._crew.close()
+            self._crew.stop()
         if self._transmission is not None:
             self._transmission.keep()
 

@@ -20,7 +20,6 @@ from loom.core.names import show_nodes
 from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
 from loom.errors import IntegrityError, LoomError, StoreError, StoreFull
-from loom.fetching.crew import fit_descriptors
 from loom.fetching.stream import Stream
 from loom.fetching.worker import Job
 from loom.store.hashing import hash_span
@@ -51,10 +50,7 @@ KEEP_S = 5.0
 
 
 class Transmission:
-    """The bytes of one fetch: `run` one of the ways once, then `close`.
-
-    hire: makes another crew, for bytes that have to be fetched again. warn: tells the user something.
-    """
+    """The bytes of one fetch: `run` one of the ways once, then `close`. warn: tells the user something."""
 
     def __init__(
         self,
@@ -64,8 +60,7 @@ class Transmission:
         landing: Landing,
         report: Reporter,
         peers: Peers | None,
-        *,
-        hire: Callable[[], Crew],
+        crew: Crew,
         warn: Callable[[str], None],
     ) -> None:
         self._reference = reference
@@ -74,7 +69,7 @@ class Transmission:
         self._landing = landing
         self._report = report
         self._peers = peers
-        self._hire = hire
+        self._crew = crew
         self._warn = warn
         self.verifier = Verifier(reference.shown, options.sha256, report.verifying)
         self.job: Job | None = None
@@ -136,7 +131,7 @@ class Transmission:
 
     # With ranges, and without
 
-    def run(self, crew: Crew, reply: Reply) -> Standing:
+    def run(self, reply: Reply) -> Standing:
         """Fetch all of it, beginning with the origin's first reply.
 
         Parts of several replies make one file when a validator pins them, or when a digest proves the whole. Without
@@ -144,15 +139,15 @@ class Transmission:
         """
         self.verifier.expected, version = reply.expected, reply.version
         if reply.span is None:
-            return self._run_stream(crew, reply, "the origin ignores ranges")
+            return self._run_stream(reply, "the origin ignores ranges")
         if version.can_pin or self.verifier.wanted or not version.size:
-            return self.run_spans(crew, version, (reply.span, reply.answer))
+            return self.run_spans(version, (reply.span, reply.answer))
         if reply.span.size == version.size:
-            return self._run_stream(crew, reply)
+            return self._run_stream(reply)
         reply.response.connection.close()
-        return self._run_stream(crew, None, "the origin gives no ETag to pin the bytes by, and no --sha256 proves them")
+        return self._run_stream(None, "the origin gives no ETag to pin the bytes by, and no --sha256 proves them")
 
-    def run_spans(self, crew: Crew, version: Version, first: tuple[Span, Answer[Response]] | None) -> Standing:
+    def run_spans(self, version: Version, first: tuple[Span, Answer[Response]] | None) -> Standing:
         """Fetch what is missing in spans; `first` is the probe's span and its answer, None for peers alone."""
         landing, options = self._landing, self._options
         record, size = landing.record, version.size or 0
@@ -176,14 +171,14 @@ class Transmission:
             )
         self.verifier.hash(size, job.front, staged, is_for_cache=landing.wants_digest)
         if not transfer.is_complete or job.company is not None:
-            self._work(crew, job, first)
+            self._work(job, first)
         return self._finish(staged, version, "resumed" if transfer.resumed else "fetched")
 
-    def _work(self, crew: Crew, job: Job, first: tuple[Span, Answer[Response]] | None) -> None:
+    def _work(self, job: Job, first: tuple[Span, Answer[Response]] | None) -> None:
         workers = self._fitting_workers(job.transfer.useful_workers())
         is_adopted = first is not None and job.transfer.adopt(0, first[0], time.monotonic())
         try:
-            crew.work(job, workers, first if is_adopted else None)
+            self._crew.work(job, workers, first if is_adopted else None)
         except IntegrityError:
             self._landing.discard()
             raise
@@ -200,7 +195,7 @@ class Transmission:
         is_pinned = old.can_pin and new.can_pin
         return old.size == new.size and old.matches(new) and (is_pinned or self.verifier.wanted is not None)
 
-    def _run_stream(self, crew: Crew, reply: Reply | None, why: str = "") -> Standing:
+    def _run_stream(self, reply: Reply | None, why: str = "") -> Standing:
         """Fetch all of it in one stream, which begins with `reply`, else with a request of its own.
 
         why: what keeps it from being fetched in spans, for the user; "" for nothing that matters.
@@ -211,13 +206,13 @@ class Transmission:
         if why:
             self._warn(f"{why}: fetched as one stream, which cannot be resumed")
         try:
-            crew.run(stream.run(crew.first_pool, reply))
+            self._crew.run(stream.run(self._crew.first_pool, reply))
         except StoreFull as error:
             self.close()
             self._landing.discard()
             raise StoreFull(error.message, "make room and run the same command again: it begins anew") from error
         except BaseException:
-            crew.close()  # first: its threads write to the file that is closed now
+            self._crew.stop()  # first: its tasks write to the file that is closed now
             self.close()
             self._landing.discard()
             raise
@@ -238,7 +233,7 @@ class Transmission:
             self.verifier.hash(stream.size, front, staged, is_for_cache=self._landing.wants_digest)
 
     def _fitting_workers(self, wanted: int) -> int:
-        fitting = fit_descriptors(wanted)
+        fitting = self._crew.fitting_workers(wanted)
         if fitting < wanted:
             workers = "1 worker" if fitting == 1 else f"{fitting} workers"
             self._warn(f"{workers} instead of {wanted}: the limit on open files (ulimit -n) is low")
@@ -300,7 +295,7 @@ class Transmission:
         taken = [(span, peer, hash_span(staged.read, span)) for span, peer in came_from]
         transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, suspect.missing(0, size))
         again = self._again = self._report.job = Job(job.source, staged, transfer, job.version)
-        self._hire().work(again, self._fitting_workers(transfer.useful_workers()), None)
+        self._crew.work(again, self._fitting_workers(transfer.useful_workers()), None)
         liars = {peer for span, peer, before in taken if hash_span(staged.read, span) != before}
         for peer in sorted(show_nodes(liars).values()):
             self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")

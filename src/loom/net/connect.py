@@ -135,6 +135,24 @@ class Connector:
             raise
         return sock
 
+    def permits(self, endpoint: Endpoint, peer: tuple[Any, ...] | None, guard: RedirectGuard | None) -> bool:
+        """Return whether a connection that is open already may be used where `open` would have asked this guard.
+
+        peer: the address at its other end. A fetch must not reach through the connection of another one what its own
+        redirects may not lead to.
+        """
+        if guard is None:
+            return True
+        is_judged = guard.judges(endpoint)
+        if self.proxy_for(endpoint):
+            return not (is_judged and guard.bars_host(endpoint.host))
+        if peer is None:
+            return not is_judged
+        if is_judged:
+            return not guard.bars_ip(endpoint.host, peer[0])
+        guard.came_home(peer[0])
+        return True
+
     async def _pass_proxy(self, sock: socket.socket, endpoint: Endpoint, proxy: Proxy) -> socket.socket:
         """Return a socket on which the origin is spoken to, or for plain HTTP the proxy about it."""
         if proxy.scheme == "http":

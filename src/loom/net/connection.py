@@ -25,6 +25,10 @@ MAX_CHUNK_LINE = 4096
 """Bytes of a chunk-size line or a trailer line (RFC 9112 section 7.1)."""
 
 
+IDLE_S = 60.0
+"""Seconds for which a connection without a request is kept: as long as most servers do."""
+
+
 class Stale(OSError):
     """A connection that had been idle turned out to be closed: not a failure, open another one."""
 
@@ -36,6 +40,8 @@ class Connection:
         self.kind = (endpoint, shows_certificate)
         self.sock = sock
         self.is_reused = False
+        self.idle_since = 0.0
+        """When it was kept for another request, on the monotonic clock."""
         self.peer = _peer_of(sock)
 
     @property
@@ -78,6 +84,8 @@ class Response:
         self.connection = connection
         self.head = head
         self.waited_s = waited_s
+        self.is_released = False
+        """Whether a pool has taken the connection back: then it may carry the request of another fetch."""
         self._early = early
         self._left = head.length
 
@@ -268,7 +276,7 @@ class Pool:
         Raises Stale, BadHead, ConnectionLost, ProxyRefused, ProxyUnreachable, OSError. The connection comes back with
         `put`.
         """
-        connection = self._take_idle((url.endpoint, shows_certificate))
+        connection = self._take_idle((url.endpoint, shows_certificate), guard)
         if connection is None:
             sock = await self._connector.open(url.endpoint, shows_certificate=shows_certificate, guard=guard)
             connection = Connection(sock, url.endpoint, shows_certificate=shows_certificate)
@@ -289,22 +297,40 @@ class Pool:
         if is_faulty and connection.peer:
             self._connector.distrust(connection.peer)
 
-    def _take_idle(self, kind: tuple[Endpoint, bool]) -> Connection | None:
+    def _take_idle(self, kind: tuple[Endpoint, bool], guard: RedirectGuard | None) -> Connection | None:
+        """Return a kept connection that still stands and that the guard would have let us open, else None."""
         idle = self._idle.get(kind, [])
-        while idle:
-            connection = idle.pop()
-            if connection.is_quiet:
+        for connection in reversed(idle[:]):
+            if not connection.is_quiet:
+                idle.remove(connection)
+                connection.close()
+            elif self._connector.permits(kind[0], connection.peer, guard):
+                idle.remove(connection)
                 connection.is_reused = True
                 return connection
-            connection.close()
         return None
 
     def put(self, response: Response) -> None:
-        """Keep the connection for the next request if the reply was read to its end, else close it."""
+        """Keep the connection for the next request if the reply was read to its end, else close it; once."""
+        if response.is_released:
+            return
+        response.is_released = True
         if response.is_spent:
+            response.connection.idle_since = time.monotonic()
             self._idle.setdefault(response.connection.kind, []).append(response.connection)
         else:
             response.connection.close()
+
+    def sweep(self) -> None:
+        """Close kept connections that the other end has closed, or that were of no use for IDLE_S."""
+        oldest = time.monotonic() - IDLE_S
+        for kind, connections in list(self._idle.items()):
+            for connection in connections[:]:
+                if connection.idle_since < oldest or not connection.is_quiet:
+                    connections.remove(connection)
+                    connection.close()
+            if not connections:
+                del self._idle[kind]
 
     def proxy_of(self, url: Url) -> str:
         """Return host and port of the proxy that requests to `url` pass, "" for none."""

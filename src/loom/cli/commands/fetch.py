@@ -67,7 +67,7 @@ def run_fetch(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> 
 
 def _fetch(url: str, out: str | None, choices: dict[str, Any], talk: Talk, voice: Voice) -> Receipt:
     from loom.core.options import Options
-    from loom.fetching.fetch import fetch
+    from loom.fetching.session import fetch
 
     def progress(told: Progress) -> None:
         if told.phase in _UNFINISHED:
