@@ -19,6 +19,7 @@ from loom.store.inventory import take_inventory
 from loom.store.settling import settle_all
 from tests.origins.deliveries import closes
 from tests.origins.things import Thing, seeded
+from tests.store.kit import record_path
 from tests.store.test_cache import KEY, put
 
 SIZES = {"old.bin": 3000, "new.bin": 5000}
@@ -37,7 +38,7 @@ def cache(origin, tmp_path, monkeypatch) -> Cache:
         Path(name).unlink()
         settle(cache, url)
         used = time.time() - (1 - number) * 40 * 86400
-        os.utime(cache.ref_path(reference_key(url)), (used, used))
+        os.utime(record_path(cache, reference_key(url)), (used, used))
     return cache
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loom.store.cache import Cache
 
 
 def names_in(folder: str | Path) -> list[str]:
@@ -13,3 +17,8 @@ def names_in(folder: str | Path) -> list[str]:
 def remove(path: str | Path) -> None:
     """Remove a file, if it is there."""
     Path(path).unlink(missing_ok=True)
+
+
+def record_path(cache: Cache, key: str) -> Path:
+    """Return the path of a reference's record."""
+    return Path(cache.root, "refs", key)

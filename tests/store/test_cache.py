@@ -22,7 +22,8 @@ from loom.store.cache import (
     parse_ref,
     read_boot_id,
 )  # fmt: skip
-from tests.store.kit import names_in
+from loom.store.folders import read_records
+from tests.store.kit import names_in, record_path
 
 KEY = "ab" * 32
 OTHER_KEY = "cd" * 32
@@ -217,8 +218,8 @@ def test_a_reboot(cache, tmp_path, monkeypatch, then, now) -> None:
 def test_a_record_that_cannot_be_read(cache, tmp_path) -> None:
     """It is no hit and no error, whatever stands in its place."""
     put(cache, KEY)
-    Path(cache.ref_path(KEY)).write_bytes(b"")
-    Path(cache.ref_path(OTHER_KEY)).mkdir()
+    record_path(cache, KEY).write_bytes(b"")
+    record_path(cache, OTHER_KEY).mkdir()
     assert cache.read(KEY) is cache.read(OTHER_KEY) is cache.find(KEY) is None
     assert Cache(str(tmp_path / "absent")).find(KEY) is None
 
@@ -250,17 +251,17 @@ def test_all_records(cache, tmp_path) -> None:
     """Every reference is told with what is on record, in the order of the keys; what cannot be read is told as well."""
     put(cache, OTHER_KEY)
     put(cache, KEY)
-    Path(cache.ref_path(KEY)).write_bytes(b"torn")
-    assert [(key, ref and ref.name) for key, ref in cache.records()] == [(KEY, None), (OTHER_KEY, "model")]
-    assert list(Cache(str(tmp_path / "absent")).records()) == []
+    record_path(cache, KEY).write_bytes(b"torn")
+    assert [(key, ref and ref.name) for key, ref in read_records(cache)] == [(KEY, None), (OTHER_KEY, "model")]
+    assert list(read_records(Cache(str(tmp_path / "absent")))) == []
 
 
 def test_touch_and_forget(cache) -> None:
     """A use is the record's own time; a record that is gone is neither touched nor forgotten again."""
     put(cache, KEY)
-    os.utime(cache.ref_path(KEY), (LONG_AGO, LONG_AGO))
+    os.utime(record_path(cache, KEY), (LONG_AGO, LONG_AGO))
     cache.touch(KEY)
-    assert Path(cache.ref_path(KEY)).stat().st_mtime > LONG_AGO
+    assert record_path(cache, KEY).stat().st_mtime > LONG_AGO
     assert cache.find(KEY)
     for _ in range(2):
         cache.forget(KEY)

@@ -17,7 +17,7 @@ from loom.store.inside import Place
 from loom.store.inventory import take_inventory
 from loom.store.notes import XATTR
 from tests.store.conftest import no_attributes
-from tests.store.kit import names_in
+from tests.store.kit import names_in, record_path
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot
 from tests.store.test_placing import refuse
 
@@ -94,7 +94,7 @@ def test_a_new_time_alone(cache) -> None:
     """A blob that was touched and has its digest is believed again; the check is no use of it."""
     put(cache, KEY, settled=True)
     os.utime(path_of(cache, KEY))
-    os.utime(cache.ref_path(KEY), (LONG_AGO, LONG_AGO))
+    os.utime(record_path(cache, KEY), (LONG_AGO, LONG_AGO))
     assert cache.find(KEY) is None
     assert check(cache).problems == ()
     assert cache.find(KEY)
@@ -145,7 +145,7 @@ def test_bad_records(cache, text) -> None:
     """A record that cannot be read, or leads nowhere, is told; repairing forgets it."""
     put(cache, KEY, settled=True)
     path_of(cache, KEY).unlink()
-    Path(cache.ref_path(OTHER_KEY)).write_bytes(text)
+    record_path(cache, OTHER_KEY).write_bytes(text)
     problems = [(problem.title, problem.what) for problem in check(cache).problems]
     told = [("model", "a reference whose blob is gone"), (OTHER_KEY[:12], "a reference that cannot be read")]
     assert problems == told
@@ -173,7 +173,7 @@ def test_a_record_made_anew(cache, tmp_path, monkeypatch, text) -> None:
     ref = put_noted(cache, KEY)
     cache.forget(KEY)
     if text is not None:
-        Path(cache.ref_path(KEY)).write_bytes(text)
+        record_path(cache, KEY).write_bytes(text)
     assert repair(cache) == 1
     reboot(monkeypatch, tmp_path)
     found = cache.find(KEY)
@@ -189,7 +189,7 @@ def test_no_record_of_a_blob_that_was_written_to(cache, tmp_path) -> None:
     os.link(path_of(cache, KEY), tmp_path / "out")
     overwrite(tmp_path / "out", WRONG, LONG_AGO + 60)
     assert cache.find(KEY) is None
-    Path(cache.ref_path(KEY)).write_bytes(b"torn")
+    record_path(cache, KEY).write_bytes(b"torn")
     rebuild(cache)
     assert cache.find(KEY) is None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from loom.store.folders import list_names, look_into
 from loom.store.inside import Inside
 from loom.store.trust import Foreign
 from tests.store.users import GROUP, ONE, TWO, as_user, needs_root, open_folder  # noqa: F401 - a fixture
@@ -72,7 +73,7 @@ def test_what_is_no_file(inside: Inside, victim: Path, kind: str, step: str) -> 
 def test_folders_that_are_links(inside: Inside, victim: Path) -> None:
     """A link to a folder is no folder: nothing is listed, read, made, renamed or removed beyond it."""
     Path(inside.root, "quarantine").symlink_to(victim)
-    assert inside.names("quarantine") == [*inside.look("quarantine")] == []
+    assert list_names(inside, "quarantine") == [*look_into(inside, "quarantine")] == []
     assert not inside.has_folder("quarantine")
     place, own = inside.place("quarantine/file"), inside.place("refs/own")
     os.close(own.create())
@@ -90,7 +91,7 @@ def test_the_root_may_be_a_link(inside: Inside, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(inside.root)
     other = Inside(str(tmp_path / "link"))
     os.close(other.place("refs/x").create())
-    assert inside.names("refs") == ["x"]
+    assert list_names(inside, "refs") == ["x"]
 
 
 def test_a_file_with_two_names_is_not_written(inside: Inside, victim: Path) -> None:

@@ -18,7 +18,7 @@ from loom.store.evicting import collect_garbage, evictable, make_room
 from loom.store.holding import is_locked
 from loom.store.inside import Place
 from loom.store.inventory import is_in_use, take_inventory
-from tests.store.kit import names_in
+from tests.store.kit import names_in, record_path
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def fill(cache: Cache, count: int = 4) -> list[str]:
     for number in range(count):
         key = f"{number:064x}"
         blobs.append(put(cache, key, bytes([number]) * 1000, settled=True).blob)
-        os.utime(cache.ref_path(key), (LONG_AGO + number, LONG_AGO + number))
+        os.utime(record_path(cache, key), (LONG_AGO + number, LONG_AGO + number))
     return blobs
 
 
@@ -113,7 +113,7 @@ def test_leftovers(cache) -> None:
     assert take_inventory(cache).leftovers == ()
     for stem in [*stems, "staging/settling.lock"]:
         age(Path(cache.root, stem), inventory.LEFTOVER_AGE_S + 60)
-    Path(cache.ref_path(KEY)).write_bytes(b"torn")
+    record_path(cache, KEY).write_bytes(b"torn")
     assert {place.path for place in take_inventory(cache).leftovers} == {
         f"{cache.root}/{stem}" for stem in [*stems, f"refs/{KEY}"]
     }

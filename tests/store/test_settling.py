@@ -19,7 +19,7 @@ from loom.store.evicting import collect_garbage
 from loom.store.hashing import hash_file
 from loom.store.inventory import take_inventory
 from loom.store.settling import QUARANTINED, quarantine, settle, settle_all
-from tests.store.kit import names_in
+from tests.store.kit import names_in, record_path
 from tests.store.test_cache import CONTENT, KEY, LONG_AGO, OTHER_KEY, digest_of, make_cache, put, reboot
 from tests.store.test_placing import failing, refuse
 
@@ -56,12 +56,12 @@ def test_a_new_blob(cache, tmp_path, monkeypatch, digest, verified) -> None:
     """It gets its digest as its name, stays the file that outputs are links of, and outlives a reboot."""
     ref = put(cache, KEY, digest=digest, verified=verified)
     os.link(cache.blob_path(ref.blob), tmp_path / "out")
-    os.utime(cache.ref_path(KEY), (LONG_AGO, LONG_AGO))
+    os.utime(record_path(cache, KEY), (LONG_AGO, LONG_AGO))
     assert settle_all(cache) == 1
     check_settled(cache, KEY)
     found = cache.find(KEY)
     assert (found.verified, found.etag, found.checked_at) == (verified or "computed", ref.etag, ref.checked_at)
-    assert Path(cache.ref_path(KEY)).stat().st_mtime == LONG_AGO
+    assert record_path(cache, KEY).stat().st_mtime == LONG_AGO
     assert (tmp_path / "out").samefile(cache.blob_path(found.blob))
     reboot(monkeypatch, tmp_path)
     check_settled(cache, KEY)

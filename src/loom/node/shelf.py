@@ -16,6 +16,7 @@ from loom.core.names import check_model, model_of
 from loom.errors import UsageError
 from loom.peers.shelf import WholeFile
 from loom.store.cache import Cache, Ref
+from loom.store.folders import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,7 @@ class CacheShelf:
     def names(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         named: dict[str, str] = {}
         with contextlib.suppress(OSError):
-            for reference, ref in self._cache.records():
+            for reference, ref in read_records(self._cache):
                 model = _model_of(reference, ref) if ref is not None and self._may_have(ref) else ""
                 if ref is not None and model and model.startswith(prefix) and self._cache.is_whole(ref):
                     named[model] = _key_of(reference, ref)
@@ -82,7 +83,7 @@ class CacheShelf:
         named: set[str] = set()
         room = MAX_INVENTORY
         blobs: dict[str, int] = {}
-        for key, ref in self._cache.records():
+        for key, ref in read_records(self._cache):
             model = _model_of(key, ref) if ref is not None else ""
             blobs |= {ref.blob: ref.size} if ref is not None else {}
             if ref is None or not model or model in named or not self._may_have(ref) or not self._cache.is_whole(ref):
@@ -133,7 +134,7 @@ class CacheShelf:
         self._looked_at = time.monotonic()
         keys: dict[str, str] = {}
         try:
-            for reference, ref in self._cache.records():
+            for reference, ref in read_records(self._cache):
                 if ref is not None and self._may_have(ref):
                     keys[_key_of(reference, ref)] = reference
                     if ref.digest:

@@ -25,7 +25,7 @@ from loom.store.inside import Inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from loom.store.inside import Place
 
@@ -36,7 +36,7 @@ UNSETTLED_S = 60.0
 """A blob that is still new after so long has probably lost the process that settles it."""
 
 _FORMAT = "loom-ref 1"
-_OWN = "-u"
+OWN = "-u"
 """Between a key and a user's number, in the name of a record beside another user's."""
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -128,7 +128,7 @@ class Ref:
 
 def settled_blob(digest: str, user: int = -1) -> str:
     """Return where a digest's blob lies below `blobs`; `user`: where another user's file has that name."""
-    return f"{SETTLED}/{digest[:2]}/{digest}" + (f"{_OWN}{user}" if user >= 0 else "")
+    return f"{SETTLED}/{digest[:2]}/{digest}" + (f"{OWN}{user}" if user >= 0 else "")
 
 
 def settled_blobs(digest: str) -> tuple[str, str]:
@@ -138,7 +138,7 @@ def settled_blobs(digest: str) -> tuple[str, str]:
 
 def digest_of(blob: str) -> str:
     """Return the digest that a blob's name tells; "" for one that is not settled."""
-    return blob.rpartition("/")[2].partition(_OWN)[0] if blob.startswith(SETTLED) else ""
+    return blob.rpartition("/")[2].partition(OWN)[0] if blob.startswith(SETTLED) else ""
 
 
 def format_ref(ref: Ref) -> bytes:
@@ -223,10 +223,6 @@ class Cache:
         """Return the path of a blob, to be shown."""
         return f"{self.root}/blobs/{blob}"
 
-    def ref_path(self, key: str) -> str:
-        """Return the path of a reference's record, to be shown."""
-        return f"{self.root}/refs/{key}"
-
     def temporary(self) -> Place:
         """Return a name that nothing has, for a file that gets its own by a rename."""
         return self.inside.place(f"staging/{os.getpid()}-{os.urandom(6).hex()}.tmp")
@@ -240,7 +236,7 @@ class Cache:
         return (self._own_ref(key), shared) if self.inside.is_shared else (shared,)
 
     def _own_ref(self, key: str) -> Place:
-        return self.inside.place(f"refs/{key}{_OWN}{os.geteuid()}")
+        return self.inside.place(f"refs/{key}{OWN}{os.geteuid()}")
 
     def read(self, key: str) -> Ref | None:
         """Return what is on record for a reference, believable or not; None when there is nothing legible."""
@@ -250,10 +246,11 @@ class Cache:
             except OSError:
                 continue
             with open(fd, "rb", buffering=0) as file:
-                return self._read_ref(key, file.read(), os.fstat(fd))
+                return self.parse_record(key, file.read(), os.fstat(fd))
         return None
 
-    def _read_ref(self, key: str, data: bytes | None, seen: os.stat_result | None) -> Ref | None:
+    def parse_record(self, key: str, data: bytes | None, seen: os.stat_result | None) -> Ref | None:
+        """Return the record that a file below `refs` holds; None when it is not legible, or of another reference."""
         ref = parse_ref(data) if data is not None else None
         if ref is None or seen is None or not (ref.key == key or (not ref.key and not self.inside.is_shared)):
             return None
@@ -267,23 +264,6 @@ class Cache:
     def record_places(self, key: str) -> list[Place]:
         """Return the files that are a reference's record, the one that counts first."""
         return [place for place in self._refs(key) if place.is_there()]
-
-    def records(self) -> Iterator[tuple[str, Ref | None]]:
-        """Yield every reference's key and what is on record for it, read when it is its turn; None: not legible."""
-        own = f"{_OWN}{os.geteuid()}" if self.inside.is_shared else ""
-        last: tuple[str, Ref | None] | None = None
-        for name, data, seen in self.inside.read_each("refs"):
-            key, mark, user = name.partition(_OWN)
-            if mark + user not in ("", own):
-                continue  # another user's, beside the shared one
-            if last is not None and last[0] != key:
-                yield last  # a record of one's own comes after the shared one, and counts
-            last = (key, self._read_ref(key, data, seen))
-            if not own:
-                yield last
-                last = None
-        if last is not None:
-            yield last
 
     def find(self, key: str) -> Ref | None:
         """Return what a reference leads to, if its blob is there and can be believed."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from loom.core.keys import is_key
 from loom.store.cache import SETTLED, Cache, Ref
 from loom.store.evicting import collect_garbage
+from loom.store.folders import read_records
 from loom.store.hashing import hash_file
 from loom.store.inventory import Blob, take_inventory
 from loom.store.notes import read_note
@@ -100,7 +101,7 @@ def _shared_with(links: int) -> str:
 def _bad_records(cache: Cache) -> list[tuple[str, str]]:
     """Return the references that lead nowhere, with why."""
     found: list[tuple[str, str]] = []
-    for key, ref in cache.records():
+    for key, ref in read_records(cache):
         if ref is None:
             found.append((key[:12], "a reference that cannot be read"))
         elif not cache.blob(ref.blob).is_there():
@@ -114,7 +115,7 @@ def repair(cache: Cache) -> int:
     Return how many records were made anew. Raises OSError.
     """
     made = rebuild(cache)
-    for key, ref in cache.records():
+    for key, ref in read_records(cache):
         if ref is None or not cache.blob(ref.blob).is_there():
             cache.forget(key)
     settle_all(cache)

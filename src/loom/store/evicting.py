@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loom.store.folders import look_into
 from loom.store.holding import is_locked, try_lock
 from loom.store.inventory import (
     PART,
@@ -79,8 +80,8 @@ def measure(cache: Cache, keep: str = "") -> int:
     keep: the key of a part that does not count. Raises OSError.
     """
     total = sum(seen.st_size for _, seen in blobs_seen(cache))
-    total += sum(seen.st_size for _, seen in cache.inside.look("quarantine"))
-    for name, seen in cache.inside.look("staging"):
+    total += sum(seen.st_size for _, seen in look_into(cache.inside, "quarantine"))
+    for name, seen in look_into(cache.inside, "staging"):
         if name.endswith(PART) and name.partition(".")[0] != keep:
             journal = journal_of(cache.inside.place(f"staging/{name}"))
             total += reserved_by(seen, is_active=is_locked(journal))

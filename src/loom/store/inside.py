@@ -21,11 +21,11 @@ from loom.store.trust import Foreign, Trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
-_PASSING = _FOLDER | getattr(os, "O_PATH", 0)
+FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+_PASSING = FOLDER | getattr(os, "O_PATH", 0)
 """To pass through a folder the right to search it is enough."""
 
 _FILE = os.O_CLOEXEC | _NOFOLLOW | os.O_NONBLOCK
@@ -69,11 +69,11 @@ class Inside:
     def make_folder(self, folder: str) -> None:
         """Make a folder below the root, and those on the way, unless they are there."""
         os.makedirs(self.root, exist_ok=True)
-        fd = os.open(self.root, _FOLDER)
+        fd = os.open(self.root, FOLDER)
         try:
             for name in folder.split("/"):
                 is_new = _make(name, fd)
-                inner = os.open(name, (_FOLDER if is_new else _PASSING) | _NOFOLLOW, dir_fd=fd)
+                inner = os.open(name, (FOLDER if is_new else _PASSING) | _NOFOLLOW, dir_fd=fd)
                 os.close(fd)
                 fd = inner
                 if is_new:
@@ -110,74 +110,9 @@ class Inside:
         finally:
             os.close(fd)
 
-    def names(self, folder: str) -> list[str]:
-        """Return the sorted names in a folder below the root; none when it is no folder, or a link to one."""
-        try:
-            fd = self.enter(folder, _FOLDER)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                return []
-            raise
-        try:
-            return sorted(os.listdir(fd))
-        finally:
-            os.close(fd)
-
-    def look(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield the files in a folder that can be believed, with what is seen of each, in no order."""
-        try:
-            fd = self.enter(folder, _FOLDER)
-        except OSError:
-            return
-        try:
-            with os.scandir(fd) as entries:
-                for entry in entries:
-                    try:
-                        seen = entry.stat(follow_symlinks=False)
-                        self.trust.check(seen)
-                    except OSError:
-                        continue
-                    yield entry.name, seen
-        finally:
-            os.close(fd)
-
-    def read_each(self, folder: str) -> Iterator[tuple[str, bytes | None, os.stat_result | None]]:
-        """Yield each file of a folder that is believed, by name, with its content and what is seen of it.
-
-        Each is read when it is its turn; None for one that cannot be read then.
-        """
-        try:
-            fd = self.enter(folder, _FOLDER)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        try:
-            for name in sorted(os.listdir(fd)):
-                try:
-                    file = open_in(fd, name, os.O_RDONLY)
-                except (FileNotFoundError, Foreign):
-                    continue
-                except OSError:
-                    yield name, None, None
-                    continue
-                with open(file, "rb", buffering=0) as opened:
-                    try:
-                        seen = os.fstat(file)
-                        self.trust.check(seen)
-                        content = opened.read()
-                    except Foreign:
-                        continue
-                    except OSError:
-                        yield name, None, None
-                        continue
-                yield name, content, seen
-        finally:
-            os.close(fd)
-
     def sync(self, folder: str) -> None:
         """Bring the names in a folder to the disk, where the file system can do that for a folder."""
-        fd = self.enter(folder, _FOLDER)
+        fd = self.enter(folder, FOLDER)
         try:
             os.fsync(fd)
         except OSError as error:

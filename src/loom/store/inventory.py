@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loom.store.cache import NEW, SETTLED, Cache, Ref, digest_of, is_blob_name, read_boot_id
+from loom.store.folders import list_names, look_into, read_records
 from loom.store.holding import is_locked
 from loom.store.journal import read_journal, read_label
 
@@ -122,7 +123,7 @@ def take_inventory(cache: Cache) -> Inventory:
     """Look at everything that is believed. Files that vanish meanwhile are left out. Raises OSError."""
     refs: dict[str, dict[str, Ref]] = {}
     dead: list[Place] = []
-    for key, ref in cache.records():
+    for key, ref in read_records(cache):
         if ref is None:
             dead += cache.record_places(key)
         else:
@@ -131,7 +132,7 @@ def take_inventory(cache: Cache) -> Inventory:
     dead += stale
     blobs = [_look_at(cache, name, seen, refs.get(name, {}), pins) for name, seen in blobs_seen(cache)]
     parts, leftovers = _look_at_staging(cache)
-    quarantined = {name: seen.st_size for name, seen in cache.inside.look("quarantine")}
+    quarantined = {name: seen.st_size for name, seen in look_into(cache.inside, "quarantine")}
     orphans = {
         blob.name: blob for blob in blobs if blob.name.startswith(NEW) and not blob.refs and _is_old(blob.used_at)
     }
@@ -146,9 +147,9 @@ def take_inventory(cache: Cache) -> Inventory:
 
 def blobs_seen(cache: Cache) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the name of each blob, and what is seen of it."""
-    folders = [NEW, *(f"{SETTLED}/{pair}" for pair in cache.inside.names(f"blobs/{SETTLED}"))]
+    folders = [NEW, *(f"{SETTLED}/{pair}" for pair in list_names(cache.inside, f"blobs/{SETTLED}"))]
     for folder in folders:
-        for last, seen in cache.inside.look(f"blobs/{folder}"):
+        for last, seen in look_into(cache.inside, f"blobs/{folder}"):
             if is_blob_name(name := f"{folder}/{last}"):
                 yield name, seen
 
@@ -161,7 +162,7 @@ def _look_at_links(cache: Cache) -> tuple[dict[tuple[int, int], list[str]], list
     """
     pins: dict[tuple[int, int], list[str]] = {}
     stale: list[Place] = []
-    for name in cache.inside.names("links"):
+    for name in list_names(cache.inside, "links"):
         note = cache.inside.place(f"links/{name}")
         try:
             out, noted_at = note.readlink()
@@ -189,7 +190,7 @@ def _look_at(
 def _look_at_staging(cache: Cache) -> tuple[list[Part], list[Place]]:
     parts: list[Part] = []
     leftovers: list[Place] = []
-    files = dict(cache.inside.look("staging"))
+    files = dict(look_into(cache.inside, "staging"))
     for name, seen in sorted(files.items()):
         place = cache.inside.place(f"staging/{name}")
         if name.endswith(PART):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from loom.store.cache import NEW, Ref, read_boot_id, settled_blobs
 from loom.store.checking import noted_origin
+from loom.store.folders import list_names, read_records
 from loom.store.hashing import hash_unchanged
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ def find_by_digest(cache: Cache, digest: str, on_hashed: Callable[[int, int], No
     A blob without a record is hashed first. on_hashed: told how many bytes of it are hashed, and of how many.
     """
     names = [name for name in settled_blobs(digest) if cache.blob(name).is_there()]
-    if not names and not cache.inside.names(f"blobs/{NEW}"):
+    if not names and not list_names(cache.inside, f"blobs/{NEW}"):
         return None  # no record need be read
     audiences: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        for _, ref in cache.records():
+        for _, ref in read_records(cache):
             if ref is not None and ref.digest == digest:
                 if cache.is_whole(ref) and cache.has_survived(ref):
                     return ref

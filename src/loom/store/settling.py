@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, settled_blob
+from loom.store.folders import list_names, read_records
 from loom.store.hashing import hash_file, hash_unchanged
 from loom.store.holding import Heartbeat, Signs, look_for_signs, try_lock
 
@@ -63,8 +64,8 @@ def remove_orphans(cache: Cache) -> None:
     """
     from loom.store.inventory import remove_abandoned
 
-    names = cache.inside.names(f"blobs/{NEW}")  # before the records: each blob is recorded after it has its name
-    refs = [ref for _, ref in cache.records()]
+    names = list_names(cache.inside, f"blobs/{NEW}")  # before the records: each blob is recorded after it has its name
+    refs = [ref for _, ref in read_records(cache)]
     if None in refs:
         return  # it cannot be read where that one leads
     for blob in {f"{NEW}/{name}" for name in names} - {ref.blob for ref in refs if ref is not None}:
@@ -92,7 +93,7 @@ def _turn(cache: Cache) -> Iterator[bool]:
 
 def look_for_settlers(cache: Cache) -> Signs:
     """Return what changes while any process, on whatever machine, settles blobs of this cache."""
-    names = cache.inside.names("staging")
+    names = list_names(cache.inside, "staging")
     locks = [name for name in names if name.startswith("settling") and name.endswith(".lock")]
     return look_for_signs(*(cache.inside.place(f"staging/{name}") for name in locks))
 
@@ -111,13 +112,13 @@ def _settle_all_but(cache: Cache, failed: set[str]) -> int:
 
 
 def _unsettled(cache: Cache) -> set[str]:
-    new = {f"{NEW}/{name}" for name in cache.inside.names(f"blobs/{NEW}")}
-    return new & {ref.blob for _, ref in cache.records() if ref is not None}
+    new = {f"{NEW}/{name}" for name in list_names(cache.inside, f"blobs/{NEW}")}
+    return new & {ref.blob for _, ref in read_records(cache) if ref is not None}
 
 
 def _leading_to(cache: Cache, blob: str) -> Iterator[tuple[str, Ref]]:
     """Yield the references to a blob, with their keys."""
-    return ((key, ref) for key, ref in cache.records() if ref is not None and ref.blob == blob)
+    return ((key, ref) for key, ref in read_records(cache) if ref is not None and ref.blob == blob)
 
 
 def settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None = None) -> bool:
@@ -169,7 +170,7 @@ def _settle_as(
     _sync(place)
     name, mtime_ns = _give_name(cache, place, digest, trusted)
     is_certain = True
-    for key, ref in cache.records():  # read again: a fetch may have replaced one, or made another one
+    for key, ref in read_records(cache):  # read again: a fetch may have replaced one, or made another one
         is_certain = is_certain and ref is not None
         if ref is not None and ref.blob == blob:
             ref.blob, ref.digest, ref.mtime_ns = name, digest, mtime_ns
@@ -225,7 +226,7 @@ def quarantine(cache: Cache, place: Place) -> str:
     cache.inside.make_folder("quarantine")
     target = cache.inside.place(f"quarantine/{place.last}-{time.time_ns():016x}")
     place.replace(target)
-    names = sorted(cache.inside.names("quarantine"), key=lambda name: name.rpartition("-")[2])
+    names = sorted(list_names(cache.inside, "quarantine"), key=lambda name: name.rpartition("-")[2])
     for name in names[:-QUARANTINED]:
         target.beside(name).unlink()
     return target.path

@@ -14,7 +14,6 @@ import pytest
 
 from loom.core.keys import reference_key
 from loom.errors import OriginUnreachable, StoreFull
-from loom.store.cache import Cache
 from tests.fetching.kit import CHUNK
 from tests.fetching.kit.cached import Cached, spoil
 from tests.fetching.kit.mounts import mount, needs_root, unmount
@@ -210,6 +209,6 @@ def test_far_below_the_limit_no_record_is_read(origin, cached, monkeypatch):
     for at in range(5):
         cached.fetch(origin.put(f"/{at}.bin", Thing(seeded(100, at))), f"{at}.bin")
     url, read = origin.put("/m.bin", Thing(DATA)), []
-    monkeypatch.setattr(Cache, "records", lambda _: read.append(1) or iter(()))
+    monkeypatch.setattr("loom.store.folders.read_each", lambda *_: read.append(1) or iter(()))
     cached.right(url, DATA, max_cache_size=10**9)
     assert read == []

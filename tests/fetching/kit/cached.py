@@ -14,7 +14,7 @@ from loom.store.inventory import take_inventory
 from loom.store.settling import settle_all
 from loom.store.vault import Vault
 from tests.fetching.kit import CHUNK
-from tests.store.kit import names_in
+from tests.store.kit import names_in, record_path
 
 if TYPE_CHECKING:
     import pytest
@@ -62,7 +62,7 @@ class Cached:
 
     def record(self, url: str) -> Path:
         """Return the record of the reference."""
-        return Path(self.cache.ref_path(reference_key(url)))
+        return record_path(self.cache, reference_key(url))
 
     def settle(self) -> int:
         """Settle what is new."""
