@@ -1,4 +1,4 @@
 """Sockets: connect, TLS, proxies, pools, response heads, and pouring a body into a file.
 
-It knows HTTP/1.1's framing and nothing of what the bytes mean: no digests, no chunks, no retries.
+It knows HTTP/1.1's framing. It knows no digests, no chunks and no retries.
 """

@@ -1,10 +1,10 @@
 """TLS inside TLS: an https origin behind an https proxy.
 
-Python's ssl wraps sockets of the kernel alone, so the inner TLS gets one end of a socket pair:
+Python's ssl wraps only sockets of the kernel, so the inner TLS gets one end of a socket pair:
 
     inner TLS <-> near | far <-> pump <-> outer TLS <-> proxy
 
-Every byte is copied twice more than through an http proxy: this is for who has no other way out.
+Every byte is copied twice more than through an http proxy. Use it only if there is no other proxy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from loom.net.ready import receive, send_all
 _PIECE = 256 * 1024
 
 _pumps: set[asyncio.Task[None]] = set()
-"""Loops refer to their tasks weakly."""
+"""Tasks under way: a loop keeps only weak references to its tasks."""
 
 
 def bridge(outer: socket.socket) -> socket.socket:
-    """Return a non-blocking socket of the kernel whose bytes pass through `outer`, which belongs to it from now on."""
+    """Return a non-blocking socket of the kernel that is piped through `outer`. It owns `outer` from now on."""
     near, far = socket.socketpair()
     for one in (near, far):
         one.setblocking(False)
@@ -33,7 +33,7 @@ def bridge(outer: socket.socket) -> socket.socket:
 
 
 async def _pump(outer: socket.socket, far: socket.socket) -> None:
-    """Copy both ways until either side has ended; what was copied before can still be read from the other one."""
+    """Copy both ways until either side has ended. Bytes that were copied before can still be read."""
     with outer, far:
         ways = {asyncio.ensure_future(_copy(outer, far)), asyncio.ensure_future(_copy(far, outer))}
         try:

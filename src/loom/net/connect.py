@@ -1,7 +1,7 @@
 """Opening connections: names resolved, address families raced, proxies passed, TLS verified.
 
-Raises OSError (socket.gaierror, ssl.SSLError among them) as it comes, HandshakeSilent, ProxyUnreachable and
-ProxyRefused; the sources put them into the words of their protocol.
+It raises the system's OSErrors (socket.gaierror and ssl.SSLError included), HandshakeSilent, ProxyUnreachable,
+ProxyRefused and Barred. The sources turn them into Faults.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from loom.net.tls import ClientCertificate
 
 RACE_DELAY_S = 0.25
-"""How long one address is tried alone before the next one joins in (RFC 8305 section 5)."""
+"""Seconds for which an address is tried before the next one is tried beside it (RFC 8305 section 5)."""
 
 LATE_S = 1.0
-"""Seconds after which addresses that have all been tried, and none of which has answered, are late."""
+"""Seconds without an answer, after all addresses are under way, until the name is looked up again."""
 
 HANDSHAKE_S = 10.0
-"""How long a TLS handshake may take: as long as Go's net/http gives it (TLSHandshakeTimeout)."""
+"""Seconds for a TLS handshake, as in Go's net/http (TLSHandshakeTimeout)."""
 
 
 class ProxyRefused(OSError):
-    """The proxy did not open a tunnel; `status` is its answer."""
+    """The proxy did not open a tunnel. status: that of its reply."""
 
     def __init__(self, proxy: Proxy, status: int) -> None:
         super().__init__(f"the proxy {proxy.host}:{proxy.port} answered {status}")
@@ -48,7 +48,7 @@ class ProxyRefused(OSError):
 
 
 class ProxyUnreachable(OSError):
-    """There is no connection to the proxy; `cause` is why."""
+    """There is no connection to the proxy, because of `cause`."""
 
     def __init__(self, proxy: Proxy, cause: OSError) -> None:
         super().__init__(f"the proxy {proxy.host}:{proxy.port} cannot be reached")
@@ -56,7 +56,7 @@ class ProxyUnreachable(OSError):
 
 
 class Barred(OSError):
-    """A redirect leads to an address that it may not lead to. host: as the URL has it; ip: "" when a proxy resolves."""
+    """A redirect leads to a refused address. host: the URL's. ip: "" when a proxy resolves the name."""
 
     def __init__(self, host: str, ip: str, kind: str) -> None:
         where = f" ({ip})" if ip and ip != host else ""
@@ -65,7 +65,7 @@ class Barred(OSError):
 
 
 class HandshakeSilent(OSError):
-    """Who took the connection does not answer in TLS; `is_plain`: it does so in plain HTTP."""
+    """The server accepted the connection but does not reply to the TLS handshake. is_plain: it speaks plain HTTP."""
 
     def __init__(self, *, is_plain: bool) -> None:
         super().__init__("no answer in TLS")
@@ -73,10 +73,10 @@ class HandshakeSilent(OSError):
 
 
 class Connector:
-    """Opens connections with one trust store and one environment. Shared by all loops.
+    """Opens connections with one trust store and one environment. Thread-safe: all loops share it.
 
-    certificate: what is shown to the hosts that may know who we are; proxy_certificate: to a proxy at https://. Raises
-        UsageError when one cannot be used.
+    certificate: the client certificate for the reference's host. proxy_certificate: the one for a proxy at https://.
+    Raises UsageError when one cannot be used.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Connector:
     ) -> socket.socket:
         """Return a connected, non-blocking socket; for https the handshake is done and the certificate verified.
 
-        shows_certificate: whether this host may have ours, if it asks for one. guard: judges where a redirect leads.
+        shows_certificate: this host may see our client certificate. guard: judges the targets of redirects.
         """
         proxy = self.proxy_for(endpoint)
         host, port = (proxy.host, proxy.port) if proxy else (endpoint.host, endpoint.port)
@@ -154,7 +154,7 @@ class Connector:
         return True
 
     async def _pass_proxy(self, sock: socket.socket, endpoint: Endpoint, proxy: Proxy) -> socket.socket:
-        """Return a socket on which the origin is spoken to, or for plain HTTP the proxy about it."""
+        """Return a socket to the origin through the proxy; for plain HTTP the socket to the proxy itself."""
         if proxy.scheme == "http":
             if endpoint.scheme == "https":
                 await _open_tunnel(sock, endpoint, proxy)
@@ -173,11 +173,11 @@ class Connector:
             raise ProxyUnreachable(proxy, error) from error
 
     def distrust(self, sockaddr: tuple[Any, ...]) -> None:
-        """Try an address last from now on, and look its name up again: a connection to it failed or fell silent."""
+        """Try an address last from now on, and look up its name again: a connection to it failed or fell silent."""
         self._resolver.distrust(sockaddr)
 
     def trust(self, sockaddr: tuple[Any, ...]) -> None:
-        """Take an address for sound again: it has answered a request."""
+        """End the distrust of an address: it has replied to a request."""
         self._resolver.trust(sockaddr)
 
     async def _secure(self, sock: socket.socket, host: str, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -197,7 +197,7 @@ class Connector:
         return wrapped
 
     def _tls(self, *, shows_certificate: bool) -> ssl.SSLContext:
-        """Return the context with our certificate, or the one without; each is made once. Raises UsageError."""
+        """Return the TLS context with our client certificate, or without; each is made once. Raises UsageError."""
         if shows_certificate and self._known is not None:
             return self._known
         with self._lock:
@@ -206,10 +206,10 @@ class Connector:
             return self._anonymous
 
     async def _race(self, host: str, port: int, judge: RedirectGuard | None) -> tuple[socket.socket, Address]:
-        """Connect to the first address that answers, each starting a moment after the last (RFC 8305).
+        """Connect to the first address that answers, starting one RACE_DELAY_S after the other (RFC 8305).
 
-        When all are late the name is looked up again, and what is new joins in. Addresses that `judge` bars are left
-        out. Raises Barred when there are no other ones.
+        If none answers within LATE_S the name is looked up again, and new addresses are tried as well. Addresses that
+        `judge` bars are left out. Raises Barred when there are no other ones.
         """
         trusted, others = await self._permitted(host, port, judge)
         waiting = self._in_turn(trusted) + self._in_turn(others)
@@ -224,13 +224,13 @@ class Connector:
                 done, _ = await asyncio.wait(attempts, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     if (error := task.exception()) is None:
-                        return task.result(), attempts.pop(task)  # a second winner is let go with the losers
+                        return task.result(), attempts.pop(task)  # a second winner is closed with the losers
                     self._resolver.distrust(attempts.pop(task)[1])
                     failure = failure or (error if isinstance(error, OSError) else OSError(str(error)))
                 if not waiting and not done:
                     waiting = await self._newcomers(host, port, attempts.values(), known, judge)
         finally:
-            for late in attempts.values():  # slower than the winner, or than our caller wants to wait
+            for late in attempts.values():  # slower than the winner or than the caller's time limit
                 self._resolver.distrust(late[1])
             await _abandon(attempts)
         self._resolver.forget(host, port)
@@ -239,7 +239,7 @@ class Connector:
     async def _permitted(
         self, host: str, port: int, judge: RedirectGuard | None
     ) -> tuple[list[Address], list[Address]]:
-        """Return the addresses of a name that may be connected to: the trusted ones, and those that are not."""
+        """Return the allowed addresses of a name: the trusted ones, and the distrusted ones."""
         trusted, others = await self._resolver.addresses(host, port)
         if judge is None:
             return trusted, others
@@ -252,7 +252,7 @@ class Connector:
     async def _newcomers(
         self, host: str, port: int, late: Iterable[Address], known: set[Address], judge: RedirectGuard | None
     ) -> list[Address]:
-        """Return the addresses of a name that are not in `known`, by a new look-up if it is time for one; add them."""
+        """Look up a name again if it is time; return the addresses that are not in `known`, and add them to it."""
         for address in late:
             self._resolver.distrust(address[1])
         trusted, others = await self._permitted(host, port, judge)
@@ -261,7 +261,7 @@ class Connector:
         return new
 
     def _in_turn(self, addresses: list[Address]) -> list[Address]:
-        """Spread connections over the addresses of the first one's family; the other family comes second, fourth ..."""
+        """Rotate the addresses of the first one's family, and interleave the other family: second, fourth ..."""
         first = [a for a in addresses if a[0] == addresses[0][0]]
         if not first:
             return []
@@ -298,9 +298,9 @@ async def _connect(address: Address) -> socket.socket:
 
 
 async def _answers_plainly(sock: ssl.SSLSocket, timeout_s: float) -> bool:
-    """Return whether who is silent in TLS speaks HTTP: to a plain server the handshake is a line that has no end yet.
+    """Return whether a server that ignored the TLS handshake speaks plain HTTP: it waits for the end of a line.
 
-    Call it for a connection that is given up anyway: to a server that does speak TLS this is the end.
+    Call it only for a connection that is given up: a server that does speak TLS will close it.
     """
     try:
         os.write(sock.fileno(), b"\r\n\r\n")
@@ -331,7 +331,7 @@ async def _open_tunnel(sock: socket.socket, endpoint: Endpoint, proxy: Proxy) ->
 
 
 def proxy_headers(proxy: Proxy) -> dict[str, str]:
-    """Return the header fields that the proxy itself wants."""
+    """Return the header fields for the proxy itself."""
     if proxy.username is None:
         return {}
     pair = f"{proxy.username}:{proxy.password or ''}".encode()

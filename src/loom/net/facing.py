@@ -1,4 +1,4 @@
-"""By which of its addresses this machine reaches another one."""
+"""The address of this machine that faces another machine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from concurrent.futures import Future
 
 
 def own_address(host: str, port: int, timeout_s: float) -> str | None:
-    """Return the IP address by which this machine reaches `host`; None when it does not, or when its name is not
-    resolved in time. A resolver that hangs holds up nothing but a daemon thread.
+    """Return this machine's IP address towards `host`; None without a route, or if the name is not resolved in time.
+
+    It resolves on a daemon thread: a resolver that hangs delays neither the caller nor the end of the process.
     """
     found: Future[str | None] = Future()
     threading.Thread(target=lambda: found.set_result(_face(host, port)), name="loom-resolve", daemon=True).start()

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_HEAD = 256 * 1024
-"""Bytes of a head beyond which a server is not worth listening to; S3 and the CDNs stay below 16 KiB."""
+"""Most bytes of a head; S3 and the CDNs stay below 16 KiB."""
 
 READ_SIZE = 8 * 1024
-"""Bytes per read while looking for the head's end; what is read beyond it is the body's beginning."""
+"""Bytes per read until the head's end. Bytes after it are the body's beginning."""
 
 
 _HEAD_END = re.compile(rb"\n\r?\n")
-"""A blank line; a line may end without its CR (RFC 9112 section 2.2)."""
+"""Pattern of the blank line; a line may end without CR (RFC 9112 section 2.2)."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: .*)?", re.DOTALL)
 _NAME = re.compile(rb"[!-9;-~]+")
@@ -29,11 +29,11 @@ _BLANKS = bytes.maketrans(b"\r\0", b"  ")
 
 
 class BadHead(OSError):
-    """What came is not the head of an HTTP/1 response."""
+    """The bytes are not the head of an HTTP/1 response."""
 
 
 class ConnectionLost(OSError):
-    """The peer closed the connection in the middle of something."""
+    """The other end closed the connection in the middle of a response."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Head:
 
     @property
     def length(self) -> int | None:
-        """Bytes of the body, or None when only its end tells. Raises BadHead when malformed."""
+        """Bytes of the body, None when only the end of the body tells. Raises BadHead when malformed."""
         if self.status in (204, 304) or self.status < 200:
             return 0
         text = self.fields.get("content-length")
@@ -68,9 +68,9 @@ class Head:
 
 
 async def read_head(sock: socket.socket) -> tuple[Head, bytes]:
-    """Read the final response's head; return it and the bytes of the body that came along.
+    """Read the final response's head; return it and the bytes of the body that came with it.
 
-    Interim responses (1xx) are passed over. Raises BadHead, ConnectionLost, OSError.
+    Interim responses (1xx) are skipped. Raises BadHead, ConnectionLost, OSError.
     """
     data = b""
     while True:
@@ -99,12 +99,12 @@ def parse_head(data: bytes) -> Head:
     fields = _parse_fields(lines)
     coding = fields.get("transfer-encoding", "chunked").lower()
     if coding not in ("chunked", "identity"):
-        raise BadHead(f"a transfer coding that nobody asked for: {coding[:40]}")
+        raise BadHead(f"a transfer coding that was not asked for: {coding[:40]}")
     return Head(int(status[2]), fields, is_http_1_0=status[1] == b"0")
 
 
 def _parse_fields(lines: list[bytes]) -> dict[str, str]:
-    """Parse field lines (RFC 9112 section 5). Stricter than http.client, which loses what follows a malformed one."""
+    """Parse field lines (RFC 9112 section 5). Stricter than http.client, which drops the lines after a bad one."""
     fields: dict[str, list[str]] = {}
     values: list[str] = []
     for line in filter(None, lines):
@@ -120,5 +120,5 @@ def _parse_fields(lines: list[bytes]) -> dict[str, str]:
 
 
 def _decode(value: bytes) -> str:
-    """Return a value, or a part of one, as text. What would break a line elsewhere becomes a blank (section 2.2)."""
+    """Return a value, or a part of one, as text. A character that would break a line becomes a blank (section 2.2)."""
     return value.translate(_BLANKS).decode("latin-1").strip(" \t")

@@ -1,6 +1,6 @@
-"""A bound on bytes per second that many connections share: a token bucket, read by every pour before it moves bytes.
+"""A limit on bytes per second that connections share: a token bucket, which every pour asks before it moves bytes.
 
-What is not read stays in the socket's buffer, so that TCP slows the sender down: nothing is thrown away.
+Unread bytes stay in the socket's buffer, so TCP slows the sender down and no byte is dropped.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BURST_S = 0.1
-"""Seconds of the rate that may pass at once: too short to be seen in a graph, long beside a timer's step."""
+"""Seconds of the rate that may pass at once: too short to be seen in a graph, long compared with a timer's step."""
 
 LEAST = 16 * 1024
-"""Bytes that are worth a wake-up: a TLS record. Less is waited for."""
+"""Bytes that are worth a wake-up: a TLS record. Below that a pour waits."""
 
 
 class RateLimit:
-    """At most `bytes_per_second` over all who call `take`. Thread-safe.
+    """Limits all callers of `take` together to `bytes_per_second`. Thread-safe.
 
-    clock: seconds on a steady clock.
+    clock: seconds of a monotonic clock.
     """
 
     def __init__(self, bytes_per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,7 +35,7 @@ class RateLimit:
         self._at = clock()
 
     def take(self, wanted: int) -> int:
-        """Return how many of `wanted` bytes may be moved now, 0 for none yet. What is not moved goes to `give_back`."""
+        """Return how many of `wanted` bytes may be moved now, 0 for none yet. Give unmoved bytes to `give_back`."""
         with self._lock:
             now = self._clock()
             self._left = min(self._most, self._left + (now - self._at) * self.bytes_per_second)
@@ -47,7 +47,7 @@ class RateLimit:
             return taken
 
     def give_back(self, size: int) -> None:
-        """Return bytes that were taken and not moved."""
+        """Give back bytes that were taken but not moved."""
         with self._lock:
             self._left += size
 
@@ -58,11 +58,11 @@ class RateLimit:
         return taken
 
     async def wait(self, size: int) -> None:
-        """Wait until `size` bytes, moved already, fit into the limit."""
+        """Wait until `size` bytes, which were moved already, are within the limit."""
         while size:
             size -= await self.some(size)
 
     @property
     def pause_s(self) -> float:
-        """Seconds after which it is worth asking again."""
+        """Seconds until the next call of `take`."""
         return min(BURST_S, LEAST / self.bytes_per_second)

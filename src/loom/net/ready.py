@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 async def attempt(sock: socket.socket, call: Callable[[], T]) -> T:
-    """Run a non-blocking `call` on `sock` until it does not want to wait any more, and return its result."""
+    """Run a non-blocking `call` on `sock`, waiting for the socket as often as needed; return the call's result."""
     while True:
         try:
             return call()
@@ -27,7 +27,7 @@ async def attempt(sock: socket.socket, call: Callable[[], T]) -> T:
 
 
 async def send_all(sock: socket.socket, data: bytes) -> None:
-    """Send all of it, waiting whenever the socket takes no more."""
+    """Send all data, waiting whenever the socket takes no more."""
     view = memoryview(data)
     while view:
         try:
@@ -41,7 +41,7 @@ async def send_all(sock: socket.socket, data: bytes) -> None:
 async def receive(sock: socket.socket, most: int) -> bytes:
     """Return 1 to `most` bytes, or b"" at the stream's end.
 
-    A peer that always has more to say must not keep the loop to itself: everybody else, timeouts too, comes first.
+    It yields to the loop first: a sender that never pauses must not keep other tasks and timeouts waiting.
     """
     await asyncio.sleep(0)
     return await attempt(sock, lambda: sock.recv(most))
@@ -49,7 +49,7 @@ async def receive(sock: socket.socket, most: int) -> bytes:
 
 async def readable(sock: socket.socket) -> None:
     """Wait until `sock` has something to read, or is closed by the peer."""
-    loop, fd = asyncio.get_running_loop(), sock.fileno()  # asyncio asks a socket, not a number, for its addresses
+    loop, fd = asyncio.get_running_loop(), sock.fileno()  # a number: of a socket asyncio would ask the addresses
     future = loop.create_future()
     loop.add_reader(fd, _settle, future)
     try:
@@ -59,7 +59,7 @@ async def readable(sock: socket.socket) -> None:
 
 
 async def writable(sock: socket.socket) -> None:
-    """Wait until `sock` takes bytes, or a pending connect is decided."""
+    """Wait until `sock` takes bytes, or a pending connect has ended."""
     loop, fd = asyncio.get_running_loop(), sock.fileno()
     future = loop.create_future()
     loop.add_writer(fd, _settle, future)

@@ -1,7 +1,10 @@
-"""The addresses of a name: looked up off the event loop, remembered, and looked up again when one of them fails.
+"""The addresses of names: looked up on a thread, remembered, and looked up again when one of them fails.
 
-Rule: an address is distrusted for a while when a connection to it fails or falls silent. Distrusted addresses are tried
-last. When a name has no other ones it is looked up again first, for it may lead elsewhere by now (a failover by DNS).
+    state       event                                             next
+    trusted     a connection to it fails or falls silent          distrusted for DISTRUST_S: it is tried last
+    distrusted  it replies to a request, or DISTRUST_S are over   trusted
+
+If all addresses of a name are distrusted it is looked up again first: DNS may lead elsewhere by now (a failover).
 """
 
 from __future__ import annotations
@@ -22,18 +25,18 @@ DISTRUST_S = 60.0
 
 LOOK_AGAIN_S = 1.0
 MAX_LOOK_AGAIN_S = 30.0
-"""Seconds, at least, from one look-up of a name to the next. They double each time the answer is the same."""
+"""Seconds, at least, from one look-up of a name to the next. They double each time the result is the same."""
 
 FRESH_S = 2.0
-"""Seconds to wait for a look-up when addresses are known already; then those have to do."""
+"""Seconds to wait for a look-up when addresses are known already; then those are used."""
 
 HANGS_S = 5.0
-"""Seconds after which a look-up that has not ended is no longer waited for by others (resolv.conf's own time-out)."""
+"""Seconds after which a look-up under way is not joined: another one is started (resolv.conf's own time-out)."""
 
 
 @dataclass
 class _Name:
-    """What is known of one name and port."""
+    """The state of one name and port."""
 
     addresses: list[Address] = field(default_factory=list)
     asked_at: float = float("-inf")
@@ -42,7 +45,7 @@ class _Name:
 
 
 class Resolver:
-    """The names that one fetch connects to. Shared by all loops."""
+    """The names that one fetch connects to. Thread-safe: all loops share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -50,7 +53,7 @@ class Resolver:
         self._distrusted: dict[tuple[Any, ...], float] = {}
 
     async def addresses(self, host: str, port: int) -> tuple[list[Address], list[Address]]:
-        """Return the addresses of a name: the trusted ones, and those that are not. Raises OSError (gaierror)."""
+        """Return the addresses of a name: the trusted ones, and the distrusted ones. Raises OSError (gaierror)."""
         with self._lock:
             name = self._names.setdefault((host, port), _Name())
             known, at = list(name.addresses), time.monotonic()
@@ -70,13 +73,13 @@ class Resolver:
             self._distrusted[sockaddr[:2]] = time.monotonic() + DISTRUST_S
 
     def trust(self, sockaddr: tuple[Any, ...]) -> None:
-        """Take an address for sound again: it has answered a request."""
+        """End the distrust of an address: it has replied to a request."""
         if self._distrusted:
             with self._lock:
                 self._distrusted.pop(sockaddr[:2], None)
 
     def forget(self, host: str, port: int) -> None:
-        """Have a name looked up afresh the next time: none of its addresses took a connection."""
+        """Forget the addresses of a name: none of them took a connection."""
         with self._lock:
             self._names.pop((host, port), None)
 
@@ -84,7 +87,7 @@ class Resolver:
         return self._distrusted.get(address[1][:2], 0.0) > at
 
     def _ask(self, host: str, port: int, name: _Name) -> Future[list[Address]]:
-        """Begin a look-up, or join the one under way; the lock is held."""
+        """Start a look-up, or join the one under way. The caller holds the lock."""
         at = time.monotonic()
         if name.pending is not None and at - name.asked_at < HANGS_S:
             return name.pending
@@ -94,7 +97,7 @@ class Resolver:
         return name.pending
 
     def _look_up(self, host: str, port: int, name: _Name, asking: Future[list[Address]]) -> None:
-        """Resolve in a daemon thread of its own: a resolver that hangs must not hold up the process's end."""
+        """Resolve a name. It runs on a daemon thread: a resolver that hangs must not delay the end of the process."""
         try:
             spelled = host.encode() if host.isascii() else host  # a str would import encodings.idna, which costs 6 ms
             found = socket.getaddrinfo(spelled, port, type=socket.SOCK_STREAM)
@@ -118,7 +121,7 @@ class Resolver:
 
 
 async def _answer_to(asking: Future[list[Address]], known: list[Address]) -> list[Address]:
-    """Return what a look-up says; what is known already when it says nothing, or not soon."""
+    """Return the addresses of a look-up; the known ones if it finds none, fails, or takes longer than FRESH_S."""
     if not known:
         return list(await _result(asking))
     try:
@@ -129,12 +132,12 @@ async def _answer_to(asking: Future[list[Address]], known: list[Address]) -> lis
 
 
 async def _result(asking: Future[list[Address]]) -> list[Address]:
-    """Wait for a look-up that others may be waiting for as well. (`asyncio.wrap_future` would cancel it with us.)"""
+    """Wait for a look-up that other tasks may wait for, too: `asyncio.wrap_future` would cancel it with this task."""
     loop = asyncio.get_running_loop()
     heard: asyncio.Future[None] = loop.create_future()
 
     def tell(_: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it what waited
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its tasks with it
             loop.call_soon_threadsafe(lambda: None if heard.done() else heard.set_result(None))
 
     asking.add_done_callback(tell)

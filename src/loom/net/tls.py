@@ -1,7 +1,7 @@
-"""TLS as a client: which authorities are trusted, and which certificate of ours is shown.
+"""TLS as a client: trusted authorities and client certificates.
 
-Rule: every TLS client of Loom gets its context here, so that one chain is judged alike by every Python that Loom runs
-on, and as curl judges it (docs/decisions/2026-11-28-tls-strictness.md).
+Rule: every TLS client of Loom gets its context here. So every Python judges a certificate chain in the same way, and as
+curl does (docs/decisions/2026-11-28-tls-strictness.md).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ABOUT_OURS = (
     "CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "UNKNOWN_CA", "CERTIFICATE_EXPIRED", "CERTIFICATE_REVOKED",
     "CERTIFICATE_UNKNOWN", "UNSUPPORTED_CERTIFICATE",
 )  # fmt: skip
-"""Alerts of a server (RFC 8446 section 6.2) that can only be about the client's certificate, or about having none."""
+"""Alerts of a server (RFC 8446 section 6.2) that can only mean the client's certificate, or that it sent none."""
 
 
 class ClientCertificate(NamedTuple):
     """A certificate to show to a server that asks for one.
 
-    cert: a PEM file with the certificate, the intermediates behind it, and the key unless `key` names another file.
-    flag: what the caller calls `cert`, for errors; `key` has the flag that belongs to it.
+    cert: a PEM file with the certificate, then the intermediates, and the key unless `key` names another file.
+    flag: the caller's name for `cert`, for errors; the name for `key` follows from it.
     """
 
     cert: str
@@ -38,7 +38,7 @@ class ClientCertificate(NamedTuple):
 
     @property
     def key_flag(self) -> str:
-        """What the caller calls `key`."""
+        """The caller's name for `key`."""
         return self.flag.replace("cert", "key")
 
 
@@ -68,7 +68,7 @@ def client_context(
 
 
 def _show(context: ssl.SSLContext, certificate: ClientCertificate) -> None:
-    """Have the context show the certificate. Raises UsageError that says which file lacks what."""
+    """Add the certificate to the context. Raises UsageError that names the file and its fault."""
     _check_pem(certificate.cert, certificate.flag, "CERTIFICATE", "certificate", certificate)
     flag = certificate.key_flag if certificate.key else certificate.flag
     _check_pem(certificate.key or certificate.cert, flag, "PRIVATE KEY", "private key", certificate)
@@ -90,12 +90,12 @@ def _unusable(certificate: ClientCertificate, error: ssl.SSLError) -> UsageError
         hint = "the first certificate in the file must be the key's own; intermediates come after it"
         return UsageError(f"{certificate.flag}: the certificate and the private key in {files} do not match", hint)
     reason = (error.reason or str(error)).replace("_", " ").lower()
-    hint = "it wants PEM: openssl x509 -in FILE -noout -text shows what is wrong"
+    hint = "it wants PEM: openssl x509 -in FILE -noout -text shows the fault"
     return UsageError(f"{certificate.flag}: cannot use {files}: {reason}", hint)
 
 
 def _check_pem(path: str, flag: str, label: str, what: str, certificate: ClientCertificate) -> None:
-    """Refuse a file without such a PEM block: OpenSSL's own words name neither the file nor what is missing."""
+    """Check that a file has a PEM block: OpenSSL's own error names neither the file nor the missing part."""
     try:
         with open(path, "rb") as file:
             text = file.read(_MOST_PEM)
@@ -114,7 +114,7 @@ def _check_pem(path: str, flag: str, label: str, what: str, certificate: ClientC
 
 
 async def send_or_raise_alert(sock: socket.socket, data: bytes) -> None:
-    """Send all of it, as `loom.net.ready.send_all`; when that fails, raise the server's alert if there is one."""
+    """Send all data, as `loom.net.ready.send_all`; if that fails, raise the server's alert if there is one."""
     try:
         await send_all(sock, data)
     except (ConnectionError, ssl.SSLError):
@@ -123,9 +123,10 @@ async def send_or_raise_alert(sock: socket.socket, data: bytes) -> None:
 
 
 def raise_alert(sock: socket.socket) -> None:
-    """Raise the alert of a server that has closed the connection, if it has sent one: call it when sending fails.
+    """Raise the alert of a server that has closed the connection, if it sent one: call it when sending fails.
 
-    By TLS 1.3 a server judges the client's certificate when the handshake is over for the client, who is sending then.
+    With TLS 1.3 a server judges the client's certificate after the client's part of the handshake, when the client
+    sends already.
     """
     if isinstance(sock, ssl.SSLSocket):
         with contextlib.suppress(ConnectionError, TimeoutError, ssl.SSLWantReadError, ssl.SSLEOFError):
@@ -133,32 +134,32 @@ def raise_alert(sock: socket.socket) -> None:
 
 
 def alert_of(error: ssl.SSLError) -> str:
-    """Return the alert with which the server ended TLS, in words; "" when it sent none."""
+    """Return the alert with which the server ended TLS, as text; "" when it sent none."""
     _, _, alert = (error.reason or "").partition("_ALERT_")
     return alert.replace("_", " ").lower()
 
 
 def is_about_our_certificate(alert: str) -> bool:
-    """Return whether an alert says that the server wants a client certificate, or another one than it was shown."""
+    """Return whether an alert means that the server wants a client certificate, or another one than we sent."""
     return alert.replace(" ", "_").upper() in _ABOUT_OURS
 
 
 def certificate_wanted(where: str, cert: str | None, reason: str, flag: str = "--cert") -> AccessDenied:
-    """Return the error about a server that wants a client certificate, or another one than `cert`, which it was shown.
+    """Return the error about a server that wants a client certificate, or another one than `cert`, which we sent.
 
-    flag: what the caller calls the certificate; its key has the flag that belongs to it.
+    flag: the caller's name for the certificate; the name of its key follows from it.
     """
     if cert is None:
         hint = f"give the certificate with {flag} FILE, and its private key with {flag.replace('cert', 'key')} FILE"
         return AccessDenied(f"{where} wants a client certificate ({reason})", hint)
-    hint = "check the certificate: who issued it, until when it is valid, and whether it is one for clients"
+    hint = "check the certificate: its issuer, its dates, and that it is one for clients"
     return AccessDenied(f"{where} refuses the client certificate {cert} ({reason})", hint)
 
 
 def certificate_trouble(status: int, said: str) -> str:
-    """Return why a server refuses a request for the client's certificate, "" when that is not what it says.
+    """Return why a reply refuses the client's certificate, "" when it does not.
 
-    nginx's own statuses 495 and 496 go out as 400, with a page that tells them apart (ngx_http_special_response.c).
+    nginx sends its own statuses 495 and 496 as 400; only the page differs (ngx_http_special_response.c).
     """
     if status == 496 or (status == 400 and "No required SSL certificate was sent" in said):
         return f"{status}: none was sent"
