@@ -1,10 +1,11 @@
-"""What the control plane bears: `python -m bench.control`.
+"""Load test of the control plane: `python -m bench.control`.
 
-Lookups and heartbeats per second and their p99, with a fleet in which every node has 20 models of 20, so that every
-model has as many holders as there are nodes; on SQLite and on Redis, one process each; beside a bare aiohttp handler
-that answers a constant of the same length. Rounds are interleaved; the table has medians. Then a load held for a
-minute over two control planes on one Redis, of which one is killed in the middle: are all answers right, and does it
-cost only the connections to the dead one?
+It measures lookups and heartbeats per second, and their p99, on SQLite and on Redis, one process each. All nodes have
+all 20 models, so every model has as many holders as there are nodes. A bare aiohttp handler that replies with as many
+constant bytes is measured beside it. Rounds are interleaved; the table has medians.
+
+Then it holds a load for a minute on two control planes over one Redis and kills one of them half-way. All replies must
+be right, and only connections to the killed one may be lost.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def measure(kind: str, nodes: int, args: argparse.Namespace, folder: Path) -> li
 
 
 def registry(kind: str, folder: Path, stack: ExitStack) -> str:
-    """Return where an empty registry is."""
+    """Return the location of an empty registry."""
     place = Path(tempfile.mkdtemp(dir=folder))
     if kind == "sqlite":
         return f"sqlite://{place}/registry.db"
@@ -140,7 +141,7 @@ def await_port(port: int) -> None:
 
 
 async def fill(port: int, nodes: int) -> None:
-    """Have every node say what it holds."""
+    """Send a heartbeat with the whole inventory for every node."""
     numbers = iter(range(nodes))
     result = await hold_until_done(port, lambda: heartbeat(next(numbers), None))
     if result.wrong:
@@ -164,7 +165,7 @@ async def hold_until_done(port: int, make: Callable[[], tuple[bytes, Callable[[b
 
 
 def locate() -> tuple[bytes, Callable[[bytes], bool]]:
-    """Return a lookup from some zone; a right answer has 16 nodes, of that zone first."""
+    """Return a lookup from some zone; a right reply has 16 nodes, those of the zone first."""
     path = f"/locate/model-{random.randrange(MODELS)}?zone=zone-{random.randrange(5)}&node=n{random.randrange(100)}"
     return request("GET", path), lambda reply: reply.startswith(b"HTTP/1.1 200")
 
@@ -174,7 +175,7 @@ def heartbeat(node: int, epoch: str | None) -> tuple[bytes, Callable[[bytes], bo
     return _heartbeat(node, epoch), lambda reply: reply.startswith(b"HTTP/1.1 200")
 
 
-@functools.cache  # making it anew takes the client longer than the server needs to answer
+@functools.cache  # to make it again takes longer than the server's reply
 def _heartbeat(node: int, epoch: str | None) -> bytes:
     body = json.dumps({
         "node": f"n{node}", "address": f"http://10.{node >> 16}.{node >> 8 & 255}.{node & 255}:3001",
@@ -211,7 +212,7 @@ def _rate(result: Result) -> float:
 
 
 def held(args: argparse.Namespace, folder: Path) -> str:
-    """Hold a load on two control planes over one Redis, kill one of them half-way, and say what came of it."""
+    """Hold a load on two control planes over one Redis, kill one of them half-way, and return the table."""
     with ExitStack() as stack:
         location = registry("redis", folder, stack)
         ports = [free_port(), free_port()]
@@ -244,7 +245,7 @@ async def _hold_and_kill(
 
 
 def _checked_locate() -> tuple[bytes, Callable[[bytes], bool]]:
-    """Return a lookup whose answer is taken apart: 16 nodes that hold the model, those of the zone, none twice."""
+    """Return a lookup whose reply is parsed: 16 nodes that hold the model, all of the zone, none twice."""
     zone = random.randrange(5)
     path = f"/locate/model-{random.randrange(MODELS)}?zone=zone-{zone}"
 

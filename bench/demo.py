@@ -1,8 +1,8 @@
 """See Loom work, against a real server on this machine, in well under a minute: `make demo`.
 
-A model of 1 GB is fetched; fetched again into an empty cache with a `kill -9` half-way and a resume; then asked for by
-another folder, which the cache answers; last a control plane is asked who has it. The server gives each connection
-25 MB/s, as object storage would; nothing else is slowed or faked.
+It fetches a model of 1 GB; fetches it again into an empty cache, with a `kill -9` half-way and a resume; and fetches it
+into another folder, from the cache. Then two nodes fetch it at once from each other, and a control plane lists the
+replicas. The server gives each connection 25 MB/s, as object storage would; nothing else is slowed or faked.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def play(url: str, here: Path, source: Path) -> None:
     show_command(url)
     kill_half_way(url, here, cache)
     say("   Killed. Nothing stands under the final name: " + ("wrong!" if out.exists() else "model.gguf is not there."))
-    say("   The same command again goes on from the chunks that are on record.")
+    say("   The same command again fetches only the chunks that are missing.")
     loom(url, here)
     compare(source, out)
 
@@ -71,7 +71,7 @@ def play(url: str, here: Path, source: Path) -> None:
     run("cache", "ls")
     empty(cache)
 
-    say("4. Two nodes, each with a cache of its own, fetch it at once and take from each other.")
+    say("4. Two nodes, each with its own cache, fetch it at once, partly from each other.")
     with control_plane(here.parent) as plane:
         os.environ["LOOM_CONTROL"] = plane
         one, two = (["--node", name, "--cache", str(here.parent / name)] for name in ("gpu-1", "gpu-2"))
@@ -83,14 +83,14 @@ def play(url: str, here: Path, source: Path) -> None:
         if first.returncode:
             sys.exit("demo: the first node's fetch failed")
         compare(source, other / "model.gguf")
-        say("   The first one goes on handing out its cache; the control plane is asked who has the model.")
+        say("   The first node goes on serving its cache. The control plane lists the replicas of the model.")
         with node(*one):
             show_fleet(plane, url.partition("://")[2])
         del os.environ["LOOM_CONTROL"]
 
 
 def show_fleet(plane: str, model: str) -> None:
-    """Ask a control plane, by the command line and by HTTP, who has a model, once a node has said that it does."""
+    """Wait until a node has registered a model, then list its replicas, by the command line and by HTTP."""
     address = f"{plane}/locate/{model}"
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and b'"gpu-1"' not in ask(address):
@@ -101,7 +101,7 @@ def show_fleet(plane: str, model: str) -> None:
 
 
 def ask(address: str) -> bytes:
-    """Return the body of a reply, also of one that is an error."""
+    """Return the body of a reply, also of an error."""
     try:
         with urllib.request.urlopen(address, timeout=10) as reply:
             return bytes(reply.read())
@@ -110,7 +110,7 @@ def ask(address: str) -> bytes:
 
 
 def empty(cache: Path) -> None:
-    """Remove the cache once the process that settles its blobs is through, or give up on that."""
+    """Remove the cache when its settler has ended, or after a time limit."""
     deadline = time.monotonic() + 10
     while any((cache / "blobs" / "new").iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -152,7 +152,7 @@ def node(*words: str) -> Iterator[None]:
 
 
 def kill_half_way(url: str, here: Path, cache: Path) -> None:
-    """Start a fetch and kill it, with no chance to tidy up, once half of the bytes are there."""
+    """Start a fetch and kill it with SIGKILL once half of the bytes are there."""
     running = subprocess.Popen(command(url), cwd=here)
     while running.poll() is None and bytes_on_disk(cache / "staging") < SIZE // 2:
         time.sleep(0.02)
@@ -162,7 +162,7 @@ def kill_half_way(url: str, here: Path, cache: Path) -> None:
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """Return what the files in a folder really occupy: the part file has its full length from the start."""
+    """Return the bytes that the files in a folder occupy: the part has its full length from the start."""
     return sum(path.stat().st_blocks * 512 for path in folder.glob("*.part"))
 
 

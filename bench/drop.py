@@ -1,4 +1,4 @@
-"""Read a file over parallel ranges and throw the bytes away: what receiving alone costs on this machine.
+"""Read a file over parallel ranges and drop the bytes: the cost of receiving alone on this machine.
 
     drop.py URL SIZE CONNECTIONS
 
@@ -20,7 +20,7 @@ BUFFER = 1 << 20
 
 
 class Part:
-    """One range on its way, on a connection of its own; `missing` counts down to 0."""
+    """One range under way, on its own connection; `missing` counts down to 0."""
 
     def __init__(self, url: str, start: int, end: int, tls: ssl.SSLContext | None) -> None:
         parts = urlsplit(url)
@@ -33,7 +33,7 @@ class Part:
         self.sock.setblocking(False)
 
     def _skip_head(self) -> int:
-        """Read past the reply's head; return how many bytes of the body came along."""
+        """Read past the reply's head; return how many bytes of the body came with it."""
         got = b""
         while b"\r\n\r\n" not in got:
             got += self.sock.recv(4096) or sys.exit("closed before the reply")
@@ -42,7 +42,7 @@ class Part:
         return len(got.split(b"\r\n\r\n", 1)[1])
 
     def read(self, buffer: bytearray) -> None:
-        """Take what is there now: for TLS more than one call may be needed, as each returns one record."""
+        """Read all bytes that are there now. TLS may need several calls: each returns one record."""
         try:
             while self.missing:
                 self.missing -= self.sock.recv_into(buffer) or sys.exit("closed within the body")

@@ -1,8 +1,7 @@
-"""What a cache hit costs as a whole process: `python -m bench.hits`. Interleaved rounds, medians.
+"""Time of a cache hit, as a whole process: `python -m bench.hits`. Interleaved rounds, medians.
 
-Two things to compare with: the start of the same interpreter (`python -c pass`), and what huggingface_hub takes for a
-file that it has cached when it is asked not to use the network. Loom's cache is filled by real fetches from a real
-server on this machine.
+It is compared with the start of the same interpreter (`python -c pass`), and with huggingface_hub for a cached file,
+told not to use the network. Loom's cache is filled by real fetches from a real server on this machine.
 """
 
 from __future__ import annotations
@@ -67,13 +66,13 @@ def main() -> None:
 
 
 def settle(work: Path) -> None:
-    """Wait until the cache has hashed and synced everything, so that nothing else runs meanwhile."""
+    """Wait until all blobs are settled, so that nothing else runs during the rounds."""
     while any((work / "cache" / "blobs" / "new").iterdir()):
         time.sleep(0.1)
 
 
 def make_hub_cache(work: Path) -> None:
-    """Lay out what huggingface_hub leaves behind after fetching one file."""
+    """Lay out huggingface_hub's cache as it is after fetching one file."""
     repo = work / "hub" / "hub" / "models--org--repo"
     snapshot = repo / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
@@ -83,7 +82,7 @@ def make_hub_cache(work: Path) -> None:
 
 
 def measure(commands: dict[str, list[str]], env: dict[str, str], rounds: int) -> dict[str, list[float]]:
-    """Run all commands in turn, `rounds` times, the outputs removed before each; return milliseconds by name."""
+    """Run all commands one after another, `rounds` times, outputs removed before each; return milliseconds by name."""
     taken: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, command in commands.items():

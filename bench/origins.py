@@ -1,11 +1,11 @@
-"""Real nginx servers on loopback, each a kind of origin that Loom meets in the field.
+"""Real nginx servers on loopback, one for each kind of origin.
 
-    plain     HTTP, nothing in the way
+    plain     HTTP, without delay or limit
     tls       HTTPS with a certificate of a throw-away authority
     s3        like object storage: 150 ms before each reply, 40 MB/s per connection
-    latency   150 ms before each reply, no limit on the rate: what a round trip costs, and nothing else
+    latency   150 ms before each reply, no limit on the rate: it shows the cost of round trips alone
 
-All serve the same folder. Each writes an access log of its own, so that requests and bytes can be counted per run.
+All serve the same folder. Each has its own access log, so requests and bytes can be counted per run.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ KINDS = {
     "latency": f"HTTP, {LATENCY_S * 1000:g} ms before each reply, no limit on the rate",
 }
 DELAY = f"rewrite_by_lua_block {{ ngx.sleep({LATENCY_S}) }}"
-# nginx pauses after each piece that it sends and never makes up for waking late; 2 MB pieces, its default, made sixteen
-# connections run at 28 to 33 MB/s each on a busy machine, 16 MB pieces at 37 (one alone: 39).
+# nginx pauses after each block that it sends and does not make up for waking late. With blocks of 2 MB, its default,
+# sixteen connections ran at 28 to 33 MB/s each on a busy machine, with 16 MB at 37 (one alone: 39).
 PACING = f"limit_rate {CONNECTION_RATE}; sendfile_max_chunk 16m;"
 EXTRA = {"s3": f"{DELAY} {PACING}", "latency": DELAY}
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one run asked of an origin, as its access log has it."""
+    """Requests and bytes of one run, counted from the origin's access log."""
 
     requests: int
     connections: int
@@ -80,11 +80,11 @@ class Origins:
         return f"{scheme}://{host}:{self.ports[kind]}/{path}"
 
     def mark(self, kind: str) -> int:
-        """Return a position in the access log, to be given to `traffic` after the run."""
+        """Return a position in the access log, for `traffic` after the run."""
         return (self.work / f"{kind}.log").stat().st_size
 
     def traffic(self, kind: str, mark: int) -> Traffic:
-        """Count what has been asked since `mark`. nginx logs a request when it is over, so wait for the log to rest."""
+        """Count the requests since `mark`. nginx logs a request when it is over, so wait until the log is quiet."""
         size, log = -1, self.work / f"{kind}.log"
         while size != (size := log.stat().st_size):
             time.sleep(0.05)
@@ -122,7 +122,7 @@ root {self.root};
 """
 
     def _modules(self) -> str:
-        """Return what loads Lua, without which no reply can be delayed."""
+        """Return the lines that load Lua, which delays replies."""
         if not {"s3", "latency"} & set(self.kinds):
             return ""
         folder = modules_folder(self.nginx)

@@ -40,7 +40,7 @@ class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing when a client goes away: the demo kills one on purpose."""
+        """Print nothing when a client goes away: the demo kills one on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,4 +81,4 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(max(0.0, due - time.monotonic()))
 
     def log_message(self, *_: object) -> None:
-        """Keep the terminal for the demo."""
+        """Print nothing: the terminal is for the demo."""

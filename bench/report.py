@@ -58,7 +58,7 @@ def format_report(runs: list[Run], machine: Machine, size: int, when: str) -> st
 
 
 def format_json(runs: list[Run], machine: Machine, size: int, when: str) -> str:
-    """Return every single run, for whoever wants to compute something else."""
+    """Return every single run, for other computations."""
     facts = {"when": when, "size": size, "machine": asdict(machine), "runs": [asdict(run) for run in runs]}
     return json.dumps(facts, indent=1) + "\n"
 
@@ -94,7 +94,7 @@ def _cells(row: Row, size: int, loom: float, floor: float) -> str:
 
 
 def _prototype(runs: list[Run], size: int) -> str:
-    """Return the figures of the original prototype beside ours, and its arithmetic beside what was measured."""
+    """Return the figures of the original prototype beside ours, and its arithmetic beside the measured times."""
     plain, latency = summarize(runs, "plain"), summarize(runs, "latency")
     table = [
         ["2.7 GB on localhost", "prototype, as published", "Loom, this run"],

@@ -1,9 +1,8 @@
 """Run the tools in interleaved rounds and keep every figure.
 
-Rule: all tools start alike. Whatever stands in the output folder is removed right before each start, so that every
-tool finds the same amount of memory just freed. That matters: on a virtual machine pages that were used a moment ago
-are several times cheaper than pages that the host has to supply first. Where the run before left nothing behind, a
-copy of the file is made first and removed in its turn. The order changes from round to round.
+Rule: all tools start alike. The output folder is emptied right before each start, so every tool finds the same amount
+of memory just freed. On a virtual machine pages that were just freed are several times cheaper than pages that the host
+must supply. If the last run left no file, a copy of the file is made and removed. The order changes with each round.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from bench.tools import Job, Tool
 
 @dataclass(frozen=True)
 class Run:
-    """One tool, one origin, one round. Sizes are bytes; `failure` says why the figures must not be used."""
+    """One tool, one origin, one round. Sizes are bytes; `failure` tells why the figures must not be used."""
 
     origin: str
     tool: str
@@ -40,7 +39,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: `rounds` of all `tools` on each of `origins`, each run limited to `timeout_s`."""
+    """The plan: `rounds` of all `tools` on each of `origins`, each run limited to `timeout_s`."""
 
     origins: list[str]
     tools: list[Tool]
@@ -50,7 +49,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Bench:
-    """The running origins and the folders: `source` is the file on them, `job` what every tool is told but the base."""
+    """The running origins and the folders. source: the file on them. job: the tools' arguments without the base URL."""
 
     servers: Origins
     source: Path
@@ -79,7 +78,7 @@ class Bench:
         return Run(origin, tool.name, number, took.seconds, took.cpu_seconds, took.peak_rss, *asked, failure)
 
     def _clear(self, out: Path) -> None:
-        """Leave an empty folder and as many pages just freed as the file has."""
+        """Empty the folder, and free as many pages as the file has."""
         if not out.exists() or out.stat().st_size != self.job.size:
             shutil.copyfile(self.source, out)
         shutil.rmtree(out.parent)

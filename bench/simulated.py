@@ -1,7 +1,7 @@
-"""Simulate cold starts and print what came of them: `python -m bench.simulated`, or `make simulated`.
+"""Simulate cold starts and print the results: `python -m bench.simulated`, or `make simulated`.
 
-How it is done and what it leaves out: bench.simulation. Without options the links are those of the real rows of 16 and
-32 nodes.
+bench.simulation tells the method and its limits. Without options the links are those of the real rows of 16 and 32
+nodes.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ decides in a real fetch; only sockets, disks, processors and the control plane a
 
 - The bound is the one of the [real swarm](README.md): max(F/U, F/d, N F/(U + N u)). "Slowest" counts from when the
   first node begins.
-- The copies are what the origin sent; "in vain" is what nodes took twice, each in sizes of the file.
-- Bytes move as a fluid: all flows of a link share it fairly, in steps of the time in the table, a request to a peer
-  begins after {latency_ms:g} ms, one to the origin after 20 ms. Nodes look up when a request has ended, or 0.2 s after
-  they did last. The control plane is asked once a second and names 16 random nodes and the 64 that began first.
-- What is left out: processors, TCP's way to its rate, round trips of questions, hashing and vouching. Real nodes are a
-  little slower, and on a machine whose cores are busy a lot: compare the row of 32 with the real one.
+- "Copies" are the origin's bytes, "twice" the bytes that nodes received twice, both divided by the size of the file.
+- Bytes move as a fluid: all flows of a link share it fairly, in steps of the time in the table. A request to a peer
+  begins after {latency_ms:g} ms, one to the origin after 20 ms. A node decides again when a request has ended, and
+  after 0.2 s. Once a second it asks the control plane, which names 16 random nodes and the 64 that began first.
+- Not simulated: processors, the growth of TCP's rate, round trips of questions, hashing and vouching. Real nodes are a
+  little slower, and much slower on a busy machine: compare the row of 32 with the real one.
 """
 
 HEAD = (
     "| nodes | file MB | link MB/s | origin MB/s | seed | bound s | median / bound | slowest / bound | copies from the "
-    "origin | in vain | step s | CPU s of the simulator |"
+    "origin | twice | step s | CPU s of the simulator |"
 )
 
 
@@ -60,7 +60,7 @@ def _tell(line: str) -> None:
 
 
 def _write(folder: Path, name: str, facts: dict[str, Any]) -> None:
-    """Add a run to the file of figures, in place of one with the same setting, and write the page anew."""
+    """Add a run to the file of figures, replacing one with the same settings, and write the page again."""
     stem = f"{dt.datetime.now(tz=dt.UTC).date().isoformat()}-{name}"
     path = folder / f"{stem}.json"
     runs = json.loads(path.read_text()) if path.exists() else []
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step", type=float, default=0.1, help="seconds within which rates do not change")
     parser.add_argument("--seed", type=int, default=1, help="of chance")
     parser.add_argument("--report", type=Path, help="folder of the page and the figures that the run is added to")
-    parser.add_argument("--name", default="simulated", help="what these files are called, behind the date")
+    parser.add_argument("--name", default="simulated", help="name of these files, after the date")
     return parser
 
 

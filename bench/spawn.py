@@ -3,11 +3,11 @@
     spawn.py TIMEOUT_S LOG COMMAND...
 
 Linux counts the memory of the forking process into the first high-water mark of its child (exec carries it over), so a
-large parent would be charged to every small tool. Hence this file runs alone, imports next to nothing and stays under
-10 MiB: what it reports is exact for anything larger.
+large parent would be charged to every small tool. So this file runs alone, imports next to nothing and stays under
+10 MiB: its figure is exact for every larger command.
 
 `ru_maxrss` is the largest single process. For a tool of several processes the peaks of all living processes of its tree
-are added up twenty times a second, and the larger of the two figures counts.
+are summed twenty times a second, and the larger of the two figures counts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def main(timeout_s: float, log: str, command: list[str]) -> dict[str, float]:
-    """Run the command in a process group of its own and return what it took."""
+    """Run the command in a new process group and return its figures."""
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -56,7 +56,7 @@ class Watch:
         signal.setitimer(signal.ITIMER_REAL, SAMPLE_S, SAMPLE_S)
 
     def stop(self) -> None:
-        """End the sampling, and whatever the command left running."""
+        """End the sampling, and all processes that the command left running."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._kill()
 
@@ -74,7 +74,7 @@ class Watch:
 
 
 def tree(pid: int) -> list[int]:
-    """Return the process and its descendants, as far as /proc tells."""
+    """Return the process and its descendants that /proc shows."""
     pids = [pid]
     for parent in pids:  # grows on the way
         pids += children(parent)
@@ -88,7 +88,7 @@ def children(pid: int) -> list[int]:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children") as file:
                 found += [int(child) for child in file.read().split()]
-    except OSError:  # it has ended meanwhile, or there is no /proc
+    except OSError:  # it has just ended, or there is no /proc
         pass
     return found
 

@@ -1,7 +1,7 @@
-"""The tools that are compared, each at settings that suit it, and the floors under them all.
+"""The tools that are compared, each with its best settings, and the floors below them.
 
-A tool is run as its users run it: one command, its own process, 16 connections where it can have several. Settings were
-chosen per tool by trying, see docs/benchmarks/README.md.
+A tool runs as its users run it: one command, its own process, 16 connections if it can have several. The settings were
+found by trials, see docs/benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Tool:
     """One row of a table.
 
     role: "loom", "other", or "floor" (reads or copies, but is no download: never ranked).
-    origins: where it is run. once: in the first round only, for what takes long and is no contender.
-    share: the part of the file that it transfers. writes: leaves the whole file behind, to be compared with the source.
-    note: what a reader has to know, for instance that it does not verify certificates.
+    origins: the origins that it runs on. once: only in the first round, for slow rows that do not compete.
+    share: the part of the file that it transfers. writes: it leaves the whole file, to be compared with the source.
+    note: a remark for readers, for instance that it does not verify certificates.
     """
 
     name: str

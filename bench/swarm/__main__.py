@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def _ensure_alone() -> IO[str]:
-    """Return a file whose lock says that a swarm is measured here: two at once would measure each other."""
+    """Return a locked file, so that only one swarm runs on this machine: two would disturb each other."""
     lock = LOCK.open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,7 +111,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _roomy_folder(plan: Plan, scenarios: list[Scenario]) -> Path | None:
-    """Return memory as the place for all files when it has room: a disk would be measured, too. Else the default."""
+    """Return a folder in memory if it has room for all files, else the default: a disk would be measured, too."""
     most = max((scenario.nodes + scenario.replicas for scenario in scenarios), default=0)
     need = (most + 2) * plan.size
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > need and _available() > 1.5 * need:
@@ -136,16 +136,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", type=_scenarios, default=names, help=f"some of {','.join(names)} (default: all)")
     parser.add_argument("--rate", type=_amount, default=10_000_000, help="a node's uplink and downlink: 10MB (/s)")
     parser.add_argument("--origin-uplink", type=float, default=4, help="the origin's, in nodes' uplinks (default 4)")
-    parser.add_argument("--size", type=_amount, help="bytes of the file (default: what a link carries in 30 s)")
+    parser.add_argument("--size", type=_amount, help="bytes of the file (default: those of 30 s on a link)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--stay", action="store_true", help="a `loom node` beside each fetch, from before it starts")
-    parser.add_argument("--unplug", action="store_true", help="whoever is killed is unplugged, too: nobody is told")
+    parser.add_argument("--unplug", action="store_true", help="unplug the killed nodes, so that no peer gets a reset")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one run")
     parser.add_argument("--options", default="", help="more options for each fetch, such as '--workers 4'")
     parser.add_argument("--dir", type=Path, help="where files go (default: memory, /dev/shm, if they fit)")
     parser.add_argument("--loom", default=shutil.which("loom", path=here) or "loom", help="the loom to measure")
     parser.add_argument("--report", type=Path, help="folder to write the page, the JSON file and the pictures to")
-    parser.add_argument("--name", default="swarm", help="what the report's files are called (default swarm)")
+    parser.add_argument("--name", default="swarm", help="name of the report's files (default swarm)")
     return parser
 
 

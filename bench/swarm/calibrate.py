@@ -1,4 +1,4 @@
-"""Measure what the limited links really carry, with one plain HTTP connection to each node."""
+"""Measure the real rates of the limited links, with one plain HTTP connection to each node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRIES = 3
 TOLERANCE = 0.03
 LEAD_S = 1.5  # for the processes to start and for TCP to get going
 
-# Counts the payload that one connection brings between two moments, the same for all that run together.
+# Counts the payload of one connection between two times, the same for all connections.
 DRAIN = """
 import http.client, sys, time
 host, port, path, start, end = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), float(sys.argv[5])
@@ -37,9 +37,9 @@ print(count / (now - start))
 
 
 def calibrate(rates: Rates, model: Path, work: Path) -> Rates:
-    """Return the rates of payload that links have which are limited to `rates`.
+    """Return the measured payload rates of links that are limited to `rates`.
 
-    Raises SwarmUnavailable when the machine is too busy to tell: a rate that is too low would make the bound too easy.
+    Raises SwarmUnavailable when the machine is too busy: too low a rate would make the bound too easy.
     """
     for number in range(TRIES):
         found = _measure(rates, model, work / str(number))

@@ -1,4 +1,4 @@
-"""A network on this machine: a bridge, and namespaces on it whose links have a rate.
+"""A network on this machine: a bridge, and namespaces on it with links of limited rates.
 
     with Network() as network:
         origin = network.add("origin", up=40_000_000, down=40_000_000)
@@ -6,10 +6,10 @@
         network.start(node, ["curl", ...])
         network.read_counters()["n0"].received
 
-`tc qdisc tbf` limits what leaves a namespace at its own end of the veth pair, and what reaches it at the bridge's end.
-Rates are of payload: tbf counts every byte of a frame, so it is given as much more as TCP's, IP's and Ethernet's
-headers take of a full frame. Namespaces are named after the process that made them; those of one that is gone, with
-whatever still runs in them, are removed by the next Network. It is Linux and root alone who can do this.
+`tc qdisc tbf` limits a namespace's uplink at its own end of the veth pair, and its downlink at the bridge's end. Rates
+are of payload: tbf counts every byte of a frame, so it gets the rate plus the share of TCP's, IP's and Ethernet's
+headers in a full frame. Namespaces are named after the process that made them. The next Network removes those of a
+process that is gone, with all that still runs in them. This needs Linux and root.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ PREFIX = "loomswarm"
 SUBNET = "10.77"
 HUB = "hub"
 
-# Frames as large as data centres have them: with 1500 bytes two cores are busy with frames before the links are full.
+# Frames of a data centre's size: with 1500 bytes two cores are busy with frames before the links are full.
 MTU = 9000
 PAYLOAD, FRAME = MTU - 52, MTU + 14  # bytes of a full TCP segment with time stamps, and of its Ethernet frame
-# A packet leaves TCP as up to 64 KiB in one (GSO); tbf cuts what its bucket cannot hold, at a cost in CPU.
+# A packet leaves TCP with up to 64 KiB (GSO). tbf cuts packets that its bucket cannot hold, which costs CPU.
 BURST = 96 * 1024
-QUEUE_S = 0.025  # how long a full queue takes to drain: what a busy link adds to a round trip
-# Fifteen senders of at least four frames each (BBR's least window) must fit: with 256 KiB a third of the frames was
-# sent in vain, and a swarm of 16 took twice its time.
+QUEUE_S = 0.025  # until a full queue is drained: a busy link adds this to a round trip
+# Fifteen senders of at least four frames each (BBR's least window) must fit. With 256 KiB a third of the frames was
+# dropped, and a swarm of 16 took twice its time.
 LEAST_QUEUE = 1024 * 1024
 
 READY_S = 10.0
@@ -44,7 +44,7 @@ LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
 
 
 class SwarmUnavailable(Exception):
-    """This machine cannot have such a network; the text says why."""
+    """This machine cannot have such a network; the text tells why."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Counters:
 
 
 class Network:
-    """The bridge and what hangs on it. Use it as a context manager: leaving it kills all and removes all."""
+    """The bridge and its namespaces. A context manager: at its end all processes are killed and all is removed."""
 
     def __init__(self) -> None:
         self._owner = f"{PREFIX}-{os.getpid()}-{_started(os.getpid())}"
@@ -86,7 +86,7 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Kill what runs in the namespaces and remove them, whatever has happened before."""
+        """Kill all processes in the namespaces and remove them."""
         remove(namespaces(f"{self._owner}-"))
         if self._anchor:
             self._anchor.wait()
@@ -134,7 +134,7 @@ class Network:
         )
 
     def unplug(self, place: Namespace) -> None:
-        """Let nothing reach the namespace or leave it from now on; nobody is told."""
+        """Take the namespace's link down: no byte passes, and no connection is reset."""
         _run("ip", "-n", self._hub, "link", "set", "dev", place.name, "down")
 
     def read_counters(self) -> dict[str, Counters]:
@@ -181,7 +181,7 @@ def _tbf(rate: float) -> list[str]:
 
 
 def await_so(is_so: object, failure: str, seconds: float = READY_S) -> None:
-    """Wait until something is so; raise SwarmUnavailable when it does not come."""
+    """Wait until a condition is true; raise SwarmUnavailable after the time limit."""
     assert callable(is_so)
     deadline = time.monotonic() + seconds
     while not is_so():
@@ -191,7 +191,7 @@ def await_so(is_so: object, failure: str, seconds: float = READY_S) -> None:
 
 
 def has_listener(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether something listens on a port in the namespace of a process, once that has got into one."""
+    """Return whether a port is listened on in the namespace of a process; False before it has entered one."""
     if os.stat(f"/proc/{process.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino:
         return False
     lines = [line.split() for table in ("tcp", "tcp6") for line in _table(process.pid, table)]
@@ -220,18 +220,18 @@ def ensure_permitted() -> None:
 
 
 def congestion_control() -> str:
-    """Return which congestion control TCP has in the namespaces: this machine's default."""
+    """Return TCP's congestion control in the namespaces: this machine's default."""
     return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
 def remove_leftovers() -> None:
-    """Remove the namespaces of harnesses that are gone, and kill what runs in them."""
+    """Remove the namespaces of harnesses that are gone, and kill their processes."""
     owners = {name: name.split("-") for name in namespaces()}
     remove([name for name, words in owners.items() if _started(int(words[1])) != words[2]])
 
 
 def remove(netns: Sequence[str]) -> None:
-    """Kill what runs in these namespaces, and remove them."""
+    """Kill the processes in these namespaces, and remove them."""
     for name in netns:
         for pid in _pids(name):
             with suppress(ProcessLookupError):
@@ -246,13 +246,13 @@ def _pids(netns: str) -> list[int]:
 
 
 def namespaces(prefix: str = f"{PREFIX}-") -> list[str]:
-    """Return the network namespaces whose name begins with `prefix`."""
+    """Return the network namespaces with names that begin with `prefix`."""
     folder = Path("/run/netns")
     return sorted(path.name for path in folder.iterdir() if path.name.startswith(prefix)) if folder.is_dir() else []
 
 
 def _started(pid: int) -> str:
-    """Return when a process started, in ticks since the machine did; "" when there is none. Numbers are used again."""
+    """Return a process' start in ticks since the boot, "" when there is no such process: process ids are reused."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:

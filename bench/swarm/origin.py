@@ -1,4 +1,4 @@
-"""nginx in a namespace: one file by plain HTTP, with its ETag and ranges; what it has sent is read from its log."""
+"""nginx in a namespace: one file over plain HTTP, with ETag and ranges. Its log tells the bytes that it sent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ server {{ listen {port} reuseport; root {root}; }}
 
 @dataclass(frozen=True)
 class Sent:
-    """What the origin has sent since its start: requests, and bytes of their replies' bodies."""
+    """Counts of the origin since its start: requests, and bytes of the replies' bodies."""
 
     requests: int
     body_bytes: int
@@ -55,7 +55,7 @@ class SwarmOrigin:
         return f"http://{self.place.host}:{self.PORT}/{path}"
 
     def stop(self) -> Sent:
-        """Stop it, and return what it has sent. It writes a request to its log when that is over, at the latest now."""
+        """Stop it and return its counts. It logs a request when the request is over, at the latest now."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGQUIT)
             try:
@@ -66,7 +66,7 @@ class SwarmOrigin:
         return self.sent()
 
     def sent(self) -> Sent:
-        """Return what its log has by now."""
+        """Return the counts in its log so far."""
         lines = [line.split() for line in (self._work / "access.log").read_text().splitlines()]
         return Sent(len(lines), sum(int(line[2]) for line in lines))
 

@@ -1,7 +1,7 @@
 """Draw a run as an SVG that is readable on light and on dark paper: progress of every node, and copies over time.
 
-Written by hand rather than with a plotting library: two panels of lines need none, and colours that follow the
-reader's scheme are beyond what matplotlib writes.
+No plotting library is used: two panels of lines need none, and matplotlib cannot write colours that follow the reader's
+colour scheme.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ svg { color-scheme: light dark; font: 13px system-ui, sans-serif; }
 
 @dataclass(frozen=True)
 class Panel:
-    """A part of the picture: where it begins, and what its axes end with."""
+    """A part of the picture: its left end, and the ends of its axes."""
 
     left: float
     title: str
@@ -57,7 +57,7 @@ def draw(run: Run, size: int) -> str:
     most = max((100 * series[-1] / size for series in trace.received.values()), default=100)
     progress = Panel(LEFT, "what each node has received", end, max(108, most * 1.04), " %")
     origin = [sent / size for sent in trace.origin]
-    copies = Panel(LEFT + PANEL + GAP, "what the origin has sent, in copies", end, max(1.0, *origin) * 1.15)
+    copies = Panel(LEFT + PANEL + GAP, "sent by the origin, in copies", end, max(1.0, *origin) * 1.15)
     killed = {node.name for node in run.nodes if node.killed}
     parts = [*_axes(progress), *_axes(copies), *_bound(progress, run.bound_s), *_bound(copies, run.bound_s)]
     for name, series in trace.received.items():

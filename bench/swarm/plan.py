@@ -1,4 +1,4 @@
-"""What is measured: the scenarios, the rates, and the time below which no swarm can stay."""
+"""The plan of a measurement: scenarios, rates, and the lower bound of a swarm's time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Plan:
-    """How each scenario is run. Sizes are bytes, rates what is asked of the limiters."""
+    """The settings of all scenarios. Sizes are bytes; rates are those of the limiters."""
 
     size: int
     rates: Rates
@@ -50,9 +50,9 @@ class Plan:
 
 
 def bound_s(size: int, rates: Rates, fetching: int, nodes: int) -> float:
-    """Return the seconds that `fetching` nodes need at least, with `nodes` uplinks in all beside the origin's.
+    """Return the least seconds that `fetching` nodes need, with `nodes` uplinks in all beside the origin's.
 
-    No byte reaches a first node sooner than the origin can send the file, none a node faster than its downlink, and all
-    that is received was sent by somebody: the fluid bound of Kumar and Ross, "Peer-assisted file distribution", 2006.
+    The largest of three times: the origin sends the file once; a node receives it over its downlink; all uplinks
+    together send all copies. It is the fluid bound of Kumar and Ross, "Peer-assisted file distribution", 2006.
     """
     return max(size / rates.origin, size / rates.down, fetching * size / (rates.origin + nodes * rates.up))

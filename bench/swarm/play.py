@@ -1,4 +1,4 @@
-"""Play a scenario once: the network, the origin, the control plane, the nodes; and watch."""
+"""Play a scenario once: set up the network, the origin, the control plane and the nodes, and watch them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FIRST_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Node:
-    """How one node fared. `right`: the file is there and right, or, of a node that was killed, right or not there."""
+    """The result of one node. right: the file is there and right; for a killed node: right, or not there."""
 
     name: str
     seconds: float
@@ -49,7 +49,7 @@ class Node:
 
 @dataclass
 class Trace:
-    """Samples: seconds since the start, what each node had received by then, and what the origin had sent (bytes)."""
+    """Samples: seconds since the start; bytes received by each node until then; bytes sent by the origin."""
 
     times: list[float] = field(default_factory=list)
     received: dict[str, list[int]] = field(default_factory=dict)
@@ -58,10 +58,10 @@ class Trace:
 
 @dataclass(frozen=True)
 class Run:
-    """One scenario, once. Times are seconds from the moment that all nodes were let go.
+    """One scenario, once. Times are seconds since all nodes were released.
 
-    origin_bytes, copies: what crossed the origin's link, heads and headers and all. (Its access log counts what it
-    handed to the kernel, up to some MB more for each request that was ended early.)
+    origin_bytes, copies: bytes on the origin's link, with heads and headers. (Its access log counts bytes that it gave
+    to the kernel: up to some MB more for each request that was ended early.)
     """
 
     scenario: str
@@ -91,7 +91,7 @@ class Run:
 
     @property
     def failures(self) -> list[str]:
-        """Return a line for each node that did not do what it should."""
+        """Return a line for each node that failed."""
         wrong = [node for node in self.nodes if not node.right or (node.code and not node.killed)]
         return [f"{node.name}: exit code {node.code}, {_verdict(node)} {node.error}".strip() for node in wrong]
 
@@ -146,7 +146,7 @@ class Stage:
         self.control_process = self.serve(self.control, command, CONTROL_PORT)
 
     def serve(self, place: Namespace, command: list[str], port: int) -> subprocess.Popen[bytes]:
-        """Start what stays, and wait until it listens."""
+        """Start a server, and wait until it listens."""
         (self.work / place.name).mkdir(exist_ok=True)
         err = self.work / place.name / "served.txt"
         with err.open("wb") as file:
@@ -177,12 +177,12 @@ class Stage:
         return f"http://{self.control.host}:{CONTROL_PORT}"
 
     def fetch(self, place: Namespace) -> list[str]:
-        """Return the command that a node starts with."""
+        """Return the beginning of a node's commands."""
         words = ["--control", self.control_url, "--node", place.name, "--json", *self.plan.options]
         return [self.plan.loom, "fetch", self.url, "-o", str(self.out(place)), *words]
 
     def start(self, place: Namespace, command: list[str], gate: Gate) -> subprocess.Popen[bytes]:
-        """Start a command behind a gate; its stdout and stderr go to files."""
+        """Start a command behind a gate, with stdout and stderr in files."""
         folder = self.work / place.name
         with (folder / "out.json").open("wb") as out, (folder / "err.txt").open("wb") as err:
             words = [*GATE, *command]
@@ -240,7 +240,7 @@ def prepare(stage: Stage) -> None:
 
 
 def has_node_command(loom: str) -> bool:
-    """Whether there is `loom node`."""
+    """Return whether this loom has the command `node`."""
     return subprocess.run([loom, "help", "node"], check=False, capture_output=True, timeout=30).returncode == 0
 
 
@@ -256,8 +256,10 @@ def start_python(stage: Stage) -> float:
 
 
 def touch_memory(stage: Stage) -> None:
-    """Write what the nodes will write, and remove it: a virtual machine gives free memory back to its host, and pays
-    for each page of it that is written again (here more than a quarter of all CPU time). It helps for half a minute.
+    """Write as many bytes as the nodes will write, and remove them. It helps for half a minute.
+
+    A virtual machine gives free memory back to its host, and pays for each page that it takes again: here more than a
+    quarter of all CPU time.
     """
     if not stage.work.resolve().is_relative_to("/dev/shm"):
         return  # files go to a disk
@@ -269,7 +271,7 @@ def touch_memory(stage: Stage) -> None:
 
 
 def run_nodes(stage: Stage) -> tuple[Trace, dict[str, Ended], set[str]]:
-    """Let all nodes go at once and watch them to their end; return samples, ends (from the start), who was killed."""
+    """Release all nodes at once and watch them to their end; return samples, ends since the start, killed nodes."""
     with Gate() as gate:
         processes = {place.name: stage.start(place, stage.fetch(place), gate) for place in stage.nodes}
         trace = Trace(received={name: [] for name in processes})
@@ -345,13 +347,13 @@ def sha256(path: Path) -> str:
 
 
 def _first_bytes(trace: Trace, name: str) -> float:
-    """Return when a node had got more than what it takes to ask."""
+    """Return when a node had received more than the replies to its first questions."""
     pairs = zip(trace.times, trace.received[name], strict=True)
     return next((at for at, received in pairs if received > FIRST_BYTES), trace.times[-1])
 
 
 def _cpu_times() -> tuple[int, int]:
-    """Return what this machine's cores have spent: in all work, and altogether (ticks)."""
+    """Return the ticks of this machine's cores: those of work, and all."""
     with open("/proc/stat") as file:
         user, nice, system, idle, iowait, irq, softirq, *_ = map(int, file.readline().split()[1:])
     busy = user + nice + system + irq + softirq

@@ -1,4 +1,4 @@
-"""Start many processes at one moment, and notice the moment at which each ends."""
+"""Start many processes at the same time, and note when each of them ends."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Self
 
 GATE = ["sh", "-c", 'read _; exec "$@" </dev/null', "gate"]
-"""Waits for its stdin to end, then becomes the command."""
+"""Script that waits for the end of its stdin, then becomes the command."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: seconds of `time.monotonic`, the exit code (negative for a signal), its CPU seconds."""
+    """The end of a process: seconds of `time.monotonic`, exit code (negative for a signal), CPU seconds."""
 
     at: float
     code: int
@@ -26,7 +26,7 @@ class Ended:
 
 
 class Gate:
-    """Holds commands that start with GATE and have `stdin` as theirs, until it is opened."""
+    """Holds commands that start with GATE, and have its `stdin`, until it is opened."""
 
     def __enter__(self) -> Self:
         self.stdin, self._hold = os.pipe()
@@ -37,7 +37,7 @@ class Gate:
         self.open()
 
     def open(self) -> float:
-        """Let all go; return when."""
+        """Release all commands; return the time."""
         if self._hold >= 0:
             os.close(self._hold)
         self._hold = -1
@@ -70,7 +70,7 @@ class Watch:
         return [name for name in self._processes if name not in self.ended]
 
     def ticks(self, every_s: float, until: float) -> Iterator[float]:
-        """Yield the time now and then while processes run, or until `until`; see to those that end in between."""
+        """Yield the time in intervals while processes run, or until `until`; note those that have ended."""
         due = time.monotonic()
         while self.running and time.monotonic() < until:
             yield time.monotonic()

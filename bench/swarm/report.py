@@ -16,12 +16,12 @@ from bench.swarm.plan import Plan, Rates, Scenario
 from bench.swarm.play import Run, Trace
 
 SAMPLES = 150
-"""The most samples of a series that the JSON file and the pictures have."""
+"""Most samples of a series in the JSON file and the pictures."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that was measured, and with what."""
+    """All measurements, with the plan and the machine."""
 
     when: str
     machine: Machine
@@ -35,7 +35,7 @@ class Report:
         return [run for run in self.runs if run.scenario == scenario.name]
 
     def typical(self, scenario: Scenario) -> Run | None:
-        """Return the run whose slowest node is the median one (the lower one of two)."""
+        """Return the median run by its slowest node (the lower one of two)."""
         runs = sorted(self.of(scenario), key=lambda run: run.slowest_s)
         return runs[(len(runs) - 1) // 2] if runs else None
 
@@ -50,7 +50,7 @@ def narrate(run: Run) -> str:
 
 
 def thin(trace: Trace) -> Trace:
-    """Return a trace of at most SAMPLES samples, the first and the last among them."""
+    """Return a trace of at most SAMPLES samples, with the first and the last one."""
     last = len(trace.times) - 1
     steps = min(SAMPLES - 1, last)
     picked = [round(number * last / steps) for number in range(steps + 1)] if steps else [0]
@@ -79,7 +79,7 @@ def _format_run(run: Run) -> str:
 
 
 def format_report(report: Report, stem: str) -> str:
-    """Return the whole page as Markdown; the pictures beside it are called `stem` and the scenario."""
+    """Return the whole page as Markdown; the pictures beside it are named `stem`-scenario."""
     parts = [_head(report), _table(report), _skipped(report)]
     parts += [_section(report, scenario, stem) for scenario in report.scenarios if report.of(scenario)]
     parts += [METHOD, format_machine(report.machine)]
@@ -158,7 +158,7 @@ def _section(report: Report, scenario: Scenario, stem: str) -> str:
 
 
 def _sources(run: Run) -> str:
-    """Return what the receipts say; whatever is no origin and no cache is a peer."""
+    """Return the receipts' bytes by source: origin, cache, and all others as peers."""
     total: Counter[str] = Counter()
     for node in run.nodes:
         for source, count in node.sources.items():
@@ -168,17 +168,17 @@ def _sources(run: Run) -> str:
 
 METHOD = """## How to read it
 
-- The bound is max(F/U, F/d, M F/(U + N u)): F the file, U and u the uplinks of the origin and of a node, d a node's
-  downlink, all as the payload rates that a plain HTTP connection was measured to get through these links; M nodes fetch
-  (and live), N have an uplink. No protocol can be faster; what it leaves out is the start of the processes.
-- All nodes are let go at one moment; a node's time ends when its process does. Each output was compared with the file
-  by SHA-256 afterwards. Of a node that was killed only its bytes count: right, or none.
-- Copies are the bytes that crossed the origin's link, heads and headers and all, / F. Progress is what the bridge
-  counts on each link. Before the nodes start, memory as large as all their files is written and freed again: a
-  virtual machine pays for pages that it had given back to its host.
-- "Pythons' start": as many `python -c pass` as there are nodes, started together in the same namespaces, until the last
-  one ends. "Cores busy" is the whole machine's: near 100 % the figures tell of the machine, not of the network. "Load
-  before" is its load average right before: what others had it do."""
+- The bound is max(F/U, F/d, M F/(U + N u)): F is the file, U and u are the uplinks of the origin and of a node, d is a
+  node's downlink; M nodes fetch (and live), N have an uplink. The rates are payload rates, measured with plain HTTP
+  connections on these links. No protocol can be faster. The start of the processes is not in the bound.
+- All nodes are released at once; a node's time ends with its process. Then each output is compared with the file by
+  SHA-256. A killed node must have the right file or none.
+- Copies are the bytes on the origin's link, with heads and headers, divided by F. Progress is counted by the bridge on
+  each link. Before the nodes start, memory as large as all their files is written and freed: a virtual machine pays for
+  pages that it had given back to its host.
+- "Pythons' start" is the time of as many `python -c pass` as there are nodes, started together in the same namespaces.
+  "Cores busy" is the whole machine's: near 100 % the figures describe the machine, not the network. "Load before" is
+  the load average right before, caused by other programs."""
 
 
 def _line(cells: list[str]) -> str:
