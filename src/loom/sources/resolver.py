@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loom.net.connection import Pool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Target:
     """Where one file is asked for.
 
@@ -29,8 +29,12 @@ class Target:
     """
 
     url: Url
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
     expires_at: float | None = None
+
+    def __repr__(self) -> str:
+        """Return it without its secrets: the URL may be signed."""
+        return f"Target({self.url}, expires_at={self.expires_at})"
 
     @property
     def has_expired(self) -> bool:
