@@ -270,3 +270,46 @@ def test_names_that_are_none_are_not_asked_for(name: str) -> None:
             ask(name)
     with pytest.raises(UsageError):
         client.locate("m", zone="\udcff")
+
+
+# One connection for many calls
+
+
+def test_a_client_that_keeps_its_connection_uses_it_again() -> None:
+    """Three calls, one connection; `close` closes it."""
+    reply = b'HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n{"replicas":[],"total":0}  '
+
+    def talk(one: socket.socket, _head: str) -> None:
+        one.sendall(reply)
+        while one.recv(4096):
+            one.sendall(reply)
+
+    with Stranger(talk) as stranger:
+        client = ControlClient(stranger.url, keeps=True)
+        assert [client.locate("m")["total"] for _ in range(3)] == [0, 0, 0]
+        client.close()
+        assert len(stranger.asked) == 1, "it notes the first request of each connection"
+
+
+def test_a_kept_connection_that_was_closed_costs_nothing() -> None:
+    """The control plane closes idle connections: then the request goes through a new one."""
+    with Stranger(saying({"replicas": [], "total": 0})) as stranger:
+        client = ControlClient(stranger.url, keeps=True)
+        assert [client.locate("m")["total"] for _ in range(3)] == [0, 0, 0]
+        client.close()
+        assert len(stranger.asked) == 3
+
+
+def test_a_kept_connection_that_falls_silent_ends_within_its_time() -> None:
+    """It is not asked twice then: the time is over."""
+
+    def talk(one: socket.socket, _head: str) -> None:
+        one.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n{"replicas":[],"total":0}')
+        while one.recv(4096):
+            pass
+
+    with Stranger(talk) as stranger:
+        client = ControlClient(stranger.url, keeps=True, timeout_s=0.3)
+        client.locate("m")
+        assert "did not answer" in told(client).message
+        client.close()

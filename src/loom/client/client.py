@@ -1,4 +1,4 @@
-"""The HTTP client of a control plane: blocking, standard library only, one connection a call.
+"""The HTTP client of a control plane: blocking, standard library only.
 
 Every call ends within its timeout: with a reply of the right shape, or with one of loom.errors. Proxies are left out: a
 control plane is part of the fleet, not of the internet.
@@ -75,23 +75,32 @@ class ControlClient:
         UsageError when https needs one of these files and it cannot be used.
     timeout_s: for a whole request, from its first to its last byte.
     denied_hint: what to do when the token, or that there is none, is refused; by default what the control plane says.
+    keeps: whether to keep the connection for the next call; then `close` the client in the end. Without it every call
+        has a connection of its own, and may come from any thread; with it one thread calls.
     """
 
     def __init__(
         self, url: str = DEFAULT_URL, *, token: str | None = None, ca_file: str | None = None,
         certificate: ClientCertificate | None = None, timeout_s: float = TIMEOUT_S, denied_hint: str = "",
+        keeps: bool = False,
     ) -> None:  # fmt: skip
         self._url = parse_control_url(url)
         self._prefix = self._url.target.rstrip("/")
         sent = first_token(token)
         self._headers = {"User-Agent": f"loom/{__version__}"} | ({"Authorization": f"Bearer {sent}"} if sent else {})
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
+        self._kept: list[socket.socket] | None = [] if keeps else None
         self.clock_off_s: float | None = None
         """Seconds by which our clock was ahead of the control plane's at the last reply; None when it did not say."""
         self._denied_hint = denied_hint
         self._certificate = certificate
         is_tls = self._url.endpoint.scheme == "https"
         self._context = _context(ca_file, certificate) if is_tls and (ca_file or certificate) else None
+
+    def close(self) -> None:
+        """Close the connection that is kept."""
+        while self._kept:
+            self._kept.pop().close()
 
     def __str__(self) -> str:
         """Return the address, for people."""
@@ -241,11 +250,11 @@ class ControlClient:
         )
         try:
             return exchange(
-                self._url.endpoint, request, context=self._context, timeout_s=self._timeout_s, most=most
+                self._url.endpoint, request, context=self._context, timeout_s=self.timeout_s, most=most, kept=self._kept
             )  # fmt: skip
         except TimeoutError:
             hint = "is it overloaded, is a firewall in between, or is something else listening there?"
-            raise RegistryUnavailable(f"{self} did not answer within {self._timeout_s:g} s", hint) from None
+            raise RegistryUnavailable(f"{self} did not answer within {self.timeout_s:g} s", hint) from None
         except ReplyTooLarge:
             message = f"{self} answered with more than {most // 1024**2} MiB"
             raise RegistryError(message, "no control plane does: check --control") from None

@@ -1,4 +1,4 @@
-"""One HTTP request and its reply, within one deadline, over a connection of its own.
+"""One HTTP request and its reply, within one deadline, over a connection of its own or one that was kept.
 
 Rule: every wait (for the name, the connection, TLS, and each piece that is sent or comes back) gets what is left of the
 deadline. With a time for each of them, a server that dribbles a byte a second holds its client for ever.
@@ -6,20 +6,23 @@ deadline. With a time for each of them, a server that dribbles a byte a second h
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import socket
+import ssl
 import threading
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loom.net.tls import raise_alert
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Mapping
-
     from loom.core.urls import Endpoint
+
+Request = tuple[str, str, bytes | None, Mapping[str, str]]
+"""Method, target, body, header fields."""
 
 
 class Reply(NamedTuple):
@@ -50,23 +53,47 @@ class Deadline:
 
 
 def exchange(
-    endpoint: Endpoint, request: tuple[str, str, bytes | None, Mapping[str, str]], *,
-    context: ssl.SSLContext | None, timeout_s: float, most: int,
+    endpoint: Endpoint, request: Request, *, context: ssl.SSLContext | None, timeout_s: float, most: int,
+    kept: list[socket.socket] | None = None,
 ) -> Reply:  # fmt: skip
     """Send a request (method, target, body, headers); return the reply.
 
-    context: for TLS. most: bytes that the reply's body may have. Raises ReplyTooLarge, OSError (TimeoutError,
-    ssl.SSLError and socket.gaierror among them), UnicodeError for a host that is none, http.client.HTTPException.
+    context: for TLS. most: bytes that the reply's body may have. kept: connections to this endpoint that wait for
+    another request; one is used if there is one, and put back. Then the request may be sent twice, for a kept one can
+    turn out to be closed: it must mean the same twice. None: the connection is closed.
+
+    Raises ReplyTooLarge, OSError (TimeoutError, ssl.SSLError and socket.gaierror among them), UnicodeError for a host
+    that is none, http.client.HTTPException.
     """
     deadline = Deadline(timeout_s)
+    while kept:
+        with contextlib.suppress(ConnectionError, ssl.SSLError, http.client.BadStatusLine):
+            return _ask(kept.pop(), endpoint, request, deadline, most, kept)
+    return _ask(_open(endpoint, context, deadline), endpoint, request, deadline, most, kept)
+
+
+def _ask(
+    one: socket.socket, endpoint: Endpoint, request: Request, deadline: Deadline, most: int,
+    kept: list[socket.socket] | None,
+) -> Reply:  # fmt: skip
+    """Send a request on a connection, and keep it if it can carry another one; else close it."""
     method, target, body, headers = request
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port)
-    with _open(endpoint, context, deadline) as one:
-        connection.sock = _Wire(one, deadline)
-        connection.request(method, target, body, {"Host": endpoint.authority, "Connection": "close", **headers})
+    connection.sock = _Wire(one, deadline)
+    fields = {"Host": endpoint.authority, **({} if kept is not None else {"Connection": "close"}), **headers}
+    try:
+        connection.request(method, target, body, fields)
         response = connection.getresponse()
         location, date = response.getheader("Location", ""), response.getheader("Date", "")
-        return Reply(response.status, location, _read(response, most), date)
+        reply = Reply(response.status, location, _read(response, most), date)
+    except BaseException:
+        one.close()
+        raise
+    if kept is None or response.will_close:
+        one.close()
+    else:
+        kept.append(one)
+    return reply
 
 
 def _read(response: http.client.HTTPResponse, most: int) -> bytes:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self
 
 from loom.client.client import ControlClient
+from loom.client.renewal import Lease, Renewal
 from loom.core.addresses import format_authority
 from loom.core.control_url import parse_control_url
 from loom.core.exposition import format_families
 from loom.core.option_checks import parse_listen
 from loom.core.waits import tell_offset
-from loom.errors import LoomError, UsageError
+from loom.errors import StoreError, UsageError
 from loom.net.facing import own_address
 from loom.net.http_server import HttpServer
 from loom.net.limit import RateLimit
@@ -30,13 +30,16 @@ if TYPE_CHECKING:
     from loom.net.tls import ClientCertificate
 
 BEAT_S = 5.0
+"""Seconds between two heartbeats."""
+
 TTL_S = 15.0
-"""A node that is gone is forgotten after so long."""
+"""Seconds without a heartbeat after which a node is forgotten."""
 
 DRAIN_S = 10.0
-"""How long uploads under way may take once the node is asked to stop."""
+"""Seconds that uploads under way may take once the node is asked to stop."""
 
 REFUSALS_EVERY_S = 60.0
+"""Seconds, at least, between two notes about peers that were refused."""
 
 _TIMEOUT_S = 3.0
 _RESOLVE_S = 10.0
@@ -77,7 +80,6 @@ class Node:
     ) -> None:
         self._options = options
         self._on_note = on_note
-        self._on_trouble = on_trouble
         self._client = ControlClient(
             options.control, token=options.token, ca_file=options.control_ca_file,
             certificate=options.control_certificate, timeout_s=_TIMEOUT_S,
@@ -99,11 +101,10 @@ class Node:
         self._heard_at, self._started_at, self._refused = 0.0, time.time(), 0
         self._epoch: str | None = None
         self._said: list[dict[str, object]] | None = None
-        self._trouble = ""
         self._tell_at = 0.0
         self._clock_trouble = ""
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="loom-heartbeat", daemon=True)
+        self._renewal = Renewal("loom-heartbeat")
+        self._lease = Lease(self._renew, BEAT_S, on_trouble=on_trouble)
 
     @property
     def url(self) -> str:
@@ -112,24 +113,23 @@ class Node:
 
     def __enter__(self) -> Self:
         self._server.start()
-        self._thread.start()
+        self._renewal.add(self._lease)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave first, so that nobody new is sent here; then let those end who are being served."""
-        self._end.set()
-        self._thread.join(2 * _TIMEOUT_S)
-        if not self._trouble:
-            self._try(lambda: self._client.withdraw(self._options.node, identity=self._identity))
+        """Leave the fleet first, so that no new peer is sent here; then let uploads end."""
+        self._renewal.end(self._lease, lambda: self._client.withdraw(self._options.node, identity=self._identity))
+        self._renewal.close(2 * _TIMEOUT_S)
         self._server.stop(DRAIN_S)
 
-    def _run(self) -> None:
-        while True:
-            started = time.monotonic()
-            self._try(self._beat)
+    def _renew(self) -> None:
+        """Tell the control plane what is here. Raises LoomError."""
+        try:
+            self._beat()
+        except OSError as error:
+            raise StoreError(f"the cache cannot be read: {error.strerror or error}") from error
+        finally:
             self._tell_refusals()
-            if self._end.wait(max(0.0, BEAT_S - (time.monotonic() - started))):
-                return
 
     def _tell_refusals(self) -> None:
         """Say that peers were refused, at most once in REFUSALS_EVERY_S."""
@@ -141,7 +141,7 @@ class Node:
 
     def _show_metrics(self) -> bytes:
         facts = self._heard_at, self._started_at, self._client.clock_off_s
-        is_known = not self._trouble and bool(self._heard_at)
+        is_known = not self._lease.trouble and bool(self._heard_at)
         return format_families(node_metrics(self._server, self._face, self._shelf.stock, *facts, is_known=is_known))
 
     def _beat(self) -> None:
@@ -164,19 +164,6 @@ class Node:
         facts |= {"epoch": self._epoch} if self._epoch else {}
         facts |= {"inventory": inventory} if inventory is not None else {}
         return self._client.heartbeat(options.node, identity=self._identity, **facts)
-
-    def _try(self, what: Callable[[], object]) -> None:
-        try:
-            what()
-        except LoomError as error:
-            trouble = f"{error.message} ({error.hint})" if error.hint else error.message
-        except OSError as error:
-            trouble = f"the cache cannot be read: {error.strerror or error}"
-        else:
-            trouble = ""
-        if bool(trouble) != bool(self._trouble):
-            self._on_trouble(trouble)
-        self._trouble = trouble
 
 
 def _facing(control: str) -> str:

@@ -285,8 +285,8 @@ def test_who_is_done_first_stays_for_the_others(cold: Cold) -> None:
 def test_a_node_over_the_same_cache_goes_on(cold: Cold, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a fetch leaves in the cache of a node is listed at the node's address before the node has said so itself."""
     cold.fetch("a")
+    monkeypatch.setattr("loom.node.node.BEAT_S", 60.0)
     with cold.node("a") as node:
-        monkeypatch.setattr("loom.node.node.BEAT_S", 60.0)
         url, cold.url = cold.url, origin.put("/second.bin", Thing(DATA), paced(500_000, 0.05))
         cold.fetch("a", timeout_s=20)
         until(lambda: [(one["state"], one.get("address")) for one in cold.replicas()] == [("complete", node.url)])

@@ -1,0 +1,146 @@
+"""The renewal loop: what is said to a control plane again and again, for a lease ends unless it is renewed.
+
+One thread says everything that one node has to say: the fetches under way, the files that it hands out. A lease goes
+through these states:
+
+| state | event | next |
+|---|---|---|
+| due | its turn | well, or in trouble (RegistryUnavailable, AccessDenied, a bug) |
+| well | `period_s` are over | due |
+| in trouble | `retry_s` are over | due |
+| any | `end`, with a last word | ended, once the last word is said; without saying it while in trouble |
+
+Rule: a control plane that is down or slow costs its callers nothing but what they choose to wait.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from loom.errors import LoomError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Lease:
+    """One thing to say until it ends.
+
+    renew: says it; raises LoomError when that fails. Called on the renewal's thread, as is `on_trouble`: with what is
+    wrong when it begins to be wrong, and with "" when all is well again. period_s: seconds from one time to the next;
+    retry_s: the same after a failure, None for as long.
+    """
+
+    def __init__(
+        self,
+        renew: Callable[[], object],
+        period_s: float,
+        retry_s: float | None = None,
+        on_trouble: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.trouble = ""
+        """What went wrong the last time, for people; "" when all is well."""
+        self.is_tried = threading.Event()
+        """The first attempt is over, well or not."""
+        self.is_ended = threading.Event()
+        self._renew = renew
+        self._period_s = period_s
+        self._retry_s = period_s if retry_s is None else retry_s
+        self._on_trouble = on_trouble
+        self._last: Callable[[], object] | None = None
+        self._is_ending = False
+        self.due_at = time.monotonic()
+
+    def end_with(self, last: Callable[[], object] | None) -> None:
+        """Have `last` said in its next turn, which comes at once, instead of another renewal."""
+        self._last, self._is_ending, self.due_at = last, True, float("-inf")
+
+    def take_turn(self) -> bool:
+        """Say what is to be said now; return whether there will be another turn."""
+        if self._is_ending:
+            if self._last is not None and not self.trouble:
+                self._attempt(self._last)
+            self.is_ended.set()
+            return False
+        self._attempt(self._renew)
+        self.is_tried.set()
+        if not self._is_ending:
+            self.due_at = time.monotonic() + (self._retry_s if self.trouble else self._period_s)
+        return True
+
+    def _attempt(self, what: Callable[[], object]) -> None:
+        trouble = ""
+        try:
+            what()
+        except LoomError as error:
+            trouble = f"{error.message} ({error.hint})" if error.hint else error.message
+        except Exception as error:  # noqa: BLE001 - a bug in the bookkeeping must not end a cold start
+            trouble = f"the exchange with the control plane failed in a way that was not foreseen: {error!r}"
+        if bool(trouble) != bool(self.trouble):
+            self._on_trouble(trouble)
+        self.trouble = trouble
+
+
+class Renewal:
+    """Renews any number of leases on one thread, begun with the first of them. Thread-safe.
+
+    name: of the thread. at_end: called on it when there is nothing to say any more, after `close`.
+    """
+
+    def __init__(self, name: str, at_end: Callable[[], object] = lambda: None) -> None:
+        self._leases: list[Lease] = []
+        self._changed = threading.Condition()
+        self._is_closing = self._is_begun = False
+        self._at_end = at_end
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def add(self, lease: Lease) -> None:
+        """Say it from now on. Raises RuntimeError when the system allows no more threads."""
+        with self._changed:
+            if not self._is_begun:
+                self._thread.start()
+                self._is_begun = True
+            self._leases.append(lease)
+            self._changed.notify()
+
+    def end(self, lease: Lease, last: Callable[[], object] | None = None) -> None:
+        """Say it no more; `last`, if given, is said first. `lease.is_ended` tells when that is done."""
+        with self._changed:
+            if lease in self._leases:
+                lease.end_with(last)
+                self._changed.notify()
+            else:
+                lease.is_ended.set()
+
+    def close(self, timeout_s: float) -> None:
+        """End the thread once the leases that have ended have said their last word; wait for at most `timeout_s`."""
+        with self._changed:
+            self._is_closing = True
+            self._leases = [lease for lease in self._leases if lease.due_at == float("-inf")]
+            self._changed.notify()
+            is_begun = self._is_begun
+        if is_begun:
+            self._thread.join(timeout_s)
+        else:
+            self._at_end()
+
+    def _run(self) -> None:
+        while (lease := self._next()) is not None:
+            if not lease.take_turn():
+                with self._changed:
+                    self._leases = [one for one in self._leases if one is not lease]
+        self._at_end()
+
+    def _next(self) -> Lease | None:
+        """Wait for the lease whose turn it is; return None when there is nothing more to say."""
+        with self._changed:
+            while True:
+                lease = min(self._leases, key=lambda one: one.due_at, default=None)
+                if lease is None and self._is_closing:
+                    return None
+                wait_s = None if lease is None else lease.due_at - time.monotonic()
+                if lease is not None and wait_s is not None and wait_s <= 0:
+                    return lease
+                self._changed.wait(wait_s)

@@ -1,0 +1,98 @@
+"""The renewal loop: one thread for all that a node has to say; what it costs when the control plane is away."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loom.client.renewal import Lease, Renewal
+from loom.errors import RegistryUnavailable
+from tests.control.plane import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def renewal() -> Iterator[Renewal]:
+    """A renewal whose thread has ended in the end."""
+    one = Renewal("loom-renewed")
+    yield one
+    one.close(20)
+    assert "loom-renewed" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_all_leases_are_renewed_on_one_thread(renewal: Renewal) -> None:
+    """Each in its own period, the first time at once."""
+    said: list[tuple[str, str]] = []
+    for name, period_s in (("often", 0.001), ("seldom", 1000.0)):
+        renewal.add(Lease(lambda name=name: said.append((name, threading.current_thread().name)), period_s))
+    wait_until(lambda: len(said) > 5, "it is said again and again")
+    assert {thread for _, thread in said} == {"loom-renewed"}
+    assert [name for name, _ in said].count("seldom") == 1
+
+
+def test_the_last_word_is_said_once_and_at_once(renewal: Renewal) -> None:
+    """However long the period is; then nothing more is said, and ending it again is no harm."""
+    said: list[str] = []
+    lease = Lease(lambda: said.append("here"), 1000.0)
+    renewal.add(lease)
+    assert lease.is_tried.wait(20)
+    renewal.end(lease, lambda: said.append("gone"))
+    assert lease.is_ended.wait(20)
+    renewal.end(lease, lambda: said.append("again"))
+    assert said == ["here", "gone"]
+
+
+def test_trouble_is_told_when_it_begins_and_when_it_is_over(renewal: Renewal) -> None:
+    """Not each time; a bug counts as trouble, and ends nothing."""
+    heard: list[str] = []
+    answers = iter([RegistryUnavailable("away", "start it"), KeyError("bug"), None, None])
+
+    def renew() -> None:
+        if (error := next(answers, None)) is not None:
+            raise error
+
+    lease = Lease(renew, 0.001, on_trouble=heard.append)
+    renewal.add(lease)
+    wait_until(lambda: len(heard) == 2, "it is well again")
+    assert heard == ["away (start it)", ""]
+    assert lease.trouble == ""
+
+
+def test_in_trouble_the_last_word_is_not_said(renewal: Renewal) -> None:
+    """A control plane that is away would only be waited for once more."""
+    said: list[str] = []
+
+    def fail() -> None:
+        raise RegistryUnavailable("away")
+
+    lease = Lease(fail, 1000.0)
+    renewal.add(lease)
+    assert lease.is_tried.wait(20)
+    renewal.end(lease, lambda: said.append("gone"))
+    assert lease.is_ended.wait(20)
+    assert said == []
+
+
+def test_one_that_hangs_is_not_waited_for() -> None:
+    """`close` waits as long as it is told; the thread ends by itself, and says at its end what is to be said."""
+    began, may_go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    renewal = Renewal("loom-renewed", ended.set)
+    lease = Lease(lambda: (began.set(), may_go_on.wait()), 1000.0)
+    renewal.add(lease)
+    assert began.wait(20)
+    renewal.close(0.0)
+    assert not ended.is_set()
+    may_go_on.set()
+    assert ended.wait(20)
+    assert lease.is_tried.is_set()
+
+
+def test_what_was_never_begun_ends_at_once() -> None:
+    """No thread is started for nothing."""
+    ended = threading.Event()
+    Renewal("loom-renewed", ended.set).close(0.0)
+    assert ended.is_set()
