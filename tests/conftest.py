@@ -15,40 +15,30 @@ from tests.fetching.kit.getter import SECRET, Getter
 from tests.origins.fault import Origin
 from tests.origins.nginx import OriginUnavailable
 from tests.origins.tls import Authority
+from tests.waiting import busyness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 HANG_S = 60.0
-"""Seconds far beyond what any test takes on an idle machine; a hang is a failure, never a wait."""
-
-LONGEST_S = 240.0
-BUSY_SHARE = 0.1
-"""A test that has used a tenth of the time computes, on a machine that others keep busy: it gets up to LONGEST_S."""
+"""Seconds far beyond what any test takes on an idle machine; a busy one gets as many times more as it is busy."""
 
 
 class Hung(Exception):
     """A test did not end."""
 
 
-def _computed_s() -> float:
-    """Return the processor seconds of this process and of its children that have ended."""
-    return sum(os.times()[:4])
-
-
 @pytest.fixture(autouse=True)
 def hang_guard() -> Iterator[None]:
     """Raise Hung in a test that does not end, again and again until it lets go."""
-
-    began, computed = time.monotonic(), _computed_s()
+    began = time.monotonic()
 
     def wake(*_: object) -> None:
         elapsed_s = time.monotonic() - began
-        if elapsed_s < LONGEST_S and _computed_s() - computed > BUSY_SHARE * elapsed_s:
-            return
-        faulthandler.dump_traceback(sys.__stderr__)
-        raise Hung(f"still running after {elapsed_s:.0f} s")
+        if elapsed_s > HANG_S * busyness():
+            faulthandler.dump_traceback(sys.__stderr__)
+            raise Hung(f"still running after {elapsed_s:.0f} s")
 
     before = signal.signal(signal.SIGALRM, wake)
     signal.setitimer(signal.ITIMER_REAL, HANG_S, 5)
@@ -59,7 +49,7 @@ def hang_guard() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Take the settings of whoever runs the tests out of the picture."""
+    """Hide the settings of the user who runs the tests."""
     for name in [name for name in os.environ if name.startswith("LOOM_")]:
         monkeypatch.delenv(name)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
