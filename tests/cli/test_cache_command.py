@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -21,6 +22,7 @@ from tests.origins.deliveries import closes
 from tests.origins.things import Thing, seeded
 from tests.store.kit import record_path
 from tests.store.test_cache import KEY, put
+from tests.waiting import until
 
 SIZES = {"old.bin": 3000, "new.bin": 5000}
 
@@ -44,13 +46,13 @@ def cache(origin, tmp_path, monkeypatch) -> Cache:
 
 def settle(cache: Cache, url: str) -> None:
     """Settle, or wait for the process that is at it."""
-    deadline = time.monotonic() + 30
-    while not cache.read(reference_key(url)).is_settled:
-        assert time.monotonic() < deadline
-        try:
+
+    def is_settled() -> bool:
+        with contextlib.suppress(FileNotFoundError):
             settle_all(cache)
-        except FileNotFoundError:
-            time.sleep(0.01)
+        return cache.read(reference_key(url)).is_settled
+
+    until(is_settled, "the blob is settled")
 
 
 def blobs(cache: Cache) -> list[Path]:

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from loom.store.cache import Cache, read_boot_id
 from loom.store.placing import WAYS
 from tests import SRC
 from tests.origins.things import Thing, seeded
+from tests.waiting import until
 
 ALLOWED = frozenset(
     ("loom", "loom.__main__", "loom.cli", "loom.cli.quick", "loom.cli.signals", "loom.cli.streams",
@@ -173,9 +173,8 @@ def test_a_settings_file_goes_the_long_way(cached, tmp_path, monkeypatch) -> Non
 def test_a_blob_that_nobody_settled_goes_the_long_way(cached, monkeypatch) -> None:
     """The long way starts another process that settles it."""
     cache, key = Cache(os.environ["LOOM_CACHE"]), reference_key(cached)
-    deadline = time.monotonic() + 30
-    while not (ref := cache.read(key)).is_settled and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: cache.read(key).is_settled, "the blob is settled")
+    ref = cache.read(key)
     ref.blob, ref.boot_id = "new/one", read_boot_id()
     os.link(cache.blob_path(cache.read(key).blob), cache.blob_path("new/one"))
     cache.write(key, ref)

@@ -6,20 +6,17 @@ import contextlib
 import http.client
 import json
 import socket
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 from urllib.parse import urlsplit
 
 from loom.control.serving import Beside, ControlOptions
+from tests.waiting import DEADLINE_S, Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
-
-DEADLINE_S = 5.0
-"""Far beyond what anything here takes."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +121,6 @@ def head(path: str = "/healthz", *lines: str, method: str = "GET") -> bytes:
     return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", "")).encode()
 
 
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Wait for something to become true. Raises AssertionError when it does not."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"still not: {what}"
-        time.sleep(0.01)
-
-
 def is_cut(one: socket.socket) -> bool:
     """Return whether the other side has ended a connection, told by what happens when it is sent a blank line."""
     one.setblocking(False)
@@ -163,8 +152,9 @@ def wait_for_cut(one: socket.socket, what: str, said: bytes = b"") -> bytes:
     Raises AssertionError when it does not.
     """
     one.settimeout(0.02)
-    heard, sent, deadline = b"", 0, time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
+    heard, sent, deadline = b"", 0, Deadline(what)
+    while True:
+        deadline.check()
         try:
             if sent < len(said):
                 one.sendall(said[sent : sent + 1])
@@ -177,4 +167,3 @@ def wait_for_cut(one: socket.socket, what: str, said: bytes = b"") -> bytes:
         if not more:
             return heard
         heard += more
-    raise AssertionError(f"not cut in {DEADLINE_S:g} s: {what}")

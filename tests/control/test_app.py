@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loom.core.names import MAX_MODEL, MAX_NODE
-from tests.control.plane import Plane, running, wait_until
+from tests.control.plane import Plane, running
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -338,7 +339,7 @@ def test_a_node_that_stops_renewing_disappears(plane) -> None:
     plane.post("/heartbeat", node="n", ttl_s=1, inventory=[{"model": "m"}])
     started = time.monotonic()
     assert plane.get("/locate/m")["total"] == 2
-    wait_until(lambda: plane.ask("GET", "/locate/m").status == 404, "both are gone")
+    until(lambda: plane.ask("GET", "/locate/m").status == 404, "both are gone")
     assert time.monotonic() - started > 0.5
     assert [one["node"] for one in plane.get("/nodes")["nodes"]] == ["n"]
     assert nodes_of(plane, "stays") == ["n"]
@@ -367,7 +368,7 @@ def test_a_lease_can_be_shortened(plane) -> None:
     plane.post("/heartbeat", node="b", ttl_s=86400, inventory=[{"model": "m"}])
     plane.post("/heartbeat", node="b", ttl_s=1)
     assert plane.get("/locate/m")["total"] == 2
-    wait_until(lambda: plane.ask("GET", "/locate/m").status == 404, "both are gone")
+    until(lambda: plane.ask("GET", "/locate/m").status == 404, "both are gone")
 
 
 # Epochs
@@ -396,7 +397,7 @@ def test_what_makes_an_inventory_unknown(plane, doubt) -> None:
     if doubt == "registered":
         plane.post("/register", node="n", model="m", ttl_s=1)
     elif doubt == "ended":
-        wait_until(lambda: plane.ask("GET", "/locate/m").status == 404, "the lease has ended")
+        until(lambda: plane.ask("GET", "/locate/m").status == 404, "the lease has ended")
     else:
         message = {"node": "n", "model": "m"} if doubt == "withdrawn" else {"node": "n"}
         assert plane.ask("DELETE", "/register", message).status == 200

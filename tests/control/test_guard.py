@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.control.guard import MAX_BODY
-from tests.control.plane import Plane, has_ended, head, is_cut, reply_of, running, wait_for_cut, wait_until
+from tests.control.plane import Plane, has_ended, head, is_cut, reply_of, running, wait_for_cut
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -399,7 +400,7 @@ def test_a_client_that_reads_nothing_is_cut(hasty, path) -> None:
     """A reply that nobody takes is given up, and with it the connection."""
     fill(hasty, 150)
     with hasty.open(head(path), window=2048) as one:
-        wait_until(lambda: is_cut(one), f"{path} is cut")
+        until(lambda: is_cut(one), f"{path} is cut")
 
 
 def test_a_client_that_asks_and_asks_and_reads_nothing_is_cut(hasty) -> None:
@@ -420,7 +421,7 @@ def test_a_client_that_asks_and_asks_and_reads_nothing_is_cut(hasty) -> None:
                 return True
             return False
 
-        wait_until(is_over, "a flood of requests is cut")
+        until(is_over, "a flood of requests is cut")
     assert said < 16 * 1024 * 1024
     assert hasty.get("/healthz")
 
@@ -450,7 +451,7 @@ def test_a_thousand_idle_connections_keep_nobody_out(hasty) -> None:
     waiting = [hasty.open(b"GET /nodes" if number % 2 else b"") for number in range(1000)]
     try:
         assert hasty.get("/healthz") == {"status": "ok"}
-        wait_until(lambda: all(has_ended(one) for one in waiting), "all are cut")
+        until(lambda: all(has_ended(one) for one in waiting), "all are cut")
     finally:
         for one in waiting:
             one.close()
@@ -462,7 +463,7 @@ def test_a_request_that_is_under_way_is_not_cut(hasty) -> None:
     with hasty.open(head("/events")) as viewer, hasty.open(head("/healthz")) as client:
         assert reply_of(client).status == 200
         started = time.monotonic()
-        wait_until(lambda: time.monotonic() - started > 0.8, "the deadline is over")
+        until(lambda: time.monotonic() - started > 0.8, "the deadline is over")
         client.sendall(head("/healthz"))
         assert reply_of(client).status == 200
         response = http.client.HTTPResponse(viewer)

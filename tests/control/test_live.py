@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from loom.control import live
-from tests.control.plane import Plane, has_ended, head, reply_of, running, wait_until
+from tests.control.plane import Plane, has_ended, head, reply_of, running
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import socket
@@ -197,7 +198,7 @@ def test_viewers_who_left_take_no_place(plane, monkeypatch) -> None:
         with Viewer(plane) as another:
             return another.status == 200
 
-    wait_until(is_let_in, "a viewer is let in")
+    until(is_let_in, "a viewer is let in")
 
 
 def test_a_viewer_who_leaves_is_nobodys_error(plane, caplog) -> None:
@@ -223,6 +224,6 @@ def test_streams_end_with_the_server(tmp_path, monkeypatch) -> None:
             viewer.event()
     for viewer in viewers:
         assert viewer.chunk() == b""
-        wait_until(lambda viewer=viewer: has_ended(viewer.socket), "the connection has ended")
+        until(lambda viewer=viewer: has_ended(viewer.socket), "the connection has ended")
         viewer.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "loom-control"]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.control.plane import Plane, head, running, wait_until
+from tests.control.plane import Plane, head, running
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +139,7 @@ def test_a_stream_is_counted_when_it_ends(plane, monkeypatch) -> None:
         plane.post("/register", node=f"n{next(numbers)}", model="m")  # news: it is seen that nobody reads any more
         return scrape(plane)["loom_http_requests_total", labels] > 0
 
-    wait_until(is_counted, "the stream is counted")
+    until(is_counted, "the stream is counted")
     assert ("loom_http_request_duration_seconds_count", (("route", "/events"),)) not in scrape(plane)
 
 
@@ -173,7 +174,7 @@ def test_the_registry_behind_is_told_to_be_away(plane, monkeypatch) -> None:
     assert "full" in plane.troubles[0]
     monkeypatch.undo()
     plane.post("/register", node="n", model="k")
-    wait_until(lambda: scrape(plane)["loom_registry_up", ()] == 1, "the registry is back")
+    until(lambda: scrape(plane)["loom_registry_up", ()] == 1, "the registry is back")
 
 
 def test_a_scrape_is_what_prometheus_reads(plane) -> None:

@@ -16,7 +16,8 @@ import pytest
 from loom.control.serving import Beside, ControlOptions
 from loom.errors import RegistryError, UsageError
 from loom.net.tls import client_context
-from tests.control.plane import Plane, head, running, wait_for_cut, wait_until
+from tests.control.plane import Plane, head, running, wait_for_cut
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.origins.tls import Authority
@@ -109,7 +110,7 @@ def test_what_cannot_start_says_why(tmp_path, choices, kind) -> None:
     options = {"registry": f"sqlite://{tmp_path}/r.db", "port": 0, **choices}
     with pytest.raises(kind), Beside(ControlOptions(**options), print):
         pytest.fail("it runs")
-    wait_until(lambda: not threads(), "no thread is left")
+    until(lambda: not threads(), "no thread is left")
 
 
 def test_a_port_that_is_taken(tmp_path) -> None:
@@ -154,7 +155,7 @@ def test_what_was_registered_outlives_a_restart(tmp_path) -> None:
         epoch = plane.post("/heartbeat", node="d", load=3, inventory=[{"model": "k", "state": "partial"}])["epoch"]
         before = {node: plane.get(f"/nodes/{node}") for node in ("a", "d")}
     with running(tmp_path) as plane:
-        wait_until(lambda: plane.get("/nodes")["total"] == 2, "what ended is gone")
+        until(lambda: plane.get("/nodes")["total"] == 2, "what ended is gone")
         for node, known in before.items():
             now = plane.get(f"/nodes/{node}")
             for one in (known["node"], now["node"], *known["inventory"], *now["inventory"]):
@@ -167,7 +168,7 @@ def test_a_node_that_came_back_after_its_lease_has_no_old_models_after_a_restart
     """What a lease covered is gone when it ends, also in the file, though it is tidied up only now and then."""
     with running(tmp_path) as plane:
         plane.post("/heartbeat", node="n", ttl_s=1, inventory=[{"model": "old"}])
-        wait_until(lambda: plane.get("/nodes")["total"] == 0, "the lease has ended")
+        until(lambda: plane.get("/nodes")["total"] == 0, "the lease has ended")
         assert plane.post("/heartbeat", node="n", ttl_s=600)["reassert"] is True
         assert plane.ask("GET", "/locate/old").status == 404
     with running(tmp_path) as plane:
@@ -257,7 +258,7 @@ def test_plain_http_to_a_tls_port_is_told(tmp_path, authority, caplog) -> None:
         assert secure(plane, authority, "/healthz")[0] == 200
         with plane.open() as one, pytest.raises(ssl.SSLError):
             ssl.create_default_context().wrap_socket(one, server_hostname="localhost")
-        wait_until(lambda: "does not trust" in caplog.text, "the refused certificate is told")
+        until(lambda: "does not trust" in caplog.text, "the refused certificate is told")
     assert caplog.text.count("spoke plain HTTP to this port") == 1
 
 

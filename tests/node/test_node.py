@@ -17,10 +17,11 @@ from loom.client.client import ControlClient
 from loom.core.proof import prove
 from loom.node.node import Node, NodeOptions
 from loom.peers.wire import Caller, said_by
-from tests.control.plane import Plane, running, wait_until
+from tests.control.plane import Plane, running
 from tests.fetching.kit.getter import SECRET
 from tests.origins.things import Thing, seeded
 from tests.peers.proving import challenge_of
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,9 +66,9 @@ def test_a_node_has_metrics(tmp_path: Path, plane: Plane, origin: Origin) -> Non
     url = origin.put("/model.bin", Thing(DATA))
     fetch(url, plane, tmp_path, "a", "cache")
     with Node(options(tmp_path, plane), print) as node:
-        wait_until(lambda: scrape(node)["loom_node_registered"] == 1, "it is registered")
+        until(lambda: scrape(node)["loom_node_registered"] == 1, "it is registered")
         fetch(url, plane, tmp_path, "b", "other")
-        wait_until(lambda: scrape(node)["loom_node_models"] == 1, "the next heartbeat tells of the model")
+        until(lambda: scrape(node)["loom_node_models"] == 1, "the next heartbeat tells of the model")
         said = scrape(node)
         assert said["loom_node_served_bytes_total"] == len(DATA) - 1
         assert said["loom_node_cache_blobs"] == 1
@@ -95,7 +96,7 @@ def test_who_is_refused_is_told(tmp_path: Path, plane: Plane, monkeypatch: pytes
     with Node(options(tmp_path, plane), print, refusals.append) as node:
         authority = node.url.removeprefix("http://")
         challenge = challenge_of(authority)
-        wait_until(lambda: scrape(node)["loom_node_registered"] == 1, "it is registered")
+        until(lambda: scrape(node)["loom_node_registered"] == 1, "it is registered")
         assert not refusals
         for number in (1, 2):
             proof = prove("wrong", challenge, number, said_by(Caller("n"), authority, "/refs/0"))
@@ -103,7 +104,7 @@ def test_who_is_refused_is_told(tmp_path: Path, plane: Plane, monkeypatch: pytes
             with pytest.raises(urllib.error.HTTPError, match="401") as caught:
                 urllib.request.urlopen(request, timeout=10)
             caught.value.close()
-        wait_until(lambda: bool(refusals), "it is told")
+        until(lambda: bool(refusals), "it is told")
         assert scrape(node)["loom_node_refused_requests_total"] == 2
     assert len(refusals) == 1
     assert "from 127.0.0.1: they prove no token of this fleet" in refusals[0]
@@ -114,6 +115,6 @@ def test_a_node_and_a_fetch_over_one_cache_are_one(tmp_path: Path, plane: Plane,
     url = origin.put("/model.bin", Thing(DATA))
     with Node(options(tmp_path, plane), print):
         client = ControlClient(plane.url, token=TOKEN)
-        wait_until(lambda: bool(client.nodes()), "it is known")
+        until(lambda: bool(client.nodes()), "it is known")
         fetch(url, plane, tmp_path, "a", "cache")
         assert [one.get("namesakes", 0) for one in client.nodes()] == [0]

@@ -24,9 +24,9 @@ from loom.peers.shelf import OwnShelf, WholeFile
 from loom.peers.wire import Caller
 from loom.store.inside import Place
 from loom.testing.face_contract import FaceContract, Subject
-from tests.control.plane import wait_until
 from tests.fetching.kit.getter import SECRET
 from tests.peers.proving import proof_of
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,7 +169,7 @@ def test_a_range_comes_as_it_is(door: Door) -> None:
         assert (status, body) == (206, DATA[1000:2_000_000])
         assert fields["Content-Range"] == f"bytes 1000-1999999/{len(DATA)}"
         assert fields["Loom-Have"].startswith(f"{Grid(len(DATA)).everything:x};")
-    wait_until(lambda: door.server.served == 2 * (2_000_000 - 1000), "all is counted")
+    until(lambda: door.server.served == 2 * (2_000_000 - 1000), "all is counted")
 
 
 def test_what_is_there_in_part_is_answered_in_part(door: Door) -> None:
@@ -268,7 +268,7 @@ def test_clients_that_misbehave_leave_it_standing(
                     one.settimeout(0.2)
                     one.recv(100)
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    wait_until(lambda: not door.server.load, "the uploads are over")
+    until(lambda: not door.server.load, "the uploads are over")
     assert door.say(ask(target, "bytes=0-9")).endswith(DATA[:10])
     for _ in it:
         pass
@@ -380,12 +380,12 @@ def test_beyond_its_slots_it_is_busy(path: Path) -> None:
         with door.connect() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.sendall(request(f"/blobs/{KEY}", door.authority, "Range: bytes=0-"))
-            wait_until(lambda: door.server.load == 1, "the slot is taken")
+            until(lambda: door.server.load == 1, "the slot is taken")
             status, fields, _ = door.get(f"/blobs/{KEY}", "Range: bytes=0-9")
             assert status == 503
             assert float(fields["Retry-After"]) > 0
             assert "Loom-Have" in fields
-        wait_until(lambda: not door.server.load, "the slot is free")
+        until(lambda: not door.server.load, "the slot is free")
         assert door.get(f"/blobs/{KEY}", "Range: bytes=0-9")[2] == DATA[:10]
 
 

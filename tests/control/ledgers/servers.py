@@ -9,10 +9,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from typing import TYPE_CHECKING, Self
 
 from tests.origins.nginx import OriginUnavailable
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,11 +69,7 @@ class RedisServer:
         """Start it, and wait until it answers: it listens before it has looked for what to load."""
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(self._command, stdout=quiet, stderr=quiet, cwd=self.folder)
-        deadline = time.monotonic() + 10
-        while not self._answers():
-            if time.monotonic() > deadline:
-                raise TimeoutError("redis-server does not answer")
-            time.sleep(0.02)
+        until(self._answers, "redis-server answers")
 
     def _answers(self) -> bool:
         try:
@@ -122,9 +118,7 @@ class ClusterServer(RedisServer):
     def start(self) -> None:
         super().start()
         self.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        deadline = time.monotonic() + 10
-        while "cluster_state:ok" not in self.ask("CLUSTER", "INFO") and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: "cluster_state:ok" in self.ask("CLUSTER", "INFO"), "the cluster is up")
 
 
 class SentinelServers:
@@ -150,17 +144,11 @@ class SentinelServers:
     def __enter__(self) -> Self:
         self.master.start()
         self.replica.start()
-        _await(lambda: "master_link_status:up" in self.replica.ask("INFO", "replication"))
+        until(lambda: "master_link_status:up" in self.replica.ask("INFO", "replication"), "master_link_status:up")
         self.sentinel.start()
-        _await(lambda: "slaves=1" in self.sentinel.ask("INFO", "sentinel"))
+        until(lambda: "slaves=1" in self.sentinel.ask("INFO", "sentinel"), "slaves=1")
         return self
 
     def __exit__(self, *_: object) -> None:
         for server in (self.sentinel, self.replica, self.master):
             server.kill()
-
-
-def _await(is_so: object) -> None:
-    deadline = time.monotonic() + 15
-    while not is_so() and time.monotonic() < deadline:  # type: ignore[operator]
-        time.sleep(0.05)

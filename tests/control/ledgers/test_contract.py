@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -62,13 +61,6 @@ def fleet_of(changes: Sequence[Change]) -> Fleet:
     for change in changes:
         fleet.apply(change)
     return fleet
-
-
-async def until(is_so: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def is_past(now: Callable[[], float], time_s: float) -> None:

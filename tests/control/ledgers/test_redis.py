@@ -22,8 +22,9 @@ from loom.core.changes import Beat, Ended, Holding, Left, Registered, Withdrawn
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
 from tests.control.ledgers.changes import facts_of, sample
 from tests.control.ledgers.servers import RedisServer, SentinelServers, free_port
-from tests.control.ledgers.test_contract import opened, registry_at, run, until
+from tests.control.ledgers.test_contract import opened, registry_at, run
 from tests.origins.nginx import OriginUnavailable
+from tests.waiting import Deadline, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,14 +48,14 @@ def test_control_planes_agree(redis: RedisServer) -> None:
     async def work() -> None:
         async with registry_at(redis.url) as one, registry_at(redis.url) as other:
             await one.submit(Registered("a", Holding("m")))
-            await until(lambda: has(other, "m"))
+            await until_async(lambda: has(other, "m"))
             changes = [
                 (side, Registered(f"n{n % 5}", Holding(f"m{n % 7}", size=n)) if n % 3 else Withdrawn("n1", f"m{n % 7}"))
                 for n in range(200)
                 for side in (one, other)
             ]
             await asyncio.gather(*(side.submit(change) for side, change in changes))
-            await until(lambda: facts_of(one.fleet) == facts_of(other.fleet))
+            await until_async(lambda: facts_of(one.fleet) == facts_of(other.fleet))
             async with registry_at(redis.url) as third:
                 assert facts_of(third.fleet) == facts_of(one.fleet)
 
@@ -70,12 +71,12 @@ def test_control_planes_come_back_together(redis: RedisServer) -> None:
             for plane in planes:
                 await plane.start()
             redis.kill()
-            await until(lambda: all(plane.trouble for plane in planes))
+            await until_async(lambda: all(plane.trouble for plane in planes))
             redis.start()
-            await until(lambda: not any(plane.trouble for plane in planes), 8)
+            await until_async(lambda: not any(plane.trouble for plane in planes))
             for n, plane in enumerate(planes):
                 await plane.submit(Registered(f"n{n}", Holding("m")))
-            await until(lambda: all(plane.fleet.count_holders("m") == len(planes) for plane in planes))
+            await until_async(lambda: all(plane.fleet.count_holders("m") == len(planes) for plane in planes))
         finally:
             await asyncio.gather(*(plane.close() for plane in planes))
 
@@ -132,10 +133,10 @@ def test_a_redis_that_lost_everything_is_healed(redis: RedisServer) -> None:
             beat = Beat("a", registry.now + 60, "http://10.0.0.1:1", inventory=(Holding("m"),))
             await registry.submit(beat)
             redis.kill()
-            await until(lambda: bool(registry.trouble))
+            await until_async(lambda: bool(registry.trouble))
             assert has(registry, "m")
             redis.start()
-            await until(lambda: registry.epoch != before)
+            await until_async(lambda: registry.epoch != before)
             assert has(registry, "m")
             await registry.submit(beat)
             async with registry_at(redis.url) as other:
@@ -155,9 +156,9 @@ def test_a_redis_that_comes_back_with_older_facts_is_believed(redis: RedisServer
             for n in range(5):
                 await registry.submit(Registered("a", Holding(f"lost{n}")))
             redis.kill()
-            await until(lambda: bool(registry.trouble))
+            await until_async(lambda: bool(registry.trouble))
             redis.start()
-            await until(lambda: not registry.trouble and not has(registry, "lost4"))
+            await until_async(lambda: not registry.trouble and not has(registry, "lost4"))
             assert has(registry, "kept")
             await registry.submit(Registered("a", Holding("new")))
             async with registry_at(redis.url) as other:
@@ -194,7 +195,7 @@ def test_a_redis_that_is_flushed_is_given_everything_again(redis: RedisServer) -
             before = registry.epoch
             await registry.submit(Registered("a", Holding("kept")))
             redis.ask("FLUSHALL")
-            await until(lambda: registry.epoch != before)
+            await until_async(lambda: registry.epoch != before)
             async with registry_at(redis.url) as other:
                 assert has(other, "kept")
 
@@ -209,9 +210,9 @@ def test_each_control_plane_counts_what_it_was_told(redis: RedisServer) -> None:
             for registry, received in ((one, 10), (other, 30), (one, 100)):
                 holding = Holding("m", None, 100, "partial", received, received)
                 await registry.submit(Registered("a", holding, expires_at=registry.now + 60, fetch="f1"))
-                await until(lambda: all(it.fleet.totals.from_origin == received for it in (one, other)))  # noqa: B023
+                await until_async(lambda: all(it.fleet.totals.from_origin == received for it in (one, other)))  # noqa: B023
             await other.submit(Withdrawn("a", "m", "f1", Ended("store", 2.0, one.now)))
-            await until(lambda: bool(list(one.fleet.fetches.failures)))
+            await until_async(lambda: bool(list(one.fleet.fetches.failures)))
             assert (one.fleet.heard.from_origin, other.fleet.heard.from_origin) == (80, 20)
             assert [it.fleet.fetches.counts.started for it in (one, other)] == [1, 0]
             assert [it.fleet.fetches.counts.failed.total() for it in (one, other)] == [0, 1]
@@ -283,7 +284,7 @@ def test_a_redis_that_is_away_costs_writes_only(redis: RedisServer) -> None:
             assert caught.value.hint
             assert has(registry, "m")
             redis.start()
-            await until(lambda: not registry.trouble)
+            await until_async(lambda: not registry.trouble)
             await registry.submit(Registered("c", Holding("m2")))
             assert has(registry, "m2")
 
@@ -300,7 +301,7 @@ def test_a_redis_that_hangs_costs_bounded_time(redis: RedisServer, monkeypatch: 
             with pytest.raises(RegistryUnavailable):
                 await registry.submit(Registered("a", Holding("m")))
             redis.go_on()
-            await until(lambda: not registry.trouble)
+            await until_async(lambda: not registry.trouble)
             await registry.submit(Registered("b", Holding("m2")))
 
     run(work())
@@ -314,7 +315,7 @@ def test_who_waits_for_news_is_told(redis: RedisServer, monkeypatch: pytest.Monk
     async def work() -> None:
         async with opened(redis.url) as (ledger, snapshot):
             waiting = asyncio.create_task(ledger.follow(snapshot.epoch, snapshot.number))
-            await until(lambda: "cmd=xread" in redis.ask("CLIENT", "LIST") or waiting.done())
+            await until_async(lambda: "cmd=xread" in redis.ask("CLIENT", "LIST") or waiting.done())
             getattr(redis, leave)()
             with pytest.raises(RegistryUnavailable) as caught:
                 await asyncio.wait_for(waiting, 12)
@@ -357,7 +358,7 @@ def test_a_redis_that_cannot_write_now(
             await registry.submit(Registered("a", Holding("m")))
             redis.ask(*sick)
             if said == "MISCONF":
-                await until(lambda: "rdb_last_bgsave_status:err" in redis.ask("INFO", "persistence"))
+                await until_async(lambda: "rdb_last_bgsave_status:err" in redis.ask("INFO", "persistence"))
             number = redis.ask("GET", "{loom}:number")
             with pytest.raises(RegistryUnavailable, match=said) as caught:
                 await registry.submit(Registered("b", Holding("m")))
@@ -365,7 +366,7 @@ def test_a_redis_that_cannot_write_now(
             assert redis.ask("GET", "{loom}:number") == number
             assert registry.fleet.count_holders("m") == 1
             redis.ask(*well)
-            await until(lambda: not registry.trouble)
+            await until_async(lambda: not registry.trouble)
             await registry.submit(Registered("c", Holding("m")))
             assert registry.fleet.count_holders("m") == 2
 
@@ -405,7 +406,7 @@ def test_a_control_plane_that_paused_catches_up(redis: RedisServer, monkeypatch:
                     await other.commit(snapshot.epoch, [Registered("a", Holding(f"m{n}"))])
             assert not has(paused, "m0")
             may_follow.set()
-            await until(lambda: paused.fleet.count_of("a") == 300)
+            await until_async(lambda: paused.fleet.count_of("a") == 300)
         finally:
             may_follow.set()
             await paused.close()
@@ -488,14 +489,14 @@ def test_a_failover_is_survived(tmp_path: Path) -> None:
         async with registry_at(servers.url) as registry:
             await registry.submit(Registered("a", Holding("m")))
             servers.replica.ask("WAIT", "1", "1000")
-            await until(lambda: "db0" in servers.replica.ask("INFO", "keyspace"))
+            await until_async(lambda: "db0" in servers.replica.ask("INFO", "keyspace"))
             servers.master.kill()
-            deadline = time.monotonic() + 30
+            deadline = Deadline("the replica takes over")
             while True:
                 try:
                     await registry.submit(Registered("b", Holding("m2")))
                 except RegistryUnavailable:
-                    assert time.monotonic() < deadline
+                    deadline.check()
                     await asyncio.sleep(0.1)
                 else:
                     break
@@ -593,7 +594,7 @@ def test_a_cluster_that_was_away_is_used_again(shared_cluster: ClusterServer) ->
                 await registry.submit(Registered("b", Holding("m")))
             assert has(registry, "m")
             cluster.start()
-            await until(lambda: not registry.trouble)
+            await until_async(lambda: not registry.trouble)
             await registry.submit(Registered("c", Holding("m2")))
             assert has(registry, "m2")
 
@@ -676,7 +677,7 @@ def test_a_key_of_another_kind_is_one_trouble_until_it_is_gone(redis: RedisServe
             assert len(said) == 1
             assert redis.ask("XLEN", "{loom}:batches").strip() == ":0"
             redis.ask("DEL", "{loom}:registered")
-            await until(lambda: not registry.trouble)
+            await until_async(lambda: not registry.trouble)
             await registry.submit(Registered("a", Holding("m")))
         finally:
             await registry.close()

@@ -20,7 +20,8 @@ from loom.control.ledgers.locations import default_registry, open_ledger
 from loom.control.registry import Registry
 from loom.core.changes import Beat, Holding, Left, Registered
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
-from tests.control.ledgers.test_contract import fleet_of, opened, registry_at, run, until
+from tests.control.ledgers.test_contract import fleet_of, opened, registry_at, run
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -386,7 +387,7 @@ def test_files_that_are_not_ours_any_more_are_made_anew(
         await registry.submit(Beat("b", registry.now + 60, inventory=(Holding("first"),)))
         await asyncio.to_thread(intrusion, path)
         if is_waiting:
-            await until(lambda: registry.epoch != before)
+            await until_async(lambda: registry.epoch != before)
         await registry.submit(Registered("a", Holding("second")))
         await registry.submit(Registered("a", Holding("third")))
         assert not registry.trouble
@@ -428,7 +429,7 @@ def test_a_path_that_another_control_plane_took_is_not_written_to(tmp_path: Path
                 with pytest.raises(RegistryUnavailable, match="another control plane uses"):
                     await registry.submit(Registered("a", Holding("m")))
                 assert other.fleet.has("a", "of the other")
-            await until(lambda: not registry.trouble)
+            await until_async(lambda: not registry.trouble)
             await registry.submit(Registered("a", Holding("m")))
 
     run(work())
