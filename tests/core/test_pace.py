@@ -62,7 +62,7 @@ def starved_after(window: ProgressWindow, rate: float, until: float, best: float
     """Let bytes arrive evenly and ask ten times a second; return when the window first says starved."""
     for step in range(1, round(until / STEP_S) + 1):
         window.add(int(rate * STEP_S))
-        if window.is_starved(step * STEP_S, best):
+        if window.judge(step * STEP_S, best):
             return step * STEP_S
     return None
 
@@ -82,7 +82,7 @@ def test_a_dribble_is_starved_after_one_window(rate: float) -> None:
 def test_a_stall_is_noticed_within_a_window_and_a_quarter(since: float) -> None:
     """Whenever the silence begins, and however much came before."""
     window, window_s, now = ProgressWindow(10.0, 0.0), 10.0, 0.0
-    while not window.is_starved(now):
+    while not window.judge(now):
         now += STEP_S
         window.add(10**6 if now <= since else 0)
     assert since + window_s - STEP_S <= now <= since + 1.25 * window_s + 4 * STEP_S
@@ -99,7 +99,7 @@ def test_a_long_window_keeps_few_marks() -> None:
     window = ProgressWindow(86400.0, 0.0)
     for now in range(0, 300_000, 100):
         window.add(10**9)
-        assert not window.is_starved(float(now))
+        assert not window.judge(float(now))
     assert len(window._marks) <= 7
 
 

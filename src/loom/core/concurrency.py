@@ -70,8 +70,8 @@ class Concurrency:
         """Whether the file is best asked for from its front: then no worker takes over what waits."""
         return self.state in (State.PROVING, State.COLD)
 
-    def is_first_proving(self, now: float) -> bool:
-        """Return whether the answer to the far range is still worth waiting for by all."""
+    def judge_proving(self, now: float) -> bool:
+        """Note that requests have begun; return whether all should still wait for what the far range shows."""
         self._since = min(self._since, now)
         return self.state is State.PROVING and now - self._since < PROVING_FOR_S
 

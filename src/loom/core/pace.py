@@ -88,8 +88,11 @@ class ProgressWindow:
     def add(self, size: int) -> None:
         self._bytes += size
 
-    def is_starved(self, now: float, best_rate: float = 0.0) -> bool:
-        """Return whether the last whole window, or a little more, brought too little. Ask several times per window."""
+    def judge(self, now: float, best_rate: float = 0.0) -> bool:
+        """Slide the window to `now`; return whether it is starved: it, or a little more, brought too little.
+
+        best_rate: bytes per second of the best connection. To be called several times per window.
+        """
         if now - self._marks[-1][0] >= self._window_s / WINDOW_STEPS:
             self._marks.append((now, self._bytes))
         while len(self._marks) > 1 and now - self._marks[1][0] >= self._window_s:

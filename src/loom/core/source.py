@@ -9,6 +9,7 @@ The core knows neither sockets nor pools: both types are parameters here. Every 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -23,6 +24,22 @@ ORIGIN = "origin"
 
 Pool_contra = TypeVar("Pool_contra", contravariant=True)
 Body_co = TypeVar("Body_co", covariant=True)
+
+
+@dataclass
+class Tally:
+    """What a source counts of its requests; bytes are counted by the transfer (`Transfer.brought`).
+
+    requests: requests sent, those for redirects and for facts among them. round_trip_s: the shortest time in seconds
+    from a request to the head of its reply; infinite before the first. Not thread-safe: its source holds a lock.
+    """
+
+    requests: int = 0
+    round_trip_s: float = math.inf
+
+    def answered(self, waited_s: float) -> None:
+        """A reply has begun `waited_s` after its request."""
+        self.round_trip_s = min(self.round_trip_s, waited_s)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class Transfer:
             upstream.service.judge_waiting(now)
         best = max((run.meter.read(now) for run in runs.values()), default=0.0)
         best = max(best, *(upstream.known.rate for upstream in self._upstreams.values()))
-        starved = [worker for worker, run in runs.items() if run.window.is_starved(now, best)]
+        starved = [worker for worker, run in runs.items() if run.window.judge(now, best)]
         for upstream in self._upstreams.values():
             excused.update(upstream.service.left_waiting(self._options.timeout_s, now))
         lost = [worker for worker, run in runs.items() if run.left and self._bytes.is_covered(run)]

@@ -54,7 +54,7 @@ class Upstream:
         if now < self.limit.paused_until:
             return Wait(self.limit.paused_until)
         is_waiting = self.service.judge_waiting(now)
-        if self.limit.is_first_proving(now) and not self.is_only_front_asked(front):
+        if self.limit.judge_proving(now) and not self.is_only_front_asked(front):
             return Wait(now + PROVING_POLL_S)
         asked = len(self.runs)
         if asked < self.limit.limit or asked < self.limit.grow(now, is_waiting=is_waiting):

@@ -23,7 +23,7 @@ from loom.fetching.asking import ask_briefly, remark_of_age
 from loom.fetching.crew import Crew
 from loom.fetching.reporter import Reporter
 from loom.sources.schemes import open_source
-from loom.sources.wrappers import Patience
+from loom.sources.wrappers import Patience, tell_asked
 from loom.store.beside import BesideOutput
 from loom.store.landing import Doubt, NoCache, TakenOver
 from loom.store.output import check_out
@@ -280,7 +280,7 @@ class _Fetch:
 
     async def _ask_anybody(self, crew: Crew, span: Span, have: Version | None) -> Reply:
         """Ask the origin; when that is in vain, and might not be another time, ask peers. Raises Fault, _OriginAway."""
-        log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, self._reference.endpoint.authority)
+        tell_asked(span, self._reference.endpoint.authority)
         try:
             return await self._source.probe(crew.first_pool, span, have, past_caches=self._asks_origin)
         except Fault as fault:

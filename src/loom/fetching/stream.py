@@ -86,7 +86,7 @@ class Stream:
         """Wait for the pour; give it up when a whole window brings too little."""
         while not pour.done():
             await asyncio.wait({pour}, timeout=self._timeout_s / _CHECKS_PER_WINDOW)
-            if not pour.done() and self._window.is_starved(time.monotonic()):
+            if not pour.done() and self._window.judge(time.monotonic()):
                 message = f"{self._source.reference.endpoint.authority} all but stopped sending"
                 raise Fault(Remedy.RETRY, OriginUnreachable(message, "--timeout waits longer"))
         pour.result()

@@ -17,7 +17,7 @@ from loom.core.headers import Version, parse_content_range
 from loom.core.names import split_key
 from loom.core.proof import parse_challenge, prove
 from loom.core.ranges import Span, format_range
-from loom.core.source import Answer
+from loom.core.source import Answer, Tally
 from loom.core.urls import parse_url
 from loom.errors import LoomError
 from loom.net.connection import Stale
@@ -85,7 +85,7 @@ class Asker:
 
 
 class RemotePeer:
-    """One peer under one address, as this node asks it. Belongs to the loop that asks; `requests` counts.
+    """One peer under one address, as this node asks it. Belongs to the loop that asks; `tally` counts its requests.
 
     key: its node key; people are shown the name in it.
     """
@@ -93,7 +93,7 @@ class RemotePeer:
     def __init__(self, key: str, address: str, asker: Asker) -> None:
         self.key = key
         self.address = address
-        self.requests = 0
+        self.tally = Tally()
         self._asker = asker
 
     def fault(
@@ -121,7 +121,7 @@ class RemotePeer:
 
         span: the bytes to ask for, as a Range field has them.
         """
-        self.requests += 1
+        self.tally.requests += 1
         try:
             url = _url_of(self.address, target)
             authority = url.endpoint.authority
@@ -133,6 +133,7 @@ class RemotePeer:
                     finally:
                         pool.put(response)
                     response = await _ask(pool, url, lambda: self._asker.headers(authority, target, span))
+                self.tally.answered(response.waited_s)
                 return response
         except ConnectionRefusedError as error:
             raise self.fault(Verdict.DEAD, "is not there") from error
@@ -159,7 +160,7 @@ class PeerSource:
     @property
     def requests(self) -> int:
         """Requests sent to this peer."""
-        return self._peer.requests
+        return self._peer.tally.requests
 
     async def open(self, pool: Pool, span: Span, version: Version) -> Answer[Response]:
         """Ask for `span`; the answer tells what the peer has. The key names the version. Raises Fault."""

@@ -58,12 +58,12 @@ class HttpSource:
     @property
     def requests(self) -> int:
         """Requests sent, redirects included."""
-        return self._requester.requests
+        return self._requester.tally.requests
 
     @property
     def round_trip_s(self) -> float:
         """The shortest time in seconds from a request to the head of its reply; infinite before the first."""
-        return self._requester.round_trip_s
+        return self._requester.tally.round_trip_s
 
     def know(self, is_here: Callable[[str], bool]) -> None:
         """Let `is_here` tell whether content of a SHA-256 is here.

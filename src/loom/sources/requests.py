@@ -8,13 +8,13 @@ The headers of a target go to the host of its URL and to no other: many clients 
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from typing import TYPE_CHECKING
 
 from loom.core.faults import Fault, Remedy
 from loom.core.headers import as_text
 from loom.core.refusals import MOST_READ
+from loom.core.source import Tally
 from loom.errors import UsageError
 from loom.net.tls import certificate_trouble
 from loom.sources.credentials import base_headers, may_see_headers, over_base
@@ -37,15 +37,10 @@ _SAID_S = 2.0
 
 
 class Requester:
-    """Sends the requests of one source. Shared by all workers and loops; every call takes the caller's pool.
-
-    `requests` counts what was sent; `round_trip_s` is the shortest time in seconds from a request to the head of its
-    reply, infinite before the first.
-    """
+    """Sends and counts the requests of one source. Shared by all workers and loops; calls take the caller's pool."""
 
     def __init__(self, options: Options) -> None:
-        self.requests = 0
-        self.round_trip_s = math.inf
+        self.tally = Tally()
         self._timeout_s = options.timeout_s
         self._ca_file, self._cert = options.ca_file, options.cert
         self._for_proxy = TlsCredentials(options.ca_file, options.proxy_cert, flag="--proxy-cert")
@@ -68,7 +63,7 @@ class Requester:
         is_ours = may_see_headers(target.url, url)
         own = over_base(target.headers) if is_ours else base_headers()
         with self._lock:
-            self.requests += 1
+            self.tally.requests += 1
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
                 connected = (lambda: limit.reschedule(None)) if may_wait else None
@@ -79,7 +74,8 @@ class Requester:
             raise self.lost(target, url, error, pool.proxy_of(url)) from error
         except UsageError as error:
             raise Fault(Remedy.NONE, error) from error
-        self.round_trip_s = min(self.round_trip_s, response.waited_s)
+        with self._lock:
+            self.tally.answered(response.waited_s)
         return response
 
     async def skip(self, pool: Pool, target: Target, url: Url, response: Response) -> None:

@@ -1,4 +1,4 @@
-"""What wraps a request to a source: another try, and one worker that finds out for all.
+"""What wraps a request to a source: a line in the log, another try, one worker that finds out for all.
 
 Rule: a source asks once (loom.core.source); every policy about asking lives here. The retries of spans do not: the
 transfer (loom.core.transfer) frees the bytes of a failed span at once, so that another worker can have them meanwhile.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
     from loom.core.options import Options
-    from loom.core.source import Source
+    from loom.core.source import Answer, Source
     from loom.net.connection import Pool, Response
     from loom.net.pour import Sink
 
@@ -75,6 +75,26 @@ class Patience:
             self._waits_for = str(fault.error), time.monotonic() + delay_s
         await asyncio.sleep(delay_s)
         self._waits_for = None
+
+
+class Traced:
+    """A source that tells the log of every span that it is asked for. shown: what people call it."""
+
+    def __init__(self, source: Source[Pool, Response], shown: str) -> None:
+        self.id = source.id
+        self.shown = shown
+        self._source = source
+        self.lost, self.silent = source.lost, source.silent
+
+    async def open(self, pool: Pool, span: Span, version: Version) -> Answer[Response]:
+        """Ask the source. Raises Fault."""
+        tell_asked(span, self.shown)
+        return await self._source.open(pool, span, version)
+
+
+def tell_asked(span: Span, shown: str) -> None:
+    """Tell the log that a source, which people call `shown`, is asked for a span."""
+    log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, shown)
 
 
 class SingleFlight(Generic[T]):

@@ -112,6 +112,10 @@ class LyingSource:
         """Return a fault that patience may help against."""
         return Fault(Remedy.PATIENCE, OriginUnreachable(f"{self.id} did not answer"))
 
+    def starved(self) -> Fault:
+        """Return a fault that patience may help against."""
+        return Fault(Remedy.PATIENCE, OriginUnreachable(f"{self.id} sends too little"))
+
     def _send(self, data: bytes, manner: Manner) -> Response:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
