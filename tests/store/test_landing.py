@@ -125,6 +125,18 @@ def test_no_cache_to_go_through(tmp_path, monkeypatch) -> None:
         landing.find()
 
 
+def test_what_was_left_beside_the_output(tmp_path, monkeypatch) -> None:
+    """An old part of a fetch without the cache goes when a fetch through the cache has finished the file."""
+    monkeypatch.setattr(Vault, "settle_later", lambda *_: None)
+    beside, through = OnDisk(BesideOutput, tmp_path), OnDisk(ThroughCache, tmp_path)
+    begin(beside)
+    beside.close()
+    monkeypatch.setattr("loom.store.staging.QUIET_S", -1.0)
+    publish(through)
+    through.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "model.bin"]
+
+
 # In memory
 
 

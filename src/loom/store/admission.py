@@ -39,7 +39,7 @@ class Admission:
         self._tried: Path | None = None
         self._room: Room | None = None
 
-    def open(self) -> str:
+    def ensure_folders(self) -> str:
         """Make the folders; return why the cache cannot be written to, "" when it can."""
         inside = self._cache.inside
         for name in _FOLDERS:
@@ -56,7 +56,7 @@ class Admission:
     def _try_renames(self) -> str:
         """Move an empty file through the folders as a fetch does; return why that does not work, "" if it does."""
         trial = self._cache.temporary()
-        name = trial.last.removesuffix(".tmp")  # what is left of it `loom cache gc` knows for what it is
+        name = trial.last.removesuffix(".tmp")  # `loom cache gc` knows a leftover by it
         stops = [self._cache.inside.place(f"{folder}/{name}") for folder in ("refs", f"blobs/{NEW}")]
         try:
             os.close(trial.create())

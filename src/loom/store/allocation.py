@@ -22,7 +22,7 @@ blocks behind than its workers were about to fill."""
 _KEEP_SIZE = 1
 _FREE_S = 1e-3
 _S_PER_BYTE = 2e-11
-"""All calls together may take so long: 0.2 ms for 10 MB, several times what ext4 and XFS need."""
+"""Seconds per byte that all calls together may take: 0.2 ms for 10 MB, several times the need of ext4 and XFS."""
 
 
 class Allocator:

@@ -10,7 +10,7 @@ from loom.core.headers import Version
 from loom.store.claiming import claim
 from loom.store.landing import Standing
 from loom.store.output import check_out, require_own, require_replaceable
-from loom.store.staging import Staging
+from loom.store.staging import beside_output
 from loom.store.standing import has_told_digest, has_wanted_digest, is_current, refuse_network, told_sha256
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loom.core.reference import Reference
     from loom.store.journal import Record
     from loom.store.landing import Staged, Watcher
+    from loom.store.staging import Staging
 
 
 class BesideOutput:
@@ -104,7 +105,7 @@ class BesideOutput:
         return Standing(version, "present", checked=checked, digest=proof.value if proof else "", proof=proof)
 
     def _claim(self, out: Path) -> Staging:
-        first = Staging(out, self._reference.key, label={"name": out.name, "url": self._reference.shown})
+        first = beside_output(out, self._reference)
         staging = self._staging = claim(first, self._watcher, self._options.timeout_s, self._warn)
         self.record = staging.unfinished()
         return staging

@@ -10,8 +10,8 @@
 
 Rule: this module is on the path of a hit, so it imports next to nothing, and a hit costs a read, a stat and a link.
 
-A reference is believed when its blob is there with the size and the modification time on record. Whoever writes into a
-blob through a hard link changes that time; a cut or torn blob has another size. Locks save work, nothing rests on them:
+A reference is believed when its blob is there with the size and the modification time on record. A write into a blob
+through a hard link changes that time; a cut or torn blob has another size. Locks save work, nothing rests on them:
 every file gets its name in one atomic step.
 """
 
@@ -33,7 +33,7 @@ NEW = "new"
 SETTLED = "sha256"
 
 UNSETTLED_S = 60.0
-"""A blob that is still new after so long has probably lost the process that settles it."""
+"""Seconds after which a blob that is still new has probably lost the process that settles it."""
 
 _FORMAT = "loom-ref 1"
 OWN = "-u"
@@ -80,7 +80,7 @@ class Ref:
 
     url: for people: secrets blanked out. name: the file's name as the origin gave it.
     blob: the blob's path below `blobs`; size: bytes; mtime_ns: its modification time when it was published.
-    etag, last_modified: the origin's validators, as sent. digest: 64 hex digits, "" while nobody has computed it.
+    etag, last_modified: the origin's validators, as sent. digest: 64 hex digits, "" while it is not computed.
     verified: how the digest is known: "supplied" by the caller and matched, "told" by the origin and matched, or
     "computed" here; "" for not at all.
     audience: who may have it: "anyone", "fleet" (it was fetched with a credential: nodes that know the fleet's token),
@@ -239,7 +239,7 @@ class Cache:
         return self.inside.place(f"refs/{key}{OWN}{os.geteuid()}")
 
     def read(self, key: str) -> Ref | None:
-        """Return what is on record for a reference, believable or not; None when there is nothing legible."""
+        """Return the record of a reference, believable or not; None when there is no legible one."""
         for place in self._refs(key):
             try:
                 fd = place.open()
@@ -296,7 +296,7 @@ class Cache:
         return ref.is_settled or is_same_boot(ref.boot_id, read_boot_id())
 
     def touch(self, key: str) -> None:
-        """Note that a reference was used now; in a cache of somebody else's that may not be possible."""
+        """Note that a reference was used now; nothing happens in a cache that this user may only read."""
         for place in self._refs(key):
             try:
                 place.utime()
@@ -338,7 +338,7 @@ class Cache:
         """Note that `out` is to be a symbolic link into this cache, so that what it leads to is not evicted.
 
         The note is a symbolic link itself, to `out`: it holds as long as `out` leads here (Nix does so, gcroots/auto).
-        In a cache of somebody else's that may not be possible.
+        Nothing happens in a cache that this user may only read.
         """
         try:
             if self.inside.has_folder("blobs"):  # a cache that was removed meanwhile is not to come back

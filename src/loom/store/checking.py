@@ -1,8 +1,8 @@
-"""Checking a cache: every byte against its digest, every record against what is on the disk, and the mending of both.
+"""Checking a cache: every byte against its digest, every record against the disk, and the mending of both.
 
-A blob that is wrong goes to quarantine at once, so that nobody is ever given it. Records that cannot be read are made
-anew from the note that each blob carries (an extended attribute, see staging.py); what nobody carries is forgotten,
-which costs a fetch and no bytes.
+A wrong blob goes to quarantine at once, and is never handed out again. Records that cannot be read are made anew from
+the note that each blob carries (an extended attribute, see notes.py); a record without such a blob is forgotten, which
+costs a fetch and no bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong: the file's title, a sentence, and what was done about it."""
+    """One fault that a check found: the file's title, a sentence about it, and the step that was taken."""
 
     title: str
     what: str
@@ -110,7 +110,7 @@ def _bad_records(cache: Cache) -> list[tuple[str, str]]:
 
 
 def repair(cache: Cache) -> int:
-    """Make records anew, forget those that lead nowhere, settle what is new, and remove what is of no use.
+    """Make records anew, forget those that lead nowhere, settle new blobs, and remove useless files.
 
     Return how many records were made anew. Raises OSError.
     """

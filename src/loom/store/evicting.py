@@ -1,4 +1,4 @@
-"""What may go from a cache, and what makes room for more: eviction under a limit, by age, and of what is of no use.
+"""Eviction: under a limit, by age, and of useless files.
 
 A miss under a limit measures the cache first, without reading a record; only near the limit is everything looked at.
 A part counts with its whole size while a process is at it, so that what a fetch has begun is reserved until it ends or
@@ -208,7 +208,7 @@ def _remove_idle(place: Place) -> bool:
 
 
 def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: float | None = None) -> Removed:
-    """Remove what is of no use, then blobs and parts by age, then by size; never what is in use. Raises OSError."""
+    """Remove useless files, then blobs and parts by age, then by size; never one in use. Raises OSError."""
     inventory = take_inventory(cache)
     freed = 0
     files: list[str] = []

@@ -40,7 +40,7 @@ def list_names(inside: Inside, folder: str) -> list[str]:
 
 
 def look_into(inside: Inside, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the names of the files in a folder that are believed, in no order, with what is seen of each."""
+    """Yield the names of the files in a folder that are believed, in no order, each with its stat result."""
     try:
         fd = inside.enter(folder, FOLDER)
     except OSError:
@@ -59,7 +59,7 @@ def look_into(inside: Inside, folder: str) -> Iterator[tuple[str, os.stat_result
 
 
 def read_each(inside: Inside, folder: str) -> Iterator[tuple[str, bytes | None, os.stat_result | None]]:
-    """Yield the name of each file in a folder that is believed, sorted, its content, and what is seen of it.
+    """Yield the name of each file in a folder that is believed, sorted, its content and its stat result.
 
     Each is read when it is its turn; None for one that cannot be read then. Raises OSError.
     """
@@ -89,7 +89,7 @@ def _read(inside: Inside, folder: int, name: str) -> tuple[bytes, os.stat_result
 
 
 def read_records(cache: Cache) -> Iterator[tuple[str, Ref | None]]:
-    """Yield each reference's key and what is on record for it, read when it is its turn; None: not legible.
+    """Yield each reference's key and its record, read when it is its turn; None: not legible.
 
     Raises OSError.
     """

@@ -1,4 +1,4 @@
-"""Hashing behind the write front: a thread reads what is in place without a gap and hashes it while more arrives.
+"""Hashing behind the write front: a thread hashes the bytes that are in place without a gap, while more arrive.
 
 hashlib lets go of the interpreter lock, so on a machine with a core to spare the digest costs no time of its own until
 the front of the file is done; then it runs at the speed of the hash.
@@ -49,7 +49,7 @@ class Hasher:
         return self.hashed / self._size if self._size else 1.0
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the end, at most so long; return whether `digest` will answer at once."""
+        """Wait for the end, at most `timeout_s` seconds; return whether `digest` will answer at once."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -103,7 +103,7 @@ def hash_file(path: Path | Place, on_hashed: Callable[[int], None] | None = None
 def hash_unchanged(path: Path | Place, on_hashed: Callable[[int], None] | None = None) -> tuple[str, int]:
     """Return the SHA-256 of a file and the modification time, in ns, that it had before and after.
 
-    Raises OSError, with ESTALE when somebody wrote into it meanwhile: then the digest is of no particular content.
+    Raises OSError, with ESTALE when the file was written to meanwhile: then the digest is of no particular content.
     """
     fd = _open(path)
     before = os.fstat(fd).st_mtime_ns

@@ -33,21 +33,21 @@ class Heartbeat:
 
     def __init__(self, touch: Callable[[], None]) -> None:
         self._touch = touch
-        self._is_beating = threading.Lock()  # no Event: Ctrl-C within one can leave it locked for ever
+        self._beating = threading.Lock()  # no Event: Ctrl-C within one can leave it locked for ever
 
     def start(self) -> None:
         """Begin; where no thread can be had, the bytes' own times are the sign."""
-        self._is_beating.acquire(blocking=False)
+        self._beating.acquire(blocking=False)
         with contextlib.suppress(RuntimeError):
             threading.Thread(target=self._run, name="loom-heartbeat", daemon=True).start()
 
     def stop(self) -> None:
         """End. To call it again is harmless."""
         with contextlib.suppress(RuntimeError):
-            self._is_beating.release()
+            self._beating.release()
 
     def _run(self) -> None:
-        while not self._is_beating.acquire(timeout=BEAT_S):
+        while not self._beating.acquire(timeout=BEAT_S):
             with contextlib.suppress(OSError):
                 self._touch()
 

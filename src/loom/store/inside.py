@@ -161,7 +161,7 @@ class Place:
         return Place(self.inside, f"{self._folder}/{last}" if self._folder else last)
 
     def lstat(self) -> os.stat_result:
-        """Return what is seen of the file."""
+        """Return the file's stat result."""
         fd = self.inside.enter(self._folder)
         try:
             seen = os.stat(self._last, dir_fd=fd, follow_symlinks=False)

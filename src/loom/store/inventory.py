@@ -77,7 +77,7 @@ class Part:
 
     reserved: the bytes that it will occupy, while a process is at it; else those that it does.
     name, url: what it is of, for people; "" when it does not tell. received, whole: bytes that the next fetch need not
-    ask for, and bytes in the file; 0 when that cannot be resumed or nobody knows.
+    ask for, and bytes in the file; 0 when it cannot be resumed, or does not tell.
     """
 
     key: str
@@ -146,7 +146,7 @@ def take_inventory(cache: Cache) -> Inventory:
 
 
 def blobs_seen(cache: Cache) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the name of each blob, and what is seen of it."""
+    """Yield the name of each blob, and its stat result."""
     folders = [NEW, *(f"{SETTLED}/{pair}" for pair in list_names(cache.inside, f"blobs/{SETTLED}"))]
     for folder in folders:
         for last, seen in look_into(cache.inside, f"blobs/{folder}"):
@@ -158,7 +158,7 @@ def _look_at_links(cache: Cache) -> tuple[dict[tuple[int, int], list[str]], list
     """Return the outputs that are symbolic links, by device and inode of what they lead to; and notes of no use.
 
     A note is of no use when its output's folder is here and the link in it is not: from within another container, say,
-    nobody can tell.
+    it cannot be known.
     """
     pins: dict[tuple[int, int], list[str]] = {}
     stale: list[Place] = []
@@ -236,8 +236,8 @@ def remove_abandoned(place: Place) -> None:
 def is_in_use(place: Place) -> bool:
     """Return whether some process has the file open, mapped or locked.
 
-    A write lease is granted only on a file that nobody else has open (fcntl(2), F_SETLEASE). Where there are no leases
-    (NFS, macOS, a file of somebody else's) only locks tell.
+    A write lease is granted only on a file that no other process has open (fcntl(2), F_SETLEASE). Where there are no
+    leases (NFS, macOS, another user's file) only locks tell.
     """
     try:
         fd = place.open()

@@ -3,6 +3,17 @@
 journal.py says what its lines mean; here they are written. Two rules hold at every moment: bytes go on record after
 they are written, and bytes that turn out wrong leave the record before they are written again. So a fetch that is
 killed in between leaves a gap, and never a record of wrong bytes.
+
+| state | event | next state |
+|---|---|---|
+| free | `try_claim` gets the lock | claimed |
+| claimed | `renew`, `begin` | claimed: the file is this fetch's |
+| claimed | `trust` | open: entries go on record, a sync vouches for them |
+| open | a sync begins | syncing: entries go on record |
+| syncing | it succeeds | open |
+| syncing | it fails | unvouched: entries go on record, no sync vouches for them any more |
+| open, syncing, unvouched | an append fails; `void`; `disprove` without room | void: nothing goes on record |
+| any | `close` | free |
 """
 
 from __future__ import annotations
@@ -42,11 +53,12 @@ class Journal:
         self._on_record = RangeSet()
         self._synced: list[Span] = []
         self._entries = 0
-        self._can_append = self._can_vouch = False
+        self._can_append = False  # open, syncing, unvouched
+        self._can_vouch = False  # open
         self.edition = 0
-        """Grows when something is disproved: what was found out about the bytes before that counts no more."""
+        """Grows with each `disprove`: what was found out about the bytes before that counts no more."""
 
-    def claim(self) -> bool:
+    def try_claim(self) -> bool:
         """Take the lock; False when another process holds it, or did so a moment ago: then ask again."""
         file = _to_file(self.place.open_own(os.O_RDWR | os.O_CREAT))
         is_mine = try_lock(file.fileno()) and self.place.is_of(file.fileno())
@@ -104,7 +116,7 @@ class Journal:
                 self._note([chunk_span(index, *self._shape) for index in new])
 
     def record_ranges(self, have: Iterable[Span], least: int, edition: int) -> None:
-        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more of them.
+        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more.
 
         edition: this journal's own, from before it was found out that these bytes are right.
         """
@@ -141,7 +153,7 @@ class Journal:
                 self._void()
 
     def void(self) -> None:
-        """Put nothing on record any more, and take off what is there."""
+        """Take everything off the record, and put nothing on it any more."""
         with self._writes:
             self.edition += 1
             if self.is_claimed:

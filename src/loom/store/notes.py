@@ -38,7 +38,7 @@ def note_output(path: str, reference: str, version: Version, label: Mapping[str,
 
 
 def read_note(file: str | int) -> dict[str, Any]:
-    """Return what is noted on a file, by its path or open; nothing where there is no note that can be read."""
+    """Return the note on a file, by its path or open; an empty one where there is none that can be read."""
     try:
         note = json.loads(os.getxattr(file, XATTR))
     except (OSError, AttributeError, RecursionError, ValueError):

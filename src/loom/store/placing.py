@@ -252,7 +252,7 @@ def _fill_named(path: str, fill: Callable[[int], object]) -> None:
 
 
 def _rename_in(out: str, make: Callable[[str], object]) -> None:
-    """Make a file under a name that nobody else has, beside `out`, and rename it."""
+    """Make a file under a name of its own beside `out`, and rename it."""
     folder, name = os.path.split(out)
     temporary = os.path.join(folder, f".{name[:50]}.loom.{os.urandom(6).hex()}")  # it must be a name, too
     try:

@@ -31,7 +31,7 @@ _TICK_S = 0.1
 
 
 def settle_later(cache: Cache) -> None:
-    """Have what is new in the cache settled by a process of its own, which outlives this one.
+    """Have all new blobs settled by a process of its own, which outlives this one.
 
     Within another program, which may not be started a second time, a thread does it, for as long as that runs.
     """

@@ -1,6 +1,16 @@
-"""Settling: new blobs are hashed, synced and moved to where their digest says, off everybody's critical path.
+"""Settling: new blobs are hashed, synced and moved to where their digest says, while no fetch waits for it.
 
-    python -m loom.store.settling CACHE      what a fetch leaves running behind it; one process per cache at a time
+    python -m loom.store.settling CACHE      a process that a fetch leaves running; one per cache at a time
+
+| state of a blob | where | event | next state |
+|---|---|---|---|
+| new | blobs/new/ | hashed, synced, and linked to its digest's name | settled |
+| new | | written to while it was hashed; or a reboot came, and its digest is not the one on record | new |
+| new | | judged by a fetch that does not believe it (vault.py) | new, or quarantined |
+| new | | an hour without a record, and no process has it open | gone |
+| settled | blobs/sha256/ | a fetch, a check or settling finds that its bytes lack its digest | quarantined |
+| settled | | evicted, or removed by the user | gone |
+| quarantined | quarantine/ | QUARANTINED later ones came; room is made; garbage is collected | gone |
 
 A new blob is believed on its own machine until the next reboot only. Settling makes it last: hash, fsync, a second name
 under its digest, the references rewritten, the first name removed; so at every moment there is a name that a reference
@@ -30,7 +40,7 @@ if TYPE_CHECKING:
     from loom.store.inside import Place
 
 QUARANTINED = 4
-"""So many wrong blobs are kept to be looked at: a disk that spoils them again and again must not fill up with them."""
+"""Wrong blobs kept for a look at them: few, for a disk that spoils blobs must not fill up with them."""
 
 _NICE = 19
 
@@ -41,10 +51,10 @@ def settle_all(cache: Cache) -> int:
 
 
 def settle_in_turn(cache: Cache) -> None:
-    """Settle what is new, unless another process is at it. Raises OSError.
+    """Settle the new blobs, unless another process is at it. Raises OSError.
 
-    Nobody waits for the lock. Whoever held it looks again after letting go of it, so that what was published meanwhile,
-    and whose process found it taken, is not left.
+    No process waits for the lock. The one that held it looks again after letting go of it: a blob that was published
+    meanwhile, by a process that found the lock taken, is settled too.
     """
     failed: set[str] = set()
     while True:
@@ -60,7 +70,7 @@ def settle_in_turn(cache: Cache) -> None:
 def remove_orphans(cache: Cache) -> None:
     """Remove new blobs that no reference leads to: another one was fetched in the place of what could not be proved.
 
-    Only what is old goes, and what no process has open: another machine may have just made it, or still read it.
+    Only an old blob goes that no process has open: another machine may have just made it, or still read it.
     """
     from loom.store.inventory import remove_abandoned
 
@@ -153,7 +163,7 @@ def _settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None) ->
         return False
     has_survived = cache.has_survived(trusted)
     if not (has_survived or trusted.digest):
-        return False  # what is here cannot be proved
+        return False  # it cannot be proved
     with _in_use(place):
         return _settle_as(cache, place, trusted, has_survived, on_hashed)
 
@@ -164,9 +174,9 @@ def _settle_as(
     blob = trusted.blob
     digest = trusted.digest if has_survived and trusted.digest else hash_file(place, on_hashed)
     if not has_survived and digest != trusted.digest:
-        return False  # a reboot came before the sync, and what is here cannot be proved to be what was fetched
+        return False  # a reboot came before the sync, and cost bytes
     if not cache.is_whole(trusted):
-        return False  # somebody wrote into it while it was hashed: then the digest proves nothing
+        return False  # it was written to while it was hashed: then the digest proves nothing
     _sync(place)
     name, mtime_ns = _give_name(cache, place, digest, trusted)
     is_certain = True

@@ -2,12 +2,12 @@
 
     model.gguf                    the final name: absent, old, or right
     .model.gguf.loom.part         the bytes so far
-    .model.gguf.loom.journal      which of them count (see journal.py); locked while somebody fetches
+    .model.gguf.loom.journal      which of them count (see journal.py); locked while a process fetches
 
 The lock only saves work. Where it lies (Lustre, NFS), two processes write the same version's bytes to the same
-places of one file, and whoever comes second to rename it finds it published. A process that finds another version
+places of one file, and the one that comes second to rename it finds it published. A process that finds another version
 gives the part a new inode, so that bytes of two versions never meet; each begins with a journal of its own, so that
-no entry speaks of another one's part; and nobody renames an inode that is not its own.
+no entry speaks of another one's part; and no process renames an inode that is not its own.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from loom.core.reference import Reference
+
 
 MAX_RANK = 8
-"""As many stagings of one file are looked for: more processes than that do not hang at once."""
+"""Most stagings of one file: more processes than that do not hang at once."""
 
 QUIET_S = 60.0
-"""What was on record so lately is left alone even where its lock is free: there, locks may mean nothing."""
+"""Seconds since the last entry during which a part is left alone even where its lock is free: it may mean nothing."""
 
 _MAX_STEM = 220
 """Bytes of an output's name in the names of its part and journal: with what we add they must be names, too."""
@@ -54,9 +56,9 @@ _NOTHING: Mapping[str, str] = {}
 class Staging:
     """The staged file for one final path. `try_claim` claims it; then `begin` with a version; then `publish`.
 
-    reference: its key. folder: where part and journal lie under the key; None hides them beside `out`. label: what
-    the journal and the published file's note are to tell people (journal.LABELS). rank: how many other stagings of the
-    same file are held by processes that hang; each has names of its own, so that nobody writes into another one's part.
+    reference: its key. folder: where part and journal lie under the key; None hides them beside `out`. label: the words
+    of the journal and of the published file's note for people (journal.LABELS). rank: the number of other stagings of
+    the same file, which processes that hang hold; each has names of its own, so that no two write into one part.
     is_read_only: False where the file system did not let a blob be made so.
     """
 
@@ -94,16 +96,16 @@ class Staging:
         Where there are no locks, every process gets it. From now on the journal's time is a sign of life.
         Raises NotOurs when another user's file has the name.
         """
-        is_mine = self._claim_journal()
+        is_mine = self._try_journal()
         if is_mine:
             self._heartbeat.start()
         return is_mine
 
-    def _claim_journal(self) -> bool:
-        """Claim the journal; False, too, while another user whose files are believed here is fetching."""
+    def _try_journal(self) -> bool:
+        """Try to claim the journal; False, too, while another user whose files are believed here is fetching."""
         place = self._journal_at
         try:
-            is_mine = self._journal.claim()
+            is_mine = self._journal.try_claim()
         except PermissionError as error:
             if not place.is_taken():
                 raise translate(error, "write to", place.folder) from error
@@ -131,7 +133,7 @@ class Staging:
         return Staging(self.out, self._reference, self._folder, self._label, self._rank + 1)
 
     def holder(self) -> Holder | None:
-        """Return the process that holds the lock, as far as anybody can tell."""
+        """Return the process that holds the lock; None when none does, or it cannot be seen from here."""
         return find_holder(self._journal_at)
 
     def unfinished(self) -> Record | None:
@@ -148,7 +150,7 @@ class Staging:
         return look_for_signs(self._journal_at, self._part)
 
     def watch(self) -> tuple[int, int] | None:
-        """Return how far another process has got: bytes on record and the whole size; None when nobody can tell."""
+        """Return the bytes that another process has on record, and the size; None when its journal does not tell."""
         record = read_journal(self._journal_at, self._reference, self._boot_id)
         if record is None or record.version.size is None:
             return None
@@ -204,7 +206,7 @@ class Staging:
 
     @contextlib.contextmanager
     def _taking_over(self) -> Iterator[None]:
-        """Tell that our files come and go by another's hand: locks do not work here, or somebody removed the cache."""
+        """Tell that our files come and go by another's hand: locks do not work here, or the cache was removed."""
         try:
             yield
         except (FileNotFoundError, FileExistsError) as error:
@@ -228,7 +230,7 @@ class Staging:
         """Give the part its final name in one step, replacing what stood there. Raises StoreError, TakenOver.
 
         It gets a note of which version of which reference it is; in the cache it becomes read-only. `then` is called
-        before the lock is let go of: whoever waits for it must find the file on record.
+        before the lock is let go of: a process that waits for it must find the file on record.
         """
         fd = self.staged.duplicate()
         try:
@@ -258,7 +260,7 @@ class Staging:
                 self._part.replace(self._out)
                 return
         except FileNotFoundError:
-            pass  # somebody else has just done so
+            pass  # another process has just done so
         if not self._out.is_of(fd):
             raise TakenOver(f"another process took over {self._part}", "run the same command again")
 
@@ -273,7 +275,7 @@ class Staging:
         self.close()
 
     def sweep(self) -> None:
-        """Remove what other fetches left of the file that stands there now: nobody will go on with that.
+        """Remove what other fetches left of the file that stands there now: no fetch will go on with that.
 
         Those are parts beside a process that hung, and the part of that process, once it is gone. Only what says that
         it is of this file and reference goes, with its lock; where there are no locks, nothing does.
@@ -322,6 +324,11 @@ class Staging:
             if is_new:
                 self.discard()
             raise
+
+
+def beside_output(out: Path, reference: Reference) -> Staging:
+    """Return the staging of a reference beside its output."""
+    return Staging(out, reference.key, label={"name": out.name, "url": reference.shown})
 
 
 def _stem_of(name: str) -> str:

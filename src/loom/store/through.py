@@ -16,6 +16,7 @@ from loom.store.cache import cache_root
 from loom.store.claiming import claim
 from loom.store.landing import BlobGone, Doubt, NoCache, NotOurs, Standing
 from loom.store.output import check_out, require_own
+from loom.store.staging import beside_output
 from loom.store.standing import has_told_digest, has_wanted_digest, is_current, refuse_network, told_sha256
 from loom.store.vault import Vault
 
@@ -95,7 +96,7 @@ class ThroughCache:
     def _claim(self) -> Standing | None:
         """Claim the staging; return the file all the same if another process has fetched or checked it meanwhile."""
         vault = self._vault
-        if why := vault.admission.open():
+        if why := vault.admission.ensure_folders():
             raise NoCache(f"the cache {vault.root} {why}: fetched without it")
         try:
             self._staging = claim(self._staging, self._watcher, self._options.timeout_s, self._warn)
@@ -130,7 +131,7 @@ class ThroughCache:
     def _known(self, told: Told) -> Standing | None:
         """Return the file if it is here by what was told: as the version on record, or by its digest."""
         if self._ref is not None and is_current(self.have, told):
-            return self._hit(self._vault.confirm(self._ref), Checked.ORIGIN)
+            return self._hit(self._vault.note_current(self._ref), Checked.ORIGIN)
         digest = told_sha256(told, self._options)
         if digest is None:
             return None
@@ -166,6 +167,7 @@ class ThroughCache:
             self._warn(f"the file system of {self._vault.root} keeps no permissions: what is cached can be written to")
         if remark := self._vault.settle(ref):
             self._warn(remark)
+        beside_output(out, self._reference).sweep()  # a fetch with --no-cache may have left a part
         return Standing(version, outcome, placement, digest)
 
     def _count_again(self) -> None:

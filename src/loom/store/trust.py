@@ -54,7 +54,7 @@ class Trust:
             return -1
 
     def check(self, seen: os.stat_result) -> None:
-        """Raise Foreign for what is no regular file, or belongs to a user who is not believed here."""
+        """Raise Foreign unless it is a regular file of a user who is believed here."""
         if not stat.S_ISREG(seen.st_mode):
             raise Foreign(errno.EPERM, "not a regular file")
         self.check_owner(seen)

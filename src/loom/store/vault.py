@@ -1,8 +1,17 @@
 """The cache as one fetch uses it: is it a hit, may it be believed, where is it staged, how does it get in and out.
 
 Order of events on a miss: stage -> verify -> publish as a new blob -> record the reference -> link to the output; then
-a process of its own settles the blob (see store/settling.py). A crash between any two leaves something that the next
-fetch can use.
+a process of its own settles the blob (see settling.py, which has the states of a blob). A crash between any two leaves
+something that the next fetch can use.
+
+A record that `find` does not believe is judged by its blob, with the staging claimed (`rescue`):
+
+| size as recorded | digest on record | content has it | then |
+|---|---|---|---|
+| no, or no blob | | | quarantine; the record is forgotten |
+| yes | yes | yes | believed again: the record gets the blob's new time |
+| yes | yes | no | quarantine; the record is forgotten |
+| yes | no, also after a wait for a process that settles it | | fetched again; removed once it is old and not in use |
 """
 
 from __future__ import annotations
@@ -11,6 +20,7 @@ import contextlib
 import fcntl
 import os
 import time
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +47,18 @@ if TYPE_CHECKING:
     from loom.store.inside import Place
 
 
+class _Fate(Enum):
+    """What a closer look at a blob finds."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNKNOWN = "unknown"
+
+
 class Vault:
     """The cache in `root`, for one reference. Raises StoreError where the disk refuses.
 
-    on_hashed: while a whole blob is read, which can take its time, told how many bytes are hashed, and of how many.
+    on_hashed: told how many bytes are hashed, and of how many, while a whole blob is read.
     changed: a sentence about a blob that `rescue` found written to, "" for none.
     """
 
@@ -76,7 +94,7 @@ class Vault:
         return ref if ref is None or wanted in (None, ref.digest) else None
 
     def _with_digest(self, ref: Ref, wanted: str) -> Ref | None:
-        """Compute the digest of a blob that nobody has hashed yet, and record it, so that it is not computed again.
+        """Compute the digest of a blob that is not hashed yet, and record it, so that it is not computed again.
 
         None when the blob went or was written to meanwhile: then the digest proves nothing.
         """
@@ -133,38 +151,19 @@ class Vault:
     def rescue(self) -> Ref | None:
         """Look closer at what `find` does not believe: return it once its digest is proved, else put it away.
 
-        Call it with the staging claimed.
+        The module's table says what becomes of it. Call it with the staging claimed.
         """
         ref = self._cache.read(self.key)
         if ref is None:
-            if not self._cache.has_record(self.key):
-                return None
-            from loom.store.checking import rebuild
-
-            with contextlib.suppress(OSError):
-                rebuild(self._cache)  # the record is there and cannot be read
-            return self.find()
+            return self._rebuild() if self._cache.has_record(self.key) else None
         if self._cache.find(self.key):
             return None  # it is right, and not what the caller wants
-        blob = self._cache.blob(ref.blob)
         with contextlib.suppress(OSError):
-            seen = blob.lstat()
-            if seen.st_size == ref.size and not ref.digest:
-                ref = self._await_digest(ref)
-                blob = self._cache.blob(ref.blob)
-                seen = blob.lstat()
-            if seen.st_size == ref.size and ref.digest and self._read_digest(ref) == ref.digest:
-                ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()  # a write since then is not believed
-                self._record(ref)
-                return self.find()
-            if (seen.st_size, seen.st_mtime_ns) != (ref.size, ref.mtime_ns):
-                self.changed = _tell_changed(ref, seen.st_nlink - 1)
-            if seen.st_size == ref.size and not ref.digest:
-                from loom.store.inventory import remove_abandoned
-
-                remove_abandoned(blob)  # perhaps it is right; and a process may still be about to prove it
-                return None
-            quarantine(self._cache, blob)
+            ref = self._await_digest(ref)
+            fate = self._judge(ref)
+            if fate is not _Fate.WRONG:
+                return self.find() if fate is _Fate.RIGHT else None
+            quarantine(self._cache, self._cache.blob(ref.blob))
         now = self._cache.read(self.key)
         if now is not None and now.blob != ref.blob:
             return self.find()  # it was settled meanwhile
@@ -172,14 +171,42 @@ class Vault:
             self._cache.forget(self.key)
         return None
 
+    def _rebuild(self) -> Ref | None:
+        """Make the record anew that is there and cannot be read, from what blobs tell of themselves."""
+        from loom.store.checking import rebuild
+
+        with contextlib.suppress(OSError):
+            rebuild(self._cache)
+        return self.find()
+
     def _await_digest(self, ref: Ref) -> Ref:
-        """Return the record once it has a digest, if a process may be computing it: one of another machine."""
+        """Return the record once it has a digest, if a process of another machine may be computing it."""
+        if ref.digest or self._cache.blob(ref.blob).lstat().st_size != ref.size:
+            return ref
         if not ref.is_settled and ref.boot_id.rpartition(" ")[2] != read_boot_id().rpartition(" ")[2]:
             return await_settler(self._cache, self.key, ref, lambda: self._on_hashed(0, ref.size))
         return ref
 
-    def confirm(self, ref: Ref) -> Ref:
-        """Note that the origin has just called it current; return what is on record now."""
+    def _judge(self, ref: Ref) -> _Fate:
+        """Compare a blob with its record; note in the record, and in `changed`, what is found. Raises OSError."""
+        blob = self._cache.blob(ref.blob)
+        seen = blob.lstat()
+        has_size = seen.st_size == ref.size
+        if has_size and ref.digest and self._read_digest(ref) == ref.digest:
+            ref.mtime_ns, ref.boot_id = seen.st_mtime_ns, read_boot_id()  # a write since then is not believed
+            self._record(ref)
+            return _Fate.RIGHT
+        if (seen.st_size, seen.st_mtime_ns) != (ref.size, ref.mtime_ns):
+            self.changed = _tell_changed(ref, seen.st_nlink - 1)
+        if ref.digest or not has_size:
+            return _Fate.WRONG
+        from loom.store.inventory import remove_abandoned
+
+        remove_abandoned(blob)  # perhaps it is right; and a process may still be about to prove it
+        return _Fate.UNKNOWN
+
+    def note_current(self, ref: Ref) -> Ref:
+        """Record that the origin has just called it current; return what is on record now."""
         current = self._current(ref)
         current.checked_at = time.time()
         self._record(current)
@@ -205,7 +232,7 @@ class Vault:
         return hash_file(self._cache.blob(ref.blob), lambda hashed: self._on_hashed(hashed, ref.size))
 
     def _record(self, ref: Ref) -> None:
-        """Write the reference; a cache of somebody else's does without."""
+        """Write the record; a cache that this user may only read does without."""
         with contextlib.suppress(OSError):
             self._cache.write(self.key, ref)
 
@@ -218,35 +245,39 @@ class Vault:
 
     @property
     def _label(self) -> dict[str, str]:
-        """What notes and journals are to tell people, and whom the bytes are for."""
+        """The words of notes and journals for people, and the audience of the bytes."""
         reference = self._reference
         return {"url": reference.shown, "name": reference.best_name, "audience": self._audience}
 
     def publish(
         self, staging: Staging, version: Version, name: str, digest: str = "", computed: str = ""
     ) -> tuple[Ref, int]:
-        """Make what is staged a blob and record it; return the record and a descriptor of the blob's bytes.
+        """Make the staged bytes a blob and record it; return the record and a descriptor of the blob's bytes.
 
         digest: the SHA-256 that the bytes were verified by, "" when they were not. computed: what it is, if known.
 
-        The descriptor keeps the blob from being evicted until the caller, who closes it, has placed it. Should somebody
-        have removed the cache meanwhile, it is all that is left. Raises StoreError, TakenOver.
+        The caller closes the descriptor. Until then it keeps the blob from being evicted; when the cache was removed
+        meanwhile, it is all that is left of the bytes. Raises StoreError, TakenOver.
         """
-        size = version.size or 0
         held = staging.staged.duplicate()
         try:
             with contextlib.suppress(OSError):
                 fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            ref = Ref(self._reference.shown, name, self._blob, size, os.fstat(held).st_mtime_ns, etag=version.etag,
-                      last_modified=version.last_modified, digest=digest or computed,
-                      verified=self._verified(digest) or ("computed" if computed else ""),
-                      checked_at=time.time(), boot_id=read_boot_id(), audience=self._audience)  # fmt: skip
+            ref = self._ref(held, version, name, digest, computed)
             if self._cache.inside.has_folder(f"blobs/{NEW}"):
                 staging.publish(version, lambda: self._write(ref))
         except BaseException:
             os.close(held)
             raise
         return ref, held
+
+    def _ref(self, held: int, version: Version, name: str, digest: str, computed: str) -> Ref:
+        return Ref(
+            self._reference.shown, name, self._blob, version.size or 0, os.fstat(held).st_mtime_ns, etag=version.etag,
+            last_modified=version.last_modified, digest=digest or computed,
+            verified=self._verified(digest) or ("computed" if computed else ""),
+            checked_at=time.time(), boot_id=read_boot_id(), audience=self._audience,
+        )  # fmt: skip
 
     def _verified(self, digest: str) -> str:
         return "" if not digest else "supplied" if digest == self._options.sha256 else "told"
@@ -261,28 +292,30 @@ class Vault:
         return self._cache.blob(ref.blob)
 
     def place(self, ref: Ref, out: str, on_copied: Callable[[int], None] | None = None) -> Placement:
-        """Make `out` lead to the blob. Raises BlobGone, StoreError."""
-        if self._options.link == "symlink" and not ref.is_settled:
-            ref = self._settled(ref)  # what a symbolic link points to must not move
-        blob = self._cache.blob(ref.blob)
+        """Make `out` lead to the blob. on_copied: told the bytes copied so far. Raises BlobGone, StoreError."""
         if self._options.link == "symlink":
+            ref = ref if ref.is_settled else self._settled(ref)  # what a symbolic link points to must not move
             self._cache.pin(out)
-        try:
-            placement = place(blob, out, self._options.link, on_copied)
-        except Foreign:
-            raise self._gone(ref) from None
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not blob.is_there():
-                raise self._gone(ref) from None
-            if reason_of(error) is not None and self._options.link in HINTS:
-                raise refusal(error, self._options.link, self.root, os.path.dirname(out)) from error
-            raise translate(error, "write", out) from error
-        if placement.how == "symlink" and not blob.is_there():
+        placement = self._place(ref, out, on_copied)
+        if placement.how == "symlink" and not self._cache.blob(ref.blob).is_there():
             raise self._gone(ref)
         if placement.how in ("reflink", "copy"):
             note_output(out, self.key, Version(ref.size, ref.etag, ref.last_modified), self._label)
         self._cache.touch(self.key)
         return placement
+
+    def _place(self, ref: Ref, out: str, on_copied: Callable[[int], None] | None) -> Placement:
+        blob, link = self._cache.blob(ref.blob), self._options.link
+        try:
+            return place(blob, out, link, on_copied)
+        except Foreign:
+            raise self._gone(ref) from None
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not blob.is_there():
+                raise self._gone(ref) from None
+            if reason_of(error) is not None and link in HINTS:
+                raise refusal(error, link, self.root, os.path.dirname(out)) from error
+            raise translate(error, "write", out) from error
 
     def _gone(self, ref: Ref) -> BlobGone:
         return BlobGone(f"{self._cache.blob_path(ref.blob)} was evicted", "run the same command again")
@@ -298,7 +331,7 @@ class Vault:
         return self._cache.find(self.key) or ref
 
     def settle(self, ref: Ref) -> str:
-        """Have what was just published settled; return what the user should know of it, "" for nothing."""
+        """Have a blob that was just published settled; return a warning for the user, "" for none."""
         if background.is_first_process():
             return self._settle_now(ref)
         self.settle_later()
@@ -314,7 +347,7 @@ class Vault:
         return f"{first}: on another boot or machine it {then}"
 
     def settle_later(self) -> None:
-        """Have what is new in the cache settled by a process of its own, which outlives this one."""
+        """Have all new blobs settled by a process of its own, which outlives this one."""
         settle_later(self._cache)
 
 

@@ -1,6 +1,6 @@
 """The verifier of one fetch: it holds the file to the size and the digest that are expected of it.
 
-A thread hashes behind the front of what is written, so that the digest is there soon after the last byte.
+A thread hashes behind the write front, so that the digest is there soon after the last byte.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Verifier:
             self._hasher = Hasher(size, front, staged.read)
 
     def stop(self) -> None:
-        """Stop hashing; what is hashed is void."""
+        """Stop hashing; the hash so far is void."""
         if self._hasher is not None:
             self._hasher.stop()
             self._hasher = None
