@@ -1,7 +1,7 @@
 """Assignments: every byte of a file is in place, free, or asked for by one request or two.
 
-Rule: bytes only go from absent to present. What a request does not bring is free again, unless a second one (a hedge)
-asks for it too. Who may ask for what, and when, is decided elsewhere (loom.core.transfer).
+Rule: bytes only go from absent to present. Bytes that a request does not bring are free again, unless a second one (a
+hedge) asks for them too. Which worker may ask for which bytes is decided elsewhere (loom.core.transfer).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Assignments:
             run.end = end
 
     def release(self, run: Run, cost: Piece) -> None:
-        """Make what a closed run did not bring free, at `cost`, but for what a twin is bringing: that goes on."""
+        """Free the bytes that a closed run did not bring, at `cost`, but for those that a twin is bringing."""
         for gap in self.have.missing(run.pos, run.end):
             twins = [other for other in self.runs.values() if other.pos <= gap.start and gap.end <= other.end]
             for twin in twins:

@@ -19,7 +19,7 @@ MIN_STEAL = 256 * 1024
 """Bytes below which a request of its own is never worth it."""
 
 MIN_GAIN_S = 0.02
-"""A steal must end the transfer at least so much sooner: it costs the victim's connection and a request."""
+"""Seconds by which a steal must end the transfer sooner: it costs the victim's connection and a request."""
 
 SPLIT_ALIGN = 64 * 1024
 """Spans are split at multiples of this: whole pages and whole TLS records, far below a chunk."""
@@ -41,7 +41,7 @@ def plan_takeover(
 ) -> Plan | None:
     """Return what to take over from the run that would end last, None when that gains nothing.
 
-    candidates: the runs that may be taken from; everyone: all runs, which tell what is usual.
+    candidates: the runs that may be taken from; everyone: all runs, for the usual rate.
 
     The rest of a run is asked for twice (a hedge) only when a new request would bring it in less than half the time, by
     a clear margin: a hedge fetches bytes in vain.

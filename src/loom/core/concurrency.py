@@ -30,18 +30,18 @@ PROVING_LIMIT = 2
 """The front of the file, and one request far from it."""
 
 PROVING_FOR_S = 0.1
-"""Seconds for which nothing more is asked for while the far range has not shown what the origin is."""
+"""Seconds for which nothing more is asked for until the far range has shown whether the origin is a cold cache."""
 
 PROMPT_S = 0.03
 PROMPT_ROUND_TRIPS = 3.0
 """Seconds, or round trips if those are longer, within which the first byte comes of a range that is served at once."""
 
 PROOF_RATE = 4.0
-"""Factor by which a fill from the front would have to be faster than what comes, for a first byte to prove the same."""
+"""Factor by which a fill would have to be faster than the bytes that come, for a first byte to prove the same."""
 
 
 class State(Enum):
-    """Why the limit is what it is."""
+    """The reason for the limit."""
 
     OPEN = "open"
     PROVING = "proving"
@@ -71,7 +71,7 @@ class Concurrency:
         return self.state in (State.PROVING, State.COLD)
 
     def judge_proving(self, now: float) -> bool:
-        """Note that requests have begun; return whether all should still wait for what the far range shows."""
+        """Note that requests have begun; return whether all should still wait for the far range."""
         self._since = min(self._since, now)
         return self.state is State.PROVING and now - self._since < PROVING_FOR_S
 

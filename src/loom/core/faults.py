@@ -1,4 +1,4 @@
-"""What went wrong with one request, and what helps: the facts that decide what is done next.
+"""Faults: why a request failed, and its remedy.
 
 Rule: every source raises a Fault and nothing else (loom.core.source). A peer's fault also says what to think of it.
 """
@@ -71,8 +71,8 @@ class Fault(Exception):
     error: what the user sees if nothing helps.
     wait_s: seconds that the source asked for; None when it named no time.
     is_final: no other try helps unless others are served meanwhile (FEWER).
-    verdict, offers, why: of a peer alone. What to think of it; what it said that it has, None when it said nothing; and
-        what it did, in words that follow its name ("is busy").
+    verdict, offers, why: of a peer alone. The judgement of it; the units that it said it has, None when it said
+        nothing; its deed in words that follow its name ("is busy").
     """
 
     remedy: Remedy
@@ -87,16 +87,16 @@ class Fault(Exception):
 def fault_of_peer(
     name: str, verdict: Verdict, why: str, offers: Availability | None = None, wait_s: float | None = None
 ) -> Fault:
-    """Return the fault of a peer that brought nothing. name: what people call it; why: what it did ("is busy")."""
+    """Return the fault of a peer that brought nothing. name: what people call it; why: its deed ("is busy")."""
     error = OriginUnreachable(f"peer {name} {why}")
     return Fault(Remedy.ELSEWHERE, error, wait_s, verdict=verdict, offers=offers, why=why)
 
 
 def retry_delay(fault: Fault, tries: int, options: Options, jitter: float) -> float | None:
-    """Return how long to wait, in seconds, before trying again what has now failed `tries` times; None: give up.
+    """Return the seconds to wait before the next try, after `tries` failures; None: give up.
 
-    What the server asked for (`fault.wait_s`, up to MAX_WAIT_S) wins over the backoff when it is longer: one that asks
-    for no pause, or for a time that has passed, would use up all tries at once. `jitter` is in [0, 1).
+    The time that the server asked for (`fault.wait_s`, up to MAX_WAIT_S) wins over the backoff when it is longer: a
+    server that asks for no pause, or for a time that has passed, would use up all tries at once. `jitter` is in [0, 1).
     """
     if fault.remedy is Remedy.NONE or fault.is_final:
         return None

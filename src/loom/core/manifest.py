@@ -1,4 +1,4 @@
-"""Manifests: which files a pinned reference names, and what is known of each before its bytes come.
+"""Manifests: the files that a pinned reference names, with their sizes and digests.
 
 Rule: a manifest is a value. What it names cannot change, so it can be kept, compared and handed on.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Entry:
     """One file of a manifest.
 
-    path: relative, with "/" between its parts and none of them "" or ".."; what the file is called within the model.
+    path: relative, with "/" between its parts and none of them "" or ".."; the name of the file within the model.
     size: bytes; None while only the file's own reply tells.
     digest: of the whole file; None when the manifest does not tell it.
     reference: names this file alone.

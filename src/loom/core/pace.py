@@ -12,7 +12,7 @@ POLL_S = 0.1
 """Seconds after which an idle worker looks again whether there is something to do."""
 
 PROVING_POLL_S = 0.002
-"""Seconds until the next look while all wait for what the first far range will show."""
+"""Seconds until the next look while all wait for the first far range."""
 
 SAMPLE_S = 0.25
 """Length of one rate sample: some 10 round trips near by, and short beside any transfer worth balancing."""
@@ -74,7 +74,7 @@ class Meter:
 
 
 class ProgressWindow:
-    """Tells a starved connection from a slow one by what arrives per window, not by the last byte's age.
+    """Tells a starved connection from a slow one by the bytes per window, not by the last byte's age.
 
     An idle timeout is defeated by a server that dribbles; a limit on the whole request kills healthy slow streams. What
     counts is progress per window. The window slides, in steps of a quarter.

@@ -1,4 +1,4 @@
-"""Requests under way, free bytes, and what the requests of one transfer have taught about a source."""
+"""Requests under way, free bytes, and the experience that requests of one transfer made with an upstream."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Run:
 
 @dataclass
 class Experience:
-    """What an upstream's replies have taught: seconds until one begins, bytes per second, seconds of silence at times.
+    """Experience with an upstream: seconds until a reply begins, bytes per second, seconds of silence at times.
 
     `round_trip_s` is the least that is known, infinite at first.
     """
@@ -118,7 +118,7 @@ class Experience:
             self.gap_s = (self.gap_s + run.meter.gap_s) / 2
 
     def typical_rate(self, runs: Iterable[Run], now: float) -> float:
-        """Return what a new request may expect, in bytes per second; 0 as long as nothing has come from anywhere."""
+        """Return the bytes per second that a new request may expect; 0 until bytes have come."""
         rates = sorted(rate for run in runs if (rate := run.meter.read(now)))
         return max(self.rate, rates[len(rates) // 2] if rates else 0.0)
 

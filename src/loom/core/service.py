@@ -1,4 +1,4 @@
-"""Which requests an upstream serves and which wait, and what that says about the limit on requests at once."""
+"""Which requests an upstream serves and which wait; the limit on requests at once follows from it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Service:
     def judge_waiting(self, now: float) -> bool:
         """Lower the limit when requests wait as they do for a cache that fills; return whether any waits.
 
-        There the front is served, and all that lies beyond what has come waits. One alone may be a dead connection.
+        Such a cache serves the front, and requests beyond it wait. One that waits alone may be a dead connection.
         """
         patience_s = self._patience_s()
         late = [run for run in self._runs.values() if run.waits(now, patience_s)]

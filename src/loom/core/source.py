@@ -1,4 +1,4 @@
-"""The port of a source: what can answer a range of one file. An origin, a mirror and a peer are alike.
+"""The port of a source: an origin, a mirror or a peer that answers range requests for one file.
 
 Rule: a source asks once. It never tries again and never waits for its turn; retries, single flight and counting wrap a
 source (loom.sources.wrappers), and the retries of spans are the transfer's (loom.core.transfer).
@@ -28,7 +28,7 @@ Body_co = TypeVar("Body_co", covariant=True)
 
 @dataclass
 class Tally:
-    """What a source counts of its requests; bytes are counted by the transfer (`Transfer.brought`).
+    """The requests of one source, counted; bytes are counted by the transfer (`Transfer.brought`).
 
     requests: requests sent, those for redirects and for facts among them. round_trip_s: the shortest time in seconds
     from a request to the head of its reply; infinite before the first. Not thread-safe: its source holds a lock.
@@ -51,7 +51,7 @@ class Answer(Generic[Body_co]):
     version: the version that the bytes are of.
     body: `span.size` bytes, perhaps followed by bytes that nothing asked for. The caller takes them once and then gives
         the body back (`Source.open` says how).
-    offers: what a peer told of its units in the same reply; None from every other source.
+    offers: the units that a peer has, told in the same reply; None from every other source.
     """
 
     span: Span
@@ -77,18 +77,18 @@ class Source(Protocol[Pool_contra, Body_co]):
 
         The caller pours at most `answer.span.size` bytes and then calls `pool.put(answer.body)`, always: the pool keeps
         the connection when the body is read to its end and closes it otherwise. On an OSError while it pours, it calls
-        `pool.drop(answer.body.connection)` first, and `lost` tells what the error means.
+        `pool.drop(answer.body.connection)` first, and `lost` tells the fault.
 
         Raises Fault, and nothing else but a cancellation. Then, and when it is cancelled, the connection is closed or
         back in the pool, and nothing is left to give back. A reply of another version or another range, or with an
         encoded body, is a Fault and never an Answer.
 
         Connecting is limited in time. The wait for the reply may not be: the caller cancels a request that is silent
-        for too long, and `silent` tells what that means.
+        for too long, and `silent` tells the fault.
         """
 
     def lost(self, error: Exception, brought: int = 0) -> Fault:
-        """Return what an error on a body means, after `brought` bytes of it. From any thread; asks nothing."""
+        """Return the fault of a body that broke off after `brought` bytes. From any thread; asks nothing."""
 
     def silent(self, pool: Pool_contra) -> Fault:
-        """Return what it means that no reply began in time. From any thread; asks nothing."""
+        """Return the fault of a request whose reply did not begin in time. From any thread; asks nothing."""

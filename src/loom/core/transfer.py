@@ -1,8 +1,8 @@
-"""The transfer: which bytes to ask for next, by whom, and what to do when a request fails.
+"""The transfer: the bytes to ask for next, by which worker, and the course after a failed request.
 
 Rule 1: everything that affects this state machine lives here and in the modules that it alone uses (assignments, runs,
-pieces; upstream, service, shares, concurrency; balance). It knows no HTTP, no sockets, no files and no clock; time
-comes in as `now`, randomness as `jitter`. A test drives it with a simulator that lies, drops and stalls.
+pieces; upstream, service, shares, concurrency; balance, costs). It knows no HTTP, no sockets, no files and no clock:
+time comes in as `now`, randomness as `jitter`. A test drives it with a simulator that lies, drops and stalls.
 
 Theory of operation. Every byte is in place, free, or asked for (loom.core.assignments). Free bytes are *pieces*, each
 with the number of tries it has cost. A worker asks `next`: it gets a Span (which becomes its *run*), a Wait, or None
@@ -53,7 +53,8 @@ from typing import TYPE_CHECKING
 
 from loom.core.assignments import Assignments
 from loom.core.balance import SPLIT_ALIGN, next_edge, plan_shortening, plan_takeover
-from loom.core.faults import MAX_AT_ONCE, Fault, Remedy, retry_delay
+from loom.core.costs import Costs
+from loom.core.faults import MAX_AT_ONCE, Fault, Remedy
 from loom.core.pace import POLL_S, ProgressWindow, Wait
 from loom.core.ranges import Span, chunk_count, chunk_span
 from loom.core.runs import Piece
@@ -77,7 +78,7 @@ class Transfer:
     the probe's request took to be answered; may_be_cold: whether it may come from a cache that does not have the file
     yet. Not thread-safe: threads that share it hold a lock.
 
-    brought: bytes that came from each source, by its id; what came twice counts twice.
+    brought: bytes that came from each source, by its id; bytes that came twice count twice.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Transfer:
         """Peers are bringing bytes: then an origin that keeps failing is asked again later, and ends nothing."""
         self.brought: Counter[str] = Counter()
         self._options = options
-        self._jitter = jitter
+        self._costs = Costs(options, jitter)
         self._bytes = Assignments(
             size, self.chunk_size, [*(chunk_span(index, size, self.chunk_size) for index in done), *ranges]
         )
@@ -127,7 +128,7 @@ class Transfer:
         return self._origin.limit.paused_until
 
     def upstream(self, source: str, round_trip_s: float = math.inf, *, may_be_cold: bool = False) -> Upstream:
-        """Return what is known of an origin or a mirror, by its id; a new one begins with the facts given."""
+        """Return the origin or a mirror by its id; a new one begins with the facts given."""
         if source not in self._upstreams:
             self._upstreams[source] = Upstream(source, self._options, round_trip_s, may_be_cold=may_be_cold)
         return self._upstreams[source]
@@ -223,7 +224,7 @@ class Transfer:
         return self._take_over(worker, source, now, offers, window_s)
 
     def shorten(self, step: int, kept: int) -> None:
-        """Make free what the origin is being asked for beyond the next multiple of `step`.
+        """Free the bytes that the origin is being asked for beyond the next multiple of `step`.
 
         Only `kept` requests, those with the least before them, go on so far; the others end sooner. A node that fetched
         alone, or nearly, lets others have their share.
@@ -232,7 +233,7 @@ class Transfer:
             self._bytes.cut(run, end)
 
     def yield_origin(self, should_yield: Callable[[Span], bool]) -> None:
-        """Make free what the origin is being asked for where `should_yield` says so; a little may still come."""
+        """Free the bytes that the origin is being asked for where `should_yield` says so; a little may still come."""
         for run in self._origin.runs.values():
             if should_yield(Span(run.pos, run.end)):
                 self._bytes.cut(run, next_edge(run, SPLIT_ALIGN))
@@ -258,7 +259,7 @@ class Transfer:
         return self._bytes.received(run, size, now)
 
     def ended(self, worker: int, now: float) -> None:
-        """`worker`'s reply ended in good order. What it did not bring (a server that caps ranges) is free again."""
+        """`worker`'s reply ended in good order. Bytes that it did not bring (a server that caps ranges) are free."""
         run = self._close_run(worker, now)
         self._bytes.unpair(run)
         self._bytes.release(run, Piece(run.pos, run.end) if run.brought else run.piece)
@@ -279,35 +280,19 @@ class Transfer:
             self._bytes.release(run, replace(run.piece, at_once=run.piece.at_once + 1, not_before=now))
         else:
             self.retries += 1
-            cost = upstream.turned_away(run, fault, self._jitter, now) or self._cost_of_try(run, fault, upstream, now)
-            if cost is not None:
+            cost = upstream.turned_away(run, fault, self._costs.jitter, now) or self._cost(run, fault, upstream, now)
+            if cost is None:
+                self.error = self.error or fault.error
+            else:
                 self._bytes.release(run, cost)
 
-    def _cost_of_try(self, run: Run, fault: Fault, upstream: Upstream, now: float) -> Piece | None:
-        """Return what another try of `run` costs; None, and set the error, when the tries are used up."""
-        if fault.remedy is Remedy.AT_ONCE:
-            fault = Fault(Remedy.RETRY, fault.error, fault.wait_s)
-        tries = self._count_try(run, fault, now)
-        wait_s = retry_delay(fault, tries, self._options, self._jitter())
-        if wait_s is None and self.is_fed_elsewhere:
-            wait_s = self._options.timeout_s
-        if wait_s is None:
-            self.error = self.error or fault.error
-            return None
-        if fault.remedy is Remedy.SLOW_DOWN:
-            upstream.limit.pause(now + wait_s)
-        return Piece(run.pos, run.end, tries, not_before=now + wait_s, seen=self.have.total)
-
-    def _count_try(self, run: Run, fault: Fault, now: float) -> int:
-        """Return the tries that the rest of `run` has cost, this failure among them.
-
-        Throttling is not the bytes' fault: then headway of any request starts the count afresh.
-        """
-        is_served = fault.remedy is Remedy.SLOW_DOWN and self.have.total > run.piece.seen
-        return 1 if is_served else self._tries(run, now) + 1
-
-    def _tries(self, run: Run, now: float) -> int:
-        return run.tries(now, self.chunk_size, self._options.timeout_s)
+    def _cost(self, run: Run, fault: Fault, upstream: Upstream, now: float) -> Piece | None:
+        """Return the cost of another try of a closed run; None when the tries are used up."""
+        may_give_up = not self.is_fed_elsewhere
+        cost = self._costs.of_failure(run, fault, self.have.total, now, may_give_up=may_give_up)
+        if cost is not None and fault.remedy is Remedy.SLOW_DOWN:
+            upstream.limit.pause(cost.not_before)
+        return cost
 
     # Runs
 
@@ -372,7 +357,7 @@ class Transfer:
         plan = plan_takeover(runs, everyone, known, self.chunk_size, now)
         if plan is None:
             return None
-        piece = plan.victim.far_part(plan.cut, self._tries(plan.victim, now))
+        piece = plan.victim.far_part(plan.cut, self._costs.tries(plan.victim, now))
         taken = self._open_run(worker, piece, source, now, window_s)
         if plan.is_hedge:
             taken.hedged = plan.victim.hedged = True

@@ -1,7 +1,7 @@
-"""Upstreams: what one transfer knows of an origin or a mirror: limit, pauses, rates, shares.
+"""Upstreams: an origin or a mirror as one transfer has met it: limit, pauses, rates, shares.
 
-Each upstream has its own, so that one that throttles slows down no other. A peer is none: the swarm bounds what is
-asked of peers (loom.core.swarm).
+Each upstream has its own, so that one that throttles slows down no other. A peer is none: the swarm bounds the
+requests to peers (loom.core.swarm).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Asker:
         self._challenges: dict[str, tuple[str, int]] = {}  # authority -> its challenge, and how often it was used
 
     def headers(self, authority: str, target: str, span: str = "") -> dict[str, str]:
-        """Return what a request to a peer carries. span: the bytes that it asks for, as a Range field has them."""
+        """Return the fields of a request to a peer. span: the bytes that it asks for, as a Range field has them."""
         said = {"Accept-Encoding": "identity", "Cache-Control": "only-if-cached", **self.caller.fields()}
         said |= {"Range": span} if span else {}
         challenge, number = self._challenges.get(authority, ("", 0))
@@ -142,7 +142,9 @@ class RemotePeer:
 
 
 class PeerSource:
-    """One file, known by its version key, as one peer has it: a Source, and what only peers tell. Belongs to one loop.
+    """One file, known by its version key, as one peer has it: a Source that tells offers and digests besides.
+
+    Belongs to one loop.
 
     `open` waits TIMEOUT_S at most for a reply, so a caller need not cancel it.
     """
@@ -163,7 +165,7 @@ class PeerSource:
         return self._peer.tally.requests
 
     async def open(self, pool: Pool, span: Span, version: Version) -> Answer[Response]:
-        """Ask for `span`; the answer tells what the peer has. The key names the version. Raises Fault."""
+        """Ask for `span`; the answer tells the peer's offers. The key names the version. Raises Fault."""
         response = await self._peer.get(pool, blob_target(self._key), format_range(span))
         try:
             offers = self._judge(response, 206)
@@ -180,15 +182,15 @@ class PeerSource:
         return Answer(Span(span.start, served.end), version, response, offers)
 
     def lost(self, _error: Exception, brought: int = 0) -> Fault:
-        """Return what it means that a reply broke off after `brought` bytes."""
+        """Return the fault of a reply that broke off after `brought` bytes."""
         return self._fault(Verdict.GONE if brought else Verdict.FAILED, "broke off")
 
     def silent(self, _pool: Pool) -> Fault:
-        """Return what it means that no reply began in time."""
+        """Return the fault of a request whose reply did not begin in time."""
         return self._fault(Verdict.FAILED, "does not answer in time")
 
     def starved(self) -> Fault:
-        """Return what it means that a reply made too little progress."""
+        """Return the fault of a reply that made too little progress."""
         return self._fault(Verdict.FAILED, "sent too little")
 
     def overtaken(self) -> Fault:
@@ -200,7 +202,7 @@ class PeerSource:
         return self._fault(Verdict.FAILED, "brought less than it had said that it has")
 
     async def have(self, pool: Pool) -> Availability:
-        """Return what the peer has of the file. Raises Fault."""
+        """Return the units that the peer has. Raises Fault."""
         response = await self._peer.get(pool, have_target(self._key))
         try:
             return self._judge(response, 200)
@@ -223,7 +225,7 @@ class PeerSource:
             raise self._fault(Verdict.FAILED, "answered in a way that makes no sense") from error
 
     def _judge(self, response: Response, wanted: int) -> Availability:
-        """Return what a reply says that the peer has. Raises Fault unless it is the one wanted."""
+        """Return the offers of a reply. Raises Fault unless it has the status `wanted`."""
         head = response.head
         if head.status == 404:
             raise self._fault(Verdict.STRANGER, "does not know the file")
@@ -265,5 +267,5 @@ async def _ask(pool: Pool, url: Url, headers: Callable[[], dict[str, str]]) -> R
 
 
 def _seconds(text: str) -> float:
-    """Return how long a peer wants to be left alone, as far as that makes sense."""
+    """Return the seconds for which a peer wants to be left alone, within bounds; 0.5 when it makes no sense."""
     return min(max(float(text), 0.05), MAX_BUSY_S) if _SECONDS.fullmatch(text) else 0.5

@@ -1,4 +1,4 @@
-"""What a good answer brings: which bytes of which version, what it tells of the whole, if it is the object at all."""
+"""Good replies, read: the bytes and the version that they bring, and the size and digest that they tell of the file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MEDDLED = "a proxy or a CDN in between may be to blame: ask the origin without 
 
 @dataclass
 class Reply:
-    """An answer that brings bytes: `span` of an object of `version`, or, when `span` is None, all of it in one stream.
+    """A reply that brings bytes: `span` of an object of `version`, or, when `span` is None, all of it in one stream.
 
     `is_unchanged`: a conditional request found the version that the caller has already; there is no body.
     `expected`: what the reply, or a redirect on the way to it, told of the whole file.
@@ -59,7 +59,7 @@ class Reply:
 
     @property
     def age_s(self) -> int:
-        """Seconds since this answer left the origin, as a shared cache says (RFC 9111 section 5.1); 0 for now."""
+        """Seconds since this reply left the origin, as a shared cache says (RFC 9111 section 5.1); 0 for now."""
         return parse_length(self.response.head.fields.get("age", "")) or 0
 
 
@@ -72,7 +72,7 @@ class Basis:
 
 
 class Reader:
-    """Reads the answers about one reference.
+    """Reads the replies about one reference.
 
     url_name, out_name: what the URL and the output call the file; "" for nothing. is_digest_given: the caller's digest
     decides, whatever the origin tells.
@@ -85,7 +85,7 @@ class Reader:
         self._name = telling_name(out_name, url_name)
 
     def read_whole(self, response: Response, basis: Basis) -> Reply:
-        """Read the answer to a request for the whole object. Raises Fault."""
+        """Read the reply to a request for the whole object. Raises Fault."""
         head = response.head
         self._refuse_unusable(head)
         if head.status != 200:
@@ -141,8 +141,9 @@ class Reader:
         return Reply(response, span, parse_version(head.fields, head.length), name, expected=expected)
 
     def _expected(self, basis: Basis, head: Head, size: int | None, *, is_whole: bool) -> Expectation:
-        """Return what was told of the whole file, by the redirects and now. Raises Fault when `size` is another one,
-        unless the caller's digest decides.
+        """Return the expectation that the redirects and this reply tell together.
+
+        Raises Fault when `size` is another one than they tell, unless the caller's digest decides.
         """
         told = basis.told.joined(told_by(basis.url, head, is_whole=is_whole))
         if told.size is not None and size not in (None, told.size) and not self._is_digest_given:
@@ -161,7 +162,7 @@ class Reader:
         return Reply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
 
     def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED) -> Fault:
-        """Return the fault of an answer that cannot be used."""
+        """Return the fault of a reply that cannot be used."""
         return Fault(remedy, OriginError(f"{self._reference} {what}", hint))
 
     def _refuse_unusable(self, head: Head) -> None:
@@ -175,8 +176,10 @@ class Reader:
             raise self._bad("answered with a web page instead of the file", hint=hint)
 
     def _refuse_coding(self, head: Head) -> None:
-        """Refuse what was compressed on the way. A label that the file's own name confirms is of the file itself, when
-        the length is told: who compresses while it sends does not know it.
+        """Refuse a body that was compressed on the way. Raises Fault.
+
+        A label is of the file itself when the file's own name confirms it and the length is told: a server that
+        compresses while it sends does not know the length.
         """
         coding = coding_of(head.fields.get("content-encoding", ""))
         names = (*self._names, parse_disposition(head.fields.get("content-disposition", "")))
@@ -188,7 +191,7 @@ class Reader:
         raise self._bad(f"sent the file compressed ({coding}) though told not to", hint=hint)
 
     def _served(self, head: Head, content_range: ContentRange, asked: Span) -> Span:
-        """Return the span that the body brings, cut to what was asked for; some servers send all from its start.
+        """Return the span that the body brings, cut to `asked`; some servers send all from its start.
 
         Content-Range decides, whatever the status: some servers send a right part under a 200. Raises Fault.
         """
@@ -203,11 +206,11 @@ class Reader:
 
 
 def _content_range_of(head: Head) -> ContentRange | None:
-    """Return what the Content-Range says; None when there is none, or one that makes no sense."""
+    """Return the Content-Range; None when there is none, or one that makes no sense."""
     text = head.fields.get("content-range")
     return None if text is None else parse_content_range(text)
 
 
 def told_by(url: Url, head: Head, *, is_redirect: bool = False, is_whole: bool = False) -> Expectation:
-    """Return what the reply of `url` tells of the whole file."""
+    """Return the expectation that a reply of `url` tells of the whole file."""
     return parse_expectation(head.fields, url.endpoint.authority, is_redirect=is_redirect, is_whole=is_whole)

@@ -1,4 +1,4 @@
-"""What requests carry, and who may see it: the caller's headers go to the host of the reference alone.
+"""The fields of requests: a target's headers go to the host of its URL alone.
 
 requests, httpx, aria2 and others have forwarded cookies, tokens or custom headers to wherever a redirect led; here
 nothing of the caller's leaves its host.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def may_see_headers(reference: Url, url: Url) -> bool:
-    """Return whether `url` may get what is meant for the host of `reference`.
+    """Return whether a request to `url` may carry headers that are meant for the host of `reference`.
 
     It may at the same endpoint, and at the same host on its default ports, upgraded from http to https.
     """

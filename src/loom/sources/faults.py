@@ -1,4 +1,4 @@
-"""Errors of the network, put into words: what failed where, whether another try can help, what the user can do."""
+"""Errors of the network in words: where it failed, whether another try can help, and a hint for the user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fault_of(
 ) -> Fault:
     """Put an error of the network, met on the way to `url`, into words, and say what helps.
 
-    proxy: host and port of the proxy between, if there is one: who falls silent may be either.
+    proxy: host and port of the proxy between, "" for none: a silence may be the proxy's or the host's.
     credentials, for_proxy: what TLS was given for this host, and for a proxy at https://.
     """
     where = url.endpoint.authority
@@ -63,7 +63,7 @@ def fault_of(
 
 
 def _fault_of_refusal(where: str, error: ProxyRefused) -> Fault:
-    """Return what it means that a proxy opens no tunnel: Squid's limit per client (maxconn) answers 403."""
+    """Return the fault of a proxy that opens no tunnel: Squid's limit per client (maxconn) answers 403."""
     may_pass = error.status >= 500 or error.status == 429
     kind: type[LoomError] = AccessDenied if error.status in (401, 403, 407) else OriginUnreachable
     remedy = Remedy.FEWER if may_pass or error.status == 403 else Remedy.NONE
@@ -71,7 +71,7 @@ def _fault_of_refusal(where: str, error: ProxyRefused) -> Fault:
 
 
 def _of_the_proxys_tls(url: Url, error: Exception, proxy: str, credentials: TlsCredentials) -> Fault | None:
-    """Return what is particular to TLS with a proxy: on the way to it, or with its replies about plain HTTP."""
+    """Return the fault of TLS with a proxy, on the way to it or in its replies about plain HTTP; None for others."""
     if isinstance(error, ProxyUnreachable):
         return _of_tls(f"the proxy {proxy}", error.cause, credentials)
     return _of_tls(f"the proxy {proxy}", error, credentials) if url.endpoint.scheme == "http" else None

@@ -1,4 +1,4 @@
-"""The pin: whether a reply is of the version that the first one had, and what it means when it is not.
+"""The pin: holds all replies to the version of the first one, and judges those of another version.
 
 A reply of another version means that the object was replaced, or that replicas behind one address give the same bytes
 validators of their own (lighttpd: by inode; any server whose files were copied at another time). A reply of the pinned
@@ -49,15 +49,15 @@ class Pin:
 
     @property
     def is_loose(self) -> bool:
-        """Whether replies of several versions are admitted: only the digest of the whole tells then what came.
+        """Whether replies of several versions are admitted: then only the digest of the whole can prove the bytes.
 
-        Requests carry no condition then, and what comes is neither put on record nor handed to peers.
+        Requests carry no condition then, and the bytes are neither put on record nor handed to peers.
         """
         return self.is_proved and self._other is not None
 
     @property
     def ticket(self) -> int:
-        """Strays so far; a request takes it along, so that `admit` knows what was asked for after a stray."""
+        """Strays so far. A request takes it along: so `admit` knows whether it was sent after a stray."""
         return self._strays_in_all
 
     def admit(self, version: Version, seen: Version, ticket: int) -> None:
@@ -93,7 +93,7 @@ class Pin:
         return OriginChanged(f"{message}they do not have the digest", _AGAIN)
 
     def remark(self, version: Version) -> str:
-        """Return what a user should know of replies in several versions; "" when all were of one."""
+        """Return the warning about replies in several versions; "" when all were of one."""
         if self._other is None:
             return ""
         how = (

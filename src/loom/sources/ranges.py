@@ -1,7 +1,7 @@
 """Ranges over HTTP: the origin of one reference as a source, whatever its scheme (`answers` reads what comes back).
 
-Who is asked where is the route's (loom.sources.routes); here is what is asked for, and whether the reply is of the
-version that is pinned.
+The route decides which URL is asked (loom.sources.routes). This module asks for spans there, and holds the replies to
+the version that is pinned.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PAST_CACHES = {"Cache-Control": "no-cache"}
 
 
 class HttpSource:
-    """The origin of one reference: a Source, and what only an origin tells. Shared by all workers and loops.
+    """The origin of one reference: a Source with a probe and a stream besides. Shared by all workers and loops.
 
     `pin` holds the replies of one fetch to one version.
     """
@@ -134,12 +134,12 @@ class HttpSource:
             raise
 
     def lost(self, error: Exception, brought: int = 0) -> Fault:  # noqa: ARG002 - it counts for peers alone
-        """Return what an error on an answer's body means: it has begun, so that it was not refused."""
+        """Return the fault of an error on a body: the reply has begun, so it was not refused."""
         fault = self._requester.lost(self._router.target, self._router.url, error)
         return replace(fault, remedy=Remedy.RETRY) if fault.remedy is Remedy.FEWER else fault
 
     def silent(self, pool: Pool) -> Fault:
-        """Return what it means that no reply began in time."""
+        """Return the fault of a request whose reply did not begin in time."""
         url = self._router.url
         return self._requester.lost(self._router.target, url, TimeoutError(), pool.proxy_of(url))
 
@@ -184,7 +184,7 @@ class HttpSource:
 
 
 def _may_be_a_replica(have: Version | None, reply: Reply) -> bool:
-    """Return whether the reply may be of a replica with an ETag of its own, beside one that knows what is here."""
+    """Return whether the reply may be of a replica with an ETag of its own, beside one that has the version `have`."""
     seen = reply.version
     return have is not None and not reply.is_unchanged and seen.size == have.size and not have.matches(seen)
 

@@ -1,4 +1,4 @@
-"""What an origin's refusal means: the fault of an error reply, by its status and by what it says."""
+"""Refusals: the fault of an error reply, by its status and by the words in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BY_STATUS = {404: Kind.ABSENT, 410: Kind.ABSENT, 401: Kind.DENIED, 403: Kind.DE
 
 
 def refusal_of(head: Head, body: str, url: Url, headers: Mapping[str, str]) -> Refusal:
-    """Return what the reply of `url` says, without anything that the request's secret parts hold."""
+    """Return the words of an error reply of `url`, without any secret of the request."""
     return parse_refusal(head.fields, body, set(_secrets(url, headers)))
 
 
@@ -52,7 +52,7 @@ def fault_of_refusal(url: Url, head: Head, refusal: Refusal, *, is_signed: bool)
 
 
 def _kind(status: int, meaning: Meaning, wait_s: float | None) -> Kind:
-    """Return what the refusal is about: what is wrong with the server by the status, all else by the code first."""
+    """Return the kind of a refusal: by the status for trouble of the server, else by the code in it first."""
     if status in (429, 503) or (status == 403 and wait_s is not None):
         return Kind.THROTTLED
     if status in TRANSIENT:
@@ -89,7 +89,7 @@ def _status_hint(url: Url, status: int) -> str:
         is_plain = url.endpoint.scheme == "http"  # nginx and others answer so where they speak TLS
         return "the URL may have lost a part: give all of it, in quotes" + is_plain * "; or the port wants https://"
     if status in TRANSIENT or status >= 500:
-        return "the trouble is at the origin: try again later, or ask who runs it"
+        return "the trouble is at the origin: try again later, or ask its operator"
     return "check the URL, and whether the origin wants a --header"
 
 

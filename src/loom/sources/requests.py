@@ -1,4 +1,4 @@
-"""One request over HTTP: what it carries, how long it may take, what its failure means.
+"""One request over HTTP: its fields, its timeouts, and the fault of its failure.
 
 Rule: this adapter alone decides whether a fault is worth another try (`Remedy`), since it alone knows the protocol.
 
@@ -92,7 +92,7 @@ class Requester:
         pool.put(response)
 
     async def refusal(self, target: Target, url: Url, response: Response, *, is_plain: bool) -> tuple[Fault, Refusal]:
-        """Return the fault of an error reply, and what it says. is_plain: the status alone decides, no body is read."""
+        """Return the fault of an error reply, and its words. is_plain: the status alone decides, no body is read."""
         head = response.head
         body = "" if is_plain or head.status in (429, 503) else await self._said(response)
         refusal = refusal_of(head, body, url, over_base(target.headers))
@@ -112,9 +112,9 @@ class Requester:
             return ""
 
     def lost(self, target: Target | None, url: Url, error: Exception, proxy: str = "") -> Fault:
-        """Return what an error of the network means that a request to `url` met. proxy: host and port, if it has one.
+        """Return the fault of a request to `url` that met an error of the network.
 
-        target: None while the reference is not resolved; then `url` is its own.
+        target: None while the reference is not resolved; then `url` is its own. proxy: host and port, "" for none.
         """
         return fault_of(url, error, self._timeout_s, proxy, self._credentials(target, url), self._for_proxy)
 

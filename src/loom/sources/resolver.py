@@ -1,4 +1,4 @@
-"""The port of a resolver: what a scheme's references stand for, and where their files are asked for by HTTP.
+"""The port of a resolver: from the references of one scheme to files, and to the URLs that serve them.
 
 Rule: a resolver knows names and credentials; it moves no file's bytes and follows no redirect of a target (any target
 may redirect: loom.sources.routes). A new scheme is one module with a resolver and its line in loom.sources.schemes.

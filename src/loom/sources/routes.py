@@ -40,7 +40,7 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
 class Route(NamedTuple):
-    """Where one file is asked for: the resolver's target, the URL at the end of its redirects, who judges them."""
+    """Where one file is asked for: the resolver's target, the URL at the end of its redirects, and their guard."""
 
     target: Target
     url: Url
@@ -50,8 +50,8 @@ class Route(NamedTuple):
 class Router:
     """Finds the route of one reference. Shared by all workers and loops; every call takes the caller's pool.
 
-    replaced: makes the error of an object that was replaced. `told` is what the manifest and the redirects told of the
-    whole file.
+    replaced: makes the error of an object that was replaced. `told` is the expectation that the manifest and the
+    redirects told of the whole file.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Router:
     ) -> None:
         self.told = NOTHING_TOLD
         self.is_here: Callable[[str], bool] = lambda _: False
-        """Tells whether content of a SHA-256 is here: once that is told, one byte of the answer is enough."""
+        """Whether content of a SHA-256 is here: once that digest is told, one byte of the reply is enough."""
         self._reference = reference
         self._resolver = resolver
         self._requester = requester
@@ -156,7 +156,7 @@ class Router:
         return Expectation(entry.size, f"the manifest of {self._reference.shown}", entry.digest)
 
     def _learn(self, told: Expectation, response: Response) -> None:
-        """Keep what was told on the way. Raises Fault when it leads to another file than the first time."""
+        """Keep the expectation. Raises Fault when the redirects lead to another file than the first time."""
         before = self.told
         if before.sha256 and told.sha256 and before.sha256 != told.sha256:
             response.connection.close()

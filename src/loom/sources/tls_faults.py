@@ -16,7 +16,7 @@ from loom.net.tls import alert_of, is_about_our_certificate
 class TlsCredentials(NamedTuple):
     """What TLS was given. `shows_certificate`: the host may have the client certificate; redirects' targets may not.
 
-    flag: what the certificate's setting is called.
+    flag: the name of the certificate's setting.
     """
 
     ca_file: str | None = None
@@ -33,7 +33,7 @@ _NOT_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAIL
 _REFUSALS = ("handshake failure", "protocol version", "insufficient security", "unrecognized name", "access denied")
 """Alerts that another try would only bring again."""
 
-_CLOCK = "check the clock of this machine; if it is right, only who runs the origin can renew the certificate"
+_CLOCK = "check the clock of this machine; if it is right, only the operator of the origin can renew the certificate"
 _HINTS = {9: _CLOCK, 10: _CLOCK, 62: "check the host in the URL: the certificate is for other names",
           64: "check the address in the URL, or name the host: the certificate is for other names"}  # fmt: skip
 """OpenSSL's codes: not yet valid, expired, another host name, another IP address."""
@@ -43,7 +43,7 @@ _BAD_AUTHORITY = frozenset((24, 79))
 
 
 def fault_of_tls(where: str, error: ssl.SSLError | HandshakeSilent, credentials: TlsCredentials) -> Fault | None:
-    """Return what is particular to TLS; None for what may happen to any connection."""
+    """Return the fault of an error of TLS itself; None for one that may happen to any connection."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message or error.reason
         message = f"the certificate of {where} does not verify: {reason}"

@@ -46,7 +46,7 @@ class Patience:
 
     @property
     def note(self) -> str:
-        """What it is waiting for, for people, and for how long still; empty while it is not. From any thread."""
+        """Why it waits, in words, and how long still; empty while it does not. From any thread."""
         if (waits_for := self._waits_for) is None:
             return ""
         why, until = waits_for
@@ -150,7 +150,7 @@ async def read_again(
     options: Options,
     fed: Callable[[int], None],
 ) -> None:
-    """Write what a source has of `span` to the sink, over what is there, with one request at a time.
+    """Write the bytes of `span` that a source has to the sink, over those there, with one request at a time.
 
     fed: told of each number of bytes that came. A request or a body that is silent for `options.timeout_s` has failed,
     and goes on from where it was. Raises LoomError when the tries are used up. Runs on the loop of `pool`.

@@ -91,7 +91,7 @@ def run(scene: Callable[[Pool], Awaitable[T]]) -> T:
 
 
 async def take(pool: Pool, answer: Answer[Response], most: int = 1 << 60) -> bytes:
-    """Pour a body as a worker does; return what came. Raises OSError when it broke off: give `taken` to see how far."""
+    """Pour a body as a worker does; return what came. Raises OSError when it breaks off."""
     sink = Gathering(answer.span.end)
     left = min(answer.span.size, most)
 
