@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from loom.cli.flags import ALL_FLAGS, SETTINGS, format_whole_size, parse_size
+from loom.cli.flags import ALL_FLAGS, SETTINGS
 from loom.cli.settings import config_path, options_of, read_config, resolve, service_links
+from loom.cli.values import format_whole_size, parse_size
 from loom.core.options import Options
 from loom.errors import UsageError
 

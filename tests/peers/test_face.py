@@ -13,11 +13,10 @@ import pytest
 
 from loom.core.headers import Version
 from loom.core.units import Availability, Grid
-from loom.errors import UsageError
 from loom.net.face import OpenFile
 from loom.net.http_server import Bounds, HttpServer
 from loom.net.limit import BURST_S, RateLimit
-from loom.net.listening import listen, listen_in
+from loom.net.listening import listen
 from loom.peers import face as face_module
 from loom.peers.face import PeerFace
 from loom.peers.shelf import OwnShelf, WholeFile
@@ -461,20 +460,3 @@ def test_uploads_stay_within_their_limit(door: Door) -> None:
     status, _, body = door.get(f"/blobs/{KEY}", "Range: bytes=0-1999999")
     assert (status, body) == (206, DATA[:2_000_000])
     assert time.monotonic() - began >= (len(body) - rate * BURST_S) / rate
-
-
-def test_a_free_port_of_a_range_is_found() -> None:
-    """Each port once; when all are taken it says so, or takes any other one where that was allowed."""
-    with listen("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match="Address already in use"):
-            listen_in("127.0.0.1", range(port, port + 1))
-        with listen_in("127.0.0.1", range(port, port + 1), or_any=True) as other:
-            assert other.getsockname()[1] != port
-        ports = range(port, port + 8)
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(UsageError):
-                for _ in ports:
-                    assert stack.enter_context(listen_in("127.0.0.1", ports)).getsockname()[1] in ports
-            with pytest.raises(UsageError, match="all are taken"):
-                listen_in("127.0.0.1", ports)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from loom.cli.parser import Parser
 
-_FLEET_COMMANDS = ("control", "node", "locate", "register", "withdraw", "nodes", "models")
+_OTHER_COMMANDS = ("control", "node", "locate", "register", "withdraw", "nodes", "models", "doctor")
 
 _NOTE = "<!-- made by `make docs` from the code; do not edit -->\n"
 
@@ -57,7 +57,7 @@ def cli_page() -> str:
     lines += ["", "| flag | |", "|---|---|"]
     lines += [f"| `{flag.option}` {flag.metavar} | {flag.help} |" for flag in CACHE_COMMAND_FLAGS]
     lines += ["", "`--cache`, `--json` and `--config` as above.", ""]
-    for name in _FLEET_COMMANDS:
+    for name in _OTHER_COMMANDS:
         lines += _command(name)
     lines += ["## Output", ""]
     lines += ["On a terminal one line on stderr shows what moves; elsewhere a line every 5 seconds. `--quiet` leaves",
@@ -88,7 +88,8 @@ def errors_page() -> str:
         "",
     ]
     lines += ['    {"error": {"kind": "not-found", "message": "...", "hint": "...", "exit_code": 4}}', ""]
-    lines += ["| exit code | kind | class | |", "|---|---|---|---|", "| 0 | | | the file is there, whole |"]
+    lines += ["| exit code | kind | class | |", "|---|---|---|---|", "| 0 | | | the file is there, whole |",
+              "| 1 | | | `loom doctor` has found something that does not work |"]  # fmt: skip
     classes = [getattr(errors, name) for name in errors.__all__]
     for kind in sorted(classes, key=lambda c: (c.exit_code, c.kind)):
         meaning = (kind.__doc__ or "").split("\n", 1)[0]

@@ -11,13 +11,11 @@ from loom.cli.flags import (
     SETTINGS,
     URL,
     Flag,
-    format_whole_size,
-    parse_rate,
-    parse_size,
     parse_toml,
     parse_value,
 )
 from loom.cli.suggestions import nearest
+from loom.cli.values import format_whole_size, parse_rate, parse_size
 from loom.cli.variables import is_service_link
 from loom.core.options import CERTIFICATES, check_option, key_without_certificate, no_way_at_all
 from loom.core.tokens import MAX_TOKENS, are_tokens, split_tokens

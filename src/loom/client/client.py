@@ -168,6 +168,10 @@ class ControlClient:
             most=MAX_LIST,
         )
 
+    def version(self) -> str:
+        """Return the Loom version of the control plane."""
+        return str(self._ask("GET", "/openapi.json", replies.DESCRIBED)["info"]["version"])
+
     def _pages(self, what: str, key: str, search: str) -> Iterator[dict[str, Any]]:
         """Yield the rows of all pages. Raises RegistryError when one does not lead on, as the same one again would."""
         after = ""

@@ -54,6 +54,7 @@ _FAILURE = Shape(
 )
 FAILURES = Shape({"failures": [_FAILURE]})
 NODE_DETAIL = Shape({"node": _NODE, "inventory": [_HOLDING]}, {"namesakes": [_NODE], "failures": [_FAILURE]})
+DESCRIBED = Shape({"info": Shape({"version": str})})
 PAGES = {
     "nodes": Shape({"nodes": [_NODE]}, {"next": str}),
     "models": Shape({"models": [_MODEL]}, {"next": str}),

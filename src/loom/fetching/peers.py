@@ -27,10 +27,9 @@ from loom.fetching.company import Company, Part
 from loom.fetching.lingering import linger
 from loom.net.connect import Connector
 from loom.net.connection import Pool
-from loom.net.facing import own_address
 from loom.net.http_server import HttpServer
 from loom.net.limit import RateLimit
-from loom.net.listening import listen_in
+from loom.net.listening import listen_in, own_address
 from loom.peers.face import PeerFace
 from loom.peers.shelf import OwnShelf
 from loom.peers.source import Asker, RemotePeer

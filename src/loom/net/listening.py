@@ -1,10 +1,12 @@
-"""Sockets that listen for peers."""
+"""Where this machine listens, and by which of its addresses it reaches another one."""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
 import socket
+import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from loom.errors import UsageError
@@ -47,3 +49,24 @@ def listen_in(host: str, ports: Sequence[int], *, or_any: bool = False) -> socke
             raise
         message = f"cannot listen on {host}, ports {ports[0]} to {ports[-1]}: all are taken, or {host} is not ours"
         raise UsageError(message, error.hint) from error
+
+
+def own_address(host: str, port: int, timeout_s: float) -> str | None:
+    """Return this machine's IP address towards `host`; None without a route, or if the name is not resolved in time.
+
+    It resolves on a daemon thread: a resolver that hangs delays neither the caller nor the end of the process.
+    """
+    found: Future[str | None] = Future()
+    threading.Thread(target=lambda: found.set_result(_facing(host, port)), name="loom-resolve", daemon=True).start()
+    with contextlib.suppress(TimeoutError):
+        return found.result(timeout_s)
+    return None
+
+
+def _facing(host: str, port: int) -> str | None:
+    with contextlib.suppress(OSError, UnicodeError):
+        for family, kind, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
+                probe.connect(place)  # sends nothing: UDP
+                return str(probe.getsockname()[0])
+    return None

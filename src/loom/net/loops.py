@@ -7,6 +7,7 @@ them. A task that another one begins belongs to the same owner: a task factory s
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import selectors
 import threading
@@ -183,9 +184,15 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not on Linux, or a filter of system calls
         cores = os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def cpu_quota() -> float | None:
+    """Return the cores that the cgroup's quota lets this process use, such as 0.5; None without one."""
     try:
         with open(_CGROUP_QUOTA, encoding="ascii") as file:
             quota, period = file.read().split()
-        return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
-    except (OSError, ValueError):
-        return cores
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

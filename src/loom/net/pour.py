@@ -34,7 +34,7 @@ BUFFER_SIZE = 512 * 1024
 BURST = 4
 """Moves per wake-up of one connection, so that its neighbours on the loop get their turn."""
 
-_F_SETPIPE_SZ = 1031
+F_SETPIPE_SZ = 1031
 _SPLICE_FLAGS = 1 | 2  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK; Python 3.11 has the call but not the names
 _REFUSALS = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM))
 
@@ -252,5 +252,5 @@ class Pour:
 def _open_pipe() -> tuple[int, int]:
     pipe = os.pipe()
     with contextlib.suppress(OSError):  # the user's quota of pipe pages is used up: the default size is only slower
-        fcntl.fcntl(pipe[1], _F_SETPIPE_SZ, PIPE_SIZE)
+        fcntl.fcntl(pipe[1], F_SETPIPE_SZ, PIPE_SIZE)
     return pipe

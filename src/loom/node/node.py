@@ -15,10 +15,9 @@ from loom.core.exposition import format_families
 from loom.core.option_checks import parse_listen
 from loom.core.waits import tell_offset
 from loom.errors import StoreError, UsageError
-from loom.net.facing import own_address
 from loom.net.http_server import HttpServer
 from loom.net.limit import RateLimit
-from loom.net.listening import listen_in
+from loom.net.listening import listen_in, own_address
 from loom.node.metrics import node_metrics
 from loom.node.shelf import CacheShelf
 from loom.peers.face import PeerFace

@@ -147,11 +147,15 @@ def take_inventory(cache: Cache) -> Inventory:
 
 def blobs_seen(cache: Cache) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the name of each blob, and its stat result."""
-    folders = [NEW, *(f"{SETTLED}/{pair}" for pair in list_names(cache.inside, f"blobs/{SETTLED}"))]
-    for folder in folders:
-        for last, seen in look_into(cache.inside, f"blobs/{folder}"):
-            if is_blob_name(name := f"{folder}/{last}"):
+    for folder in blob_folders(cache):
+        for last, seen in look_into(cache.inside, folder):
+            if is_blob_name(name := f"{folder}/{last}".removeprefix("blobs/")):
                 yield name, seen
+
+
+def blob_folders(cache: Cache) -> list[str]:
+    """Return the folders, below the cache's, that blobs lie in."""
+    return [f"blobs/{NEW}", *(f"blobs/{SETTLED}/{pair}" for pair in list_names(cache.inside, f"blobs/{SETTLED}"))]
 
 
 def _look_at_links(cache: Cache) -> tuple[dict[tuple[int, int], list[str]], list[Place]]:

@@ -10,6 +10,7 @@ COMMANDS = {
     "withdraw": "undo `loom register`",
     "nodes": "list the nodes of the fleet",
     "models": "list the models of the fleet",
+    "doctor": "look for what keeps Loom from working well here",
     "config": "show every setting, its value and where it came from",
     "help": "show this page, or a command's: loom help fetch",
 }

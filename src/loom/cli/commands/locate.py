@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.flags import NODE, ZONE, Flag, parse_limit, parse_value
+from loom.cli.flags import NODE, ZONE, Flag, parse_value
 from loom.cli.fleet import fleet_parser, format_digest, format_known_size, format_left, format_state, open_client
 from loom.cli.output import format_table, print_json, print_result
 from loom.cli.parser import Parser, add_flags, parse
+from loom.cli.values import parse_limit
 from loom.core.names import MAX_REPLICAS
 from loom.errors import UsageError
 

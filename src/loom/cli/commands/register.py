@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from loom.cli.flags import NODE, ZONE, Flag, parse_size, parse_text, parse_ttl, parse_value
+from loom.cli.flags import NODE, ZONE, Flag, parse_value
 from loom.cli.fleet import fleet_parser, open_client
 from loom.cli.output import print_json, print_result
 from loom.cli.parser import Parser, add_flags, parse
+from loom.cli.values import parse_size, parse_text, parse_ttl
 from loom.cli.words import format_duration, printable
 from loom.errors import UsageError
 

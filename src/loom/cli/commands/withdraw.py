@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from loom.cli.flags import NODE, Flag, parse_switch
+from loom.cli.flags import NODE, Flag
 from loom.cli.fleet import fleet_parser, open_client
 from loom.cli.output import print_json, print_result
 from loom.cli.parser import Parser, add_flags, parse
+from loom.cli.values import parse_switch
 from loom.cli.words import count, printable
 from loom.errors import UsageError
 
