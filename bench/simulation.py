@@ -1,9 +1,12 @@
 """A cold start of thousands of nodes in virtual time, over the very code that decides in a real one.
 
-Every node has a real `Transfer` and a real `Swarm`; sockets, disks and the control plane are made up. How: a heap says
-which node looks up next, as a real one does: when a request has ended, and after IDLE_S otherwise. Bytes move as a
-fluid (bench.fluid). A node's state is brought up to date when somebody looks at it, itself or a peer. What the control
-plane knows is reckoned once for all that ask at one moment, and each gets a random part of it, as in loom.core.fleet.
+Every node has a real `Exchange` (loom.core.exchange), which holds every decision of a fetch among peers. Made up are
+sockets, disks and the control plane, and here is nothing else: what becomes of a request, and when a node is told.
+
+How: a heap says which node looks up next, as the shell of a real one does: when a request has ended, when a worker was
+told to wait so long, and after IDLE_S otherwise. Bytes move as a fluid (bench.fluid). A node's state is brought up to
+date when it looks up, or a peer looks at it. What the control plane knows is reckoned once for all that ask at one
+moment, and each gets a random part of it, as in loom.core.fleet.
 
 What is left out: CPU time, what TCP needs to find its rate, questions' round trips, hashing and vouching.
 """
@@ -17,23 +20,25 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from bench.fluid import Flow, Fluid, Link
-from loom.core.faults import Fault, Remedy
+from loom.core.exchange import IDLE_S, Exchange
+from loom.core.faults import Fault, Remedy, Verdict, fault_of_peer
 from loom.core.homes import MAX_HOMES, Homes, listed_homes
 from loom.core.options import Options
-from loom.core.peer import Peer
-from loom.core.swarm import PULLS, Swarm
+from loom.core.swarm import Swarm
 from loom.core.transfer import Transfer, Wait
 from loom.core.units import Availability, Grid
-from loom.errors import OriginUnreachable
-from loom.fetching.company import FIRST_PULL, IDLE_S, WINDOW_S
+from loom.errors import OriginThrottled
 from loom.net.http_server import RETRY_AFTER_S, SLOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loom.core.exchange import Contact, Pull
+    from loom.core.ranges import Span
+
 NEWS_S = 1.0
 LISTED = 16
-"""How many replicas the control plane names, and how often it is asked (loom.fetching.announcing)."""
+"""Seconds between two questions to the control plane, and the replicas that it names (loom.fetching.announcing)."""
 
 ORIGIN_LATENCY_S = 0.02
 
@@ -45,6 +50,7 @@ class Setting:
     begin_within_s: nodes begin at random within so many seconds. seeds: of the nodes, how many have it all from the
     beginning. linger_s: how long a node goes on handing out when it has everything.
     killed: how many die; kill_at: when, as a part of the time that the bound allows.
+    most_at_origin: requests at once beyond which the origin answers 429; 0 for no bound.
     """
 
     nodes: int
@@ -59,6 +65,7 @@ class Setting:
     seeds: int = 0
     killed: int = 0
     kill_at: float = 0.4
+    most_at_origin: int = 0
     step_s: float = 0.03
     seed: int = 1
 
@@ -106,20 +113,18 @@ class Outcome:
 
 
 class _Request(Flow):
-    """A request of `node` under way, to a peer (then with `source`) or to the origin. `pos`: the next byte to come."""
+    """A request of `node` under way, to the peer `source` or to the origin. `pos`: the next byte to come."""
 
-    __slots__ = ("node", "peer", "pos", "source", "worker")
+    __slots__ = ("began_at", "node", "number", "pos", "source")
 
     def __init__(
-        self, node: _Node, worker: int, span: tuple[int, int], up: Link, begins_at: float,
-        source: _Node | None = None, peer: Peer | None = None,
-    ) -> None:  # fmt: skip
+        self, node: _Node, number: int, span: tuple[int, int], up: Link, begins_at: float, source: _Node | None = None
+    ) -> None:
         super().__init__(up, node.down, span[1] - span[0], begins_at)
         self.node = node
-        self.worker = worker
-        self.pos = span[0]
+        self.number = number
+        self.pos = self.began_at = span[0]
         self.source = source
-        self.peer = peer
 
 
 class _Node:
@@ -134,14 +139,11 @@ class _Node:
         self.grid = Grid(setting.size)
         options = Options(workers=setting.workers, chunk_size=setting.chunk_size)
         self.transfer = Transfer(setting.size, options, jitter=chance.random, round_trip_s=ORIGIN_LATENCY_S)
-        self.swarm = Swarm("key", self.name, self.grid, chance.random)
+        self.exchange = Exchange(self.transfer, Swarm("key", self.name, self.grid, chance.random))
         self.homes = Homes.alone("key", self.name, self.grid.count)
         self.uploads = 0
-        self.pulls = 0
         self.requests: dict[int, _Request] = {}
-        self.next_pull = FIRST_PULL
         self.news_at = self.wakes_at = begins_at
-        self.yields_at = self.asks_at = 0.0
         self.said: tuple[float, Availability] | None = None
 
     @property
@@ -156,7 +158,8 @@ class Simulation:
         self.setting = setting
         self.chance = random.Random(setting.seed)
         self.now = 0.0
-        self.from_origin = self.moved = 0
+        self.from_origin = self.moved = self.refused = 0
+        self._at_origin = 0
         self._on_second = on_second
         self._origin = Link(setting.origin)
         self._fluid = Fluid()
@@ -211,8 +214,7 @@ class Simulation:
         while self._heap and self._heap[0][0] <= self.now:
             at, _, node = heapq.heappop(self._heap)
             if node.is_fetching and at == node.wakes_at:
-                self._conduct(node)
-                self._wake(node, self.now + IDLE_S)
+                self._wake(node, self._conduct(node))
 
     def _wake(self, node: _Node, at: float) -> None:
         node.wakes_at = at
@@ -220,19 +222,32 @@ class Simulation:
 
     # What a node does
 
-    def _conduct(self, node: _Node) -> None:
+    def _conduct(self, node: _Node) -> float:
+        """Do all that a node has to do now, as loom.fetching.pulling does; return when it looks again."""
+        exchange = node.exchange
         self._catch_up(node)
         if self.now >= node.news_at:
             node.news_at = self.now + NEWS_S
             self._tell_news(node)
-        for peer in node.swarm.to_poll(self.now, is_idle=node.pulls < PULLS):
-            self._ask(node, peer)
-        self._yield(node)
-        while node.pulls < PULLS and self._pull(node):
-            pass
+        for contact in exchange.due_polls(self.now):
+            self._poll(node, contact)
+        exchange.let_go(self.now)
+        self._learn_ends(node)
+        while (pull := exchange.next_pull(self.now)) is not None:
+            self._pull(node, pull)
+        return self._work(node)
+
+    def _work(self, node: _Node) -> float:
+        """Have the workers that are free ask the origin; return when the first one looks again."""
+        until = self.now + IDLE_S
         for worker in range(self.setting.workers):
-            if worker not in node.requests and not self._ask_origin(node, worker):
-                break
+            if worker in node.requests:
+                continue
+            step = node.exchange.next(worker, self.now)
+            if step is None or isinstance(step, Wait):
+                return until if step is None else max(self.now + self.setting.step_s, min(step.until, until))
+            self._ask_origin(node, worker, step)
+        return until
 
     def _catch_up(self, node: _Node) -> None:
         """Have all that has come in until now."""
@@ -245,98 +260,78 @@ class Simulation:
             return Availability(node.grid.everything, {}, vouched=node.grid.everything)
         if node.said is None or node.said[0] != self.now:
             self._catch_up(node)
-            available = node.grid.available(node.transfer.have, node.transfer.asked_of_origin())
+            available = node.exchange.available()
             node.said = (self.now, available._replace(vouched=available.units))
         return node.said[1]
 
-    def _yield(self, node: _Node) -> None:
-        if self.now < node.yields_at:
-            return
-        node.yields_at = self.now + IDLE_S
-        if not node.swarm.is_alone(self.now):
-            node.transfer.shorten(node.grid.unit_size, node.swarm.most_at_origin(node.transfer.workers))
-        node.transfer.yield_origin(lambda span: node.swarm.should_yield(span, self.now))
+    def _learn_ends(self, node: _Node) -> None:
+        """End the origin's replies where the transfer does not want more: a real one ends with the next bytes."""
         ends = {span.start: span.end for span in node.transfer.asked_of_origin()}
         for request in node.requests.values():
-            if request.peer is None:
+            if request.source is None:
                 request.size = min(request.size, ends.get(request.pos, request.pos) - request.pos)
 
     def _tell_news(self, node: _Node) -> None:
-        listed = self._directory.locate(node, self.now)
-        for other in listed:
-            node.swarm.meet(other.name, other.name)
-        node.swarm.forget_dead({other.name for other in listed}, self.now)
+        listed = {other.name: (other.name, True) for other in self._directory.locate(node, self.now)}
         homes = {other.name: other.name for other in self._directory.homes(self.now)}
         node.homes = listed_homes(node.homes, homes)
-        node.swarm.set_homes(node.homes, homes)
+        node.exchange.learn(listed, node.homes, homes, self.now)
 
-    def _ask(self, node: _Node, peer: Peer) -> None:
-        other = self._by_name[peer.name]
-        if self._is_gone(other):
-            node.swarm.failed(peer, self.now)
+    def _poll(self, node: _Node, contact: Contact) -> None:
+        other = self._reach(node, contact)
+        if other is None:
+            node.exchange.missed(contact, _fault(contact, Verdict.DEAD), self.now)
         else:
-            if not other.has_all:
-                name = other.swarm.visited(node.name, node.name)
-                if name is not None:
-                    other.swarm.add_homes(other.homes.listing([name]))
-            node.swarm.saw(peer, self._available(other), self.now)
+            node.exchange.polled(contact, self._available(other), self.now)
+
+    def _reach(self, node: _Node, contact: Contact) -> _Node | None:
+        """Return the node that a request reaches, which learns of the one that asks; None when nothing listens."""
+        other = self._by_name[contact.name]
+        if self._is_gone(other):
+            return None
+        if not other.has_all and (newcomer := other.exchange.visited(node.name, node.name)) is not None:
+            other.exchange.add_homes(other.homes.listing([newcomer]))
+        return other
 
     def _is_gone(self, node: _Node) -> bool:
         if node.is_dead or node.begins_at > self.now:
             return True
         return node.ended_at is not None and not node.has_all and self.now > node.ended_at + self.setting.linger_s
 
-    def _pull(self, node: _Node) -> bool:
-        """Ask a peer for something; return whether it is worth going on."""
-        pull = node.swarm.choose(node.transfer.free(), self.now)
-        if pull is None:
-            return False
-        peer, other = pull.peer, self._by_name[pull.peer.name]
-        if self._is_gone(other):
-            node.swarm.failed(peer, self.now)
-            return True
-        node.swarm.saw(peer, self._available(other), self.now)
+    def _pull(self, node: _Node, pull: Pull) -> None:
+        """Have a peer answer a request for bytes, as loom.peers.face does."""
+        other = self._reach(node, pull.peer)
+        if other is None:
+            node.exchange.failed(pull.number, _fault(pull.peer, Verdict.DEAD), self.now)
+            return
+        offers, (start, end) = self._available(other), pull.span
         if other.uploads >= SLOTS:
-            node.swarm.busy(peer, RETRY_AFTER_S, self.now)
-            return True
-        end = pull.span.end
-        if not other.has_all and (gaps := other.transfer.have.missing(*pull.span)):
+            node.exchange.failed(pull.number, _fault(pull.peer, Verdict.BUSY, offers), self.now)
+            return
+        if not other.has_all and (gaps := other.transfer.have.missing(start, end)):
             end = gaps[0].start
-        if end <= pull.span.start:
-            return True
-        span = node.transfer.claim(node.next_pull, pull.span, self.now, peer.name, WINDOW_S)
-        if span is None:
-            return False
+        if end <= start:
+            node.exchange.failed(pull.number, _fault(pull.peer, Verdict.ABSENT, offers), self.now)
+            return
         other.uploads += 1
-        peer.asked += 1
         begins_at = self.now + self.setting.latency_s
-        whole = (span.start, min(end, span.end))
-        self._begin(_Request(node, node.next_pull, whole, other.up, begins_at, other, peer))
-        node.next_pull += 1
-        node.pulls += 1
-        return True
+        self._begin(_Request(node, pull.number, (start, end), other.up, begins_at, other), offers)
 
-    def _ask_origin(self, node: _Node, worker: int) -> bool:
-        transfer, swarm = node.transfer, node.swarm
-        if swarm.is_alone(self.now):
-            step = transfer.next(worker, self.now)
-        elif self.now < node.asks_at or len(transfer.asked_of_origin()) >= swarm.most_at_origin(transfer.workers):
-            return False
-        else:
-            wanted = swarm.ask_origin(transfer.free(self.now), self.now)
-            step = transfer.claim(worker, wanted, self.now) if wanted else None
-            node.asks_at = self.now + IDLE_S if step is None else self.now
-        if step is None or isinstance(step, Wait):
-            return False
-        self._begin(_Request(node, worker, step, self._origin, self.now + ORIGIN_LATENCY_S))
-        return True
+    def _ask_origin(self, node: _Node, worker: int, span: Span) -> None:
+        """Have the origin answer a request, unless it has too many."""
+        if 0 < self.setting.most_at_origin <= self._at_origin:
+            self.refused += 1
+            node.exchange.failed(worker, Fault(Remedy.SLOW_DOWN, OriginThrottled("429")), self.now)
+            return
+        self._at_origin += 1
+        self._begin(_Request(node, worker, span, self._origin, self.now + ORIGIN_LATENCY_S))
 
     # How requests begin and end
 
-    def _begin(self, request: _Request) -> None:
+    def _begin(self, request: _Request, offers: Availability | None = None) -> None:
         node = request.node
-        node.transfer.opened(request.worker, self.now)
-        node.requests[request.worker] = request
+        node.exchange.opened(request.number, self.now, offers)
+        node.requests[request.number] = request
         self._fluid.add(request)
 
     def _receive(self, request: Flow) -> None:
@@ -346,16 +341,13 @@ class Simulation:
         node, size = request.node, request.take()
         left = 0
         if size:
-            left = node.transfer.received(request.worker, size, self.now)
+            left = node.exchange.received(request.number, size, self.now)
             request.pos += size
             request.size = min(request.size, left)
             self.moved += size
-        if request.peer is None:
-            self.from_origin += size
-        elif size:
-            node.swarm.fed(request.peer, self.now, size)
+            self.from_origin += size if request.source is None else 0
         if not left or not request.size:
-            node.transfer.ended(request.worker, self.now)
+            node.exchange.ended(request.number, self.now)
             self._finish(request)
             if node.transfer.is_complete:
                 self._complete(node)
@@ -368,25 +360,31 @@ class Simulation:
                 self._finish(request)
 
     def _break(self, request: _Request) -> None:
-        """Whoever was to send it has died."""
-        node, peer = request.node, request.peer
-        if node.is_fetching and peer is not None:
-            fault = Fault(Remedy.ELSEWHERE, OriginUnreachable("gone"))
-            node.transfer.failed(request.worker, fault, self.now)
-            node.swarm.failed(peer, self.now)
+        """The node that was to send it has died."""
+        node, source = request.node, request.source
+        if node.is_fetching and source is not None:
+            fault = fault_of_peer(
+                source.name, Verdict.GONE if request.pos > request.began_at else Verdict.FAILED, "broke off"
+            )
+            node.exchange.failed(request.number, fault, self.now)
         self._finish(request)
 
     def _finish(self, request: _Request) -> None:
         node = request.node
-        if node.requests.pop(request.worker, None) is None:
+        if node.requests.pop(request.number, None) is None:
             return
         self._fluid.end(request)
-        if request.source is not None and request.peer is not None:
+        if request.source is not None:
             request.source.uploads -= 1
-            request.peer.asked -= 1
-            node.pulls -= 1
+        else:
+            self._at_origin -= 1
         if node.is_fetching:
             self._wake(node, self.now)
+
+
+def _fault(contact: Contact, verdict: Verdict, offers: Availability | None = None) -> Fault:
+    wait_s = RETRY_AFTER_S if verdict is Verdict.BUSY else None
+    return fault_of_peer(contact.name, verdict, verdict.value, offers, wait_s)
 
 
 class _Directory:

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 PACKAGE = "loom"
 SRC = Path(__file__).parents[1] / "src"
 
-KNOWN_CIRCLES: dict[frozenset[str], str] = {
-    frozenset({"loom.fetching.company", "loom.fetching.confirming", "loom.fetching.worker"}): (
-        "until one job owns the lock and the tasks around the exchange"
-    ),
-}
+KNOWN_CIRCLES: dict[frozenset[str], str] = {}
 """Circles that are not yet undone, and until when. The list only shrinks: one that is gone must leave it."""
 
 WRITERS = {

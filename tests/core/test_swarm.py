@@ -160,6 +160,7 @@ def test_alone_it_is_as_ever() -> None:
     it = swarm_of()
     assert it.is_alone(0.0)
     it.meet("a", "http://a:1")
+    it.charge_waiting(0.0)
     assert not it.is_alone(0.0)
     assert it.is_alone(HEAR_S + 0.1)
     it.saw(it.peers["a"], NOTHING, 1.0)
@@ -398,8 +399,10 @@ def test_who_breaks_off_again_and_again_has_failed() -> None:
 def test_dead_ones_without_end_hold_nobody_up() -> None:
     """New ones are met all the time, and none of them ever speaks: one does not wait for each."""
     it, now = swarm_of(), 0.0
+    it.meet("dead", "http://dead:1")
     while it.ask_origin(ALL, now) is None:
         now += 0.1
+        it.charge_waiting(now)
         it.meet(f"dead{now:.1f}", "http://dead:1")
         assert now < 2 * MAX_HEAR_S
     assert it.is_alone(now)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,11 @@ import pytest
 
 from loom.core.options import Options
 from loom.core.ranges import Span
+from loom.core.swarm import Swarm
 from loom.core.transfer import Transfer
+from loom.core.units import Grid
 from loom.fetching import reporter
+from loom.fetching.job import Job
 from loom.fetching.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def test_the_rate_counts_from_the_request_and_without_what_was_there(clock) -> N
     report.connecting()
     clock[0] += 0.5
     transfer = Transfer(100 * MB, Options(), ranges=[Span(0, 30 * MB)])
-    report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=None, fetched=0)
+    report.job = Job(None, None, transfer, None)
     for received in (31 * MB, 32 * MB):
         transfer.have.add(30 * MB, received)
         report.now()
@@ -76,9 +78,11 @@ def test_a_complete_file_says_whom_it_waits_for(clock) -> None:
     told: list[Progress] = []
     report = Reporter(told.append)
     transfer = Transfer(MB, Options(), ranges=[Span(0, MB)])
-    from_peers = SimpleNamespace(confirmer=SimpleNamespace(came_from=[(Span(0, MB), "a")]))
-    alone = SimpleNamespace(confirmer=SimpleNamespace(came_from=[]))
-    for company in (from_peers, alone, None):
-        report.job = SimpleNamespace(lock=Lock(), transfer=transfer, company=company, fetched=0)
+    for came_from in ([(Span(0, MB), "a")], [], None):
+        report.job = Job(None, None, transfer, None)
+        if came_from is not None:
+            swarm = Swarm("key", "me", Grid(MB), lambda: 0.0)
+            report.job.join(swarm, {}, {})
+            report.job._exchange.confirmation.came_from = came_from
         report.now()
     assert [progress.note for progress in told] == ["asking peers to confirm what they sent", "", ""]

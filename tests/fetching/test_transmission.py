@@ -18,9 +18,7 @@ SIZE = 1_600_000_000
 def test_what_nobody_vouched_for_is_told_when_it_is_much(unconfirmed: int, is_told: bool) -> None:
     """A unit or two that two nodes took from the origin in parts are the receipt's; more is a human's business, too."""
     warnings: list[str] = []
-    company = SimpleNamespace(confirmer=SimpleNamespace(unconfirmed=unconfirmed), remarks=list)
-    transfer = SimpleNamespace(size=SIZE, useful_workers=lambda: 1)
-    job = SimpleNamespace(transfer=transfer, company=company, version=None)
+    job = SimpleNamespace(size=SIZE, useful_workers=lambda: 1, unconfirmed=unconfirmed, version=None)
     source = SimpleNamespace(pin=SimpleNamespace(remark=lambda _: ""))
     one = Transmission(
         REFERENCE,

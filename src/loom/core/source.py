@@ -92,3 +92,6 @@ class Source(Protocol[Pool_contra, Body_co]):
 
     def silent(self, pool: Pool_contra) -> Fault:
         """Return the fault of a request whose reply did not begin in time. From any thread; asks nothing."""
+
+    def starved(self) -> Fault:
+        """Return the fault of a request whose reply made too little progress. From any thread; asks nothing."""

@@ -80,8 +80,8 @@ CANDIDATES = 4
 """Peers that have something and are looked at before one is chosen."""
 
 
-class Pull(NamedTuple):
-    """Bytes to be taken from a peer."""
+class Choice(NamedTuple):
+    """Bytes, and the peer to take them from."""
 
     peer: Peer
     span: Span
@@ -213,6 +213,16 @@ class Swarm:
 
     # What the node decides
 
+    def charge_waiting(self, now: float) -> None:
+        """Count the time that this node has waited for peers that it has just met. Call it whenever time has passed."""
+        for peer in self.peers.values():
+            if peer.is_neighbour and peer.met_at is None:
+                peer.met_at = now
+        was_since, self._awaiting_since = self._awaiting_since, None
+        if self._awaits_word(now):
+            self._awaiting_since = now
+            self._hear_left_s -= 0.0 if was_since is None else now - was_since
+
     def is_alone(self, now: float) -> bool:
         """Return whether no other node is there, to take bytes from or to share the origin with."""
         if self.homes.names != (self.me,) or self._awaits_word(now):
@@ -221,21 +231,15 @@ class Swarm:
 
     def _awaits_word(self, now: float) -> bool:
         """Return whether a peer has just been met and may still speak up, while there is time for that."""
-        was_since, self._awaiting_since = self._awaiting_since, None
-        if self._hear_left_s > 0 and any(self._is_expected(peer, now) for peer in self.peers.values()):
-            self._awaiting_since = now
-            self._hear_left_s -= 0.0 if was_since is None else now - was_since
-        return self._awaiting_since is not None
+        return self._hear_left_s > 0 and any(self._is_expected(peer, now) for peer in self.peers.values())
 
     def _is_expected(self, peer: Peer, now: float) -> bool:
         """Return whether a peer has just been met and may still say that it has everything."""
         if not peer.is_neighbour or peer.is_rejected or peer.strikes or peer.heard_at > NEVER:
             return False
-        if peer.met_at is None:
-            peer.met_at = now
-        return now - peer.met_at < HEAR_S
+        return peer.met_at is None or now - peer.met_at < HEAR_S
 
-    def choose(self, spans: Iterable[Span], now: float) -> Pull | None:
+    def choose(self, spans: Iterable[Span], now: float) -> Choice | None:
         """Return what to take from whom. spans: the bytes that are missing and that no request has yet."""
         live = [peer for peer in self.peers.values() if peer.is_neighbour and peer.is_live(now)]
         offers = Offers(spans, live, self.grid, self._random)
@@ -246,7 +250,7 @@ class Swarm:
             self._hungry_since = now
         return best
 
-    def _choose_among(self, live: list[Peer], offers: Offers, now: float) -> Pull | None:
+    def _choose_among(self, live: list[Peer], offers: Offers, now: float) -> Choice | None:
         """Return the span that the fewest peers have, of the nearest peers that are asked least."""
         ready = [peer for peer in live if peer.asked < PULLS_PER_PEER and peer.busy_until <= now]
         ready.sort(key=lambda peer: (not peer.is_near, peer.asked, self._random()))
@@ -258,7 +262,7 @@ class Swarm:
             for span in offered:
                 holders = offers.holders(span) + self._random()
                 if best is None or holders < least:
-                    best, least = Pull(peer, span), holders
+                    best, least = Choice(peer, span), holders
             asked += bool(offered)
             if asked == CANDIDATES:
                 break

@@ -123,6 +123,11 @@ class Transfer:
         return len(self._bytes.runs)
 
     @property
+    def fetched(self) -> int:
+        """Bytes that the origin and its mirrors brought; those that came twice count twice."""
+        return sum(self.brought[source] for source in self._upstreams)
+
+    @property
     def paused_until(self) -> float:
         """When the origin may be asked again, by its own word or because it serves nothing."""
         return self._origin.limit.paused_until
@@ -167,6 +172,11 @@ class Transfer:
         """Return whether the reply to `worker`'s request has begun."""
         run = self._bytes.runs.get(worker)
         return run is not None and run.opened_at is not None
+
+    def owes(self, worker: int) -> bool:
+        """Return whether `worker`'s request has bytes to bring still that no other one has brought."""
+        run = self._bytes.runs.get(worker)
+        return run is not None and bool(run.left) and not self._bytes.is_covered(run)
 
     # What a worker asks and tells
 

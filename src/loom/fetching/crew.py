@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.ranges import Span
     from loom.core.source import Answer
+    from loom.fetching.job import Job
+    from loom.fetching.pulling import Puller
     from loom.fetching.shared import Shared
-    from loom.fetching.worker import Job, Worker
     from loom.net.connection import Pool, Response
     from loom.store.landing import Staged
 
@@ -80,39 +81,35 @@ class Crew:
             self._tick()
         return future.result()
 
-    def work(self, job: Job, count: int, first: tuple[Span, Answer[Response]] | None) -> None:
+    def work(
+        self, job: Job, count: int, first: tuple[Span, Answer[Response]] | None, puller: Puller | None = None
+    ) -> None:
         """Let `count` workers carry out the job, the first one beginning with `first` (a span adopted, its reply).
 
         Returns when every byte is in place. Raises the transfer's error. Either way nothing writes any more then.
         """
-        from loom.fetching.worker import Worker
+        from loom.fetching.worker import work
 
-        crew = [Worker(number, job, self._pools[number % len(self._tasks)]) for number in range(count)]
-        runs = [self._tasks.submit(0, crew[0].run(*(first or ())))]
-        runs += [self._tasks.submit(worker.number, worker.run()) for worker in crew[1:]]
-        if job.company is not None:
-            runs.append(self._tasks.submit(0, job.company.run(self._pools[0])))
-        self._conduct(job, crew, runs)
+        pools = [self._pools[number % len(self._tasks)] for number in range(count)]
+        runs = [self._tasks.submit(0, work(0, job, pools[0], *(first or ())))]
+        runs += [self._tasks.submit(number, work(number, job, pools[number])) for number in range(1, count)]
+        if puller is not None:
+            runs.append(self._tasks.submit(0, puller.run(self._pools[0])))
+        self._conduct(job, runs)
         self.stop()
-        if job.transfer.error is not None:
-            raise job.transfer.error
+        if job.error is not None:
+            raise job.error
 
     def fitting_workers(self, wanted: int) -> int:
         """Return how many workers the limit on open files allows, beside those of the other fetches; at least 1."""
         return fit_descriptors(wanted, self._shared.employ(self._tasks, wanted))
 
-    def _conduct(self, job: Job, crew: list[Worker], runs: list[Future[None]]) -> None:
+    def _conduct(self, job: Job, runs: list[Future[None]]) -> None:
         syncer = _Syncer(job.staging)
         keep_at = time.monotonic() + KEEP_EVERY_S
         while not job.finished.wait(TICK_S):
-            with job.lock:
-                starved = job.transfer.starved(time.monotonic())
-                requests = {number: crew[number].request for number in starved if number < len(crew)}
-            for number in starved:
-                if number in requests:
-                    self._tasks.call(number, crew[number].cut, requests[number])
-                elif job.company is not None:
-                    self._tasks.call(0, job.company.cut, number)
+            for cut in job.starved():
+                cut()
             for run in runs:
                 if run.done():
                     run.result()  # a worker only ends before the job by an error that nobody foresaw

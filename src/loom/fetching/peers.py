@@ -2,7 +2,7 @@
 
 Who finds all in the cache listens nowhere. From the first request to the origin (`open`) until the bytes are known
 (`join`) there is only a server with an empty shelf, so that the control plane can be told an address at once. From
-then on the fetch has company (loom.fetching.company).
+then on bytes are taken from peers (loom.fetching.pulling).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from loom.core.option_checks import parse_listen
 from loom.core.options import FETCH_PORTS
 from loom.core.tokens import first_token
 from loom.core.urls import parse_url
-from loom.fetching.company import Company, Part
 from loom.fetching.lingering import linger
+from loom.fetching.pulling import Arriving, Puller
 from loom.net.connect import Connector
 from loom.net.connection import Pool
 from loom.net.http_server import HttpServer
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.receipt import Receipt
     from loom.core.reference import Reference
-    from loom.fetching.worker import Job
+    from loom.fetching.job import Job
 
 BUDGET_S = 0.3
 """Seconds that a fetch waits for its control plane, all in all; one that failed, as long again to say why."""
@@ -83,11 +83,11 @@ class Peers:
         self._homes: dict[str, str] = {}
         self._lock = threading.Lock()
         self._shelf = OwnShelf()
-        self._part: Part | None = None
+        self._part: Arriving | None = None
         self._face: PeerFace | None = None
         self._server: HttpServer | None = None
         self._has_heir = False
-        self._company: Company | None = None
+        self._puller: Puller | None = None
         self._options = options
         self._limit = limit
         self._facts: dict[str, Any] = {}
@@ -156,15 +156,15 @@ class Peers:
     def _meet(self, _key: str, visitor: Caller | None) -> None:
         """A peer has come by, perhaps before the control plane told of it."""
         with self._lock:
-            company = self._company
-        if company is not None and visitor is not None:
-            company.visited(visitor)
+            puller = self._puller
+        if puller is not None and visitor is not None:
+            puller.visited(visitor)
 
     def _tell_swarm(self) -> None:
         with self._lock:
-            company, listed, homes = self._company, dict(self._listed), self._homes
-        if company is not None:
-            company.learn(listed, homes)
+            puller, listed, homes = self._puller, dict(self._listed), self._homes
+        if puller is not None:
+            puller.learn(listed, homes)
 
     @property
     def has_company(self) -> bool:
@@ -191,31 +191,31 @@ class Peers:
         versions = Counter(version for version in said if isinstance(version, Version))
         return versions.most_common(1)[0][0] if versions else None
 
-    def join(self, job: Job, key: str, reference: str, digest: str = "", *, is_hearsay: bool = False) -> None:
+    def join(self, job: Job, key: str, reference: str, digest: str = "", *, is_hearsay: bool = False) -> Puller:
         """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them.
 
         is_hearsay: a peer has told of them, for the origin is away: then peers have time to bring some, too.
         """
-        company = Company(job, key, self._asker, self._own_pool(), self._options, self.taken, self.rejected)
+        puller = Puller(job, key, self._asker, self._own_pool(), self._options, self.taken, self.rejected)
         if is_hearsay:
-            company.fed_at, job.transfer.is_fed_elsewhere = now(), True
+            job.expect_peers()
         version = job.version
         self._facts = {
             "key": key, "reference": reference, "digest": digest, "size": version.size, "etag": version.etag,
             "last_modified": version.last_modified,
         }  # fmt: skip
         with self._lock:
-            self._company = company
-        self._part = Part(job, company)
+            self._puller = puller
+        self._part = Arriving(job)
         self._shelf.put(key, self._part, reference, digest)
         self._tell_swarm()
-        job.company = company
+        return puller
 
     def retract(self) -> None:
         """Hand out nothing of the file any more, now or later: some of it is wrong, and it is not known which."""
         self._take_off_the_shelf()
         with self._lock:
-            self._company = None
+            self._puller = None
 
     def _take_off_the_shelf(self) -> None:
         if self._part is not None:
@@ -257,17 +257,17 @@ class Peers:
         """
         face, server, options = self._face, self._server, self._options
         with self._lock:
-            company, self._company = self._company, None
-        if face is None or server is None or company is None or not options.linger_s:
+            puller, self._puller = self._puller, None
+        if face is None or server is None or puller is None or not options.linger_s:
             return ""
-        if not company.is_wanted() and now() - face.nameless_at > NAMELESS_S:
+        if not puller.is_wanted() and now() - face.nameless_at > NAMELESS_S:
             return ""
         if background.is_first_process():
             return _NOBODY_STAYS
         if not background.can_start():
             return ""
         facts = {
-            **self._facts, "digests": company.digests(), "rejected": self.told_rejected, "authority": face.authority,
+            **self._facts, "digests": puller.digests(), "rejected": self.told_rejected, "authority": face.authority,
             "identity": self._caller.identity, "served": server.served,
             "token": options.control_token, "control": options.control,
             **{name: _absolute(getattr(options, name)) for name in _CONTROL_FILES},

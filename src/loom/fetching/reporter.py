@@ -11,8 +11,8 @@ from loom.core.receipt import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loom.fetching.job import Job
     from loom.fetching.stream import Stream
-    from loom.fetching.worker import Job
 
 RATE_WINDOW_S = 3.0
 """The rate shown is the mean of so many seconds, or a little more: calm to read, and quick to tell a stall."""
@@ -81,17 +81,12 @@ class Reporter:
         return "fetching" if self.phase == "connecting" else self.phase
 
     def _of_job(self, job: Job) -> Progress:
-        with job.lock:
-            transfer = job.transfer
-            received, active, retries = transfer.have.total, transfer.active, transfer.retries
-            paused_s = transfer.paused_until - time.monotonic()
-            is_whole = transfer.is_complete
-        note = f"throttled by the origin, next try in {paused_s:.0f} s" if paused_s > 0 else self.note
-        if is_whole and job.company is not None and job.company.confirmer.came_from:
+        now = job.standing()
+        note = f"throttled by the origin, next try in {now.paused_s:.0f} s" if now.paused_s > 0 else self.note
+        if now.is_confirming:
             note = "asking peers to confirm what they sent"
-        rate = self._rate(received, transfer.resumed)
-        counts = rate, active, retries
-        return Progress(self._phase, transfer.size, received, transfer.resumed, *counts, note, job.fetched)
+        counts = self._rate(now.received, job.resumed), now.active, now.retries
+        return Progress(self._phase, job.size, now.received, job.resumed, *counts, note, now.fetched)
 
     def _rate(self, received: int, resumed: int = 0) -> float:
         """Return the mean rate of the last seconds, in bytes per second; `resumed` bytes were there before."""

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import random
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from loom.core.caches import may_be_cold
@@ -20,8 +19,8 @@ from loom.core.names import show_nodes
 from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
 from loom.errors import IntegrityError, LoomError, StoreError, StoreFull
+from loom.fetching.job import Job
 from loom.fetching.stream import Stream
-from loom.fetching.worker import Job
 from loom.store.hashing import hash_span
 from loom.store.verifier import Verifier
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from loom.core.source import Answer
     from loom.fetching.crew import Crew
     from loom.fetching.peers import Peers
+    from loom.fetching.pulling import Puller
     from loom.fetching.reporter import Reporter
     from loom.net.connection import Response
     from loom.sources.answers import Reply
@@ -74,6 +74,7 @@ class Transmission:
         self.verifier = Verifier(reference.shown, options.sha256, report.verifying)
         self.job: Job | None = None
         self._again: Job | None = None
+        self._puller: Puller | None = None
         self.stream: Stream | None = None
         self.is_published = False
         self.is_on_disk = True
@@ -84,13 +85,13 @@ class Transmission:
     @property
     def fetched(self) -> int:
         """Bytes that the origin sent."""
-        again = self._again.fetched if self._again else 0
-        return self.job.fetched + again if self.job else self.stream.fetched if self.stream else 0
+        again = self._again.standing().fetched if self._again else 0
+        return self.job.standing().fetched + again if self.job else self.stream.fetched if self.stream else 0
 
     @property
     def retries(self) -> int:
         """Requests that were tried again."""
-        return self.job.transfer.retries if self.job else self.stream.patience.retries if self.stream else 0
+        return self.job.standing().retries if self.job else self.stream.patience.retries if self.stream else 0
 
     @property
     def workers(self) -> int:
@@ -100,18 +101,17 @@ class Transmission:
     @property
     def resumed(self) -> int:
         """Bytes that an earlier fetch had left, and that were not fetched again."""
-        return self.job.transfer.resumed if self.job and not self._again else 0
+        return self.job.resumed if self.job and not self._again else 0
 
     @property
     def requests_to_peers(self) -> int:
         """Requests sent to peers."""
-        return self.job.company.requests if self.job and self.job.company else 0
+        return self._puller.requests if self._puller else 0
 
     @property
     def unconfirmed(self) -> int:
-        """Bytes from peers that nobody else vouched for; none if the digest of the whole was verified."""
-        company = self.job.company if self.job else None
-        return company.confirmer.unconfirmed if company is not None and self.verifier.wanted is None else 0
+        """Bytes from peers that no other node vouched for; none if the digest of the whole was verified."""
+        return self.job.unconfirmed if self.job and self.verifier.wanted is None else 0
 
     def keep(self) -> None:
         """Put on record all that has arrived, when no thread writes any more, and on the disk, if that is not slow.
@@ -166,27 +166,27 @@ class Transmission:
         if self._peers is not None and size and version.is_known and (version.can_pin or self.verifier.wanted):
             reference = self._reference.key
             key = version_key(reference, version.etag, version.last_modified, size)
-            self._peers.join(
+            self._puller = self._peers.join(
                 job, key, reference, options.sha256 or self.verifier.expected.sha256, is_hearsay=first is None
             )
         self.verifier.hash(size, job.front, staged, is_for_cache=landing.wants_digest)
-        if not transfer.is_complete or job.company is not None:
+        if not job.is_complete or self._puller is not None:
             self._work(job, first)
-        return self._finish(staged, version, "resumed" if transfer.resumed else "fetched")
+        return self._finish(staged, version, "resumed" if job.resumed else "fetched")
 
     def _work(self, job: Job, first: tuple[Span, Answer[Response]] | None) -> None:
-        workers = self._fitting_workers(job.transfer.useful_workers())
-        is_adopted = first is not None and job.transfer.adopt(0, first[0], time.monotonic())
+        workers = self._fitting_workers(job.useful_workers())
+        is_adopted = first is not None and job.adopt(0, first[0])
         try:
-            self._crew.work(job, workers, first if is_adopted else None)
+            self._crew.work(job, workers, first if is_adopted else None, self._puller)
         except IntegrityError:
             self._landing.discard()
             raise
-        for remark in job.company.remarks() if job.company is not None else ():
+        for remark in self._puller.remarks() if self._puller is not None else ():
             self._warn(remark)
         if remark := self._source.pin.remark(job.version):
             self._warn(remark)
-        if self.unconfirmed * USUAL_SHARE > job.transfer.size:
+        if self.unconfirmed * USUAL_SHARE > job.size:
             self._warn(f"{self.unconfirmed / 1e6:,.1f} MB came from peers, and no other node could vouch for them")
         self._report.now()
 
@@ -278,8 +278,8 @@ class Transmission:
 
     def _suspect(self, job: Job) -> RangeSet:
         """Return what did not come from the origin in this run: what peers brought, and what an earlier run left."""
-        left = job.transfer.resumed and self._landing.record
-        from_peers = [span for span, _ in job.company.confirmer.came_from] if job.company is not None else []
+        left = job.resumed and self._landing.record
+        from_peers = [span for span, _ in job.came_from()]
         return RangeSet((*from_peers, *(left.have() if left else ())))
 
     def _fetch_again(self, job: Job, suspect: RangeSet) -> str:
@@ -287,19 +287,18 @@ class Transmission:
 
         It leaves the record, and the shelf, before that: a fetch that is killed now does not go on from it.
         """
-        staged, size = job.staging, job.transfer.size
+        staged, size = job.staging, job.size
         if self._peers is not None:
             self._peers.retract()
         staged.disprove(suspect)
-        came_from = job.company.confirmer.came_from if job.company is not None else []
-        taken = [(span, peer, hash_span(staged.read, span)) for span, peer in came_from]
+        taken = [(span, peer, hash_span(staged.read, span)) for span, peer in job.came_from()]
         transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, suspect.missing(0, size))
         again = self._again = self._report.job = Job(job.source, staged, transfer, job.version)
-        self._crew.work(again, self._fitting_workers(transfer.useful_workers()), None)
+        self._crew.work(again, self._fitting_workers(again.useful_workers()), None)
         liars = {peer for span, peer, before in taken if hash_span(staged.read, span) != before}
         for peer in sorted(show_nodes(liars).values()):
             self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")
-        if job.transfer.resumed:
+        if job.resumed:
             self._warn("what an earlier fetch had left did not have the digest: fetched again from the origin")
         self.verifier.hash(size, lambda: size, staged, is_for_cache=False)
         return self.verifier.digest()

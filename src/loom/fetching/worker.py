@@ -1,188 +1,131 @@
-"""A worker: asks the transfer what to do, asks the source for it, pours the answer into the staged file."""
+"""Requests that are carried out: asked of a source, poured into the landing, and told to the job.
+
+A worker asks the job for the next one to the origin, one after the other. The puller (loom.fetching.pulling) has those
+to peers carried out. What to ask for, and what a failure means, the job decides (loom.core.exchange).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loom.core.faults import Fault, Remedy
 from loom.core.transfer import Wait
-from loom.errors import LoomError, OriginUnreachable
+from loom.errors import LoomError
+from loom.fetching.job import Cut
 
 if TYPE_CHECKING:
-    from loom.core.headers import Version
     from loom.core.ranges import Span
-    from loom.core.source import Answer
-    from loom.core.transfer import Transfer
-    from loom.fetching.company import Company
+    from loom.core.source import Answer, Source
+    from loom.fetching.job import Job
     from loom.net.connection import Pool, Response
-    from loom.sources.ranges import HttpSource
-    from loom.store.landing import Staged
 
-now = time.monotonic
 log = logging.getLogger("loom.fetch")
 
 
-@dataclass
-class Job:
-    """What the workers of one fetch share. `lock` guards `transfer` and the counts."""
+async def work(
+    number: int, job: Job, pool: Pool, span: Span | None = None, answer: Answer[Response] | None = None
+) -> None:
+    """Be worker `number`: ask the origin for one span after the other until nothing is left to do.
 
-    source: HttpSource
-    staging: Staged
-    transfer: Transfer
-    version: Version
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    finished: threading.Event = field(default_factory=threading.Event)
-    company: Company | None = None
-    fetched: int = 0
-    most_active: int = 0
-
-    def next(self, worker: int, at: float) -> Span | Wait | None:
-        """Return what a worker is to ask the origin for; the lock is held."""
-        return self.company.next_of_origin(worker, at) if self.company else self.transfer.next(worker, at)
-
-    def accept(self, number: int, size: int) -> int:
-        """Account for bytes that are written; return how many more that request should bring."""
-        with self.lock:
-            left = self.transfer.received(number, size, now())
-            completed = self.transfer.take_completed()
-            is_complete = self.transfer.is_complete
-        if self.company is None:
-            if completed and not self.source.pin.is_loose:
-                self.staging.record(completed)
-            if is_complete:
-                self.finished.set()
-        elif is_complete:
-            self.company.wake()  # what came from peers has to be confirmed before it is on record, and done
-        return left
-
-    def front(self) -> int:
-        """Return the end of the bytes that are in place without a gap, and that nobody will write again."""
-        with self.lock:
-            front = self.transfer.have.front()
-        return min(front, self.company.confirmer.first_unsettled()) if self.company else front
-
-    def keep(self, least: int = 1) -> None:
-        """Put on record what has arrived and is not on record, in runs of `least` bytes or more."""
-        if self.source.pin.is_loose:
-            return
-        edition = self.staging.edition  # first: what is disproved from now on is not put back by what is found here
-        with self.lock:
-            have = self.company.confirmer.sound(self.transfer.have) if self.company else list(self.transfer.have)
-        self.staging.record_ranges(have, least, edition)
-
-    def fail(self, error: LoomError) -> None:
-        """End the transfer with `error`; the first one counts."""
-        with self.lock:
-            self.transfer.error = self.transfer.error or error
-        self.finished.set()
+    pool: of this loop. span, answer: the probe's, adopted already, to begin with.
+    """
+    while True:
+        if span is None:
+            step = job.next(number)
+            if step is None:
+                return
+            if isinstance(step, Wait):
+                await asyncio.sleep(max(0.0, step.until - time.monotonic()))
+                continue
+            span = step
+        shown = job.source.reference.endpoint.authority
+        await Request(job, job.source, pool, number, span, shown).carry_out(answer)
+        span = answer = None
 
 
-class Worker:
-    """Worker `number` of a job. `run` belongs to one event loop, whose pool it uses."""
+class Request:
+    """One request for the bytes `span`, to any source. Belongs to one loop, whose pool it uses.
 
-    def __init__(self, number: int, job: Job, pool: Pool) -> None:
-        self.number = number
+    number: what the job knows it by. shown: what people call the source.
+    """
+
+    def __init__(
+        self, job: Job, source: Source[Pool, Response], pool: Pool, number: int, span: Span, shown: str
+    ) -> None:
         self._job = job
+        self._source = source
         self._pool = pool
-        self.request: asyncio.Task[None] | None = None
+        self._number = number
+        self._span = span
+        self._shown = shown
+        self._brought = 0
         self._is_cut = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    async def run(self, span: Span | None = None, answer: Answer[Response] | None = None) -> None:
-        """Work until there is nothing left to do; begin with `span`, adopted already, and its `answer` if given."""
-        while True:
-            if span is None:
-                step = self._next()
-                if step is None:
-                    return
-                if isinstance(step, Wait):
-                    await asyncio.sleep(max(0.0, step.until - now()))
-                    continue
-                span = step
-            await self._attend(span, answer)
-            span = answer = None
-
-    def cut(self, request: asyncio.Task[None] | None) -> None:
-        """End a request whose connection makes too little progress, if it is still under way and not the next one.
-
-        Call it on the worker's loop.
-        """
-        if request is not None and request is self.request and not request.done():
-            self._is_cut = True
-            request.cancel()
-
-    def _next(self) -> Span | Wait | None:
-        job = self._job
-        with job.lock:
-            step = job.next(self.number, now())
-            job.most_active = max(job.most_active, job.transfer.active)
-        return step
-
-    async def _attend(self, span: Span, answer: Answer[Response] | None) -> None:
-        """Carry out one request and tell the transfer how it ended."""
-        self._is_cut = False
-        self.request = asyncio.ensure_future(self._fetch(span, answer))
+    async def carry_out(self, answer: Answer[Response] | None = None) -> None:
+        """Send it, unless its `answer` is here already, and tell the job how it ended. Never raises a failure."""
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._fetch(answer))
+        self._job.began(self._number, self.cut)
         try:
-            await self.request
+            await self._task
         except Fault as fault:
             self._failed(fault)
+        except LoomError as error:
+            self._failed(Fault(Remedy.NONE, error))
         except asyncio.CancelledError:
             if not self._is_cut:
                 raise
-            self._failed(self._starvation())
-        except LoomError as error:
-            self._failed(Fault(Remedy.NONE, error))
+            self._was_cut()
+        else:
+            self._job.ended(self._number)
 
-    async def _fetch(self, span: Span, answer: Answer[Response] | None) -> None:
-        job = self._job
+    def cut(self) -> None:
+        """End it because it makes too little progress, unless it is over. From any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: everything is over
+                self._loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._is_cut = True
+            self._task.cancel()
+
+    async def _fetch(self, answer: Answer[Response] | None) -> None:
+        job, span = self._job, self._span
         if answer is None:
-            log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, job.source.reference.endpoint.authority)
-            answer = await job.source.open(self._pool, span, job.version)
+            log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, self._shown)
+            answer = await self._source.open(self._pool, span, job.version)
         served, body = answer.span, answer.body
-        with job.lock:
-            job.transfer.opened(self.number, now())
+        job.opened(self._number, answer.offers)
         try:
             await body.pour_into(self._pool.pourer, job.staging, served.start, served.size, self._accept)
         except OSError as error:
             self._pool.drop(body.connection)
-            raise job.source.lost(error) from error
+            raise self._source.lost(error, self._brought) from error
         except asyncio.CancelledError:
-            with job.lock:
-                is_lost = job.transfer.is_lost(self.number)
-            self._pool.drop(body.connection, is_faulty=not is_lost)
+            self._pool.drop(body.connection, is_faulty=job.why_cut(self._number) is not Cut.OVERTAKEN)
             raise
         finally:
             self._pool.put(body)
-        with job.lock:
-            job.transfer.ended(self.number, now())
 
     def _accept(self, size: int) -> int:
-        job = self._job
-        left = job.accept(self.number, size)
-        with job.lock:
-            job.fetched += size
-        return left
+        self._brought += size
+        return self._job.received(self._number, size)
+
+    def _was_cut(self) -> None:
+        why = self._job.why_cut(self._number)
+        if why is Cut.OVERTAKEN:
+            self._job.ended(self._number)
+        else:
+            self._failed(self._source.silent(self._pool) if why is Cut.SILENT else self._source.starved())
 
     def _failed(self, fault: Fault) -> None:
-        job = self._job
-        log.info("a request failed (%s): %s", fault.remedy.name.lower().replace("_", " "), fault.error)
-        with job.lock:
-            job.transfer.failed(self.number, fault, now())
-            is_over = job.transfer.error is not None
-        if is_over:
-            job.finished.set()
-
-    def _starvation(self) -> Fault:
-        """Return what it means that the request was cut."""
-        job = self._job
-        with job.lock:
-            has_begun = job.transfer.has_begun(self.number)
-        if not has_begun:
-            return job.source.silent(self._pool)
-        where = job.source.reference.endpoint.authority
-        message = f"{where} sends too little: a connection all but stopped, again and again"
-        return Fault(Remedy.PATIENCE, OriginUnreachable(message, "--timeout waits longer"))
+        level = logging.INFO if fault.verdict is None else logging.DEBUG  # a peer that fails is nothing unusual
+        log.log(level, "a request failed (%s): %s", fault.remedy.name.lower().replace("_", " "), fault.error)
+        self._job.failed(self._number, fault)

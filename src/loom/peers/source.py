@@ -193,14 +193,6 @@ class PeerSource:
         """Return the fault of a reply that made too little progress."""
         return self._fault(Verdict.FAILED, "sent too little")
 
-    def overtaken(self) -> Fault:
-        """Return the fault of a request whose bytes came from elsewhere meanwhile: nothing is wrong with the peer."""
-        return self._fault(Verdict.ABSENT, "sent too little")
-
-    def short(self) -> Fault:
-        """Return what it means that a reply ended before the span that was asked for."""
-        return self._fault(Verdict.FAILED, "brought less than it had said that it has")
-
     async def have(self, pool: Pool) -> Availability:
         """Return the units that the peer has. Raises Fault."""
         response = await self._peer.get(pool, have_target(self._key))

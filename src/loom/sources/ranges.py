@@ -13,7 +13,7 @@ from loom.core.faults import Fault, Remedy
 from loom.core.ranges import Span, format_range
 from loom.core.refusals import Kind
 from loom.core.source import ORIGIN
-from loom.errors import OriginChanged
+from loom.errors import OriginChanged, OriginUnreachable
 from loom.sources.answers import Basis, Reader, Reply
 from loom.sources.pin import Pin
 from loom.sources.requests import Requester
@@ -142,6 +142,11 @@ class HttpSource:
         """Return the fault of a request whose reply did not begin in time."""
         url = self._router.url
         return self._requester.lost(self._router.target, url, TimeoutError(), pool.proxy_of(url))
+
+    def starved(self) -> Fault:
+        """Return what it means that a reply makes too little progress."""
+        message = f"{self.reference.endpoint.authority} sends too little: a connection all but stopped, again and again"
+        return Fault(Remedy.PATIENCE, OriginUnreachable(message, "--timeout waits longer"))
 
     async def _get(self, pool: Pool, headers: dict[str, str], *, may_wait: bool = False) -> Response:
         """Send one request along the route, finding that first if need be; return a reply in the 2xx, 304, 412 or 416.

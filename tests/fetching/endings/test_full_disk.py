@@ -11,7 +11,7 @@ import pytest
 
 import loom
 from loom.errors import StoreError, StoreFull, UsageError
-from loom.fetching.worker import Job
+from loom.fetching.job import Job
 from loom.store import hashing
 from loom.store.cache import Cache
 from loom.store.hashing import BLOCK
@@ -90,15 +90,15 @@ def test_the_disk_fills_up_on_the_way(nginx, serve, small_disk, workers, tls, mo
     file, out = serve(SIZE), small_disk / "model.bin"
     url, choices = nginx.url(file.name, tls=tls), {**QUICK, "ca_file": str(nginx.ca_file), "workers": workers}
 
-    accept, hogs = Job.accept, []
+    received, hogs = Job.received, []
 
     def accept_and_hog(job: Job, number: int, size: int) -> int:
-        left = accept(job, number, size)
-        if job.transfer.have.total >= 8 * CHUNK and not hogs:
+        left = received(job, number, size)
+        if job.standing().received >= 8 * CHUNK and not hogs:
             hogs.append(fill(small_disk, 2 * CHUNK))
         return left
 
-    monkeypatch.setattr(Job, "accept", accept_and_hog)
+    monkeypatch.setattr(Job, "received", accept_and_hog)
     with pytest.raises(StoreFull) as caught:
         loom.fetch(url, out, headers={"X-Rate": f"{2400 // workers}k"}, **choices)
     assert (caught.value.exit_code, bool(caught.value.hint), out.exists()) == (8, True, False)

@@ -46,8 +46,8 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loom.core.peer.AVOID_S", 0.4)
     monkeypatch.setattr("loom.peers.source.TIMEOUT_S", 0.5)
     monkeypatch.setattr("loom.peers.source.ASK_S", 0.5)
-    monkeypatch.setattr("loom.fetching.company.WINDOW_S", 0.8)
-    monkeypatch.setattr("loom.fetching.confirming.ASK_S", 1.0)
+    monkeypatch.setattr("loom.core.exchange.WINDOW_S", 0.8)
+    monkeypatch.setattr("loom.core.confirmation.ASK_S", 1.0)
 
 
 def otherwise(answer: Callable[[Ask], None]) -> Callable[[Ask], None]:
