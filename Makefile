@@ -26,7 +26,7 @@ help: ## Show the targets
 test: tested lint ## Lint and run all tests
 	$(BIN)/pytest --verbosity=0 -rs -n $(AT_ONCE) --dist loadfile $(PYTEST)
 
-booted: ## As root on Debian: the settings of hardened units, in a systemd that is really booted, about 4 minutes
+booted: ## As root on Debian: test the settings of hardened units in a booted systemd, about 4 minutes
 	scripts/booted
 
 pythons: tested $(VENV)/.ready ## As root on Debian: run all tests with Python 3.11, 3.13 and 3.14, about 20 minutes
@@ -57,16 +57,16 @@ bench-full: tools tested $(VENV)/.ready $(PEERS)/.ready
 	$(BIN)/python -m bench.hits --report docs/benchmarks
 	$(BIN)/python -m bench.control --report docs/benchmarks
 
-bench-quick: tools $(VENV)/.ready $(PEERS)/.ready ## The same with a small file: does it work? Not for figures
+bench-quick: tools $(VENV)/.ready $(PEERS)/.ready ## The same with a small file: shows that it works, gives no figures
 	$(BIN)/python -m bench --quick $(BENCH)
 
-swarm: servers $(VENV)/.ready ## As root: 16 and 32 nodes start cold together on slow links of their own, about 15 minutes
+swarm: servers $(VENV)/.ready ## As root: 16 and 32 nodes start cold together, each on its own slow link, about 15 minutes
 	$(BIN)/python -m bench.swarm --report docs/benchmarks $(SWARM)
 
-simulated: $(VENV)/.ready ## Cold starts of 60 to 1000 nodes in virtual time, over the code that decides in a real one; some 10 minutes
+simulated: $(VENV)/.ready ## Cold starts of 32 to 1000 nodes in virtual time, with the policy of a real fetch, about 10 minutes
 	$(BIN)/python -m bench.simulated --nodes 32,60,100,300,1000 --report docs/benchmarks $(SIMULATED)
 
-docs: $(VENV)/.ready ## Write the pages that are made from the code
+docs: $(VENV)/.ready ## Write the pages that are generated from the code
 	$(BIN)/python -m loom.cli.document docs
 
 clean: ## Remove everything that make has made
