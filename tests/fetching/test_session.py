@@ -19,6 +19,7 @@ from tests.fetching.kit import CHUNK
 from tests.origins.deliveries import paced, stalls
 from tests.origins.replies import answers
 from tests.origins.things import Thing, seeded
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +38,8 @@ def nothing_is_left() -> Any:
     """Insist that no thread of ours and no descriptor stays behind."""
     before = descriptors()
     yield
-    wait_until(lambda: not own_threads(), "the threads have ended")
-    wait_until(lambda: descriptors() <= before, "the descriptors are closed")
+    until(lambda: not own_threads())
+    until(lambda: descriptors() <= before)
 
 
 def descriptors() -> int:
@@ -47,13 +48,6 @@ def descriptors() -> int:
 
 def own_threads() -> list[str]:
     return [one.name for one in threading.enumerate() if one.name.startswith("loom") and one.name != "loom-background"]
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 # Connections

@@ -93,6 +93,8 @@ class Renewal:
         self._leases: list[Lease] = []
         self._changed = threading.Condition()
         self._is_closing = self._is_begun = False
+        self.is_busy = False
+        """Whether the control plane is being asked at this moment."""
         self._at_end = at_end
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -102,7 +104,7 @@ class Renewal:
             if not self._is_begun:
                 self._thread.start()
                 self._is_begun = True
-            self._leases.append(lease)
+            self._leases = [*(one for one in self._leases if one is not lease), lease]
             self._changed.notify()
 
     def end(self, lease: Lease, last: Callable[[], object] | None = None) -> None:
@@ -128,7 +130,10 @@ class Renewal:
 
     def _run(self) -> None:
         while (lease := self._next()) is not None:
-            if not lease.take_turn():
+            self.is_busy = True
+            has_more = lease.take_turn()
+            self.is_busy = False
+            if not has_more:
                 with self._changed:
                     self._leases = [one for one in self._leases if one is not lease]
         self._at_end()

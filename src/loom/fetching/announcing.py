@@ -1,24 +1,32 @@
-"""What a fetch and a control plane tell each other: who has the model, how far the fetch is, that it is done.
+"""What one fetch and a control plane tell each other: who has the model, how far the fetch is, that it is done.
 
-All of it happens on a thread beside the fetch. A control plane that is down or slow costs the fetch at most BUDGET_S,
-and a warning in the receipt: a cold start never hangs on its bookkeeping.
+A fetch is in one of these states, and its lease in the member's renewal loop follows (loom.client.renewal):
+
+| state | event | next |
+|---|---|---|
+| silent | the origin is to be asked (`begin`) | under way: a lease that looks up and announces, every PERIOD_S |
+| silent | all is in the cache | the control plane hears nothing |
+| under way | `complete` | done: announced as complete, unless what hands the file on announces it |
+| under way | an error | failed: withdrawn, with the reason |
+
+A control plane that is down or slow costs the fetch at most BUDGET_S, and a warning in the receipt: a cold start never
+hangs on its bookkeeping.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from loom.client.client import ControlClient
+from loom.client.renewal import Lease
 from loom.core.homes import MAX_HOMES
-from loom.core.names import MIN_TTL_S, REASONS_BY_CODE
+from loom.core.names import REASONS_BY_CODE
 from loom.core.waits import tell_offset
-from loom.errors import LoomError, NotFound, OriginUnreachable
-from loom.fetching.peers import BUDGET_S, identity_of
-from loom.net.tls import client_certificate
+from loom.errors import NotFound, OriginUnreachable
+from loom.fetching.member import DONE_TTL_S, TIMEOUT_S
+from loom.fetching.peers import Peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,63 +34,57 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.receipt import Progress, Receipt
     from loom.core.reference import Reference
-    from loom.fetching.peers import Peers
+    from loom.fetching.member import Member
+    from loom.fetching.shared import Share
+
+BUDGET_S = 0.3
+"""Seconds that a fetch waits for its control plane, all in all; one that failed, as long again to say why."""
 
 PERIOD_S = 1.0
+"""Seconds between two announcements while they go well."""
+
 RETRY_S = 5.0
-"""Between two announcements, while they go well and while they do not."""
+"""Seconds between two announcements while they do not."""
 
 TTL_S = 15.0
-"""A fetch that was killed is forgotten after so long."""
-
-DONE_TTL_S = MIN_TTL_S
-"""Seconds for which a finished fetch is listed that leaves no process behind: what it took is counted, and then it can
-be had here from `loom node` alone, which says so itself."""
+"""Seconds after which a fetch that was killed is forgotten."""
 
 NODE_TTL_S = 15.0
-"""The same where `loom node` runs over the same cache: it hands the file out at once, and says so a little later."""
-
-_TIMEOUT_S = 2.0
+"""Seconds for which a finished fetch is listed where `loom node` runs over the same cache: it hands the file out at
+once, and says so a little later."""
 
 
 class Announcer:
     """Announces one fetch. Its `progress` is what the fetch reports to; `complete` ends it well, else it is withdrawn.
 
-    node: what this machine is called. peers: who is told what the control plane says; None when the fetch takes nothing
-    from others. Raises UsageError when the control plane's address cannot be one.
+    share: where the process's member of the fleet comes from, once the fetch begins to ask its origin.
     """
 
     def __init__(
         self,
         reference: Reference,
         options: Options,
-        node: str,
-        peers: Peers | None = None,
+        share: Share,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        self._client = _client(options, _TIMEOUT_S)
-        self._quick_client = _client(options, BUDGET_S)
+        self.peers = None if options.no_peers else Peers(reference, options)
+        """Who may have the file; None when the fetch takes nothing from others."""
+        self._share = share
         self._on_progress = on_progress
-        self._zone = options.zone
         self._model = options.model or reference.model
-        self._node = node
-        self._identity = ""
         self._options = options
-        self._peers = peers
         self._fetch = os.urandom(8).hex()
+        self._member: Member | None = None
+        self._lease: Lease | None = None
+        self._trouble = ""
         self._failure = ""
         self._fetched = self._fetched_before = 0
         self._now: Progress | None = None
         self._receipt: Receipt | None = None
         self._replicas: int | None = None
-        self._trouble = ""
         self._clock_off_s: float | None = None
-        self._has_node = False
-        self._looked_up = threading.Event()
-        self._end = threading.Event()
-        self._is_known = False
+        self._has_asked = self._has_node = self._is_handed_on = self._is_known = False
         self._started = self._waited_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="loom-announcer", daemon=True)
 
     def __enter__(self) -> Self:
         return self
@@ -90,156 +92,151 @@ class Announcer:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is not None:
             self._failure = _reason(error)
-        self._end.set()
-        if self._thread.is_alive() and not self._trouble:
-            self._thread.join(BUDGET_S if self._failure else max(0.0, BUDGET_S - self._waited_s))
+        if self.peers is not None:
+            self.peers.close()
+        lease, member = self._lease, self._member
+        if lease is None or member is None:
+            return
+        member.renewal.end(lease, None if self._is_handed_on else self._announce_end)
+        if not lease.trouble:
+            lease.is_ended.wait(BUDGET_S if self._failure else max(0.0, BUDGET_S - self._waited_s))
 
     def progress(self, progress: Progress) -> None:
-        """Take note, and pass it on. Somebody who finds all in the cache never asks the control plane."""
+        """Take note, and pass it on."""
         self._now = progress
         if 0 < progress.fetched < self._fetched:
             self._fetched_before += self._fetched  # the fetch has begun again
         self._fetched = progress.fetched or self._fetched
-        if progress.phase in ("connecting", "fetching") and not self._started:
-            self._started = time.monotonic()
-            self._identity = identity_of(self._options)
-            self._start()
         if self._on_progress is not None:
             self._on_progress(progress)
 
-    def _start(self) -> None:
-        """Begin to announce; a fetch that gets no thread for it (TasksMax=, ulimit -u) does without."""
-        try:
-            self._thread.start()
-        except RuntimeError:
-            self._trouble = "the system allows no more threads"
-            self._looked_up.set()
+    def begin(self) -> None:
+        """Announce the fetch from now on, and wait, not for long, until it is known who else is there.
 
-    def wait(self) -> bool:
+        Raises UsageError when the control plane's choices cannot be used, or the port cannot be had.
+        """
+        if self._member is not None:
+            return
+        self._started = time.monotonic()
+        member = self._member = self._share.take().member(self._options)
+        member.fetches(self._model)
+        if self.peers is not None:
+            self.peers.open(member)
+        lease = Lease(self._exchange, PERIOD_S, RETRY_S)
+        try:
+            member.renewal.add(lease)
+        except RuntimeError:  # TasksMax=, ulimit -u
+            self._trouble = "the system allows no more threads"
+            return
+        self._lease = lease
+        if self.peers is not None:
+            self._wait(lease)
+
+    def _wait(self, lease: Lease) -> bool:
         """Wait for the first answer as long as the budget allows; return whether there is one."""
         before = time.monotonic()
-        is_answered = self._looked_up.wait(max(0.0, self._started + BUDGET_S - before))
+        is_tried = lease.is_tried.wait(max(0.0, self._started + BUDGET_S - before))
         self._waited_s += time.monotonic() - before
-        return is_answered
+        return is_tried
 
     def complete(self, receipt: Receipt) -> Receipt:
         """Take what the fetch came to, and return it with what the control plane had to say."""
-        if not self._started:
+        if self._member is None:
             return receipt
-        if not self.wait():
-            self._trouble = f"{self._client} did not answer within {BUDGET_S:g} s"
         self._receipt, note = receipt, ""
-        if self._peers is not None:
-            note = self._peers.linger(receipt, self._model, self._fetch)
+        trouble = self._trouble
+        if self._lease is not None:
+            is_tried = self._wait(self._lease)
+            trouble = self._lease.trouble if is_tried else f"{self._member.client} did not answer within {BUDGET_S:g} s"
+        if self.peers is not None:
+            self._is_handed_on, note = self.peers.linger(receipt, self._model, self._fetch)
         warnings = receipt.warnings + ((note,) if note else ())
         if off := tell_offset(self._clock_off_s):
             warnings += (off,)
-        if self._trouble:
-            warnings += (f"fetched without the control plane: {self._trouble}",)
+        if trouble:
+            warnings += (f"fetched without the control plane: {trouble}",)
         return dataclasses.replace(receipt, replicas=self._replicas, warnings=warnings)
 
     def explain(self, error: OriginUnreachable) -> OriginUnreachable:
         """Return an error that says, too, why the control plane could not tell of peers that might have helped out."""
-        if self._peers is None or not self._trouble:
+        trouble = self._lease.trouble if self._lease is not None else self._trouble
+        if self.peers is None or not trouble:
             return error
-        hints = filter(None, (error.hint, f"nor could the control plane tell of peers: {self._trouble}"))
+        hints = filter(None, (error.hint, f"nor could the control plane tell of peers: {trouble}"))
         return OriginUnreachable(error.message, "; ".join(hints))
 
-    def _run(self) -> None:
-        """On the thread: look up, announce until the end, say how it ended."""
-        if self._peers is not None:
-            self._peers.is_opened.wait(BUDGET_S)
-        is_well = self._tell(lambda: self._exchange(self._quick_client))
-        self._looked_up.set()
-        while not self._end.wait(PERIOD_S if is_well else RETRY_S):
-            is_well = self._tell(lambda: self._exchange(self._client))
-        if is_well:
-            self._tell(self._announce_end)
+    # On the renewal's thread
 
-    def _tell(self, what: Callable[[], None]) -> bool:
-        """Do it; note what is wrong now, or that all is well again."""
-        try:
-            what()
-        except LoomError as error:
-            self._trouble = f"{error.message} ({error.hint})" if error.hint else error.message
-            return False
-        except Exception as error:  # noqa: BLE001 - a bug in the bookkeeping must not end a cold start
-            self._trouble = f"the exchange with {self._client} failed in a way that was not foreseen: {error!r}"
-            return False
-        self._trouble = ""
-        return True
-
-    def _exchange(self, client: ControlClient) -> None:
+    def _exchange(self) -> None:
         """Say where we are, hear who else is there: whoever begins later than us hears of us."""
-        if self._peers is not None and self._peers.address:
-            self._announce(client)
-        self._look_up(client)
-        if self._peers is None or not self._peers.address:
-            self._announce(client)
+        member = self._own_member()
+        member.client.timeout_s = TIMEOUT_S if self._has_asked else BUDGET_S
+        try:
+            is_asked = self.peers is not None and self.peers.address
+            if is_asked:
+                self._announce(member)
+            self._look_up(member)
+            if not is_asked:
+                self._announce(member)
+        finally:
+            self._has_asked = True
 
-    def _look_up(self, client: ControlClient) -> None:
-        if self._replicas is not None and self._peers is None:
+    def _look_up(self, member: Member) -> None:
+        if self._replicas is not None and self.peers is None:
             return
+        client = member.client
         try:
             found = client.locate(
-                self._model, node=self._node, identity=self._identity, zone=self._zone, homes=MAX_HOMES
+                self._model, node=member.node, identity=member.identity, zone=self._options.zone, homes=MAX_HOMES
             )
         except NotFound:
             found = {"replicas": []}
         self._clock_off_s = client.clock_off_s
         self._replicas = len(found["replicas"])
-        if self._peers is not None:
-            self._peers.learn(found["replicas"], found.get("homes", ()))
+        if self.peers is not None:
+            self.peers.learn(found["replicas"], found.get("homes", ()))
 
-    def _announce(self, client: ControlClient) -> None:
+    def _announce(self, member: Member) -> None:
         now = self._now
-        is_sharing = self._peers is not None and self._peers.address
+        is_sharing = self.peers is not None and self.peers.address
         if now is None or now.phase not in (("connecting", "fetching", "verifying") if is_sharing else ("fetching",)):
             return
         self._is_known = True
-        from_peers = self._peers.taken_in_all if self._peers else 0
+        from_peers = self.peers.taken_in_all if self.peers else 0
         from_origin = self._fetched_before + self._fetched
         facts = {"received": now.received, "from_origin": from_origin, "from_peers": from_peers}
-        self._register(client, "partial", now.size, TTL_S, **facts)
+        self._register(member, "partial", now.size, TTL_S, **facts)
 
     def _announce_end(self) -> None:
-        if self._receipt is not None and self._peers is not None and self._peers.has_heir:
-            return
+        member = self._own_member()
+        member.client.timeout_s = TIMEOUT_S
         if self._receipt is not None:
             receipt = self._receipt
             from_origin = self._fetched_before + receipt.sources.get("origin", 0)
             facts: dict[str, object] = {"from_origin": from_origin, "from_peers": receipt.sources.get("peers", 0)}
             facts |= {"outcome": receipt.outcome, "elapsed_s": receipt.elapsed_s}
             ttl_s = NODE_TTL_S if self._has_node else DONE_TTL_S
-            self._register(self._client, "complete", receipt.size, ttl_s, digest=receipt.digest, **facts)
+            self._register(member, "complete", receipt.size, ttl_s, digest=receipt.digest, **facts)
         elif self._is_known or self._failure:
             ended = {"fetch": self._fetch, "reason": self._failure, "elapsed_s": time.monotonic() - self._started}
-            self._client.withdraw(self._node, self._model, identity=self._identity, ended=ended)
+            member.client.withdraw(member.node, self._model, identity=member.identity, ended=ended)
 
-    def _register(self, client: ControlClient, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
-        address = self._peers.address if self._peers and state == "partial" else ""
+    def _register(self, member: Member, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
+        address = self.peers.address if self.peers and state == "partial" else ""
         facts |= {"address": address, "own_address": True} if address else {}
-        if self._peers is not None:
-            facts |= {**self._peers.told_rejected, "served": self._peers.served}
-        facts |= {"zone": self._zone, "state": state, "size": size, "ttl_s": ttl_s, "fetch": self._fetch}
-        reply = client.register(self._node, self._model, identity=self._identity, **facts)
+        if self.peers is not None:
+            facts |= {**self.peers.told_rejected, "served": self.peers.served}
+        facts |= {"zone": self._options.zone, "state": state, "size": size, "ttl_s": ttl_s, "fetch": self._fetch}
+        reply = member.client.register(member.node, self._model, identity=member.identity, **facts)
         self._has_node = reply.get("node_expires_in_s") is not None
+
+    def _own_member(self) -> Member:
+        if self._member is None:
+            raise RuntimeError("the fetch has not begun")
+        return self._member
 
 
 def _reason(error: BaseException) -> str:
     """Return the class of an error, one word for each exit code: nothing of its text, which names paths and hosts."""
     code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
     return REASONS_BY_CODE.get(code, "error")
-
-
-def _client(options: Options, timeout_s: float) -> ControlClient:
-    if options.control is None:
-        raise ValueError("there is no control plane")
-    certificate = client_certificate(options.control_cert, options.control_key, "--control-cert")
-    return ControlClient(
-        options.control,
-        token=options.control_token,
-        ca_file=options.control_ca_file,
-        certificate=certificate,
-        timeout_s=timeout_s,
-    )

@@ -10,7 +10,7 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from loom.errors import StoreError
-from loom.fetching.shared import origin_key
+from loom.fetching.shared import origin_key, peers_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -54,10 +54,12 @@ class Crew:
         self._shared = shared
         self._tick = tick
         self._tasks = shared.hire(options.workers, decrypts=decrypts)
-        self._key = origin_key(options)
+        self._options = options
+        self._keys = [origin_key(options)]
+        self._peers_pool: Pool | None = None
         self._is_closed = False
         try:
-            self._pools = shared.origin_pools(options, self._key, self._tasks)
+            self._pools = shared.origin_pools(options, self._tasks)
         except BaseException:
             shared.dismiss(self._tasks)
             raise
@@ -66,6 +68,14 @@ class Crew:
     def first_pool(self) -> Pool:
         """The pool of the loop that `run` uses."""
         return self._pools[0]
+
+    @property
+    def peers_pool(self) -> Pool:
+        """The pool for requests to peers, of the same loop."""
+        if self._peers_pool is None:
+            self._peers_pool = self._shared.peers_pool(self._options, self._tasks)
+            self._keys.append(peers_key(self._options))
+        return self._peers_pool
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run one piece of work on the first loop; return or raise what it does."""
@@ -134,7 +144,8 @@ class Crew:
             self._is_closed = True
             for number, pool in enumerate(self._pools):
                 self._tasks.call(number, pool.sweep)
-            self._shared.release(self._key)
+            for key in self._keys:
+                self._shared.release(key)
             self._shared.dismiss(self._tasks)
 
 

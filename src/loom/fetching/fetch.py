@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from loom.core.headers import Version
     from loom.core.options import Options
     from loom.core.reference import Reference
-    from loom.fetching.peers import Peers
+    from loom.fetching.announcing import Announcer
     from loom.fetching.shared import Share
     from loom.fetching.transmission import Transmission
     from loom.sources.answers import Reply
@@ -63,18 +62,10 @@ def fetch_entry(
     if options.control is None:
         return _run(reference, out, options, on_progress, share)
     from loom.fetching.announcing import Announcer
-    from loom.fetching.peers import Peers
 
-    with contextlib.ExitStack() as stack:
-        node = options.node or socket.gethostname()
-        peers = None if options.no_peers else Peers(reference, options, node)
-        if peers is not None:
-            stack.enter_context(contextlib.closing(peers))
-        announcer = stack.enter_context(Announcer(reference, options, node, peers, on_progress))
-        if peers is not None:
-            peers.wait_for_news = announcer.wait
+    with Announcer(reference, options, share, on_progress) as announcer:
         try:
-            return announcer.complete(_run(reference, out, options, announcer.progress, share, peers))
+            return announcer.complete(_run(reference, out, options, announcer.progress, share, announcer))
         except OriginUnreachable as error:
             raise announcer.explain(error) from error
 
@@ -85,14 +76,14 @@ def _run(
     options: Options,
     on_progress: Callable[[Progress], None] | None,
     share: Share,
-    peers: Peers | None = None,
+    announcer: Announcer | None = None,
 ) -> Receipt:
     report = Reporter(on_progress)
     for _ in range(_JOINS):
         with contextlib.suppress(TakenOver):
-            return _attempt(_Fetch(reference, out, options, report, share, peers))
+            return _attempt(_Fetch(reference, out, options, report, share, announcer))
     options = dataclasses.replace(options, no_cache=True)
-    return _attempt(_Fetch(reference, out, options, report, share, peers))
+    return _attempt(_Fetch(reference, out, options, report, share, announcer))
 
 
 def fetch_into(
@@ -137,7 +128,7 @@ class _Fetch:
         options: Options,
         report: Reporter,
         share: Share,
-        peers: Peers | None,
+        announcer: Announcer | None,
         landing: Landing | None = None,
     ) -> None:
         self._started = time.monotonic()
@@ -145,7 +136,8 @@ class _Fetch:
         self._options = options
         self._report = report
         self._share = share
-        self._peers = peers
+        self._announcer = announcer
+        self._peers = announcer.peers if announcer is not None else None
         self._source = open_source(reference, options, out.name if out else "")
         self._out = check_out(out or Path(reference.name)) if out or reference.name else None
         self._is_named = out is not None
@@ -213,9 +205,8 @@ class _Fetch:
         """Send the first request, on a crew that stays for the rest."""
         self._report.connecting()
         crew = self._crew or self._hire()
-        if self._peers is not None:
-            self._peers.open()
-            self._peers.wait_for_news()
+        if self._announcer is not None:
+            self._announcer.begin()
         asking = crew.start(self._probe(crew, landing.record, landing.have))
         import loom.fetching.transmission  # noqa: F401 - a round trip is as good a time for it as any
 
@@ -286,7 +277,7 @@ class _Fetch:
         except Fault as fault:
             if fault.remedy is Remedy.NONE or self._peers is None:
                 raise
-            version = await self._peers.resolve(self._reference.key)
+            version = await self._peers.resolve(crew.peers_pool, self._reference.key)
             if version is None or not (version.can_pin or self._options.sha256):
                 raise
             raise _OriginAway(fault.error.message, Told(version)) from fault

@@ -1,58 +1,36 @@
-"""The peers of one fetch, by name, and the server for them.
+"""The peers of one fetch, by name: who has the file, and what is handed to them.
 
-Who finds all in the cache listens nowhere. From the first request to the origin (`open`) until the bytes are known
-(`join`) there is only a server with an empty shelf, so that the control plane can be told an address at once. From
-then on bytes are taken from peers (loom.fetching.pulling).
+A fetch that finds all in the cache listens nowhere. From the first request to the origin (`open`) until the bytes are
+known (`join`) the process has a port and nothing on the shelf for this fetch, so that the control plane can be told an
+address at once. From then on bytes are taken from peers (loom.fetching.pulling).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import threading
 import time
 from collections import Counter
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from loom.core.addresses import format_authority, is_address
+from loom.core.addresses import is_address
 from loom.core.headers import Version
 from loom.core.names import MAX_REJECTED, node_key, show_nodes, split_key
-from loom.core.option_checks import parse_listen
-from loom.core.options import FETCH_PORTS
 from loom.core.tokens import first_token
-from loom.core.urls import parse_url
-from loom.fetching.lingering import linger
 from loom.fetching.pulling import Arriving, Puller
-from loom.net.connect import Connector
-from loom.net.connection import Pool
-from loom.net.http_server import HttpServer
-from loom.net.limit import RateLimit
-from loom.net.listening import listen_in, own_address
-from loom.peers.face import PeerFace
-from loom.peers.shelf import OwnShelf
 from loom.peers.source import Asker, RemotePeer
 from loom.peers.wire import Caller
 from loom.store import background
-from loom.store.cache import cache_root
-from loom.store.identity import node_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from loom.core.options import Options
     from loom.core.receipt import Receipt
     from loom.core.reference import Reference
     from loom.fetching.job import Job
-
-BUDGET_S = 0.3
-"""Seconds that a fetch waits for its control plane, all in all; one that failed, as long again to say why."""
-
-NAMELESS_S = 5.0
-"""Seconds after the last request of a peer that does not listen (--private) during which it may still need data."""
-
-_CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
+    from loom.fetching.member import Member
+    from loom.net.connection import Pool
 
 _NOBODY_STAYS = (
     "peers still want this file, and no process can stay to hand it out: a container ends with its first process; run "
@@ -70,71 +48,34 @@ def _key_of(one: dict[str, Any]) -> str:
 
 
 class Peers:
-    """Peers by name, a server for them, and the swarm about one file once that is known. `open` it, and `close` it."""
+    """Peers by name, and the swarm about one file once that is known. `open` it, and `close` it."""
 
-    def __init__(self, reference: Reference, options: Options, node: str, limit: RateLimit | None = None) -> None:
+    def __init__(self, reference: Reference, options: Options) -> None:
         self._audience = options.audience(reference)
         self.taken: dict[str, int] = {}
         self.rejected: dict[str, str] = {}
-        self.wait_for_news: Callable[[], object] = lambda: None
-        """Waits, not for long, until the control plane has said who is there."""
         self._zone = options.zone
         self._listed: dict[str, tuple[str, bool]] = {}
         self._homes: dict[str, str] = {}
         self._lock = threading.Lock()
-        self._shelf = OwnShelf()
+        self._member: Member | None = None
         self._part: Arriving | None = None
-        self._face: PeerFace | None = None
-        self._server: HttpServer | None = None
-        self._has_heir = False
         self._puller: Puller | None = None
         self._options = options
-        self._limit = limit
         self._facts: dict[str, Any] = {}
-        self._pool: Pool | None = None
-        self._caller = Caller(node)
+        self._caller = Caller(options.node or "")
         self._asker = Asker(self._caller, first_token(options.control_token))
-        self.is_opened = threading.Event()
-        """It is known whether, and where, others may ask this fetch."""
 
-    def open(self) -> None:
+    def open(self, member: Member) -> None:
         """Listen, unless this machine may not be asked. Raises UsageError when it cannot listen where it is told to."""
-        try:
-            if self._audience != "nobody" and self._server is None:
-                self._introduce(self._listen(self._options))
-        finally:
-            self.is_opened.set()
-
-    def _introduce(self, address: str) -> None:
-        """Be known to peers from now on as what the control plane hears of us."""
-        self._caller = Caller(self._caller.node, identity_of(self._options), address)
+        self._member = member
+        self._caller = Caller(member.node, member.identity, member.listen(self._audience))
         self._asker = Asker(self._caller, first_token(self._options.control_token))
 
     @property
     def address(self) -> str:
         """Where peers find this fetch, "" for nowhere."""
         return self._caller.address
-
-    def _listen(self, options: Options) -> str:
-        """Start the server; return its address, "" when this machine may not, or cannot, be asked."""
-        host, ports = parse_listen(options.listen) if options.listen else ("", FETCH_PORTS)
-        shown = host
-        if not host or ip_address(host).is_unspecified:
-            control = parse_url(options.control or "").endpoint
-            shown = own_address(control.host, control.port, BUDGET_S) or ""
-        host = host or shown
-        if not shown:
-            return ""
-        is_open = options.allow_anonymous or ip_address(host).is_loopback
-        if not (options.control_token or (is_open and self._audience == "anyone")):
-            return ""
-        listening = self._listening = listen_in(host, ports, or_any=not options.listen)
-        face = self._face = PeerFace(self._shelf, options.control_token, self._meet)
-        face.authority = format_authority(shown, listening.getsockname()[1])
-        limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
-        self._server = HttpServer(face, listening, limit=limit)
-        self._server.start()
-        return f"http://{face.authority}"
 
     # What the control plane and visitors tell
 
@@ -152,13 +93,6 @@ class Peers:
     def _is_this(self, one: dict[str, Any]) -> bool:
         """Return whether the control plane tells of this very fetch: an old one knows no identities."""
         return _key_of(one) == self._caller.key or (bool(self.address) and one.get("address") == self.address)
-
-    def _meet(self, _key: str, visitor: Caller | None) -> None:
-        """A peer has come by, perhaps before the control plane told of it."""
-        with self._lock:
-            puller = self._puller
-        if puller is not None and visitor is not None:
-            puller.visited(visitor)
 
     def _tell_swarm(self) -> None:
         with self._lock:
@@ -179,24 +113,26 @@ class Peers:
 
     # What the fetch does
 
-    async def resolve(self, reference: str) -> Version | None:
-        """Ask peers what a reference (its key) leads to, for when the origin cannot be asked; None: nobody knows.
+    async def resolve(self, pool: Pool, reference: str) -> Version | None:
+        """Ask peers what a reference (its key) leads to, for when the origin cannot be asked; None: no peer knows.
 
         What most of them say counts: one alone may have an old version, or lie.
         """
-        pool = self._own_pool()
         peers = [RemotePeer(address, address, self._asker) for address in self.addresses()[:RESOLVERS]]
         asked = [peer.resolve(pool, reference) for peer in peers]
         said = await asyncio.gather(*asked, return_exceptions=True)
         versions = Counter(version for version in said if isinstance(version, Version))
         return versions.most_common(1)[0][0] if versions else None
 
-    def join(self, job: Job, key: str, reference: str, digest: str = "", *, is_hearsay: bool = False) -> Puller:
+    def join(
+        self, job: Job, pool: Pool, key: str, reference: str, digest: str = "", *, is_hearsay: bool = False
+    ) -> Puller:
         """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them.
 
-        is_hearsay: a peer has told of them, for the origin is away: then peers have time to bring some, too.
+        pool: for requests to peers, of the loop that the puller runs on. is_hearsay: a peer has told of them, for the
+        origin is away: then peers have time to bring some, too.
         """
-        puller = Puller(job, key, self._asker, self._own_pool(), self._options, self.taken, self.rejected)
+        puller = Puller(job, key, self._asker, pool, self._options, self.taken, self.rejected)
         if is_hearsay:
             job.expect_peers()
         version = job.version
@@ -206,8 +142,9 @@ class Peers:
         }  # fmt: skip
         with self._lock:
             self._puller = puller
-        self._part = Arriving(job)
-        self._shelf.put(key, self._part, reference, digest)
+        if self._member is not None and self.address:
+            self._part = Arriving(job)
+            self._member.put(key, self._part, reference, digest, puller.visited)
         self._tell_swarm()
         return puller
 
@@ -218,12 +155,9 @@ class Peers:
             self._puller = None
 
     def _take_off_the_shelf(self) -> None:
-        if self._part is not None:
-            self._shelf.remove(self._part)
-
-    def _own_pool(self) -> Pool:
-        self._pool = self._pool or Pool(Connector(environ={}), self._limit)  # no proxy stands between peers
-        return self._pool
+        part, self._part = self._part, None
+        if part is not None and self._member is not None:
+            self._member.remove(part)
 
     @property
     def told_rejected(self) -> dict[str, list[str]]:
@@ -247,61 +181,37 @@ class Peers:
 
     @property
     def served(self) -> int:
-        """Bytes handed to peers."""
-        return self._server.served if self._server else 0
-
-    def linger(self, receipt: Receipt, model: str, fetch: str) -> str:
-        """Have what was fetched handed to peers for a while by a process of its own, if a peer may want it.
-
-        fetch: the id of this fetch. Return a sentence for people where one is wanted and cannot stay, else "".
-        """
-        face, server, options = self._face, self._server, self._options
-        with self._lock:
-            puller, self._puller = self._puller, None
-        if face is None or server is None or puller is None or not options.linger_s:
-            return ""
-        if not puller.is_wanted() and now() - face.nameless_at > NAMELESS_S:
-            return ""
-        if background.is_first_process():
-            return _NOBODY_STAYS
-        if not background.can_start():
-            return ""
-        facts = {
-            **self._facts, "digests": puller.digests(), "rejected": self.told_rejected, "authority": face.authority,
-            "identity": self._caller.identity, "served": server.served,
-            "token": options.control_token, "control": options.control,
-            **{name: _absolute(getattr(options, name)) for name in _CONTROL_FILES},
-            "limit_upload_rate": options.limit_upload_rate,
-            "node": self._caller.node, "zone": options.zone, "model": model, "linger_s": options.linger_s,
-            "from_origin": receipt.sources.get("origin", 0), "from_peers": receipt.sources.get("peers", 0),
-            "fetch": fetch, "outcome": receipt.outcome, "elapsed_s": receipt.elapsed_s,
-        }  # fmt: skip
-        with contextlib.suppress(OSError), open(receipt.out, "rb") as file:
-            linger(facts, self._listening.fileno(), file.fileno())
-            self._has_heir = True
-        return ""
+        """Bytes of this file handed to peers, by this process."""
+        return 0 if self._member is None or not self._facts else self._member.served_of(self._keys)
 
     @property
-    def has_heir(self) -> bool:
-        """Whether another process goes on telling the control plane that the file is here."""
-        return self._has_heir
+    def _keys(self) -> tuple[str, ...]:
+        digest = self._facts["digest"]
+        return (self._facts["key"], *((f"sha256:{digest}",) if digest else ()))
+
+    def linger(self, receipt: Receipt, model: str, fetch: str) -> tuple[bool, str]:
+        """Have what was fetched handed on to peers for a while, if a peer may want it.
+
+        fetch: the id of this fetch. Return whether it is handed on, and announced by what does so; and a sentence for
+        people where a process of its own is wanted for that and cannot stay, else "".
+        """
+        member, options = self._member, self._options
+        with self._lock:
+            puller, self._puller = self._puller, None
+        if member is None or puller is None or not self.address or not options.linger_s:
+            return False, ""
+        if not puller.is_wanted() and not member.was_asked_namelessly:
+            return False, ""
+        facts = {
+            **self._facts, "digests": puller.digests(), "model": model, "linger_s": options.linger_s, "served": 0,
+            "said": {
+                **self.told_rejected, "from_origin": receipt.sources.get("origin", 0),
+                "from_peers": receipt.sources.get("peers", 0), "fetch": fetch, "outcome": receipt.outcome,
+                "elapsed_s": receipt.elapsed_s,
+            },
+        }  # fmt: skip
+        return member.hand_on(facts, receipt.out), _NOBODY_STAYS if background.is_first_process() else ""
 
     def close(self) -> None:
-        """Hand out nothing any more."""
+        """Hand out nothing of this fetch any more."""
         self._take_off_the_shelf()
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-
-
-def identity_of(options: Options) -> str:
-    """Return what tells this node from others of its name; a fetch beside the output is a node of its own."""
-    return node_identity("" if options.no_cache else cache_root(options.cache, os.environ) or "")
-
-
-def _absolute(path: str | None) -> str | None:
-    """Return a file's path as a process that runs in another folder finds it."""
-    return None if path is None else os.path.abspath(path)

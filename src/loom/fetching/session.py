@@ -1,4 +1,4 @@
-"""A session: many entries, from many threads, over one set of loops, connections and ports.
+r"""A session: many entries, from many threads, over one set of loops, connections and ports.
 
 What belongs to whom. A resource exists once for all fetches of the process that agree in the choices it depends on; two
 fetches that differ in one of them never share it (loom.fetching.shared).
@@ -8,10 +8,15 @@ fetches that differ in one of them never share it (loom.fetching.shared).
 | event loops and their threads | process | none |
 | connections to origins, pipes, buffers | loop | ca_file, cert, key, proxy_cert, proxy_key, by content; limit_rate; |
 | | | timeout_s (of handshakes); the environment's proxies and trust |
+| connections to peers | loop | control_token, limit_rate |
 | limit on what is received | process | limit_rate |
+| port and shelf, limit on what is handed out, the thread that announces and its connection, the process that lingers \
+| process | control, control_token, control_ca_file, control_cert, control_key, by content; node, zone, listen, \
+allow_anonymous, limit_upload_rate; the cache's folder (of no_cache: the process), which tells namesakes apart |
 
-A fetch's own are the other choices: they say what one entry asks for and where it goes, and end with it. `token` and
-`headers` travel in each request; no connection keeps them.
+All other choices are a fetch's own: they say what one entry asks for and where it goes, and end with it. `token` and
+`headers` travel in each request; no connection keeps them. `private`, `no_peers`, `model` and `linger_s` decide what
+one fetch takes, announces and puts on the shelf.
 """
 
 from __future__ import annotations
@@ -65,8 +70,9 @@ class Session:
     what has arrived, and the others go on.
 
     `close`: fetches under way raise Cancelled and keep what has arrived; it waits for them. Then the last user of the
-    process frees, in this order: tasks and loops with their threads, then connections. A forked child has none of it,
-    and may go on using the session.
+    process frees, in this order: event loops with their threads; files that peers may still want (a process of its own
+    goes on with them), the port, and the thread that announces; connections. A forked child has none of it, and may go
+    on using the session.
     """
 
     def __init__(self, options: Options | None = None) -> None:

@@ -20,9 +20,10 @@ from loom.net.loops import MAX_LOOPS, Loops, Tasks, usable_cores, useful_loops
 from loom.net.tls import client_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Iterable
 
     from loom.core.options import Options
+    from loom.fetching.member import Member
 
 MOST_IDLE_KINDS = 8
 """Most kinds of connections that are kept while no fetch uses them: certificates are renewed, and never come back."""
@@ -43,6 +44,8 @@ OF_A_FETCH = frozenset(
 )  # fmt: skip
 """The choices of one fetch alone: no resource that is shared depends on them."""
 
+_CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
+
 _FILES = ("ca_file", "cert", "key", "proxy_cert", "proxy_key")
 
 _VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir", "request_method")
@@ -60,7 +63,8 @@ class Shared:
         self._connectors: dict[Hashable, Connector] = {}
         self._pools: dict[Hashable, dict[int, Pool]] = {}
         self._uses: Counter[Hashable] = Counter()
-        self._limits: dict[tuple[str, int], RateLimit] = {}
+        self._limits: dict[int, RateLimit] = {}
+        self._members: dict[Hashable, Member] = {}
 
     # Loops
 
@@ -92,16 +96,26 @@ class Shared:
 
     # Connections
 
-    def origin_pools(self, options: Options, key: Hashable, tasks: Tasks) -> list[Pool]:
-        """Return a pool for requests to origins on each loop of `tasks`, to be given back by `release`.
+    def origin_pools(self, options: Options, tasks: Tasks) -> list[Pool]:
+        """Return a pool for requests to origins on each loop of `tasks`; `release(origin_key(options))` in the end.
 
-        key: `origin_key` of the options. Raises UsageError when a certificate cannot be used.
+        Raises UsageError when a certificate cannot be used.
         """
+        return self._use(origin_key(options), lambda: _connector(options), tasks.numbers, options.limit_rate)
+
+    def peers_pool(self, options: Options, tasks: Tasks) -> Pool:
+        """Return the pool for requests to peers on the first loop of `tasks`; `release(peers_key(options))` later."""
+        direct = lambda: Connector(environ={})  # noqa: E731 - no proxy stands between peers
+        return self._use(peers_key(options), direct, tasks.numbers[:1], options.limit_rate)[0]
+
+    def _use(
+        self, key: Hashable, connect: Callable[[], Connector], numbers: Iterable[int], limit_rate: int | None
+    ) -> list[Pool]:
         with self._lock:
             if key not in self._connectors:
-                self._connectors[key] = _connector(options)
+                self._connectors[key] = connect()
             self._uses[key] += 1
-            return [self._pool(key, number, options.limit_rate) for number in tasks.numbers]
+            return [self._pool(key, number, limit_rate) for number in numbers]
 
     def release(self, key: Hashable) -> None:
         """A fetch uses the connections of this key no more. The tasks that used them have ended."""
@@ -116,23 +130,45 @@ class Shared:
     def _pool(self, key: Hashable, number: int, limit_rate: int | None) -> Pool:
         pools = self._pools.setdefault(key, {})
         if number not in pools:
-            pools[number] = Pool(self._connectors[key], self._limit("down", limit_rate))
+            limit = None if limit_rate is None else self._limits.setdefault(limit_rate, RateLimit(limit_rate))
+            pools[number] = Pool(self._connectors[key], limit)
         return pools[number]
 
-    def _limit(self, way: str, rate: int | None) -> RateLimit | None:
-        return None if rate is None else self._limits.setdefault((way, rate), RateLimit(rate))
+    # The fleet
+
+    def member(self, options: Options) -> Member:
+        """Return this process as the node that the options make of it. Raises UsageError."""
+        from loom.fetching.member import Member, identity_of
+
+        key = member_key(options, identity_of(options))
+        with self._lock:
+            if key not in self._members:
+                self._members[key] = Member(options)
+            return self._members[key]
 
     # The end
 
+    def settle(self) -> None:
+        """A fetch has ended, and others go on: what it leaves is taken care of meanwhile."""
+        for member in list(self._members.values()):
+            member.settle()
+
     def close(self) -> None:
-        """Close tasks and threads, then the connections. After an interruption another call goes on."""
+        """Close tasks and threads, then the ports, then the connections. After an interruption another call goes on.
+
+        Files that peers may want go to a process of their own.
+        """
         self._loops.close()
+        for member in self._members.values():
+            member.close()
         for pool in [pool for pools in self._pools.values() for pool in pools.values()]:
             pool.close()
 
     def abandon(self) -> None:
         """In a forked child: close the descriptors that it has of its parent's."""
         self._loops.abandon()
+        for member in self._members.values():
+            member.abandon()
         for pool in [pool for pools in self._pools.values() for pool in pools.values()]:
             pool.close()
 
@@ -142,6 +178,18 @@ def origin_key(options: Options) -> Hashable:
     environment = tuple((name, os.environ.get(name), os.environ.get(name.upper())) for name in _VARIABLES)
     files = tuple(_identify(getattr(options, name)) for name in _FILES)
     return ("origins", files, environment, _handshake_s(options), options.limit_rate)
+
+
+def peers_key(options: Options) -> Hashable:
+    """Return all that connections to peers depend on."""
+    return ("peers", options.control_token, options.limit_rate)
+
+
+def member_key(options: Options, identity: str) -> Hashable:
+    """Return all that decides as which node of which fleet a fetch is known. identity: of its cache."""
+    files = tuple(_identify(getattr(options, name)) for name in _CONTROL_FILES)
+    values = tuple(getattr(options, name) for name in sorted(OF_A_MEMBER - set(_CONTROL_FILES)))
+    return (identity, files, values)
 
 
 def _handshake_s(options: Options) -> float:
@@ -214,6 +262,7 @@ def _leave(shared: Shared) -> None:
             return  # this is a child that was forked meanwhile
         shared.users -= 1
         if shared.users:
+            shared.settle()
             return
         _current = None
         try:

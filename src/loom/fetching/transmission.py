@@ -166,8 +166,9 @@ class Transmission:
         if self._peers is not None and size and version.is_known and (version.can_pin or self.verifier.wanted):
             reference = self._reference.key
             key = version_key(reference, version.etag, version.last_modified, size)
+            digest = options.sha256 or self.verifier.expected.sha256
             self._puller = self._peers.join(
-                job, key, reference, options.sha256 or self.verifier.expected.sha256, is_hearsay=first is None
+                job, self._crew.peers_pool, key, reference, digest, is_hearsay=first is None
             )
         self.verifier.hash(size, job.front, staged, is_for_cache=landing.wants_digest)
         if not job.is_complete or self._puller is not None:

@@ -460,7 +460,7 @@ def test_dead_peers_cost_a_moment_however_many(cold: Cold) -> None:
 def test_nobody_is_sent_to_an_odd_address(cold: Cold) -> None:
     """Whatever the control plane says: only addresses of nodes are connected to, in their one form."""
     options = loom.Options(control=cold.control, no_peers=False)
-    with contextlib.closing(Peers(parse_reference(cold.url), options, "me")) as peers:
+    with contextlib.closing(Peers(parse_reference(cold.url), options)) as peers:
         odd = ["http://127.0.0.1:x@169.254.169.254", "http://169.254.169.254:80", "http://metadata:80", "", None, 5]
         rows = [{"node": f"n{number}", "address": address} for number, address in enumerate(odd)]
         peers.learn([*rows, {"node": "right", "address": "http://127.0.0.1:3001"}], rows[:-3])
