@@ -9,7 +9,7 @@ import pytest
 
 from loom.client.renewal import Lease, Renewal
 from loom.errors import RegistryUnavailable
-from tests.control.plane import wait_until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ def test_all_leases_are_renewed_on_one_thread(renewal: Renewal) -> None:
     said: list[tuple[str, str]] = []
     for name, period_s in (("often", 0.001), ("seldom", 1000.0)):
         renewal.add(Lease(lambda name=name: said.append((name, threading.current_thread().name)), period_s))
-    wait_until(lambda: len(said) > 5, "it is said again and again")
+    until(lambda: len(said) > 5, "it is said again and again")
     assert {thread for _, thread in said} == {"loom-renewed"}
     assert [name for name, _ in said].count("seldom") == 1
 
@@ -57,7 +57,7 @@ def test_trouble_is_told_when_it_begins_and_when_it_is_over(renewal: Renewal) ->
 
     lease = Lease(renew, 0.001, on_trouble=heard.append)
     renewal.add(lease)
-    wait_until(lambda: len(heard) == 2, "it is well again")
+    until(lambda: len(heard) == 2, "it is well again")
     assert heard == ["away (start it)", ""]
     assert lease.trouble == ""
 
