@@ -28,6 +28,7 @@ WRITERS = {
     "loom.control.ledgers.files": "a control plane has no cache; it keeps its ledger beside SQLite's own files",
     "loom.control.ledgers.sqlite": "SQLite opens its database by name",
     "loom.cli.streams": "opens /dev/null in the place of a standard stream that is closed",
+    "loom.net.findings": "opens /dev/null, to see whether splice works",
     "loom.cli.document": "writes docs/ for `make docs`, never at run time",
 }
 """Modules and rooms that may open, make, rename or remove files, and why."""

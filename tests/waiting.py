@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DEADLINE_S = 30.0
 """Seconds until a condition that has not come counts as a failure, on an idle machine: far beyond what any takes."""
@@ -39,6 +40,14 @@ class Deadline:
         """Raise AssertionError when the time is over."""
         elapsed_s = time.monotonic() - self._began
         assert elapsed_s < self._seconds * busyness(), f"not within {elapsed_s:.0f} s: {self._what}"
+
+
+@contextmanager
+def within(seconds: float, what: str) -> Iterator[None]:
+    """Fail when the block takes longer than `seconds` of an idle machine: many times what it takes there."""
+    deadline = Deadline(what, seconds)
+    yield
+    deadline.check()
 
 
 def until(is_so: Callable[[], Value], what: str = "") -> Value:

@@ -25,7 +25,7 @@ from loom.store.inside import Place
 from loom.testing.face_contract import FaceContract, Subject
 from tests.fetching.kit.getter import SECRET
 from tests.peers.proving import proof_of
-from tests.waiting import until
+from tests.waiting import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,10 +82,10 @@ class Door:
         return socket.create_connection((self.host, int(self.authority.rpartition(":")[2])), 10)
 
     def say(self, *said: bytes) -> bytes:
-        """Say something on a connection of its own; return all that comes until a second of silence, or the end."""
+        """Say something on a connection of its own; return one reply whole, or all that comes until the end."""
         with self.connect() as one:
             one.sendall(b"".join(said))
-            one.settimeout(1)
+            one.settimeout(10)
             heard = b""
             try:
                 while data := one.recv(1 << 20):
@@ -218,7 +218,7 @@ def test_a_head_without_an_end_is_cut(door: Door) -> None:
     """However much comes: no more than 8 KiB is kept of it. The client reads why, and then the end."""
     with door.connect() as one:
         one.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 100_000)
-        one.settimeout(5)
+        one.settimeout(DEADLINE_S)
         heard = b""
         with contextlib.suppress(ConnectionResetError):
             while data := one.recv(1000):
@@ -238,7 +238,7 @@ def test_who_only_sits_there_keeps_nobody_out(path: Path) -> None:
 
 
 def _end_of_stream(one: socket.socket) -> bool:
-    one.settimeout(5)
+    one.settimeout(DEADLINE_S)
     with contextlib.suppress(ConnectionResetError):
         return one.recv(1) == b""
     return True

@@ -24,7 +24,7 @@ from tests.control.ledgers.changes import facts_of, sample
 from tests.control.ledgers.servers import RedisServer, SentinelServers, free_port
 from tests.control.ledgers.test_contract import opened, registry_at, run
 from tests.origins.nginx import OriginUnavailable
-from tests.waiting import Deadline, until_async
+from tests.waiting import DEADLINE_S, Deadline, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,7 @@ def test_who_cannot_see_the_batch_before_is_told(redis: RedisServer) -> None:
         await registry.start()
         try:
             with pytest.raises(RegistryUnavailable):
-                await asyncio.wait_for(registry.submit(Registered("a", Holding("m"))), 8)
+                await asyncio.wait_for(registry.submit(Registered("a", Holding("m"))), DEADLINE_S)
         finally:
             await registry.close()
 
@@ -318,7 +318,7 @@ def test_who_waits_for_news_is_told(redis: RedisServer, monkeypatch: pytest.Monk
             await until_async(lambda: "cmd=xread" in redis.ask("CLIENT", "LIST") or waiting.done())
             getattr(redis, leave)()
             with pytest.raises(RegistryUnavailable) as caught:
-                await asyncio.wait_for(waiting, 12)
+                await asyncio.wait_for(waiting, DEADLINE_S)
             assert caught.value.hint
 
     run(work())

@@ -21,7 +21,7 @@ from loom.control.registry import Registry
 from loom.core.changes import Beat, Holding, Left, Registered
 from loom.errors import RegistryError, RegistryUnavailable, UsageError
 from tests.control.ledgers.test_contract import fleet_of, opened, registry_at, run
-from tests.waiting import until_async
+from tests.waiting import DEADLINE_S, until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -396,7 +396,7 @@ def test_files_that_are_not_ours_any_more_are_made_anew(
         assert [text for text in told if "lost its facts" in text]
         found = await asyncio.to_thread(left_by_kill_9, path, tmp_path / "copy")
         assert found == {"first", "second", "third"}
-        await asyncio.wait_for(registry.close(), 5) if is_waiting else await registry.close()
+        await asyncio.wait_for(registry.close(), DEADLINE_S)
 
     run(work())
 

@@ -17,6 +17,7 @@ from tests.origins.deliveries import Tripwire, paced
 from tests.origins.fault import once
 from tests.origins.replies import ignores_ranges, sends_chunked
 from tests.origins.things import Thing, seeded
+from tests.waiting import until
 
 SIZE = 16 * CHUNK - 1000
 DATA = seeded(SIZE)
@@ -187,7 +188,7 @@ def test_killed_and_resumed_under_another_name(origin, cached, python, share):
     wire = Tripwire(int(share * SIZE))
     url = origin.put("/m.bin", Thing(DATA), wire)
     child = python(_CHILD, url, str(cached.out("first.bin")), str(cached.root))
-    assert wire.tripped.wait(20)
+    until(wire.tripped.is_set, "the bytes are sent")
     assert next(line for line in child.stdout if int(line.split()[1]) >= CHUNK)
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -203,7 +204,7 @@ def test_killed_and_the_object_has_changed(origin, cached, python):
     other, wire = seeded(SIZE, 2), Tripwire(SIZE // 2)
     url = origin.put("/m.bin", Thing(DATA), wire)
     child = python(_CHILD, url, str(cached.out("first.bin")), str(cached.root))
-    assert wire.tripped.wait(20)
+    until(wire.tripped.is_set, "the bytes are sent")
     child.kill()
     child.wait()
     origin.put("/m.bin", Thing(other, etag='"v2"'))

@@ -138,7 +138,7 @@ def test_an_heir(origin, cached, python):
     )
     owner.stdin.write("\n")
     owner.stdin.flush()
-    assert wire.tripped.wait(20)
+    until(wire.tripped.is_set, "the bytes are sent")
     assert next(line for line in owner.stdout if line.startswith("fetching"))
     heir.stdin.write("\n")
     heir.stdin.flush()

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import time
 
 import pytest
 
@@ -16,11 +15,13 @@ from loom.core.ranges import RangeSet
 from loom.errors import Interrupted
 from loom.fetching.crew import KEEP_LEAST
 from tests.fetching.kit import CHUNK, QUICK, Served, leftovers
-from tests.origins.deliveries import closes
+from tests.origins.deliveries import Tripwire, closes
 from tests.origins.things import Thing, seeded
+from tests.waiting import until
 
 CHUNKS = 64
 SIZE = CHUNKS * CHUNK - 1000
+DATA = seeded(SIZE)
 
 _CHILD = """
 import loom, sys, time
@@ -105,9 +106,9 @@ def blank_the_rest(out) -> None:
             part.write(b"\xee" * gap.size)
 
 
-def run_until(python, file, out, received: int, rate: str, halts: str):
+def run_until(python, url, out, received: int, rate: str, halts: str):
     """Run a fetch in a process of its own until it tells of so many bytes."""
-    child = python(_CHILD, file.url, str(out), rate, str(received), halts)
+    child = python(_CHILD, url, str(out), rate, str(received), halts)
     for line in child.stdout:
         if int(line) >= received:
             return child
@@ -119,7 +120,7 @@ def test_killed_and_resumed(serve, tmp_path, python, seed):
     """After kill -9 at any moment the next fetch goes on from what is on record, and the bytes are right."""
     file, out = serve(SIZE), tmp_path / "model.bin"
     received = random.Random(seed).randint(SIZE // 20, SIZE // 2)
-    child = run_until(python, file, out, received, "300k", "yes")
+    child = run_until(python, file.url, out, received, "300k", "yes")
     child.kill()
     child.wait()
     assert not out.exists()
@@ -136,7 +137,7 @@ def test_killed_again_and_again(serve, tmp_path, python):
     file, out = serve(SIZE), tmp_path / "model.bin"
     kept = 0
     for share in (0.2, 0.4, 0.6):
-        child = run_until(python, file, out, int(share * SIZE), "150k", "yes")
+        child = run_until(python, file.url, out, int(share * SIZE), "150k", "yes")
         child.kill()
         child.wait()
         assert on_record(out).total > kept
@@ -146,61 +147,60 @@ def test_killed_again_and_again(serve, tmp_path, python):
     assert out.read_bytes() == file.content
 
 
-def test_interrupted_and_resumed(serve, tmp_path, python):
+def test_interrupted_and_resumed(origin, tmp_path, python):
     """Ctrl-C becomes Interrupted with its exit code, and the next fetch goes on."""
-    file, out = serve(SIZE), tmp_path / "model.bin"
-    child = run_until(python, file, out, 5 * CHUNK, "100k", "no")
+    url, out = origin.put("/m.bin", Thing(DATA), Tripwire(SIZE // 2)), tmp_path / "model.bin"
+    child = run_until(python, url, out, 5 * CHUNK, "0", "no")
     child.send_signal(signal.SIGINT)
     told, errors = child.communicate()
     assert (child.returncode, errors) == (Interrupted.exit_code, "")
     assert "interrupted interrupted; " in told
-    assert loom.fetch(file.url, out, **QUICK).resumed > 0
-    assert out.read_bytes() == file.content
+    assert loom.fetch(origin.put("/m.bin", Thing(DATA)), out, **QUICK).resumed > 0
+    assert out.read_bytes() == DATA
 
 
 _PARTLY = """
 import loom, signal, sys, time
-url, out, halt_at = sys.argv[1:]
+url, out = sys.argv[1:]
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 def watch(progress):
     print(progress.received, flush=True)
 try:
-    loom.fetch(url, out, chunk_size=1_000_000_000, no_cache=True, workers=4, headers={"X-Rate": "100k"},
-               on_progress=watch)
+    loom.fetch(url, out, chunk_size=1_000_000_000, no_cache=True, workers=4, on_progress=watch)
 except loom.Interrupted as error:
     print(error, "/", error.hint, flush=True)
     sys.exit(error.exit_code)
 """
 
 
-def run_partly(python, file, out, is_enough):
+def run_partly(python, url, out, is_enough):
     """Run a fetch whose one chunk is the whole file, in a process of its own, until enough has come."""
-    child = python(_PARTLY, file.url, str(out), "0")
+    child = python(_PARTLY, url, str(out))
     for line in child.stdout:
         if is_enough(int(line)):
             return child
     raise AssertionError(child.stderr.read())
 
 
-def test_parts_of_chunks_survive_a_kill(serve, tmp_path, python):
+def test_parts_of_chunks_survive_a_kill(origin, tmp_path, python):
     """What came of chunks that are not whole yet goes on record every few seconds: kill -9 costs no more than those."""
-    file, out = serve(SIZE), tmp_path / "model.bin"
-    child = run_partly(python, file, out, lambda _: journal_of(out).exists() and on_record(out).total)
+    url, out = origin.put("/m.bin", Thing(DATA), Tripwire(SIZE // 2)), tmp_path / "model.bin"
+    child = run_partly(python, url, out, lambda _: journal_of(out).exists() and on_record(out).total)
     child.kill()
     child.wait()
     blank_the_rest(out)
     expected = on_record(out)
     assert expected.total >= KEEP_LEAST
-    receipt = loom.fetch(file.url, out, workers=4, **QUICK)
-    assert (receipt.resumed, out.read_bytes() == file.content) == (expected.total, True)
+    receipt = loom.fetch(origin.put("/m.bin", Thing(DATA)), out, workers=4, **QUICK)
+    assert (receipt.resumed, out.read_bytes() == DATA) == (expected.total, True)
     assert receipt.sources["origin"] == SIZE - expected.total
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_orderly_stop_keeps_all_that_came(serve, tmp_path, python, number):
+def test_an_orderly_stop_keeps_all_that_came(origin, tmp_path, python, number):
     """Ctrl-C and SIGTERM put the last byte on record, and the message says how much that is."""
-    file, out = serve(SIZE), tmp_path / "model.bin"
-    child = run_partly(python, file, out, lambda received: received >= 1000)
+    url, out = origin.put("/m.bin", Thing(DATA), Tripwire(SIZE // 4)), tmp_path / "model.bin"
+    child = run_partly(python, url, out, lambda received: received >= 1000)
     child.send_signal(number)
     told, errors = child.communicate()
     assert (child.returncode, errors) == (Interrupted.exit_code, "")
@@ -210,8 +210,8 @@ def test_an_orderly_stop_keeps_all_that_came(serve, tmp_path, python, number):
     assert kept >= max([1000, *(int(line) for line in progress)])
     shown = f"{kept / 1e6:.1f} of 4.2" if kept >= 100e3 else f"{kept / 1e6:.3f} of 4.193"
     assert last.startswith(f"interrupted; {shown} MB are kept / run")
-    assert loom.fetch(file.url, out, workers=4, **QUICK).resumed == kept
-    assert out.read_bytes() == file.content
+    assert loom.fetch(origin.put("/m.bin", Thing(DATA)), out, workers=4, **QUICK).resumed == kept
+    assert out.read_bytes() == DATA
 
 
 def test_an_error_keeps_all_that_came(origin, tmp_path):
@@ -237,7 +237,7 @@ print(loom.fetch(sys.argv[1], sys.argv[2], chunk_size=65536, no_cache=True, on_p
 def test_an_heir_goes_on(serve, tmp_path, python):
     """A process that waits for another one takes over, with what is there, when that one is killed."""
     file, out = serve(SIZE), tmp_path / "model.bin"
-    owner = run_until(python, file, out, SIZE // 4, "150k", "yes")
+    owner = run_until(python, file.url, out, SIZE // 4, "150k", "yes")
     heir = python(_HEIR, file.url, str(out))
     assert heir.stdout.readline() == "waiting\n"
     owner.kill()
@@ -445,7 +445,7 @@ def test_who_waits_for_a_stopped_process_goes_on_beside_it(serve, tmp_path, pyth
     child.send_signal(signal.SIGSTOP)
     notes = []
     receipt = loom.fetch(file.url, out, on_progress=lambda progress: notes.append(progress.note),
-                         **{**QUICK, "timeout_s": 0.3, "no_cache": no_cache})  # fmt: skip
+                         **{**QUICK, "timeout_s": 0.5, "no_cache": no_cache})  # fmt: skip
     assert out.read_bytes() == file.content
     assert f"process {child.pid}, which is stopped, is fetching it" in notes
     assert [warning for warning in receipt.warnings if f"process {child.pid}" in warning and "beside" in warning]
@@ -463,10 +463,9 @@ def test_who_waits_for_a_stopped_process_goes_on_beside_it(serve, tmp_path, pyth
 def test_a_slow_process_is_waited_for(serve, tmp_path, python):
     """One that lives is waited for, for all that it puts nothing on record for longer than the patience."""
     file, out = serve(SIZE), tmp_path / "model.bin"
-    script = _CHILD.replace("time.sleep(600)", "end = time.monotonic() + 3\n        while time.monotonic() < end: pass")
+    script = _CHILD.replace("time.sleep(600)", "end = time.monotonic() + 5\n        while time.monotonic() < end: pass")
     child = python(script, file.url, str(out), "4000k", "1", "yes")
     child.stdout.readline()
-    while not journal_of(out).exists():
-        time.sleep(0.01)
-    receipt = loom.fetch(file.url, out, **{**QUICK, "timeout_s": 0.3})
+    until(journal_of(out).exists, "the other process has begun")
+    receipt = loom.fetch(file.url, out, **{**QUICK, "timeout_s": 0.8})
     assert (receipt.outcome, receipt.warnings) == ("present", ())

@@ -22,7 +22,8 @@ SIZE = 20 * CHUNK + 123
 SECRET = "-secret"
 """What every token, password, cookie and signature of these tests ends with."""
 
-IMPATIENT: dict[str, Any] = {"chunk_size": CHUNK, "backoff_s": 0.01, "timeout_s": 0.5, "workers": 4, "no_cache": True}
+CHOICES: dict[str, Any] = {"chunk_size": CHUNK, "backoff_s": 0.01, "timeout_s": 10.0, "workers": 4, "no_cache": True}
+"""What a judged fetch is told. A test whose origin falls silent gives a shorter time-out of its own."""
 
 EXIT_CODES = {
     errors.UsageError: 2,
@@ -48,7 +49,7 @@ class Getter:
 
     def right(self, url: str, data: bytes, **choices: Any) -> loom.Receipt:
         """Fetch, and insist that `data` stands under the name afterwards, alone."""
-        receipt = loom.fetch(url, self.out, on_progress=self._hear, **{**IMPATIENT, **choices})
+        receipt = loom.fetch(url, self.out, on_progress=self._hear, **{**CHOICES, **choices})
         self.told.append(json.dumps(receipt.to_dict()))
         assert self.out.read_bytes() == data
         assert receipt.size == len(data)
@@ -59,7 +60,7 @@ class Getter:
         """Fetch, and insist on exactly this error, its exit code and a hint, and nothing new under the name."""
         before = self.out.read_bytes() if self.out.is_file() else None
         with pytest.raises(kind) as caught:
-            loom.fetch(url, self.out, on_progress=self._hear, **{**IMPATIENT, **choices})
+            loom.fetch(url, self.out, on_progress=self._hear, **{**CHOICES, **choices})
         error = caught.value
         self.told += [str(error), error.hint, repr(error), repr(error.__cause__)]
         assert type(error) is kind
@@ -71,7 +72,7 @@ class Getter:
     def break_off(self, url: str, **choices: Any) -> None:
         """Fetch something that cannot be finished, and insist that what came is kept beside the name."""
         with pytest.raises(errors.OriginError):
-            loom.fetch(url, self.out, **{**IMPATIENT, "retries": 0, **choices})
+            loom.fetch(url, self.out, **{**CHOICES, "retries": 0, **choices})
         assert leftovers(self.out) == [f".{self.out.name}.loom.journal", f".{self.out.name}.loom.part"]
 
     def left_behind(self) -> str:

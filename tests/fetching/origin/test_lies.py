@@ -10,7 +10,7 @@ import pytest
 import loom
 from loom.errors import OriginChanged, OriginError, OriginThrottled, OriginUnreachable, UsageError
 from tests.fetching.kit import CHUNK
-from tests.fetching.kit.getter import IMPATIENT, SECRET, SIZE
+from tests.fetching.kit.getter import CHOICES, SECRET, SIZE
 from tests.origins.deliveries import closes
 from tests.origins.fault import after, first, only, when
 from tests.origins.replies import answers, becomes, ignores_ranges, says, says_200, says_raw
@@ -123,7 +123,7 @@ def test_a_stream_without_end(origin, getter):
             raise KeyboardInterrupt
 
     with pytest.raises(loom.Interrupted):
-        loom.fetch(origin.put("/m", THING, floods), getter.out, on_progress=stop, **IMPATIENT)
+        loom.fetch(origin.put("/m", THING, floods), getter.out, on_progress=stop, **CHOICES)
     assert getter.left_behind() == ""
 
 
@@ -209,7 +209,7 @@ def test_a_malformed_url_with_a_password(tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
     for out in (None, tmp_path / "m"):
         with pytest.raises(UsageError) as caught:
-            loom.fetch(url, out, **IMPATIENT)
+            loom.fetch(url, out, **CHOICES)
         assert SECRET not in f"{caught.value} {caught.value.hint} {caught.value!r}"
     assert list(tmp_path.iterdir()) == []
 

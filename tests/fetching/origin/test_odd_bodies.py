@@ -14,7 +14,7 @@ import pytest
 import loom
 from loom.errors import OriginError, OriginUnreachable
 from tests.fetching.kit import CHUNK, leftovers
-from tests.fetching.kit.getter import IMPATIENT, SIZE
+from tests.fetching.kit.getter import CHOICES, SIZE
 from tests.origins.deliveries import closes, closes_unasked, closes_when_idle, floods, paced, resets
 from tests.origins.fault import Exchange, Origin, after, first, only
 from tests.origins.replies import (
@@ -66,7 +66,9 @@ def test_trailers_without_end(origin, getter, line):
     """A chunked body with trailers that never end is given up, and the fetch can be ended."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
     with pytest.raises(OriginError):
-        loom.fetch(origin.put("/m", THING, floods(line, head)), getter.out, **{**IMPATIENT, "retries": 0})
+        loom.fetch(
+            origin.put("/m", THING, floods(line, head)), getter.out, **{**CHOICES, "retries": 0, "timeout_s": 0.5}
+        )
     assert getter.left_behind() == ""
 
 
@@ -231,7 +233,7 @@ def test_two_origins_at_once_do_not_mix(origin, tmp_path):
     with Origin() as second:
         for number, server in enumerate((origin, second)):
             data = seeded(SIZE, number)
-            loom.fetch(server.put("/m", Thing(data)), tmp_path / str(number), **IMPATIENT)
+            loom.fetch(server.put("/m", Thing(data)), tmp_path / str(number), **CHOICES)
             assert (tmp_path / str(number)).read_bytes() == data
             assert leftovers(tmp_path / str(number)) == []
 

@@ -9,7 +9,7 @@ import pytest
 import loom
 from loom.errors import AccessDenied, NotFound, OriginError, OriginUnreachable, UsageError
 from tests.fetching.kit import CHUNK
-from tests.fetching.kit.getter import IMPATIENT, SIZE
+from tests.fetching.kit.getter import CHOICES, SIZE
 from tests.origins.fault import after, first, only
 from tests.origins.replies import (
     answers,
@@ -138,7 +138,7 @@ def test_a_name_from_content_disposition(origin, tmp_path, monkeypatch, field, n
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
-    receipt = loom.fetch(origin.put("/", THING, says("Content-Disposition", field)), **IMPATIENT)
+    receipt = loom.fetch(origin.put("/", THING, says("Content-Disposition", field)), **CHOICES)
     assert Path(receipt.out) == folder / name
     assert [path.name for path in folder.iterdir()] == [name]
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [name]
@@ -150,7 +150,7 @@ def test_a_name_from_content_disposition(origin, tmp_path, monkeypatch, field, n
 def test_no_name_at_all(origin, tmp_path, monkeypatch, field):
     """Where nothing names the file it gets a plain name, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    receipt = loom.fetch(origin.put("/", THING, says("Content-Disposition", field)), **IMPATIENT)
+    receipt = loom.fetch(origin.put("/", THING, says("Content-Disposition", field)), **CHOICES)
     assert Path(receipt.out).parent == tmp_path
     assert Path(receipt.out).read_bytes() == DATA
 
@@ -160,7 +160,7 @@ def test_a_name_that_is_a_folder(origin, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     with pytest.raises(UsageError):
-        loom.fetch(origin.put("/", THING, says("Content-Disposition", "attachment; filename=models")), **IMPATIENT)
+        loom.fetch(origin.put("/", THING, says("Content-Disposition", "attachment; filename=models")), **CHOICES)
 
 
 @pytest.mark.parametrize(

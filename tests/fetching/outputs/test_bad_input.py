@@ -14,7 +14,7 @@ import loom
 from loom.cli import quick
 from loom.errors import AccessDenied, NotFound, OriginError, OriginUnreachable, StoreError, UsageError
 from tests.fetching.kit import CHUNK
-from tests.fetching.kit.getter import IMPATIENT, SIZE
+from tests.fetching.kit.getter import CHOICES, SIZE
 from tests.origins.fault import Origin
 from tests.origins.replies import answers, ignores_ranges
 from tests.origins.things import Thing, seeded
@@ -100,7 +100,7 @@ def test_a_folder_as_out(origin, tmp_path):
     url = origin.put("/m", THING)
     for out in (tmp_path, f"{tmp_path}/", tmp_path / "..", Path("/"), Path()):
         with pytest.raises(UsageError, match="folder") as caught:
-            loom.fetch(url, out, **IMPATIENT)
+            loom.fetch(url, out, **CHOICES)
         assert caught.value.exit_code == 2
     assert (origin.requests, list(tmp_path.iterdir())) == ([], [])
 
@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be(origin, tmp_path, out):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
     with pytest.raises(StoreError) as caught:
-        loom.fetch(origin.put("/m", THING), tmp_path / out, **IMPATIENT)
+        loom.fetch(origin.put("/m", THING), tmp_path / out, **CHOICES)
     assert caught.value.exit_code == 8
     assert origin.requests == []
 
@@ -129,7 +129,7 @@ IMPOSSIBLE = {
 def test_a_name_that_cannot_be(origin, tmp_path, name):
     """A name that no file system takes is refused at once."""
     with pytest.raises((UsageError, StoreError)):
-        loom.fetch(origin.put("/m", THING), tmp_path / name, **IMPATIENT)
+        loom.fetch(origin.put("/m", THING), tmp_path / name, **CHOICES)
     assert (origin.requests, list(tmp_path.iterdir())) == ([], [])
 
 
@@ -138,7 +138,7 @@ def test_a_name_that_cannot_be(origin, tmp_path, name):
 )
 def test_names_that_are_odd_but_fine(origin, tmp_path, name):
     """Any other name that the file system takes is fine."""
-    loom.fetch(origin.put("/m", THING), tmp_path / name, **IMPATIENT)
+    loom.fetch(origin.put("/m", THING), tmp_path / name, **CHOICES)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -148,7 +148,7 @@ def test_a_folder_without_permission(origin, tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
         with pytest.raises(StoreError, match="denied") as caught:
-            loom.fetch(origin.put("/m", THING), tmp_path / "model.bin", **IMPATIENT)
+            loom.fetch(origin.put("/m", THING), tmp_path / "model.bin", **CHOICES)
     finally:
         tmp_path.chmod(stat.S_IRWXU)
     assert caught.value.exit_code == 8
@@ -200,7 +200,7 @@ def test_a_link_under_the_name(origin, tmp_path):
     victim, out = tmp_path / "victim", tmp_path / "model.bin"
     victim.write_bytes(b"precious")
     out.symlink_to(victim)
-    loom.fetch(origin.put("/m", THING), out, **IMPATIENT)
+    loom.fetch(origin.put("/m", THING), out, **CHOICES)
     assert (out.is_symlink(), out.read_bytes() == DATA, victim.read_bytes()) == (False, True, b"precious")
 
 
@@ -219,7 +219,7 @@ def test_a_device_under_the_name(origin, tmp_path):
     for out in (pipe, link, Path("/dev/null"), Path("/dev/stdout"), Path("/dev/fd/1")):
         for choices in ({"no_cache": True}, {"no_cache": False}):
             with pytest.raises(UsageError):
-                loom.fetch(url, out, **{**IMPATIENT, **choices})
+                loom.fetch(url, out, **{**CHOICES, **choices})
             assert quick.answer(["fetch", url, "-o", str(out)], {"LOOM_CACHE": os.environ["LOOM_CACHE"]}) is None
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
@@ -283,7 +283,7 @@ def test_http_to_a_tls_port(tls_origin, getter):
     """Plain HTTP to a port that speaks TLS is an error of the origin, not a hang."""
     url = tls_origin.put("/m", THING).replace("https:", "http:")
     with pytest.raises(OriginError):
-        loom.fetch(url, getter.out, **IMPATIENT)
+        loom.fetch(url, getter.out, **CHOICES)
     assert getter.left_behind() == ""
 
 

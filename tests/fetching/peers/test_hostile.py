@@ -26,6 +26,7 @@ from tests.fetching.kit.fleet import DATA, SIZE, TOKEN, Cold, loom_model
 from tests.fetching.kit.liars import Ask, lying
 from tests.origins.deliveries import paced
 from tests.origins.things import Thing
+from tests.waiting import DEADLINE_S, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +49,14 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loom.peers.source.ASK_S", 0.5)
     monkeypatch.setattr("loom.core.exchange.WINDOW_S", 0.8)
     monkeypatch.setattr("loom.core.confirmation.ASK_S", 1.0)
+
+
+@pytest.fixture
+def _patient(_hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Honest peers answer late on a busy machine: where no peer is silent, none is given up for being late."""
+    monkeypatch.setattr("loom.peers.source.TIMEOUT_S", DEADLINE_S)
+    monkeypatch.setattr("loom.peers.source.ASK_S", DEADLINE_S)
+    monkeypatch.setattr("loom.fetching.confirming.ASK_S", DEADLINE_S)
 
 
 def otherwise(answer: Callable[[Ask], None]) -> Callable[[Ask], None]:
@@ -230,11 +239,9 @@ def name_of(answer: Callable[[Ask], None]) -> str:
 @pytest.mark.parametrize("answer", ANSWERS, ids=name_of)
 def test_a_hostile_peer_costs_a_moment(cold: Cold, answer: Callable[[Ask], None]) -> None:
     """The origin has it all, and a peer that says so, too, keeps nobody from it."""
-    began = time.monotonic()
-    with lying(cold, answer) as liar:
+    with within(SOON_S, "a fetch"), lying(cold, answer) as liar:
         receipt = cold.fetch("b")
         assert liar.asked
-    assert time.monotonic() - began < SOON_S
     assert any(warning.startswith("liar ") for warning in receipt.warnings) == (answer in NAMED)
 
 
@@ -243,13 +250,12 @@ def test_beside_an_honest_peer_and_without_an_origin(cold: Cold, origin: Origin,
     """Who has it hands it out; the origin is not needed, and the liar does not matter."""
     cold.fetch("a")
     origin.close()
-    began = time.monotonic()
-    with cold.node("a"), lying(cold, answer):
+    with within(SOON_S, "a fetch"), cold.node("a"), lying(cold, answer):
         receipt = cold.fetch("b", retries=0)
-    assert time.monotonic() - began < SOON_S
     assert receipt.sources["origin"] == 0
 
 
+@pytest.mark.usefixtures("_patient")
 def test_wrong_bytes_are_found_out_when_somebody_else_vouches(cold: Cold) -> None:
     """However fast they come, and whatever who hands them out vouches for: the right ones stand there in the end."""
     units = range(GRID.count)
@@ -367,10 +373,8 @@ def test_ctrl_c_ends_a_fetch_that_a_peer_holds_up(cold: Cold, origin: Origin) ->
     cold.url = origin.put("/slow.bin", Thing(DATA), paced(10_000, 0.05))
     for answer in (a_byte_each_and_no_more_here, breaks_off_after_a_byte, dribbles, changes_its_mind):
         for ticks in (1, 3, 4):
-            began = time.monotonic()
-            with lying(cold, answer), pytest.raises(loom.Interrupted):
+            with within(SOON_S, "a fetch"), lying(cold, answer), pytest.raises(loom.Interrupted):
                 cold.fetch(f"b{ticks}", on_progress=_interrupt_after(ticks))
-            assert time.monotonic() - began < SOON_S
 
 
 def _interrupt_after(ticks: int) -> Callable[[loom.Progress], None]:
@@ -439,9 +443,8 @@ def test_what_most_peers_say_of_a_reference_counts(cold: Cold, origin: Origin) -
         stack.enter_context(lying(cold, refers_to(etag='"mine"', size=SIZE + 1)))
         for name in ("a", "b"):
             stack.enter_context(cold.node(name))
-        began = time.monotonic()
-        receipt = cold.fetch("c", retries=0)
-    assert time.monotonic() - began < SOON_S / 4
+        with within(SOON_S / 4, "a fetch"):
+            receipt = cold.fetch("c", retries=0)
     assert set(receipt.peers) <= {"a", "b"}
 
 
@@ -452,9 +455,8 @@ def test_dead_peers_cost_a_moment_however_many(cold: Cold) -> None:
         client.register(
             f"dead{number}", model, address="http://127.0.0.1:1", own_address=True, state="partial", ttl_s=600
         )
-    began = time.monotonic()
-    cold.fetch("b")
-    assert time.monotonic() - began < MAX_PATIENCE_S / 2
+    with within(MAX_PATIENCE_S / 2, "a fetch"):
+        cold.fetch("b")
 
 
 def test_nobody_is_sent_to_an_odd_address(cold: Cold) -> None:
@@ -486,14 +488,13 @@ def silent_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_silent_resolver_costs_a_moment(cold: Cold, silent_resolver: str) -> None:
     """The control plane's name is not waited for: neither by a fetch, nor by one that may not ask anybody."""
-    began = time.monotonic()
-    cold.control = silent_resolver
-    assert "fetched without the control plane" in cold.fetch("b").warnings[0]
-    (cold.folder / "b.bin").unlink()
-    assert cold.fetch("b", offline=True).outcome == "cached"
-    with pytest.raises(loom.NotCached):
-        cold.fetch("c", offline=True)
-    assert time.monotonic() - began < SOON_S
+    with within(SOON_S, "a fetch"):
+        cold.control = silent_resolver
+        assert "fetched without the control plane" in cold.fetch("b").warnings[0]
+        (cold.folder / "b.bin").unlink()
+        assert cold.fetch("b", offline=True).outcome == "cached"
+        with pytest.raises(loom.NotCached):
+            cold.fetch("c", offline=True)
 
 
 def test_a_node_says_that_it_cannot_find_its_control_plane(
