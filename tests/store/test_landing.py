@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from loom.core.expectation import Told
+from loom.core.headers import Version
 from loom.core.options import Options
 from loom.core.reference import parse_reference
-from loom.fetching.reporter import Reporter
+from loom.errors import StoreError
 from loom.store.beside import BesideOutput
 from loom.store.landing import NoCache
 from loom.store.memory import MemoryLanding
@@ -26,6 +26,19 @@ if TYPE_CHECKING:
 URL = parse_reference("http://a.test/m.bin")
 
 
+class Quiet:
+    """A watcher that hears of progress and does nothing."""
+
+    def hashing(self, hashed: int, size: int) -> None:
+        """Hear of hashing."""
+
+    def copying(self, copied: int, size: int) -> None:
+        """Hear of copying."""
+
+    def waiting(self, note: str, seen: tuple[int, int] | None = None) -> None:
+        """Hear of waiting."""
+
+
 class OnDisk:
     """Landings of one kind at one output."""
 
@@ -39,7 +52,7 @@ class OnDisk:
         """Return another landing. is_named: False leaves the output's name to the origin."""
         options = Options(cache=str(self._folder / "cache"), **choices)
         path = (out or self.out) if is_named else None
-        self._made.append(self._kind(URL, path, options, Reporter(None), lambda _: None))
+        self._made.append(self._kind(URL, path, options, Quiet(), lambda _: None))
         return self._made[-1]
 
     def content(self) -> bytes | None:
@@ -118,9 +131,9 @@ def test_no_cache_to_go_through(tmp_path, monkeypatch) -> None:
     for name in ("HOME", "XDG_CACHE_HOME", "LOOM_CACHE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(NoCache, match="LOOM_CACHE"):
-        ThroughCache(URL, None, Options(), Reporter(None), lambda _: None)
+        ThroughCache(URL, None, Options(), Quiet(), lambda _: None)
     (tmp_path / "file").touch()
-    landing = ThroughCache(URL, None, Options(cache=str(tmp_path / "file")), Reporter(None), lambda _: None)
+    landing = ThroughCache(URL, None, Options(cache=str(tmp_path / "file")), Quiet(), lambda _: None)
     with pytest.raises(NoCache, match="cannot be written to"):
         landing.find()
 
@@ -140,25 +153,23 @@ def test_what_was_left_beside_the_output(tmp_path, monkeypatch) -> None:
 # In memory
 
 
-def test_memory_is_one_file(tmp_path) -> None:
-    """What is received into the memory, written to it and read from its descriptor are the same bytes."""
-    bench = InMemory()
-    landing, staged = begin(bench)
-    view = staged.view(0, 4)
-    assert view is not None
-    view[:] = b"GGUF"
-    staged.write(memoryview(b"xyz"), 4)
-    fd = staged.duplicate()
-    assert os.pread(fd, 7, 0) == b"GGUFxyz"
-    os.close(fd)
-    landing.publish(VERSION, "fetched")
-    assert bytes(landing.data[:7]) == b"GGUFxyz"
-
-
-def test_no_view_beyond_the_end() -> None:
-    """A span that ends beyond the entry gets no memory: nothing can be received there."""
+def test_memory_ends_where_the_entry_does() -> None:
+    """Beyond the end there is no memory to receive into, and nothing can be written."""
     _, staged = begin(InMemory())
     assert staged.view(VERSION.size - 1, 2) is None
+    with pytest.raises(StoreError, match="no place"):
+        staged.write(memoryview(b"xy"), VERSION.size - 1)
+
+
+def test_a_stream_keeps_its_bytes_while_it_grows() -> None:
+    """What came before stays in place, also when a view of it is held."""
+    bench = InMemory()
+    landing, staged = begin(bench, Version(None))
+    held = staged.view(0, 10)
+    for at in range(0, len(DATA), 1000):
+        staged.write(memoryview(DATA)[at : at + 1000], at)
+    landing.publish(VERSION, "fetched")
+    assert (bench.content(), len(held)) == (DATA, 10)
 
 
 def test_data_outlives_the_landing() -> None:

@@ -80,7 +80,7 @@ class Confirmer:
 
     async def _hash(self, span: Span) -> str:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, hash_span, self._job.staging.read, span)
+        return await loop.run_in_executor(self._thread, hash_span, self._job.staged.read, span)
 
     async def _ask_next(self) -> bool:
         questions = self._job.questions()
@@ -102,7 +102,7 @@ class Confirmer:
         before = [await self._hash(part) for part, _ in parts]
         await self._off_the_record(span)
         try:
-            await read_again(job.source, origin, span, job.version, job.staging, self._options, job.count_again)
+            await read_again(job.source, origin, span, job.version, job.staged, self._options, job.count_again)
         except LoomError as error:
             raise _undecided(question, job.source.reference.endpoint.authority, error) from error
         digest = await self._hash(span)
@@ -113,7 +113,7 @@ class Confirmer:
     async def _off_the_record(self, span: Span) -> None:
         """Take a span off the record before it is written again; on the disk, which takes its time."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._job.staging.disprove, [span])
+        await loop.run_in_executor(self._thread, self._job.staged.disprove, [span])
 
 
 def _undecided(question: Question, origin: str, error: LoomError) -> IntegrityError:

@@ -115,7 +115,7 @@ class Crew:
         return fit_descriptors(wanted, self._shared.employ(self._tasks, wanted))
 
     def _conduct(self, job: Job, runs: list[Future[None]]) -> None:
-        syncer = _Syncer(job.staging)
+        syncer = _Syncer(job.staged)
         keep_at = time.monotonic() + KEEP_EVERY_S
         while not job.finished.wait(TICK_S):
             for cut in job.starved():
@@ -152,8 +152,8 @@ class Crew:
 class _Syncer:
     """Has written chunks brought to the disk now and then, in a thread of its own: a sync can take seconds."""
 
-    def __init__(self, staging: Staged) -> None:
-        self._staging = staging
+    def __init__(self, staged: Staged) -> None:
+        self._staged = staged
         self._due = time.monotonic() + SYNC_EVERY_S
         self._thread: threading.Thread | None = None
 
@@ -167,7 +167,7 @@ class _Syncer:
 
     def _sync(self) -> None:
         with contextlib.suppress(OSError, StoreError):  # without it, only a reboot costs more
-            self._staging.sync()
+            self._staged.sync()
 
 
 def fit_descriptors(workers: int, others: int = 0) -> int:

@@ -360,7 +360,7 @@ class _Fetch:
         """Return the bytes on record, by this fetch or an earlier one, and the whole size."""
         job = self._transmission.job if self._transmission is not None else None
         if job is not None:
-            return job.staging.kept, job.size
+            return job.staged.kept, job.size
         record = self._landing.record if self._landing is not None else None
         return (record.have().total, record.version.size or 0) if record is not None else (0, 0)
 

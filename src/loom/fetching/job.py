@@ -61,13 +61,13 @@ class Job:
     def __init__(
         self,
         source: HttpSource,
-        staging: Staged,
+        staged: Staged,
         transfer: Transfer,
         version: Version,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
-        self.staging = staging
+        self.staged = staged
         self.version = version
         self.size = transfer.size
         self.resumed = transfer.resumed
@@ -129,7 +129,7 @@ class Job:
             self._wake()  # what came from peers has to be confirmed before it is on record, and done
         elif not is_among_peers:
             if completed and not self.source.pin.is_loose:
-                self.staging.record(completed)
+                self.staged.record(completed)
             if is_complete:
                 self.finished.set()
         return left
@@ -179,11 +179,11 @@ class Job:
         """Put on record what has arrived and is not on record, in runs of `least` bytes or more. Raises StoreError."""
         if self.source.pin.is_loose:
             return
-        edition = self.staging.edition  # first: what is disproved from now on is not put back by what is found here
+        edition = self.staged.edition  # first: what is disproved from now on is not put back by what is found here
         with self._lock:
             have = list(self._transfer.have)
             sound = self._exchange.confirmation.sound(have) if self._exchange is not None else have
-        self.staging.record_ranges(sound, least, edition)
+        self.staged.record_ranges(sound, least, edition)
 
     # What is read
 

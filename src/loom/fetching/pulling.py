@@ -21,7 +21,7 @@ from loom.core.swarm import Swarm
 from loom.core.units import Availability, Grid
 from loom.fetching.confirming import Confirmer
 from loom.fetching.worker import Request
-from loom.net.face import OpenFile
+from loom.net.face import Opened, OpenFile
 from loom.peers.source import Asker, PeerSource, RemotePeer
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Arriving:
         self.size = job.size
         self.version = job.version
         self._job = job
-        self._fd = job.staging.duplicate()
+        self._bytes = job.staged.duplicate()
 
     def available(self) -> Availability:
         return Availability(0, {}) if self._job.source.pin.is_loose else self._job.available()
@@ -196,12 +196,15 @@ class Arriving:
     def end_from(self, start: int, end: int) -> int:
         return start if self._job.source.pin.is_loose else self._job.end_from(start, end)
 
-    def open(self) -> OpenFile:
-        return OpenFile(os.fdopen(os.dup(self._fd), "rb", buffering=0))
+    def open(self) -> Opened:
+        if isinstance(self._bytes, memoryview):
+            return self._bytes[:]
+        return OpenFile(os.fdopen(os.dup(self._bytes), "rb", buffering=0))
 
     def digest(self, unit: int) -> str | None:
         return self._job.digest(unit)
 
     def __del__(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
+        if isinstance(self._bytes, int):
+            with contextlib.suppress(OSError):
+                os.close(self._bytes)

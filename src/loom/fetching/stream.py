@@ -31,9 +31,9 @@ class Stream:
     begins: called on the loop's thread with every try, before its first byte is written.
     """
 
-    def __init__(self, source: HttpSource, staging: Staged, options: Options, begins: Callable[[], None]) -> None:
+    def __init__(self, source: HttpSource, staged: Staged, options: Options, begins: Callable[[], None]) -> None:
         self._source = source
-        self._staging = staging
+        self._staged = staged
         self._begins = begins
         self._timeout_s = options.timeout_s
         self._window = ProgressWindow(options.timeout_s, time.monotonic())
@@ -64,7 +64,7 @@ class Stream:
         self.received = 0
         self.size, self.version, self.expected = reply.response.head.length, reply.version, reply.expected
         self._begins()
-        self._staging.restart()
+        self._staged.restart()
         self._window = ProgressWindow(self._timeout_s, time.monotonic())
         pour = asyncio.ensure_future(self._pour(pool, reply))
         try:
@@ -76,9 +76,9 @@ class Stream:
     async def _pour(self, pool: Pool, reply: Reply) -> None:
         try:
             if self.size is None:
-                await reply.response.stream_into(self._staging, self._accept, pool.pourer.limit)
+                await reply.response.stream_into(self._staged, self._accept, pool.pourer.limit)
             else:
-                await reply.response.pour_into(pool.pourer, self._staging, 0, self.size, self._accept)
+                await reply.response.pour_into(pool.pourer, self._staged, 0, self.size, self._accept)
         except OSError as error:
             raise self._source.lost(error) from error
 

@@ -1,6 +1,6 @@
 """From the origin's first reply to a file under its final name: fetched in spans or as one stream, verified, published.
 
-This module, and all that it alone needs, is imported while the first request is under landing.
+This module, and all that it alone needs, is imported while the first request is under way.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Transmission:
             return
         with contextlib.suppress(StoreError):  # a disk that is full: then less is kept
             job.keep()
-        self.is_on_disk = self._landing.is_published or _sync_within(job.staging, KEEP_S)
+        self.is_on_disk = self._landing.is_published or _sync_within(job.staged, KEEP_S)
 
     def close(self) -> None:
         """Stop hashing."""
@@ -288,7 +288,7 @@ class Transmission:
 
         It leaves the record, and the shelf, before that: a fetch that is killed now does not go on from it.
         """
-        staged, size = job.staging, job.size
+        staged, size = job.staged, job.size
         if self._peers is not None:
             self._peers.retract()
         staged.disprove(suspect)

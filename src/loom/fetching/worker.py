@@ -104,7 +104,7 @@ class Request:
         served, body = answer.span, answer.body
         job.opened(self._number, answer.offers)
         try:
-            await body.pour_into(self._pool.pourer, job.staging, served.start, served.size, self._accept)
+            await body.pour_into(self._pool.pourer, job.staged, served.start, served.size, self._accept)
         except OSError as error:
             self._pool.drop(body.connection)
             raise self._source.lost(error, self._brought) from error

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import ssl
 from typing import TYPE_CHECKING, Any, Protocol
@@ -166,8 +167,8 @@ class Pour:
         self._sink = sink
         self._offset = offset
         self._wanted = wanted
-        self._memory = sink.view(offset, wanted)
-        self._take = pourer.move if self._memory is None else self._receive
+        memory = sink.view(offset, wanted)
+        self._take = pourer.move if memory is None else functools.partial(_receive_into, memory, offset)
         self._accept = accept
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[int] = self._loop.create_future()
@@ -186,7 +187,6 @@ class Pour:
             if self._resumes is not None:
                 self._resumes.cancel()
             self._loop.remove_reader(self._fd)
-            self._memory = None  # it may be large, and a traceback can keep this object
 
     def _resume(self) -> None:
         """Watch the socket, and take at once what is there."""
@@ -242,11 +242,10 @@ class Pour:
             limit.give_back(allowed - size)
         return size
 
-    def _receive(self, sock: socket.socket, _sink: Sink, _offset: int, wanted: int) -> int:
-        """Receive up to `wanted` bytes into the sink's memory; as `Pourer.move`."""
-        if self._memory is None:
-            raise RuntimeError("the sink is no memory")
-        return receive(sock, self._memory[self.moved : self.moved + wanted])
+
+def _receive_into(memory: memoryview, start: int, sock: socket.socket, _sink: Sink, offset: int, wanted: int) -> int:
+    """Receive up to `wanted` bytes into a sink's memory, whose first byte is the sink's byte `start`."""
+    return receive(sock, memory[offset - start : offset - start + wanted])
 
 
 def _open_pipe() -> tuple[int, int]:

@@ -153,8 +153,11 @@ class Staged(Protocol):
     def sync(self) -> bool:
         """Bring what is on record to the disk; return whether all of it is there. Can take seconds."""
 
-    def duplicate(self) -> int:
-        """Return a descriptor of the bytes, from which peers are served; the caller closes it."""
+    def duplicate(self) -> int | memoryview:
+        """Return the bytes to serve peers from, also when the landing is closed: a descriptor, or memory.
+
+        The caller closes the descriptor. Only bytes that are in place are right.
+        """
 
 
 class Landing(Protocol):
@@ -178,8 +181,8 @@ class Landing(Protocol):
     def find(self) -> Standing | Doubt | None:
         """Return the file if it can be used without a question to the origin; else claim its staging.
 
-        Waits for a process that fetches the same. Raises NotCached when the origin may not be asked, NoCache,
-        StoreError. What it raises leaves nothing claimed.
+        Waits for a process that fetches the same. Raises NotCached when the origin may not be asked; NoCache, after
+        which another landing is to be tried; StoreError.
         """
 
     def confirm(self, told: Told) -> Standing | None:

@@ -1,13 +1,12 @@
 """The landing in memory: the bytes of one entry, received where they stay.
 
-The memory is a file without a name (memfd_create on Linux, else an unlinked temporary file), mapped. So bytes are
-received into it without a copy, and peers are served from its descriptor as from any file. Another process can map it.
-
     landing = MemoryLanding(reference, options)
     ...                                             a fetch into it
     landing.data                                    all bytes, once published
 
 One object is one entry. What is on record when a fetch ends early is left for the next fetch with the same object.
+
+The memory is anonymous and private, and no file: its pages cost less (docs/decisions/2026-11-28-house.md).
 """
 
 from __future__ import annotations
@@ -15,17 +14,16 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import tempfile
 import threading
 from typing import TYPE_CHECKING
 
 from loom.core.freshness import Checked
 from loom.core.ranges import RangeSet, Span, chunk_span
+from loom.errors import StoreError
 from loom.store.faults import faults
 from loom.store.hashing import hash_span
 from loom.store.journal import Record
 from loom.store.landing import Standing
-from loom.store.staged import PIECE_SIZE
 from loom.store.standing import is_current, refuse_network, told_sha256
 
 if TYPE_CHECKING:
@@ -40,9 +38,9 @@ _SHOWN = "memory"
 
 
 class StagedMemory:
-    """A Staged (see landing.py) in memory of its own. Takes calls of any thread. It is freed with the object.
+    """A Staged (see landing.py) in memory of its own, freed with the last view of it. Takes calls of any thread.
 
-    size: bytes; None when they are not known: then it grows with what is written.
+    size: bytes; None when they are not known: then it grows with the bytes of a stream, which one thread brings.
     """
 
     def __init__(self, size: int | None, chunk_size: int) -> None:
@@ -52,67 +50,58 @@ class StagedMemory:
         self._is_closed = False
         self.edition = 0
         self._size = size
+        self._end = size or 0
         with faults("make room in", _SHOWN):
-            self._fd = _make_nameless()
-            self._memory = self._map(size or 0)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.close(self._fd)
-
-    def _map(self, size: int) -> memoryview:
-        """Give the file its size and map it; what was mapped before is freed with the last view of it."""
-        os.ftruncate(self._fd, size)
-        return memoryview(mmap.mmap(self._fd, size)) if size else memoryview(b"")
+            self._map = _allocate(self._end)
 
     def all(self) -> memoryview:
-        """Return all bytes, mapped. Call it when no thread writes any more."""
-        size = os.fstat(self._fd).st_size
-        if len(self._memory) != size:
-            with faults("map", _SHOWN):
-                self._memory = self._map(size)
-        return self._memory
+        """Return all bytes. Call it when no thread writes any more."""
+        return memoryview(self._map)[: self._end]
 
     def view(self, offset: int, size: int) -> memoryview | None:
         """Return the memory at `offset`; None beyond the size that is known. A stream tells its length here."""
         end = offset + size
-        if self._size is None and end > len(self._memory):
-            with contextlib.suppress(OSError):
-                self._memory = self._map(end)
-        return self._memory[offset:end] if end <= len(self._memory) else None
+        with contextlib.suppress(StoreError):
+            self._reach(end)
+            return memoryview(self._map)[offset:end]
+        return None
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`. Raises StoreError."""
-        with faults("write", _SHOWN):
-            while data:
-                written = os.pwrite(self._fd, data, offset)
-                data, offset = data[written:], offset + written
+        """Write all of `data` at `offset`. Raises StoreError beyond the size that is known, StoreFull."""
+        end = offset + len(data)
+        self._reach(end)
+        self._map[offset:end] = data
 
     def splice(self, pipe: int, size: int, offset: int) -> None:
-        """Move `size` bytes from `pipe` to `offset`. Raises OSError with EINVAL: then they are written."""
+        """Move `size` bytes from `pipe` to `offset`. Raises StoreError beyond the size that is known, StoreFull."""
         end = offset + size
+        self._reach(end)
         while offset < end:
-            offset += os.splice(pipe, self._fd, min(end - offset, PIECE_SIZE), offset_dst=offset)
+            offset += os.readv(pipe, [memoryview(self._map)[offset:end]])
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes from `offset`."""
-        with faults("read", _SHOWN):
-            return os.pread(self._fd, size, offset)
+        return bytes(memoryview(self._map)[offset : min(offset + size, self._end)])
 
     def restart(self) -> None:
-        """Forget all bytes: a stream begins again.
-
-        In another file: what is mapped of this one must not be cut while a connection may still write into it.
-        """
+        """Forget all bytes: a stream begins again, in other memory than a connection may still receive into."""
         with faults("make room in", _SHOWN):
-            fresh = _make_nameless()
-            os.dup2(fresh, self._fd, inheritable=False)
-            os.close(fresh)
-            self._memory = memoryview(b"")
+            self._map, self._end = _allocate(0), 0
 
-    def duplicate(self) -> int:
-        """Return a descriptor of the bytes; the caller closes it."""
-        return os.dup(self._fd)
+    def duplicate(self) -> memoryview:
+        """Return the bytes that are there, to serve peers from."""
+        return self.all()
+
+    def _reach(self, end: int) -> None:
+        """Make the memory reach to `end`, at least twofold each time it is too short."""
+        if self._size is None and end > len(self._map):
+            with faults("make room in", _SHOWN):
+                longer = _allocate(max(end, 2 * len(self._map)))
+            longer[: self._end] = memoryview(self._map)[: self._end]
+            self._map = longer
+        elif self._size is not None and end > self._size:
+            raise StoreError(f"the entry has {self._size:,} bytes: there is no place for byte {end - 1:,}")
+        self._end = max(self._end, end)
 
     # The record
 
@@ -250,9 +239,6 @@ class MemoryLanding:
             self._staged = None
 
 
-def _make_nameless() -> int:
-    """Return a descriptor of an empty file that has no name. Raises OSError."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("loom", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+def _allocate(size: int) -> mmap.mmap:
+    """Return private memory of `size` bytes, or of a page for none. Raises OSError."""
+    return mmap.mmap(-1, size or mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
