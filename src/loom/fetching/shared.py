@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Self
 
-from loom.net.connect import HANDSHAKE_S, Connector
+from loom.net.connect import HANDSHAKE_S, PLAIN_S, Connector
 from loom.net.connection import Pool
 from loom.net.limit import RateLimit
 from loom.net.loops import MAX_LOOPS, Loops, Tasks, usable_cores, useful_loops
@@ -210,6 +210,7 @@ def _connector(options: Options) -> Connector:
     return Connector(
         options.ca_file,
         handshake_s=_handshake_s(options),
+        plain_s=min(PLAIN_S, 0.15 * options.timeout_s),
         certificate=client_certificate(options.cert, options.key),
         proxy_certificate=client_certificate(options.proxy_cert, options.proxy_key, "--proxy-cert"),
     )

@@ -38,6 +38,9 @@ LATE_S = 1.0
 HANDSHAKE_S = 10.0
 """Seconds for a TLS handshake, as in Go's net/http (TLSHandshakeTimeout)."""
 
+PLAIN_S = 2.0
+"""Seconds for a server that is silent in TLS to show that it speaks plain HTTP."""
+
 
 class ProxyRefused(OSError):
     """The proxy did not open a tunnel. status: that of its reply."""
@@ -84,11 +87,13 @@ class Connector:
         ca_file: str | None = None,
         environ: Mapping[str, str] = os.environ,
         handshake_s: float = HANDSHAKE_S,
+        plain_s: float = PLAIN_S,
         certificate: ClientCertificate | None = None,
         proxy_certificate: ClientCertificate | None = None,
     ) -> None:
         self._ca_file = ca_file
         self._handshake_s = handshake_s
+        self._plain_s = plain_s
         self._environ = environ
         self._anonymous: ssl.SSLContext | None = None
         self._known = _http_context(ca_file, certificate) if certificate else None
@@ -189,7 +194,7 @@ class Connector:
                 await attempt(wrapped, wrapped.do_handshake)
         except TimeoutError:
             with wrapped:
-                is_plain = await _answers_plainly(wrapped, self._handshake_s / 10)
+                is_plain = await _answers_plainly(wrapped, self._plain_s)
             raise HandshakeSilent(is_plain=is_plain) from None
         except BaseException:
             wrapped.close()

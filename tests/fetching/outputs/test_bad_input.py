@@ -287,20 +287,22 @@ def test_http_to_a_tls_port(tls_origin, getter):
     assert getter.left_behind() == ""
 
 
-def test_tls_to_an_http_port_that_waits(origin, getter):
+def test_tls_to_an_http_port_that_waits(origin, getter, monkeypatch):
     """A plain server takes the handshake for a line without an end: it is told as what it is, and not tried again."""
+    monkeypatch.setattr("loom.fetching.shared.HANDSHAKE_S", 0.5)
     url = origin.put("/m", THING).replace("http:", "https:")
-    error = getter.wrong(url, OriginError, backoff_s=60, timeout_s=2.0)
+    error = getter.wrong(url, OriginError, backoff_s=60, timeout_s=20.0)
     assert ("does not speak https" in error.message, "http://" in error.hint) == (True, True)
     assert origin.connections == 1
     assert getter.left_behind() == ""
 
 
-def test_tls_to_a_port_that_says_nothing(getter):
-    """Who is silent whatever is said is tried again; in the end the hint says that it may not speak TLS."""
+def test_tls_to_a_port_that_says_nothing(getter, monkeypatch):
+    """A port that is silent whatever is said is tried again; in the end the hint says that it may not speak TLS."""
+    monkeypatch.setattr("loom.fetching.shared.HANDSHAKE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}/m"
-        error = getter.wrong(url, OriginUnreachable, retries=1, timeout_s=0.3)
+        error = getter.wrong(url, OriginUnreachable, retries=1, timeout_s=2.0)
     assert ("silent in TLS" in error.message, "may not speak https" in error.hint) == (True, True)
 
 
