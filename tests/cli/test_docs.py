@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import pytest
 
 from loom import errors
-from loom.cli.commands import COMMANDS
+from loom.cli.commands import COMMANDS, parser_of
 from loom.cli.document import PAGES
-from loom.cli.parser import main_parser
 from tests import ROOT
 
 
@@ -34,7 +31,6 @@ def test_every_error_is_documented() -> None:
 @pytest.mark.parametrize("name", ["original", *COMMANDS])
 def test_every_flag_is_in_help_and_docs(name: str) -> None:
     """Whatever a command takes is on the page."""
-    module = import_module(f"loom.cli.commands.{name}")
-    parser = module.parser() if hasattr(module, "parser") else main_parser()
+    parser = parser_of(name)
     page = PAGES["cli.md"]()
     assert all(option in page for action in parser.arguments() for option in action.option_strings)

@@ -8,20 +8,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom import errors
-from loom.cli.commands import COMMANDS
+from loom.cli.commands import COMMANDS, parser_of
 from loom.cli.commands.cache import ACTIONS
 from loom.cli.flags import ALL_FLAGS, CACHE_COMMAND_FLAGS, OUT, SERVE, URL
 from loom.core.receipt import Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from loom.cli.parser import Parser
 
 _OTHER_COMMANDS = ("control", "node", "locate", "register", "withdraw", "nodes", "models", "doctor")
 
@@ -69,7 +66,7 @@ def cli_page() -> str:
 
 def _command(name: str) -> list[str]:
     """Return a command's section, made of its parser."""
-    parser: Parser = import_module(f"loom.cli.commands.{name}").parser()
+    parser = parser_of(name)
     usage = parser.format_usage().removeprefix("usage: ").strip()
     lines = [f"## loom {name}", "", f"    {usage}", "", (parser.description or "").strip(), ""]
     lines += ["| | |", "|---|---|"]

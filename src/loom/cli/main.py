@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from loom.cli import signals
-from loom.cli.commands import COMMANDS
-from loom.cli.context import Voice
+from loom.cli.commands import COMMANDS, runner_of
 from loom.cli.output import Talk, error_to_dict, format_error, print_json
 from loom.cli.parser import format_first_page, no_such_command
+from loom.cli.settings import Voice
 from loom.cli.streams import READER_LEFT, ReaderLeft, say
 from loom.cli.variables import is_on
 from loom.errors import Interrupted, LoomError
@@ -57,7 +56,7 @@ def _unforeseen(error: Exception) -> LoomError:
 
 
 def _dispatch(arguments: list[str], voice: Voice) -> int:
-    """Find the command: a module of its name in `loom.cli.commands`. Without one it is the original form."""
+    """Carry out the command that the first word names; without a command it is the original form."""
     if not arguments:
         say(format_first_page())
         return 2
@@ -66,11 +65,10 @@ def _dispatch(arguments: list[str], voice: Voice) -> int:
         word, rest = "original", arguments
     elif word not in COMMANDS:
         raise no_such_command(word)
-    command = import_module(f"loom.cli.commands.{word}")
+    run_command = runner_of(word)
     if word not in _THAT_IMPORT_MORE:
         signals.interrupt()
-    code: int = command.run(rest, voice)
-    return code
+    return run_command(rest, voice)
 
 
 def _tell_interrupted(stop: Interrupted, voice: Voice) -> int:

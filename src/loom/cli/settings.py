@@ -1,12 +1,17 @@
-"""From raw arguments to settings: flags > LOOM_* > file > default, each value with where it came from."""
+"""From raw arguments to settings: flags > LOOM_* > file > default, each value with where it came from; and how this
+call speaks.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loom.cli.flags import (
     ALL_FLAGS,
+    CONFIG,
+    JSON,
     OUT,
     SETTINGS,
     URL,
@@ -24,6 +29,15 @@ from loom.store.cache import user_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from loom.net.tls import ClientCertificate
+
+
+@dataclass
+class Voice:
+    """How this call speaks: `as_json` is known for good once the settings are, but errors may come before."""
+
+    as_json: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,15 @@ class Setting:
         if isinstance(self.value, float):
             return f"{self.value:g}"
         return str(self.value).lower() if isinstance(self.value, bool) else f"{self.value}"
+
+
+def read_settings(raw: Mapping[str, Any], voice: Voice) -> dict[str, Setting]:
+    """Return all settings; the file itself is among them, None when there is none."""
+    path, named_by = config_path(raw.get("config"), os.environ)
+    config = read_config(path, must_exist=named_by != "default")
+    voice.as_json = bool(resolve_one(JSON, raw, os.environ, config, path).value)
+    settings = resolve(raw, os.environ, config, path)
+    return settings | {"config": Setting(CONFIG, path if os.access(path, os.R_OK) else None, named_by)}
 
 
 def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
@@ -190,6 +213,14 @@ def check_pairs(settings: Mapping[str, Setting]) -> None:
     for cert, key in CERTIFICATES:
         if settings[key].value and not settings[cert].value:
             raise key_without_certificate(settings[key].source, settings[cert].flag.option)
+
+
+def control_certificate(settings: Mapping[str, Setting]) -> ClientCertificate | None:
+    """Return the client certificate for the control plane, None for none. Raises UsageError for a key alone."""
+    from loom.net.tls import client_certificate  # imports ssl
+
+    check_pairs(settings)
+    return client_certificate(settings["control_cert"].value, settings["control_key"].value, "--control-cert")
 
 
 def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str | None:

@@ -7,10 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CACHE, CACHE_COMMAND_FLAGS, CONFIG, JSON, parse_value
 from loom.cli.output import Talk, format_table, print_json, print_result
 from loom.cli.parser import Parser, add_flags, new_parser, parse
+from loom.cli.settings import Voice, read_settings
 from loom.cli.words import count, format_age, format_size
 from loom.core.keys import reference_key
 from loom.core.urls import redact
@@ -32,7 +32,7 @@ _STATES = {
 }  # fmt: skip
 
 
-def parser() -> Parser:
+def cache_parser() -> Parser:
     """Return the parser of `loom cache`."""
     actions = "\n".join(f"  {action.usage:<10}  {action.help}" for action in ACTIONS.values())
     usage = f"loom cache {' | '.join(action.usage for action in ACTIONS.values())}  [options]"
@@ -43,9 +43,9 @@ def parser() -> Parser:
     return parser
 
 
-def run(arguments: list[str], voice: Voice) -> int:
+def run_cache(arguments: list[str], voice: Voice) -> int:
     """Carry out one of the actions."""
-    raw = parse(parser(), arguments)
+    raw = parse(cache_parser(), arguments)
     action = str(raw["action"] or "")
     if action not in ACTIONS:
         hint = f"loom cache {' | '.join(ACTIONS)}"

@@ -9,11 +9,10 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON, LISTEN_FLAGS
 from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
-from loom.cli.settings import Setting, fleet_token, read_token, service_links
+from loom.cli.settings import Setting, Voice, fleet_token, read_settings, read_token, service_links
 from loom.control.ledgers.locations import default_registry, show_location
 from loom.installation import missing_package
 
@@ -29,7 +28,7 @@ It listens on this machine alone unless --host says otherwise; then it wants a t
 commands send, too: --token-file or LOOM_FLEET_TOKEN. A browser shows the fleet at its address."""
 
 
-def parser() -> Parser:
+def control_parser() -> Parser:
     """Return the parser of `loom control`."""
     parser = new_parser("loom control", _TEXT, "loom control [options]")
     token_file = next(flag for flag in CONTROL_FLAGS if flag.name == "token_file")
@@ -37,9 +36,9 @@ def parser() -> Parser:
     return parser
 
 
-def run(arguments: list[str], voice: Voice) -> int:
+def run_control(arguments: list[str], voice: Voice) -> int:
     """Serve until SIGINT or SIGTERM."""
-    settings = read_settings(parse(parser(), arguments), voice)
+    settings = read_settings(parse(control_parser(), arguments), voice)
     options = control_options(settings, fleet_token(settings, os.environ), read_token(settings, os.environ))
     asyncio.run(_serve(options, Talk("", {}, quiet=False), voice))
     return 0

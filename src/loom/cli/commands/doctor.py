@@ -8,12 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CONFIG, CONTROL_FLAGS, JSON, VERBOSE, pick
-from loom.cli.fleet import control_certificate
 from loom.cli.output import print_json, print_result
 from loom.cli.parser import Parser, add_flags, new_parser, parse
-from loom.cli.settings import denied_hint, fleet_token
+from loom.cli.settings import Voice, control_certificate, denied_hint, fleet_token, read_settings
 from loom.cli.words import count, printable, working_folder
 from loom.core.check import FAILURE, OK, WARNING, Finding
 from loom.store.cache import cache_root
@@ -41,7 +39,7 @@ class Row(NamedTuple):
     finding: Finding
 
 
-def parser() -> Parser:
+def doctor_parser() -> Parser:
     """Return the parser of `loom doctor`."""
     parser = new_parser("loom doctor", _TEXT, "loom doctor [FOLDER] [options]")
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where outputs will go")
@@ -51,9 +49,9 @@ def parser() -> Parser:
     return parser
 
 
-def run(arguments: list[str], voice: Voice) -> int:
+def run_doctor(arguments: list[str], voice: Voice) -> int:
     """Look at everything, and show it; return 1 when something does not work."""
-    raw = parse(parser(), arguments)
+    raw = parse(doctor_parser(), arguments)
     settings = read_settings(raw, voice)
     folder = str(Path(str(raw["folder"])).absolute()) if raw["folder"] else working_folder()
     rows = collect(checks_of(settings, folder), TIME_S)

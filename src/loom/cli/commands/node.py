@@ -9,12 +9,10 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from loom.cli.context import Voice, read_settings
 from loom.cli.flags import CACHE, CONFIG, CONTROL_FLAGS, JSON, LIMIT_UPLOAD_RATE, LISTEN_FLAGS, NODE, PEER_FLAGS, ZONE
-from loom.cli.fleet import control_certificate
 from loom.cli.output import Talk, print_json
 from loom.cli.parser import Parser, add_flags, new_parser, parse
-from loom.cli.settings import fleet_token
+from loom.cli.settings import Voice, control_certificate, fleet_token, read_settings
 from loom.errors import StoreError, UsageError
 from loom.node.node import Node, NodeOptions
 from loom.store.cache import cache_root
@@ -30,7 +28,7 @@ token: --token-file or LOOM_FLEET_TOKEN. /healthz and /metrics need none. SIGTER
 the fleet, then lets uploads end."""
 
 
-def parser() -> Parser:
+def node_parser() -> Parser:
     """Return the parser of `loom node`."""
     parser = new_parser("loom node", _TEXT, "loom node --control URL [options]")
     listen = next(flag for flag in PEER_FLAGS if flag.name == "listen")
@@ -44,9 +42,9 @@ def parser() -> Parser:
     return parser
 
 
-def run(arguments: list[str], voice: Voice) -> int:
+def run_node(arguments: list[str], voice: Voice) -> int:
     """Serve until SIGINT or SIGTERM."""
-    settings = read_settings(parse(parser(), arguments), voice)
+    settings = read_settings(parse(node_parser(), arguments), voice)
     control = settings["control"].value
     if control is None:
         raise UsageError("a node needs a control plane", "--control http://host:3000, or LOOM_CONTROL")
