@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from loom.core.freshness import Checked
 from loom.core.ranges import RangeSet, Span, chunk_span
-from loom.errors import StoreError
+from loom.errors import StoreError, StoreFull
 from loom.store.faults import faults
 from loom.store.hashing import hash_span
 from loom.store.journal import Record
@@ -240,5 +240,12 @@ class MemoryLanding:
 
 
 def _allocate(size: int) -> mmap.mmap:
-    """Return private memory of `size` bytes, or of a page for none. Raises OSError."""
+    """Return private memory of `size` bytes, or of a page for none. Raises StoreFull for more than the machine has.
+
+    Less than that can still be too much: the system tells it when the bytes arrive.
+    """
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > machine:
+        message = f"the machine has {machine / 1e6:,.0f} MB of memory and the file needs {size / 1e6:,.0f} MB"
+        raise StoreFull(message, "fetch it into a file")
     return mmap.mmap(-1, size or mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

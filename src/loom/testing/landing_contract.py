@@ -20,7 +20,7 @@ import pytest
 from loom.core.expectation import Digest, Expectation, Told
 from loom.core.headers import Version
 from loom.core.ranges import Span
-from loom.errors import NotCached
+from loom.errors import NotCached, StoreFull
 
 if TYPE_CHECKING:
     from loom.store.journal import Record
@@ -294,6 +294,14 @@ class LandingContract:
         staged.write(memoryview(DATA), 0)
         staged.record([0])
         assert staged.sync()
+
+    def test_what_cannot_fit(self, bench: Bench) -> None:
+        """More bytes than there is room for are refused before one of them arrives, and nothing is left."""
+        landing = bench.make()
+        with pytest.raises(StoreFull):
+            claim(landing, Told(Version(1 << 60, '"huge"'))).begin(Version(1 << 60, '"huge"'), CHUNK, None)
+        landing.close()
+        assert left(bench) is None
 
     # Ending
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from loom.core.options import Options
 from loom.core.reference import parse_reference
 from loom.errors import IntegrityError, OriginUnreachable
+from loom.fetching.pulling import Arriving
 from loom.fetching.session import Session
 from loom.net.pour import Pourer
-from loom.store.memory import MemoryLanding
+from loom.store.memory import MemoryLanding, StagedMemory
 from tests.fetching.kit import CHUNK
 from tests.origins.deliveries import closes
 from tests.origins.fault import once
@@ -131,3 +133,13 @@ def test_a_wrong_digest(origin) -> None:
     assert not memory.landing.is_published
     receipt = memory.fetch(sha256=hashlib.sha256(DATA).hexdigest())
     assert (receipt.resumed, memory.landing.data == DATA) == (0, True)
+
+
+def test_handed_out_from_memory() -> None:
+    """What arrives in memory goes on the shelf as memory, and stays there while a peer is served."""
+    staged = StagedMemory(len(DATA), CHUNK)
+    item = Arriving(SimpleNamespace(size=len(DATA), version=None, staged=staged))
+    staged.write(memoryview(DATA), 0)
+    opened = item.open()
+    del item, staged
+    assert opened == DATA
