@@ -3,7 +3,7 @@
     import loom
     receipt = loom.fetch("https://host/model.gguf", out="model.gguf", workers=16)
 
-Names are loaded when first used (PEP 562), so that `import loom` costs next to nothing.
+Names are loaded at their first use (PEP 562), so `import loom` costs next to nothing.
 """
 
 from __future__ import annotations

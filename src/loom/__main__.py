@@ -1,4 +1,4 @@
-"""The command `loom`. Nothing heavy is imported before it is needed: start-up is a feature."""
+"""The command `loom`. Heavy modules are imported late: a short start is a feature."""
 
 import os
 import sys
@@ -8,11 +8,11 @@ from loom.cli.streams import READER_LEFT, close_streams, open_streams, say
 
 
 def main() -> int:
-    """Run the command line of this process and return its exit code; what it printed is flushed."""
+    """Run the command line of this process and return its exit code. All output is flushed."""
     open_streams()
     try:
         code = _run(sys.argv[1:])
-    except KeyboardInterrupt:  # within the last lines of a command: what it does is done, or kept
+    except KeyboardInterrupt:  # within the last lines of a command: its work is done, or kept
         code = signals.exit_code()
     except ImportError as error:
         code = _lacks(error)
@@ -56,7 +56,7 @@ def _lacks(error: ImportError) -> int:
 
 
 def _format_json(value: object) -> str:
-    """Return texts, numbers and dictionaries of them as JSON: the module for that may be what is missing."""
+    """Return texts, numbers and dictionaries of them as JSON: the module json may be the missing one."""
     if isinstance(value, dict):
         pairs = [f"{_format_json(name)}: {_format_json(one)}" for name, one in value.items()]
         return f"{{{', '.join(pairs)}}}"
@@ -65,9 +65,9 @@ def _format_json(value: object) -> str:
 
 
 def run_and_leave() -> None:
-    """Run the command line and end the process, without taking the interpreter apart first: that costs 15 ms.
+    """Run the command line and end the process without the interpreter's own end, which costs 15 ms.
 
-    What was printed is flushed, and all else is done by then; threads that are still about are daemons.
+    All output is flushed and all work is done by then; the threads that are left are daemons.
     """
     signals.end_at_once()
     os._exit(main())

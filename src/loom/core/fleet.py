@@ -272,7 +272,7 @@ class Fleet:
         thousand cold nodes do not all ask the same holder. `sample(n, k)` returns k different numbers below n in random
         order. Nodes that REJECTORS others reject are named only if there are no others.
         """
-        return [_replica(node, node.holdings[model]) for node in self._best(model, limit, sample, zone, but)]
+        return [node.replica(model) for node in self._best(model, limit, sample, zone, but)]
 
     def show(
         self, model: str, limit: int, sample: Sample, zone: str | None, but: str, show: Callable[[Replica], bytes]
@@ -285,7 +285,7 @@ class Fleet:
         for node in self._best(model, limit, sample, zone, but):
             shown = node.shown.get(model)
             if shown is None:
-                shown = node.shown[model] = show(_replica(node, node.holdings[model]))
+                shown = node.shown[model] = show(node.replica(model))
             found.append((shown, node.leases.get(model, node.expires_at)))
         return found
 
@@ -319,7 +319,7 @@ class Fleet:
     def inventory(self, name: str) -> list[Replica]:
         """Return the holdings of a node, by model."""
         node = self._nodes.get(name)
-        return [_replica(node, node.holdings[model]) for model in sorted(node.holdings)] if node else []
+        return [node.replica(model) for model in sorted(node.holdings)] if node else []
 
     def node(self, name: str) -> NodeSummary | None:
         """Return the summary of a node."""
@@ -361,29 +361,18 @@ class Fleet:
     def changes(self) -> Iterator[Change]:
         """Yield changes that turn an empty Fleet into this one, leases with their ends."""
         for node in self._nodes:
-            held = [(model, holding) for model, holding in node.holdings.items()]
-            if node.expires_at is not None:
-                inventory = tuple(holding for model, holding in held if model not in node.leases)
-                yield Beat(node.key, node.expires_at, node.address, node.zone, node.load, node.served, inventory)
-            for model, holding in held:
-                if model in node.leases:
-                    yield Registered(node.key, holding, node.address, node.zone, node.leases[model])
+            yield from node.changes()
 
     def _partial(self, search: str) -> Iterator[Replica]:
         for model, holders in self._models.items():
             is_found = search.lower() in model.lower()
             for node in holders.partial():
                 if is_found or node.matches(search):
-                    yield _replica(node, node.holdings[model])
+                    yield node.replica(model)
 
     def _summary(self, node: Node) -> NodeSummary:
-        fetching = sum(1 for holding in node.holdings.values() if holding.state == "partial")
-        counts = node.load, node.served + sum(node.fetch_served.values()), len(node.holdings), fetching
-        return NodeSummary(
-            node.name, node.address, node.zone, *counts, node.expires_at, len(self.rejections.of(node.key)),
-            node.identity, self._nodes.count_others(node), node.version,
-            self.fetches.failures_of(node.key),
-        )  # fmt: skip
+        key = node.key
+        return node.summary(len(self.rejections.of(key)), self._nodes.count_others(node), self.fetches.failures_of(key))
 
     def _model(self, model: str) -> ModelSummary:
         holders = self._models[model]
@@ -395,10 +384,3 @@ class Fleet:
 def _growth(before: int, after: int) -> int:
     """Return a counter's growth; one that is lower than before was reset."""
     return after - before if after >= before else after
-
-
-def _replica(node: Node, holding: Holding) -> Replica:
-    return Replica(
-        node.name, holding.address or node.address, node.zone, node.load, holding, node.end_of(holding.model),
-        node.identity,
-    )  # fmt: skip

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from loom.core.changes import Beat, Registered
 from loom.core.names import split_key
+from loom.core.summaries import NodeSummary, Replica
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +50,30 @@ class Node:
     def end_of(self, model: str) -> float | None:
         """Return the end of a holding, None for no end."""
         return self.leases.get(model, self.expires_at)
+
+    def replica(self, model: str) -> Replica:
+        """Return a holding together with this node."""
+        it = self.holdings[model]
+        return Replica(
+            self.name, it.address or self.address, self.zone, self.load, it, self.end_of(model), self.identity
+        )
+
+    def summary(self, rejected_by: int, namesakes: int, failed: int) -> NodeSummary:
+        """Return the summary of this node. The arguments are those of NodeSummary."""
+        fetching = sum(1 for holding in self.holdings.values() if holding.state == "partial")
+        counts = self.load, self.served + sum(self.fetch_served.values()), len(self.holdings), fetching
+        return NodeSummary(
+            self.name, self.address, self.zone, *counts, self.expires_at, rejected_by, self.identity, namesakes,
+            self.version, failed,
+        )  # fmt: skip
+
+    def changes(self) -> Iterator[Beat | Registered]:
+        """Yield changes that turn an empty Fleet into one with this node."""
+        if self.expires_at is not None:
+            inventory = tuple(holding for model, holding in self.holdings.items() if model not in self.leases)
+            yield Beat(self.key, self.expires_at, self.address, self.zone, self.load, self.served, inventory)
+        for model, end in self.leases.items():
+            yield Registered(self.key, self.holdings[model], self.address, self.zone, end)
 
     def matches(self, search: str) -> bool:
         """Return whether name, zone or address contains a text; case does not count."""

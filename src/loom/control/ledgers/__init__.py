@@ -1,1 +1,1 @@
-"""Ledgers: what puts changes into one order and keeps them; the port (ledger), SQLite and Redis."""
+"""Ledgers, which put changes into one order and keep them: the port (ledger), SQLite and Redis."""
