@@ -37,7 +37,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a fetch ended. outcome: one of loom.core.fetches.OUTCOMES or REASONS. at: seconds of the ledger's clock."""
+    """The end of a fetch. outcome: one of loom.core.fetches.OUTCOMES or REASONS. at: seconds of the ledger's clock."""
 
     outcome: str
     elapsed_s: float

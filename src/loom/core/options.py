@@ -42,7 +42,7 @@ LINKS = ("auto", "hard", "reflink", "symlink", "copy")
 """Ways in which an output gets its bytes from the cache."""
 
 CERTIFICATES = (("cert", "key"), ("proxy_cert", "proxy_key"), ("control_cert", "control_key"))
-"""The fields of a client certificate, each with that of its private key."""
+"""Fields of client certificates, each with that of its private key."""
 
 MAX_AGE_S = 100 * 365 * 86400.0
 
