@@ -284,7 +284,7 @@ def test_a_lost_connection_is_told_and_found_again(browser, tmp_path) -> None:
             page = stack.enter_context(visit(browser, plane.url, LOST))
             expect(row(page, "nodes", "a")).to_be_visible()
         expect(page.locator("#status")).to_have_text("Connection lost")
-        expect(page.locator("#age")).to_contain_text("what is shown is")
+        expect(page.locator("#age")).to_contain_text("this view is")
         expect(row(page, "nodes", "a")).to_be_visible()
         again = stack.enter_context(running(tmp_path, port=plane.address[1]))
         again.post("/register", node="b", model="m")

@@ -1,4 +1,4 @@
-"""What a fetch reports: while it runs (Progress) and when it is done (Receipt)."""
+"""Reports of a fetch: snapshots while it runs (Progress), and its result (Receipt)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ class Progress:
     """A snapshot of a running fetch. All sizes are bytes.
 
     phase: "checking" (the origin is asked whether the cached file is current), "connecting", "fetching", "verifying",
-        "copying" (from the cache to the output) or "waiting" (another process is fetching the same; `received` is what
-        it has on record), and once, at the end, "done".
-    size: None while, or if, the origin does not tell.
-    received: bytes in place, `resumed` among them; never more than size.
-    bytes_per_second: mean over the last few seconds; 0.0 when nothing moves.
+        "copying" (from the cache to the output) or "waiting" (another process is fetching the same file; `received` is
+        then the bytes in its journal), and once, at the end, "done".
+    size: None until the origin tells it, or if it never does.
+    received: bytes in place, those of `resumed` included; never more than size.
+    bytes_per_second: mean over the last few seconds; 0.0 when no bytes come.
     workers: requests under way now.
-    retries: requests tried again so far.
-    note: why nothing moves ("throttled by the origin, next try in 4 s"), or how much of what has arrived is hashed;
-        empty when there is nothing to say.
-    fetched: bytes that the origin has sent, also those that were of no use.
+    retries: requests tried again until now.
+    note: why no bytes come ("throttled by the origin, next try in 4 s"), or how many of the received bytes are hashed;
+        mostly empty.
+    fetched: bytes that the origin has sent, also those that were not used.
     """
 
     phase: str
@@ -36,16 +36,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one fetch did. Sizes are bytes; every field is documented in docs/receipt.md.
+    """The result of one fetch. Sizes are bytes; every field is documented in docs/receipt.md.
 
     url: the reference, with secrets (user info, signed query values) blanked out.
     out: the absolute path of the file.
     size: bytes in the file.
-    elapsed_s: from the call to the file standing under its name.
-    bytes_per_second: bytes fetched now / elapsed_s.
+    elapsed_s: seconds from the call until the file has its name.
+    bytes_per_second: bytes fetched in this call / elapsed_s.
     requests: HTTP requests sent, redirects included.
-    retries: how many of them repeated one that failed.
-    workers: the most requests that were under way at once, those to peers among them.
+    retries: requests that repeated a failed one.
+    workers: most requests that were under way at once, those to peers included.
     ranges: False when the file came as one stream: the origin ignores ranges, or neither an ETag pins their bytes nor a
         digest proves them.
     sources: bytes taken from each kind of source, for instance {"origin": 2700000000} or {"origin": 160000000, "peers":
@@ -54,20 +54,20 @@ class Receipt:
     outcome: "fetched", "resumed", "cached" (a hit) or "present" (the file was there and is current).
     link: how the file got its bytes from the cache: "hard" (link), "reflink", "copy", "symlink", "kept" (it was that
         link already) or "none" (the cache was not used).
-    link_note: why it is not a better kind of link; empty when there is none.
-    digest: "sha256:..." of the content, when it was verified against that or the cache has computed it; else None.
-    version: the origin's validator that pinned the bytes, for instance its ETag; None when it gave none.
-    replicas: how many other nodes have (some of) the model, as the control plane said; None when it was not asked, or
-        did not answer in time.
-    peers: bytes taken from each peer, by its node's name; empty when none were.
-    unconfirmed: of these, bytes that no other node could vouch for, in whole units; 0 when the digest was verified.
-    verified_by: the digest that the bytes were compared with, and who told it: "sha256 given by --sha256" or, from the
-        origin, "sha256 told by X-Linked-ETag of hub.example"; None when there was none.
-    checked: how it is known that the file is what the URL names now: "origin" (it said so in this fetch, or sent it),
-        "digest" (the caller named it), "immutable" (the URL names a commit, a digest or one version), "trusted" (it is
-        from the cache, and the origin was not asked), "no answer" (the origin was asked and did not answer: it is what
-        the cache held, or what peers call current).
-    warnings: sentences worth a human's look; mostly empty.
+    link_note: why a better kind of link was not possible; empty if it is the best one.
+    digest: "sha256:..." of the content, if it was verified or the cache has computed it; else None.
+    version: the origin's validator that pinned the bytes, for instance its ETag; None without one.
+    replicas: how many other nodes have all or a part of the model, by the control plane; None when it was not asked, or
+        did not reply in time.
+    peers: bytes taken from each peer, by its node's name.
+    unconfirmed: bytes of these that no other node could vouch for, in whole units; 0 when the digest was verified.
+    verified_by: the digest that the bytes were compared with, and its origin: "sha256 given by --sha256" or
+        "sha256 told by X-Linked-ETag of hub.example"; None without a digest.
+    checked: why the file counts as current: "origin" (the origin confirmed it in this fetch, or sent it), "digest" (the
+        caller gave its digest), "immutable" (the URL names a commit, a digest or one version), "trusted" (it is from
+        the cache, and the origin was not asked), "no answer" (the origin was asked and did not reply: the file is from
+        the cache, or of the version that most peers tell).
+    warnings: sentences for people; mostly empty.
     """
 
     url: str

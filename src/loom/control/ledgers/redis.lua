@@ -1,11 +1,11 @@
--- Commit a batch of changes, whole, and tell everybody who follows.
+-- Commit a batch of changes, whole or not at all, and add it to the stream.
 --
 -- KEYS  epoch, number, batches (stream), nodes, inventories, registered, lists (hashes), leases (sorted set)
 -- ARGV  the epoch that the writer knows, the batch (msgpack), how many batches the stream keeps, the writer's name
 --
 -- nodes        node -> {a address, z zone, l load, s served, e when its lease ends}, as msgpack
 -- inventories  node -> what its heartbeats list, {{model, facts}, ...}, as msgpack
--- registered   node "\n" model -> facts of what was registered; whatever is in here is in no inventory
+-- registered   node "\n" model -> facts of a registration; a model in here is in no inventory
 -- lists        node -> the models that it has in `registered`, as msgpack
 -- leases       "n\n" node, "r\n" node "\n" model, scored by when they end
 --
@@ -17,8 +17,8 @@ if redis.call('GET', EPOCH) ~= ARGV[1] then
   return redis.error_reply('EPOCH the registry has another one')
 end
 
--- A script that fails is not undone: what can fail (a key is of another type, the batch is no msgpack, no memory, the
--- stream is ahead) comes before what changes a fact. So a batch without changes tells whether one with them would be kept.
+-- A script that fails is not undone. So all steps that can fail (a key is of another type, the batch is no msgpack, no
+-- memory, the stream is ahead) come before the first change of a fact. An empty batch tests whether others would be kept.
 for _, hash in ipairs({NODES, INVENTORIES, REGISTERED, LISTS}) do redis.call('HLEN', hash) end
 redis.call('ZCARD', LEASES)
 local changes = cmsgpack.unpack(ARGV[2])
@@ -40,13 +40,13 @@ local function write(key, node, list)
   end
 end
 
--- The nodes that the batch speaks of: read when first needed and written once, in the end, for it may say two thousand
--- things about one node with four thousand models.
+-- The nodes of the batch: read at first need and written once, in the end, because a batch may have two thousand changes of
+-- one node with four thousand models.
 --
 -- place       as in `nodes`
--- inventory   what its heartbeats list, if that is known here
--- withdrawn   model -> true: in the inventory no more
--- registered  model -> true, as in `lists`, if that is known here
+-- inventory   the models that its heartbeats list, if already read
+-- withdrawn   model -> true: no longer in the inventory
+-- registered  model -> true, as in `lists`, if already read
 local touched = {}
 
 local function registered_of(node)
@@ -72,7 +72,7 @@ local function node_of(name)
     node = {name = name, place = read(NODES, name) or {l = 0, s = 0}, withdrawn = {}}
     touched[name] = node
   end
-  -- What it had under a lease that is over: a new one must not bring it back.
+  -- A new lease must not bring back the holdings of one that has ended.
   if node.place.e and node.place.e <= now then forget_lease(node) end
   return node
 end
@@ -148,7 +148,7 @@ local function write_node(node)
   end
 end
 
-local function pass_on() end -- a rejection is kept by nobody
+local function pass_on() end -- a rejection is not kept
 
 local apply = {b = beat, r = register, w = withdraw, l = leave, x = pass_on}
 for _, change in ipairs(changes) do apply[change.k](node_of(change.n), change) end

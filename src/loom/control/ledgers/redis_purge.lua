@@ -1,7 +1,7 @@
--- Remove what has ended long ago, by Redis's own clock. Nobody is told: it ended for everybody at the same time. A lease
--- that was renewed in the meantime has another score, and is left alone.
+-- Remove leases that ended some time ago, by Redis's own clock. This is no change for the stream: every control plane ended
+-- them at the same time. A lease that was renewed since has another score, and stays.
 --
--- KEYS as in redis.lua. ARGV  seconds since the end, how many leases at most. Returns how many there were.
+-- KEYS as in redis.lua. ARGV  seconds since the end, most leases. Returns how many were removed.
 
 local _, _, _, NODES, INVENTORIES, REGISTERED, LISTS, LEASES = unpack(KEYS)
 local now = tonumber(redis.call('TIME')[1])

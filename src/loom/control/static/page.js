@@ -1,6 +1,6 @@
 // The page of Loom's control plane: one stream of views (/events), and rows that change only where a view differs.
 //
-// What comes from the fleet is a stranger's word: it is set as text, never as markup. Rows are keyed, so focus, open
+// Data of the fleet may come from a stranger: it is set as text, never as markup. Rows are keyed, so focus, open
 // details and scrolling stay while numbers move. The token is in sessionStorage and in one header, nowhere else.
 
 import {
@@ -8,16 +8,16 @@ import {
 } from "./table.js";
 
 const BACKOFF_S = [1, 2, 5, 10];
-const SILENT_MS = 40_000; // the control plane says something every 15 s: a connection that does not is dead
+const SILENT_MS = 40_000; // the control plane sends every 15 s: a silent connection is dead
 const STALLED_MS = 30_000;
 const WINDOW_MS = 20_000; // nodes report every few seconds: a rate over less would jump
 const LEASES_EVERY_MS = 5000;
-const MAX_ROWS = 500; // what the control plane puts into one view
+const MAX_ROWS = 500; // rows that the control plane puts into one view
 const MAX_HELD = 200; // rows of an opened node
 
 const root = document.documentElement;
 
-// What is shown
+// Columns and details
 
 const column = (label, value, more = {}) => ({ label, value, ...more });
 const number = (label, value, text = (it) => count(value(it)), kind = "") =>
@@ -250,7 +250,7 @@ function reveal(id) {
 // The stream
 
 let link = new AbortController();
-let heardAt = 0; // when the control plane last said something
+let heardAt = 0; // when the control plane last sent something
 let shownAt = 0;
 const retry = { timer: 0, tries: 0, at: 0 };
 
@@ -258,7 +258,7 @@ function storage(kind) {
   try {
     return window[kind];
   } catch {
-    return {}; // the browser keeps nothing for this page: then it lasts as long as the page
+    return {}; // without the browser's storage it lasts as long as the page
   }
 }
 const [session, local] = [storage("sessionStorage"), storage("localStorage")];
@@ -335,16 +335,16 @@ let leasesAt = 0;
 function tick() {
   const now = performance.now();
   const again = retry.at ? `, again in ${formatTime(Math.max(0, retry.at - now) / 1000)}` : ", trying again";
-  const age = shown ? `; what is shown is ${formatTime((now - shownAt) / 1000)} old` : "";
+  const age = shown ? `; this view is ${formatTime((now - shownAt) / 1000)} old` : "";
   setText($("age"), root.dataset.state === "lost" ? again + age : "");
   if (root.dataset.state !== "live" || document.hidden) return;
   if (shown?.failures.length) showFailures();
   if (now - Math.max(shownAt, leasesAt) > LEASES_EVERY_MS) {
-    leasesAt = now; // how long leases have left is no news to the server
+    leasesAt = now; // the server sends no view only because leases have less time left
     tables.nodes.refreshOpen();
   }
   if (now - heardAt > SILENT_MS) lose("Connection lost");
-  else if (shown?.fetches.length && now - shownAt > 2000) show(shown); // a fetch that stalls is no news to the server
+  else if (shown?.fetches.length && now - shownAt > 2000) show(shown); // the server sends no view when a fetch stalls
 }
 
 // The token

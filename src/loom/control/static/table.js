@@ -1,4 +1,4 @@
-// Words, elements and tables of Loom's page. Rows are keyed: those whose item is what it was are not touched, so focus,
+// Words, elements and tables of Loom's page. Rows are keyed: rows whose item is unchanged are not touched, so focus,
 // open details and scrolling stay while numbers move. Text is set as text, never as markup.
 
 export const $ = (id) => document.getElementById(id);
@@ -250,7 +250,7 @@ export function step(tr, direction) {
   return tr?.querySelector("button");
 }
 
-/** Make a row's button the one of its table at which Tab stops: nobody wants to pass five hundred. */
+/** Make a row's button the only one of its table at which Tab stops: five hundred stops would be too many. */
 export function reach(button) {
   button?.closest("tbody").querySelector("button[tabindex='0']")?.setAttribute("tabindex", -1);
   button?.setAttribute("tabindex", 0);
