@@ -227,3 +227,34 @@ def test_without_a_handler_nothing_is_printed(
     """A library is silent unless its program wants to hear it."""
     loom.fetch(origin.put("/m.gguf", Thing(DATA)), tmp_path / "m.gguf", **FAST)
     assert capfd.readouterr() == ("", "")
+
+
+# Many files
+
+
+def test_a_session_keeps_its_connection_and_its_choices(origin: Origin, tmp_path: Path) -> None:
+    """What is given to the session holds for every file; what is given with a file holds for that one."""
+    with loom.Session(no_cache=True, token="all", **FAST) as session:
+        for name, token in (("a", None), ("b", "own")):
+            session.fetch(origin.put(f"/{name}", Thing(DATA[:1000])), tmp_path / name, token=token)
+    assert [request.head.fields["authorization"] for request in origin.requests] == ["Bearer all", "Bearer own"]
+    assert origin.connections == 1
+
+
+def test_a_session_looks_its_settings_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `fetch` does, unless it is given Options: then nothing else counts."""
+    monkeypatch.setenv("LOOM_OFFLINE", "1")
+    with loom.Session() as session, pytest.raises(loom.NotCached):
+        session.fetch("http://127.0.0.1:9/x", tmp_path / "x")
+    with loom.Session(options=Options(retries=0)) as session, pytest.raises(loom.OriginUnreachable):
+        session.fetch("http://127.0.0.1:9/x", tmp_path / "x")
+    with pytest.raises(TypeError, match="not both"):
+        loom.Session(options=Options(), workers=3)
+
+
+def test_a_word_that_is_no_choice_is_a_type_error_in_a_session() -> None:
+    """In the session's own call, and in that for one file."""
+    with pytest.raises(TypeError, match="wrokers"):
+        loom.Session(wrokers=3)
+    with loom.Session() as session, pytest.raises(TypeError, match="wrokers"):
+        session.fetch("http://127.0.0.1:9/x", wrokers=3)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as type checkers take it; importing typing costs 10 ms
 if TYPE_CHECKING:
+    from loom.api import Session as Session
     from loom.api import fetch as fetch
     from loom.api import fetch_async as fetch_async
     from loom.core.options import Options as Options
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "fetch": "loom.api",
     "fetch_async": "loom.api",
+    "Session": "loom.api",
     "Options": "loom.core.options",
     "Progress": "loom.core.receipt",
     "Receipt": "loom.core.receipt",

@@ -1,4 +1,4 @@
-"""The library's front door: `fetch` and `fetch_async`, with the settings that the command would use.
+"""The library's front door: `fetch`, `fetch_async` and `Session`, with the settings that the command would use.
 
     call -> settings (argument > LOOM_* > config.toml > default) -> loom.fetching.session -> Receipt
 
@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +105,55 @@ def _options(options: Options | None, given: dict[str, Any]) -> Options:
     from loom.core import options as choices
 
     return choices.Options(**(read_choices(os.environ) | given))
+
+
+class Session:
+    """Fetches many files over the same connections, threads and port, which stay until the `with` block ends.
+
+        with loom.Session(workers=16) as session, ThreadPoolExecutor(4) as threads:
+            receipts = list(threads.map(session.fetch, urls))
+
+    options, choices: as for `loom.fetch`, for every file. What is not given is looked up once, here.
+
+    Threads: `fetch` may be called from any number of threads at once. An error, Ctrl-C and `cancel` end the one fetch
+    that they happen to. The end of the block cancels fetches that are still under way: they raise Cancelled and keep
+    what has arrived. A forked child may go on using the session; it opens connections of its own.
+    """
+
+    def __init__(self, *, options: Options | None = None, **choices: Any) -> None:
+        from loom.fetching.session import Session as Fetching
+
+        self._session = Fetching(_options(options, _said(choices)))
+
+    def __enter__(self) -> Self:
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fetch(
+        self,
+        url: str,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: threading.Event | None = None,
+        **choices: Any,
+    ) -> Receipt:
+        """Fetch one file as `loom.fetch` does. choices: fields of loom.Options that differ for this file.
+
+        Raises what `loom.fetch` raises; Cancelled when the session is closed meanwhile, UsageError when it is closed.
+        """
+        return self._session.fetch(url, out, on_progress=on_progress, cancel=cancel, **_said(choices))
+
+    def close(self) -> None:
+        """Cancel what is under way, wait for it, and free connections, threads and port."""
+        self._session.close()
+
+
+def _said(choices: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in choices.items() if value is not None}
 
 
 async def fetch_async(
