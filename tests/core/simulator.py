@@ -3,7 +3,7 @@
 Theory of operation. A heap of events stands in for the clock. Each worker asks the transfer what to do; for a Span it
 asks the origin, a function from a Request to a Reply, which says how that one request goes. Bytes flow in small
 quanta, so that the transfer sees rates as it would from a socket; several connections may share a link. Ten times a
-second the conductor cuts what is starved, as `loom.fetching.crew` does.
+second the conductor cuts what is starved, as `loom.fetching.conducting` does.
 
 While it runs, every promise that holds at all times is checked: bytes only come, a chunk is reported once and only when
 it is written, no more requests at once than workers, and it ends within a bounded number of events.

@@ -1,6 +1,6 @@
 """One entry of a session: one reference to one file, from the look into the cache to the final name.
 
-The caller's thread conducts; everything that moves bytes happens on the threads of the event loops (see crew.py).
+The caller's thread conducts; everything that moves bytes happens on the threads of the event loops (see conducting.py).
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loom.core.expectation import NOTHING_TOLD, Told
-from loom.core.faults import Fault, Remedy
+from loom.core.expectation import NOTHING_TOLD
+from loom.core.faults import Fault
 from loom.core.freshness import Checked
-from loom.core.ranges import Span
 from loom.core.receipt import Progress, Receipt
 from loom.errors import Interrupted, OriginUnreachable
-from loom.fetching.asking import ask_briefly, remark_of_age
-from loom.fetching.crew import Crew
+from loom.fetching.asking import Away, Probe, ask_briefly, asks_origin, remark_of_age
+from loom.fetching.conducting import Conductor
 from loom.fetching.reporter import Reporter
 from loom.sources.schemes import open_source
-from loom.sources.wrappers import Patience, tell_asked
 from loom.store.beside import BesideOutput
 from loom.store.landing import Doubt, NoCache, TakenOver
 from loom.store.output import check_out
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from loom.fetching.shared import Share
     from loom.fetching.transmission import Transmission
     from loom.sources.answers import Reply
-    from loom.store.journal import Record
     from loom.store.landing import Landing, Standing
 
 log = logging.getLogger("loom.fetch")
@@ -109,15 +106,6 @@ def _attempt(one: _Fetch) -> Receipt:
         one.close()
 
 
-class _OriginAway(Exception):
-    """The origin cannot be asked; `told` is what peers know."""
-
-    def __init__(self, why: str, told: Told) -> None:
-        super().__init__(why)
-        self.why = why
-        self.told = told
-
-
 class _Fetch:
     """One call of `fetch`: `run` once, then `close`."""
 
@@ -141,10 +129,10 @@ class _Fetch:
         self._source = open_source(reference, options, out.name if out else "")
         self._out = check_out(out or Path(reference.name)) if out or reference.name else None
         self._is_named = out is not None
-        self._patience = Patience(options)
+        self._probe = Probe(reference, self._source, options, self._peers)
         self._warnings: list[str] = []
         self._landing = landing
-        self._crew: Crew | None = None
+        self._conductor: Conductor | None = None
         self._transmission: Transmission | None = None
         self._probed: Reply | None = None
 
@@ -152,14 +140,9 @@ class _Fetch:
         """Look on the disk, then ask the origin, then fetch: each only when it must be."""
         landing, standing = self._look()
         if standing is None:
-            try:
-                reply: Reply | Told = self._ask(landing)
-            except _OriginAway as away:
-                reply = away.told
-                self._warn(f"the origin cannot be asked ({away.why}): peers said what is current")
-            told = reply if isinstance(reply, Told) else reply.told
-            standing = landing.confirm(told) or self._transmit(landing, reply)
-            if isinstance(reply, Told):
+            found = self._ask(landing)
+            standing = landing.confirm(found.told) or self._transmit(landing, found)
+            if isinstance(found, Away):
                 standing = dataclasses.replace(standing, checked=Checked.NO_ANSWER)
         return self._receipt(landing, standing)
 
@@ -187,51 +170,53 @@ class _Fetch:
         Peers and the control plane hear nothing of it: as a rule it is a hit.
         """
         self._report.checking()
-        crew = self._hire()
+        conductor, timeout_s = self._conduct(), self._options.timeout_s
         try:
-            reply = crew.run(ask_briefly(self._source, crew.first_pool, doubt.version, self._options.timeout_s))
+            reply = conductor.run(ask_briefly(self._source, conductor.first_pool, doubt.version, timeout_s))
         except Fault as fault:
             self._warn(doubt.explain(fault.error.message))
             return doubt.clear(None)
         self._warn_of_age(reply)
-        reply.response.connection.close()
+        conductor.release(reply.response)
         return doubt.clear(reply.told)
 
     def _warn_of_age(self, reply: Reply) -> None:
         if remark := remark_of_age(reply, self._options):
             self._warn(remark)
 
-    def _ask(self, landing: Landing) -> Reply:
-        """Send the first request, on a crew that stays for the rest."""
+    def _ask(self, landing: Landing) -> Reply | Away:
+        """Send the first request."""
         self._report.connecting()
-        crew = self._crew or self._hire()
+        conductor = self._conduct()
         if self._announcer is not None:
             self._announcer.begin()
-        asking = crew.start(self._probe(crew, landing.record, landing.have))
+        asking = conductor.start(self._probe.ask(conductor, landing.record, landing.have))
         import loom.fetching.transmission  # noqa: F401 - a round trip is as good a time for it as any
 
-        reply = self._probed = crew.wait(asking)
-        if self._asks_origin:
-            self._warn_of_age(reply)
-        return reply
+        found = conductor.wait(asking)
+        if isinstance(found, Away):
+            self._warn(f"the origin cannot be asked ({found.why}): peers said what is current")
+            return found
+        self._probed = found
+        if asks_origin(self._options):
+            self._warn_of_age(found)
+        return found
 
-    def _hire(self) -> Crew:
-        decrypts = self._reference.endpoint.scheme != "http"
-        self._crew = Crew(self._share.take(), self._options, self._tick, decrypts=decrypts)
-        return self._crew
+    def _conduct(self) -> Conductor:
+        """Return the conductor of this fetch: from now on it has a part in what the process shares."""
+        if self._conductor is None:
+            decrypts = self._reference.endpoint.scheme != "http"
+            self._conductor = Conductor(self._share.take(), self._options, self._tick, decrypts=decrypts)
+        return self._conductor
 
-    def _transmit(self, landing: Landing, reply: Reply | Told) -> Standing:
+    def _transmit(self, landing: Landing, found: Reply | Away) -> Standing:
         from loom.fetching.transmission import Transmission
 
-        crew, warn = self._crew, self._warn
-        if crew is None:
-            raise RuntimeError("nobody has been asked")
         one = self._transmission = Transmission(
-            self._reference, self._source, self._options, landing, self._report, self._peers, crew, warn
-        )
-        if isinstance(reply, Told):
-            return one.run_spans(reply.version, None)
-        return one.run(reply)
+            self._reference, self._source, self._options, landing, self._report, self._peers,
+            self._conduct(), self._warn,
+        )  # fmt: skip
+        return one.run_spans(found.told.version, None) if isinstance(found, Away) else one.run(found)
 
     def _warn(self, text: str) -> None:
         """Tell it in the receipt, and at once in the log."""
@@ -241,10 +226,10 @@ class _Fetch:
     def close(self) -> None:
         """Stop what still runs, keep what has arrived, and give back connections, files and locks, in this order."""
         self._keep()
-        if self._crew is not None:
+        if self._conductor is not None:
             if self._probed is not None:
-                self._crew.release(self._probed.response)  # its body may have been of no use
-            self._crew.close()
+                self._conductor.release(self._probed.response)  # its body may have been of no use
+            self._conductor.close()
         if self._transmission is not None:
             self._transmission.close()
         if self._landing is not None:
@@ -252,52 +237,10 @@ class _Fetch:
 
     def _keep(self) -> None:
         """End every task of this fetch, for one that runs may write; then put on record all that has arrived."""
-        if self._crew is not None:
-            self._crew.stop()
+        if self._conductor is not None:
+            self._conductor.stop()
         if self._transmission is not None:
             self._transmission.keep()
-
-    # The first request
-
-    async def _probe(self, crew: Crew, record: Record | None, have: Version | None) -> Reply:
-        """Ask for what is missing of the first unfinished chunk, with the same patience as for every other one."""
-        span = self._first_span(record)
-        reply = await self._patience.persist(lambda: self._ask_anybody(crew, span, have))
-        if span.start and reply.span == (0, 0) and reply.version.size:
-            reply.response.connection.close()
-            span = Span(0, self._options.chunk_size)  # it has shrunk since: begin at the beginning
-            reply = await self._patience.persist(lambda: self._source.probe(crew.first_pool, span, have))
-        return reply
-
-    async def _ask_anybody(self, crew: Crew, span: Span, have: Version | None) -> Reply:
-        """Ask the origin; when that is in vain, and might not be another time, ask peers. Raises Fault, _OriginAway."""
-        tell_asked(span, self._reference.endpoint.authority)
-        try:
-            return await self._source.probe(crew.first_pool, span, have, past_caches=self._asks_origin)
-        except Fault as fault:
-            if fault.remedy is Remedy.NONE or self._peers is None:
-                raise
-            version = await self._peers.resolve(crew.peers_pool, self._reference.key)
-            if version is None or not (version.can_pin or self._options.sha256):
-                raise
-            raise _OriginAway(fault.error.message, Told(version)) from fault
-
-    @property
-    def _asks_origin(self) -> bool:
-        """Whether the user wants to know what the origin has now: then a shared cache's answer is not enough."""
-        return self._options.revalidate or self._options.max_age_s is not None
-
-    def _first_span(self, record: Record | None) -> Span:
-        """Return the first bytes that are missing; the first byte when none is: an empty range would be a 416."""
-        if self._peers is not None and self._peers.has_company:
-            return Span(0, 1)  # it tells the size and the version; the bytes may come from peers
-        if record is None:
-            return Span(0, self._options.chunk_size)
-        gaps = record.have().missing(0, record.version.size or 0)
-        if not gaps:
-            return Span(0, 1)
-        start, end = gaps[0]
-        return Span(start, min(end, (start // record.chunk_size + 1) * record.chunk_size))
 
     # The end
 
@@ -316,7 +259,7 @@ class _Fetch:
             elapsed_s=round(elapsed_s, 6),
             bytes_per_second=round((fetched + taken) / elapsed_s, 1),
             requests=self._source.requests + (sent.requests_to_peers if sent else 0),
-            retries=(sent.retries if sent else 0) + self._patience.retries,
+            retries=(sent.retries if sent else 0) + self._probe.patience.retries,
             workers=sent.workers if sent else min(self._source.requests, 1),
             ranges=sent is None or sent.stream is None,
             sources=self._sources(version, outcome, fetched),
@@ -366,5 +309,5 @@ class _Fetch:
 
     def _tick(self) -> None:
         stream = self._transmission.stream if self._transmission is not None else None
-        self._report.note = self._patience.note or (stream.patience.note if stream else "")
+        self._report.note = self._probe.patience.note or (stream.patience.note if stream else "")
         self._report.now()

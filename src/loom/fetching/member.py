@@ -186,9 +186,10 @@ class Member:
 
     def close(self) -> None:
         """Leave files to a process of its own if peers may want them; then free the threads and the port."""
-        if self._lingering is not None:
-            self._pass_on(self._lingering)
-            self._lingering.close()
+        staying, self._lingering = self._lingering, None  # first: an interrupted call passes nothing on twice
+        if staying is not None:
+            self._pass_on(staying)
+            staying.close()
         self.renewal.close(0.0 if self.renewal.is_busy else LEAVE_S)  # busy: it has been waited for already
         if self._server is not None:
             self._server.stop()

@@ -101,8 +101,8 @@ class Peers:
             puller.learn(listed, homes)
 
     @property
-    def has_company(self) -> bool:
-        """Whether anybody else has, or is fetching, the model."""
+    def are_there(self) -> bool:
+        """Whether another node has, or is fetching, the model."""
         with self._lock:
             return bool(self._listed)
 

@@ -68,8 +68,8 @@ class Shared:
 
     # Loops
 
-    def hire(self, workers: int, *, decrypts: bool) -> Tasks:
-        """Return room for the tasks of one fetch, on the loops that the fewest others use; `dismiss` it in the end.
+    def take_loops(self, workers: int, *, decrypts: bool) -> Tasks:
+        """Return room for the tasks of one fetch, on the loops that the fewest others use; `give_back` in the end.
 
         A fetch alone always gets the first loops, so the next one finds the connections that this one leaves.
         Raises RuntimeError when the system allows no more threads.
@@ -82,13 +82,13 @@ class Shared:
             self._busy.update(numbers)
             return Tasks(self._loops, numbers)
 
-    def dismiss(self, tasks: Tasks) -> None:
-        """Take back what `hire` gave out; its tasks have ended."""
+    def give_back(self, tasks: Tasks) -> None:
+        """Take back what `take_loops` gave out; its tasks have ended."""
         with self._lock:
             self._busy = self._busy - Counter(tasks.numbers)
             del self._workers[tasks]
 
-    def employ(self, tasks: Tasks, workers: int) -> int:
+    def note_workers(self, tasks: Tasks, workers: int) -> int:
         """Note that a fetch uses that many workers at once; return how many the other fetches use."""
         with self._lock:
             self._workers[tasks] = workers

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from loom.core.ranges import Span
     from loom.core.reference import Reference
     from loom.core.source import Answer
-    from loom.fetching.crew import Crew
+    from loom.fetching.conducting import Conductor
     from loom.fetching.peers import Peers
     from loom.fetching.pulling import Puller
     from loom.fetching.reporter import Reporter
@@ -60,7 +60,7 @@ class Transmission:
         landing: Landing,
         report: Reporter,
         peers: Peers | None,
-        crew: Crew,
+        conductor: Conductor,
         warn: Callable[[str], None],
     ) -> None:
         self._reference = reference
@@ -69,7 +69,7 @@ class Transmission:
         self._landing = landing
         self._report = report
         self._peers = peers
-        self._crew = crew
+        self._conductor = conductor
         self._warn = warn
         self.verifier = Verifier(reference.shown, options.sha256, report.verifying)
         self.job: Job | None = None
@@ -168,7 +168,7 @@ class Transmission:
             key = version_key(reference, version.etag, version.last_modified, size)
             digest = options.sha256 or self.verifier.expected.sha256
             self._puller = self._peers.join(
-                job, self._crew.peers_pool, key, reference, digest, is_hearsay=first is None
+                job, self._conductor.peers_pool, key, reference, digest, is_hearsay=first is None
             )
         self.verifier.hash(size, job.front, staged, is_for_cache=landing.wants_digest)
         if not job.is_complete or self._puller is not None:
@@ -179,7 +179,7 @@ class Transmission:
         workers = self._fitting_workers(job.useful_workers())
         is_adopted = first is not None and job.adopt(0, first[0])
         try:
-            self._crew.work(job, workers, first if is_adopted else None, self._puller)
+            self._conductor.work(job, workers, first if is_adopted else None, self._puller)
         except IntegrityError:
             self._landing.discard()
             raise
@@ -207,13 +207,13 @@ class Transmission:
         if why:
             self._warn(f"{why}: fetched as one stream, which cannot be resumed")
         try:
-            self._crew.run(stream.run(self._crew.first_pool, reply))
+            self._conductor.run(stream.run(self._conductor.first_pool, reply))
         except StoreFull as error:
             self.close()
             self._landing.discard()
             raise StoreFull(error.message, "make room and run the same command again: it begins anew") from error
         except BaseException:
-            self._crew.stop()  # first: its tasks write to the file that is closed now
+            self._conductor.stop()  # first: its tasks write to the file that is closed now
             self.close()
             self._landing.discard()
             raise
@@ -234,7 +234,7 @@ class Transmission:
             self.verifier.hash(stream.size, front, staged, is_for_cache=self._landing.wants_digest)
 
     def _fitting_workers(self, wanted: int) -> int:
-        fitting = self._crew.fitting_workers(wanted)
+        fitting = self._conductor.fitting_workers(wanted)
         if fitting < wanted:
             workers = "1 worker" if fitting == 1 else f"{fitting} workers"
             self._warn(f"{workers} instead of {wanted}: the limit on open files (ulimit -n) is low")
@@ -295,7 +295,7 @@ class Transmission:
         taken = [(span, peer, hash_span(staged.read, span)) for span, peer in job.came_from()]
         transfer = Transfer(size, self._options, (), random.random, self._source.round_trip_s, suspect.missing(0, size))
         again = self._again = self._report.job = Job(job.source, staged, transfer, job.version)
-        self._crew.work(again, self._fitting_workers(again.useful_workers()), None)
+        self._conductor.work(again, self._fitting_workers(again.useful_workers()), None)
         liars = {peer for span, peer, before in taken if hash_span(staged.read, span) != before}
         for peer in sorted(show_nodes(liars).values()):
             self._warn(f"{peer} handed out wrong bytes: fetched again from the origin")

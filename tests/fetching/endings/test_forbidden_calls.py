@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loom.fetching.crew import fit_descriptors
+from loom.fetching.conducting import fit_descriptors
 from loom.net.loops import usable_cores
 from tests import ROOT, seccomp
 from tests.fetching.kit import CHUNK

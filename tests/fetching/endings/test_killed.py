@@ -13,7 +13,7 @@ import pytest
 import loom
 from loom.core.ranges import RangeSet
 from loom.errors import Interrupted
-from loom.fetching.crew import KEEP_LEAST
+from loom.fetching.conducting import KEEP_LEAST
 from tests.fetching.kit import CHUNK, QUICK, Served, leftovers
 from tests.origins.deliveries import Tripwire, closes
 from tests.origins.things import Thing, seeded

@@ -1,4 +1,4 @@
-"""The crew of one fetch: its workers on the loops that the process shares, conducted from the caller's thread."""
+"""Conducting one fetch: its tasks run on the loops that the process shares, the caller's thread looks after them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _OTHER_DESCRIPTORS = 64
 """File descriptors for everything but connections: the interpreter, files, pipes, loops, the embedding program."""
 
 
-class Crew:
+class Conductor:
     """Runs the coroutines of one fetch on the process's loops; the caller's thread calls `tick` meanwhile.
 
     Raises UsageError when a certificate cannot be used, RuntimeError when the system allows no more threads.
@@ -53,7 +53,7 @@ class Crew:
     def __init__(self, shared: Shared, options: Options, tick: Callable[[], None], *, decrypts: bool) -> None:
         self._shared = shared
         self._tick = tick
-        self._tasks = shared.hire(options.workers, decrypts=decrypts)
+        self._tasks = shared.take_loops(options.workers, decrypts=decrypts)
         self._options = options
         self._keys = [origin_key(options)]
         self._peers_pool: Pool | None = None
@@ -61,7 +61,7 @@ class Crew:
         try:
             self._pools = shared.origin_pools(options, self._tasks)
         except BaseException:
-            shared.dismiss(self._tasks)
+            shared.give_back(self._tasks)
             raise
 
     @property
@@ -112,7 +112,7 @@ class Crew:
 
     def fitting_workers(self, wanted: int) -> int:
         """Return how many workers the limit on open files allows, beside those of the other fetches; at least 1."""
-        return fit_descriptors(wanted, self._shared.employ(self._tasks, wanted))
+        return fit_descriptors(wanted, self._shared.note_workers(self._tasks, wanted))
 
     def _conduct(self, job: Job, runs: list[Future[None]]) -> None:
         syncer = _Syncer(job.staged)
@@ -146,7 +146,7 @@ class Crew:
                 self._tasks.call(number, pool.sweep)
             for key in self._keys:
                 self._shared.release(key)
-            self._shared.dismiss(self._tasks)
+            self._shared.give_back(self._tasks)
 
 
 class _Syncer:
