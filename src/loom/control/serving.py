@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import ssl
 import threading
 from concurrent.futures import Future
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 5.0
 """Seconds that requests under way may take once the control plane is asked to stop."""
+
+MOST_FILES = 65536
+"""Open files that a control plane asks the system for: a connection for each of a fleet's fetches."""
 
 _OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 """OpenSSL's reasons for a key that is not the certificate's; the last one for a key of another kind."""
@@ -130,10 +134,20 @@ def _no_password() -> str:
     raise UsageError("the TLS key is protected by a password", "give a key without one, readable by this user alone")
 
 
+def _allow_connections() -> None:
+    """Raise the soft limit on open files as far as it may be: each fetch under way keeps a connection."""
+    with contextlib.suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 @contextlib.asynccontextmanager
 async def running(options: ControlOptions, on_trouble: Callable[[str], None]) -> AsyncIterator[str]:
     """Run a control plane; yield its URL once it replies. Raises UsageError, RegistryError before the first reply."""
     context = options.tls_context()
+    _allow_connections()
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(one) for one in listen(options.host, options.port)]
         doors = [(one, context) for one in sockets]

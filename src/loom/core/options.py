@@ -88,9 +88,9 @@ class Options:
     revalidate: ask the origin, by one conditional request, whether the cached file is current.
     max_age_s: the same if it was last asked more than this many seconds ago. None: see docs/reference/freshness.md.
     offline: never use the network. A miss is an error.
-    limit_rate: most bytes per second that the fetch receives, from origin and peers together; 16 KiB to 1 TB. None is
-        no limit. A low limit is spread over fewer workers.
-    limit_upload_rate: most bytes per second that it sends to peers. None is no limit.
+    limit_rate: most bytes per second that all fetches of this process with the same limit receive together, from origin
+        and peers; 16 KiB to 1 TB. None is no limit. A low limit is spread over fewer workers.
+    limit_upload_rate: most bytes per second that they send to peers together. None is no limit.
     max_cache_size: most bytes in the cache: the least recently used files are evicted to make room. None is no limit.
     control: a control plane's URL: the fetch asks it for peers, and reports its progress to it. None: no control plane.
         One that is down or slow costs a fetch at most 0.3 s and a warning.
