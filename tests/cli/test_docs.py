@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from loom import errors
-from loom.cli.commands import COMMANDS, parser_of
+from loom.cli.commands import COMMANDS
 from loom.cli.document import PAGES
+from loom.cli.main import parser_of
 from tests import ROOT
 
 

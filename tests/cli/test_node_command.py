@@ -63,7 +63,10 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
             ("--control", "http://127.0.0.1:1", "--listen", "nonsense"),
             "--listen: 'nonsense' is not an IP address and a port",
         ),
-        (("--control", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"), "anybody could take what is here"),
+        (
+            ("--control", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"),
+            "every client there could take the files of this cache",
+        ),
         (("--control", "localhost:3000"), "--control"),
     )
     for words, message in cases:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loom import errors
-from loom.cli.commands import COMMANDS, parser_of
+from loom.cli.commands import COMMANDS
 from loom.cli.commands.cache import ACTIONS
 from loom.cli.flags import ALL_FLAGS, CACHE_COMMAND_FLAGS, OUT, SERVE, URL
+from loom.cli.main import parser_of
 from loom.core.receipt import Receipt
 
 if TYPE_CHECKING:

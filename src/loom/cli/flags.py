@@ -30,7 +30,7 @@ class Flag:
 
     name: its key in the configuration file; `--name` and LOOM_NAME follow from it.
     parse: turns text into the value; raises ValueError with what would be right.
-    default: the value when nobody says anything.
+    default: the value when no flag, variable or file sets it.
     metavar: what stands for the value in help; "" for a switch.
     help: one sentence, without a full stop.
     field: the field of loom.Options that it sets; "" when the command itself uses it.

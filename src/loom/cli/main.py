@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from loom.cli import signals
-from loom.cli.commands import COMMANDS, runner_of
+from loom.cli.commands import COMMANDS, MODULES
 from loom.cli.output import Talk, error_to_dict, format_error, print_json
 from loom.cli.parser import format_first_page, no_such_command
 from loom.cli.settings import Voice
@@ -17,7 +18,9 @@ from loom.errors import Interrupted, LoomError
 from loom.installation import missing_standard_module
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from loom.cli.parser import Parser
 
 
 _THAT_IMPORT_MORE = frozenset(("fetch", "original"))
@@ -83,3 +86,19 @@ def _tell(error: LoomError | Interrupted, voice: Voice) -> int:
         with contextlib.suppress(LoomError, OSError, ReaderLeft):
             print_json(error_to_dict(error))
     return error.exit_code
+
+
+def runner_of(name: str) -> Callable[[list[str], Voice], int]:
+    """Return what carries out a command."""
+    run: Callable[[list[str], Voice], int] = getattr(_module_of(name), f"run_{name}")
+    return run
+
+
+def parser_of(name: str) -> Parser:
+    """Return the parser of a command."""
+    parser: Parser = getattr(_module_of(name), f"{name}_parser")()
+    return parser
+
+
+def _module_of(name: str) -> object:
+    return import_module(f"loom.cli.commands.{MODULES.get(name, name)}")

@@ -245,7 +245,7 @@ class Talk:
         return max(20, (columns or 80) - 1)
 
     def _write(self, text: str) -> None:
-        """Write, come what may: a reader who went away must not end a download."""
+        """Write, and ignore errors: a reader that left must not end a download."""
         try:
             sys.stderr.write(text)
             sys.stderr.flush()

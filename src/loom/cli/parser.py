@@ -101,7 +101,7 @@ _USAGE = """loom fetch URL [-o FILE] [options]
 
 
 def format_first_page() -> str:
-    """Return what to show somebody who has typed nothing but `loom`: what there is, on half a screen."""
+    """Return the page for `loom` without arguments: the commands, on half a screen."""
     parser = new_parser("loom", _ABOUT, _USAGE, f"{EPILOG.partition('Every setting')[0]}\nAll options: loom --help")
     _add_commands(parser)
     return parser.format_help()

@@ -75,7 +75,7 @@ def read_settings(raw: Mapping[str, Any], voice: Voice) -> dict[str, Setting]:
 def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
     """Return the settings file's path, "" for none, and who named it: "--config", "LOOM_CONFIG" or "default".
 
-    A file that somebody named must exist; the default one need not.
+    A file that a user named must exist; the default one need not.
     """
     if given:
         return given, "--config"
@@ -228,7 +228,7 @@ def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> 
 
     While tokens are exchanged there are several, one a line: the first is sent, all of them are accepted.
     Never LOOM_TOKEN: that is what the origin gets, and neither may get the other's. Raises UsageError when the file
-    cannot be read, is empty, or holds what is no token.
+    cannot be read, is empty, or holds something else than tokens.
     """
     return _tokens_of(settings["token_file"], "LOOM_FLEET_TOKEN", environ)
 
@@ -260,9 +260,9 @@ def _tokens_of(setting: Setting, variable: str, environ: Mapping[str, str]) -> s
 
 
 def denied_hint(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str:
-    """Return what to say to whoever is refused by a control plane; "" for what that says itself.
+    """Return the hint for a refusal by a control plane; "" for its own hint.
 
-    Who set LOOM_TOKEN alone may think that it is the fleet's.
+    A user who set LOOM_TOKEN alone may think that it is the fleet's.
     """
     is_given = settings["token_file"].value or environ.get("LOOM_FLEET_TOKEN", "").strip()
     if is_given or not environ.get("LOOM_TOKEN"):

@@ -56,7 +56,7 @@ def interrupt(clear: Callable[[], None] = lambda: None) -> None:
 
 
 def insist() -> None:
-    """Raise a signal's KeyboardInterrupt anew, once, if it was lost: Python drops what is raised in a destructor."""
+    """Raise a signal's KeyboardInterrupt anew, once, if it was lost: Python drops exceptions of destructors."""
     if _came and not _is_told[0]:
         _is_told[0] = True
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr at the process's edges: closed, full, or with nobody left to read them.
+"""stdin, stdout and stderr at the process's edges: closed, full, or without a reader.
 
 Rule: this module is imported before anything else, so it imports nothing that the interpreter has not loaded already.
 """
@@ -24,7 +24,7 @@ class ReaderLeft(Exception):
 def open_streams() -> None:
     """Make sure that descriptors 0 to 2 and the streams on them exist.
 
-    Whoever starts us may have closed some (`2>&-`, a daemon): sys.stderr is None then, and the next file opened, the
+    The parent process may have closed some (`2>&-`, a daemon): sys.stderr is None then, and the next file opened, the
     model perhaps, would get the number 2 and with it whatever a library prints there.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -36,7 +36,7 @@ def open_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Write to stderr. That is only talk: a reader who has left changes nothing."""
+    """Write to stderr. That is only talk: a reader that has left changes nothing."""
     try:
         sys.stderr.write(text)
     except OSError:

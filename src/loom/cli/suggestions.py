@@ -1,7 +1,7 @@
 """What was probably meant by a word that is none of ours. Pure.
 
-Rule: a wrong guess costs more than none. Only what is a slip of the finger away is suggested, and never what starts
-something or opens it to others: a reader may run what the hint says.
+Rule: a wrong guess costs more than none. Only a word that is a slip of the finger away is suggested, and never one that
+starts something or opens it to others: a reader may run what the hint says.
 """
 
 from __future__ import annotations

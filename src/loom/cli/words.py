@@ -51,7 +51,7 @@ def printable(text: str) -> str:
 
 
 def working_folder() -> str:
-    """Return the working folder's path, as far as there is one: it may have been removed under our feet."""
+    """Return the working folder's path, "" if it was removed."""
     try:
         return os.getcwd()  # noqa: PTH109 - pathlib is not for the path of a hit
     except OSError:

@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One thing to look at. room: who looks. what: in a word or two, for a check that has found nothing in time.
+    """One thing to look at. room: the room that looks. what: in a word or two, shown when it has found nothing in time.
 
     check: looks; what it raises is told as a defect of the check. It may block: the caller bounds its time.
     """

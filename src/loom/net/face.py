@@ -111,7 +111,7 @@ class Stream(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered. fields: without Content-Length and Transfer-Encoding; "Connection: close" ends the connection.
+    """An answer. fields: without Content-Length and Transfer-Encoding; "Connection: close" ends the connection.
 
     kept: fields that an error keeps which the server sends instead (503 without a free slot, 404 for what cannot open).
     """

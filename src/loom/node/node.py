@@ -1,4 +1,20 @@
-"""A node: hands out what this machine's cache holds, and tells the control plane so, until it is stopped."""
+"""A node: hands out what this machine's cache holds, and tells the control plane so, until it is stopped.
+
+| state | event | next |
+|---|---|---|
+| starting | it listens where peers will find it, and answers them | unknown |
+| | it cannot listen, or may not without a token | ended (UsageError) |
+| unknown | the control plane takes a heartbeat that lists the cache | known |
+| known | BEAT_S are over: a heartbeat; it lists the cache if that has changed | known |
+| | the control plane has another epoch, or asks for everything | known, once it has everything |
+| | the heartbeat fails, or the cache cannot be read | in trouble |
+| in trouble | a heartbeat is taken | known |
+| | TTL_S without one | in trouble; the fleet has forgotten it, and peers are still served |
+| any | the `with` block ends | leaving |
+| leaving | withdrawn (not tried while in trouble), and uploads over or DRAIN_S past | ended |
+
+`client.renewal` has the loop of heartbeats; `Lease.trouble` tells known from in trouble.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +104,9 @@ class Node:
         host = host or shown
         if not (options.token or options.allow_anonymous or ip_address(host).is_loopback):
             hint = "give the fleet a token (LOOM_FLEET_TOKEN or --token-file), or say --allow-anonymous"
-            raise UsageError(f"{host} can be reached from elsewhere, and anybody could take what is here", hint)
+            raise UsageError(
+                f"{host} can be reached from elsewhere, and every client there could take the files of this cache", hint
+            )
         self._shelf = CacheShelf(options.cache, "fleet" if options.token else "anyone")
         listening = listen_in(host, ports)
         self._face = PeerFace(self._shelf, options.token)
@@ -122,7 +140,7 @@ class Node:
         self._server.stop(DRAIN_S)
 
     def _renew(self) -> None:
-        """Tell the control plane what is here. Raises LoomError."""
+        """Send a heartbeat, and tell of refused peers. Raises LoomError."""
         try:
             self._beat()
         except OSError as error:
@@ -144,7 +162,7 @@ class Node:
         return format_families(node_metrics(self._server, self._face, self._shelf.stock, *facts, is_known=is_known))
 
     def _beat(self) -> None:
-        """Renew the lease; say what is here when that has changed, or when the control plane does not know it."""
+        """Renew the lease; list the models of the cache if the list has changed, or the control plane lacks it."""
         inventory = list(self._shelf.holdings())
         reply = self._say(inventory if inventory != self._said else None)
         if reply["reassert"] or reply["epoch"] != self._epoch:

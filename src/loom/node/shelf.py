@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from loom.peers.shelf import Item
 
 LOOK_S = 1.0
-"""How old what is known of the cache may be."""
+"""Seconds for which the keys of the cache are remembered."""
 
 MAX_INVENTORY = 900_000
 """Bytes of a heartbeat's inventory: a control plane reads a body of 1 MiB."""

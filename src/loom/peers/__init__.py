@@ -1,1 +1,1 @@
-"""The protocol between nodes: both ends of the wire (wire, source, server), and what is handed out (shelf)."""
+"""The protocol between nodes: both ends of the wire (wire, source, face), and the files that are handed out (shelf)."""

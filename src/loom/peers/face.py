@@ -104,10 +104,10 @@ class PeerFace:
             case _:
                 raise Refused(404, "not-found")
 
-    # Who may ask
+    # Admission
 
     def _admit(self, request: Request) -> None:
-        """Refuse a request that does not come from the fleet; note who asks."""
+        """Refuse a request that does not come from the fleet; note the caller."""
         if self._tokens:
             self._check_proof(request)
         else:
@@ -130,14 +130,14 @@ class PeerFace:
         raise Refused(401, "access-denied", {"WWW-Authenticate": format_challenge(challenge)})
 
     def _introduce(self, request: Request) -> None:
-        """Note who asks, if it listens where it comes from: no request can send us elsewhere."""
+        """Note the caller, if it listens where it comes from: no request can send us to another machine."""
         caller = parse_caller(request.fields)
         if not (caller and caller.address and str(parse_address(caller.address).ip) == request.client):
             caller, self.nameless_at = None, time.monotonic()
         asked = parse_target(request.target)
         self._on_visit(asked.key if asked else "", caller)
 
-    # What is answered
+    # Answers
 
     def _item(self, key: str) -> Item:
         item = self._shelf.find(key)

@@ -36,7 +36,7 @@ class Item(Protocol):
     version: Version
 
     def available(self) -> Availability:
-        """Return what is there."""
+        """Return the units that can be handed out."""
 
     def end_from(self, start: int, end: int) -> int:
         """Return up to where, at most `end`, the bytes from `start` on are there without a gap; `start` for none."""
@@ -66,7 +66,7 @@ class Shelf(Protocol):
 class WholeFile:
     """A file that is here, whole. fd: an open descriptor of it, which the item keeps; -1 to call `reopen` for one.
 
-    digests: of units, as far as they are known; more are added as they are computed.
+    digests: of the units whose digest is known; more are added as they are computed.
     """
 
     def __init__(

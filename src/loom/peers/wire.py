@@ -1,16 +1,16 @@
 """The peers' protocol, both ends of the wire: what a node asks another one, and what it is answered. Pure.
 
-    GET /blobs/{key}                   a range of a file, as far as it is there (206 may bring less); key: a version
+    GET /blobs/{key}                   a range of a file (206 may bring its beginning alone); key: a version
                                        key, or sha256:<digest>
-    GET /blobs/{key}/have              what is there
+    GET /blobs/{key}/have              which units are there
     GET /blobs/{key}/digests/{units}   the SHA-256 of those units (a bitmap in hexadecimal) that this node vouches for,
                                        a line each: unit, blank, 64 hex digits; fewer than asked for if it takes long
     GET /refs/{key}                    which version a reference (its key) leads to, as JSON
     GET /healthz  /metrics             it answers; what it did, for Prometheus. These need no proof
 
-A request says who asks: Loom-Node, Loom-Identity, and Loom-Address when the asker listens. Every answer about a file
-says what is there (Loom-Have) and how large the whole is (Loom-Size). In a fleet with a token a request carries a proof
-(loom.core.proof); a node of an older Loom proves another way, and is refused.
+A request names its sender: Loom-Node, Loom-Identity, and Loom-Address when the sender listens. Every answer about a
+file tells the units that are there (Loom-Have) and the size of the whole (Loom-Size). In a fleet with a token a request
+carries a proof (loom.core.proof); a node of an older Loom proves another way, and is refused.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _VALIDATOR = re.compile("[\t -~\x80-\xff]*")
 """What a field of a reply can hold (RFC 9110 section 5.5), as `loom.net.head` decodes it."""
 
 
-# What is asked for
+# Requests
 
 
 class Ask(NamedTuple):
@@ -57,7 +57,7 @@ def blob_target(key: str) -> str:
 
 
 def have_target(key: str) -> str:
-    """Return the target of what is there of a file."""
+    """Return the target of the units that are there of a file."""
     return f"/blobs/{key}/have"
 
 
@@ -85,12 +85,12 @@ def parse_target(target: str) -> Ask | None:
     return None
 
 
-# Who asks
+# Callers
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, in its own words. address: where it listens, "" for nowhere."""
+    """The sender of a request, in its own words. address: where it listens, "" for nowhere."""
 
     node: str
     identity: str = ""
@@ -108,7 +108,7 @@ class Caller:
 
 
 def parse_caller(fields: Mapping[str, str]) -> Caller | None:
-    """Return who asks; None for one that does not say, or whose words could be taken for something else.
+    """Return the sender of a request; None if it does not say, or if its words could be taken for something else.
 
     fields: of a request, names in lower case, values as they are on the wire (latin-1): names are sent as UTF-8.
     """
@@ -136,7 +136,7 @@ def said_in(method: str, target: str, fields: Mapping[str, str]) -> Said:
     return _introduction(fields)._replace(authority=authority, target=target, span=span, method=method)
 
 
-# What is answered
+# Answers
 
 
 def about(available: Availability, size: int) -> dict[str, str]:

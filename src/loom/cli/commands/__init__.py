@@ -1,17 +1,6 @@
-"""The commands. `loom NAME` has in its module a `NAME_parser()` for its help, and `run_NAME(arguments, voice)`, which
+"""The commands: `loom NAME` has in its module a `NAME_parser()` for its help, and `run_NAME(arguments, voice)`, which
 returns the exit code.
 """
-
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from loom.cli.parser import Parser
-    from loom.cli.settings import Voice
 
 COMMANDS = {
     "fetch": "fetch one file",
@@ -29,24 +18,8 @@ COMMANDS = {
 }
 """Name -> what it does: help and docs list the commands from here."""
 
-_MODULES = {
+MODULES = {
     "original": "fetch", "nodes": "fleet", "models": "fleet", "locate": "fleet", "register": "registering",
     "withdraw": "registering", "config": "about", "help": "about",
 }  # fmt: skip
 """Commands that share a module; others have one of their own name. "original" is the form without a command."""
-
-
-def runner_of(name: str) -> Callable[[list[str], Voice], int]:
-    """Return what carries out a command."""
-    run: Callable[[list[str], Voice], int] = getattr(_module_of(name), f"run_{name}")
-    return run
-
-
-def parser_of(name: str) -> Parser:
-    """Return the parser of a command."""
-    parser: Parser = getattr(_module_of(name), f"{name}_parser")()
-    return parser
-
-
-def _module_of(name: str) -> object:
-    return import_module(f"loom.cli.commands.{_MODULES.get(name, name)}")

@@ -1,11 +1,12 @@
-"""`loom config` and `loom help`: what is set, and what there is."""
+"""`loom config` and `loom help`: the settings, and the commands."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from loom.cli.commands import COMMANDS, parser_of
+from loom.cli.commands import COMMANDS
 from loom.cli.flags import CONFIG, SETTINGS
+from loom.cli.main import parser_of
 from loom.cli.output import print_json, print_result
 from loom.cli.parser import config_parser, main_parser, no_such_command, parse
 from loom.cli.settings import read_settings

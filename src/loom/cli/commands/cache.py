@@ -1,4 +1,4 @@
-"""`loom cache`: what is cached, whether it is right, and what may go."""
+"""`loom cache`: list, verify and remove cached files."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _summary(cache: Cache, inventory: Inventory) -> str:
 
 
 def _state_of(part: Part) -> str:
-    """Return how far an unfinished download is, and whether anybody is at it."""
+    """Return how far an unfinished download is, and whether a process is at it."""
     share = f"{part.received * 100 // part.whole} %, " if part.whole else ""
     return share + ("under way" if part.is_active else "unfinished")
 
@@ -302,13 +302,13 @@ class _Action(NamedTuple):
 
 
 ACTIONS = {
-    "ls": _Action("ls", "what is cached: size, age, last use, links, how it was verified", _ls),
+    "ls": _Action("ls", "list cached files: size, age, last use, links, how each was verified", _ls),
     "info": _Action("info REF", "all about one model; REF is a URL, a name, or a digest or its beginning", _info),
     "verify": _Action(
         "verify", "read every blob whose digest is known; a damaged one goes into quarantine (exit code 7)", _verify
     ),
     "rm": _Action("rm REF", "remove one model, or what there is of an unfinished one", _rm),
-    "gc": _Action("gc", "remove leftovers, and what --max-size and --older-than say; never what is in use", _gc),
+    "gc": _Action("gc", "remove leftovers, and models by --max-size and --older-than; never a model in use", _gc),
     "path": _Action("path [REF]", "print the cache's folder, or a model's path in it", _path),
 }
 """What `loom cache` can do; its help and its page are made of this."""

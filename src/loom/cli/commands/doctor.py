@@ -28,7 +28,7 @@ TIME_S = 2.0
 _TEXT = """\
 Look for what keeps Loom from working well on this machine: the cache, the network, the control plane.
 
-It shows what is wrong and what to do about it; with -v also what is right. It changes nothing and sends
+It shows each problem with a hint; with -v also each check that is well. It changes nothing and sends
 nothing but two requests to the control plane. FOLDER is where outputs will go (default: this one)."""
 
 
@@ -45,7 +45,9 @@ def doctor_parser() -> Parser:
     parser.add_argument("folder", nargs="?", metavar="FOLDER", help="where outputs will go")
     own = pick("cache", "link", "max_cache_size", "ca_file", "workers", "listen", "allow_anonymous")
     flags = (*own, *CONTROL_FLAGS, VERBOSE, JSON, CONFIG)
-    add_flags(parser, flags, {"verbose": "show also what is right", "json": "print one JSON object: all findings"})
+    add_flags(
+        parser, flags, {"verbose": "show also the checks that are well", "json": "print one JSON object: all findings"}
+    )
     return parser
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from loom.cli.settings import Voice
 
-LIMIT = Flag("limit", parse_limit, None, "N", f"at most so many, up to {MAX_REPLICAS} (default: 16)", scope="call")
+LIMIT = Flag("limit", parse_limit, None, "N", f"most nodes to list, up to {MAX_REPLICAS} (default: 16)", scope="call")
 
 
 def fleet_parser(name: str, text: str, usage: str) -> Parser:
@@ -203,7 +203,7 @@ def _replica(one: dict[str, Any]) -> list[str]:
 
 
 def _left(seconds: float | None) -> str:
-    """Return what is left of a lease; "-" when it does not end by itself."""
+    """Return the time left of a lease; "-" when it does not end by itself."""
     return "-" if seconds is None else format_age(max(1.0, seconds))
 
 
@@ -214,10 +214,10 @@ def _state(row: Mapping[str, Any]) -> str:
 
 
 def _size(row: Mapping[str, Any]) -> str:
-    """Return a size in words; "-" when nobody has said it."""
+    """Return a size in words; "-" while it is unknown."""
     return "-" if row.get("size") is None else format_size(row["size"])
 
 
 def _digest(row: Mapping[str, Any]) -> str:
-    """Return the beginning of a digest, enough to tell two apart; "-" when nobody has said it."""
+    """Return the beginning of a digest, enough to tell two apart; "-" while it is unknown."""
     return str(row.get("digest") or "-").removeprefix("sha256:")[:12]

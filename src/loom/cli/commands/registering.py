@@ -20,7 +20,7 @@ FACTS = (
     Flag("address", parse_text, None, "URL", "where peers find it: http://10.1.2.3:3001", scope="call"),
     Flag("digest", parse_text, None, "HEX", "sha256 of the whole file", scope="call"),
     Flag("size", parse_size, None, "SIZE", "of the file, such as 13.5GB", scope="call"),
-    Flag("ttl", parse_ttl, None, "AGE", "forget it after so long, 1s to 1d (default: keep it until it is withdrawn)",
+    Flag("ttl", parse_ttl, None, "AGE", "time until it is forgotten, 1s to 1d (default: kept until it is withdrawn)",
          scope="call"),
 )  # fmt: skip
 
