@@ -14,7 +14,7 @@ from bench.model import write_model
 from bench.origins import KINDS, Origins
 from bench.report import format_json, format_report
 from bench.rounds import Bench, Plan, Run, narrate
-from bench.tools import TOOLS, Job
+from bench.tools import TOOLS, Download
 from tests.origins.nginx import OriginUnavailable
 
 MODEL = "models/model.gguf"  # two parts, so that the S3 tools can see a bucket and a key
@@ -50,7 +50,7 @@ def _run_all(args: argparse.Namespace, work: Path) -> list[Run]:
     write_model(source, args.size)
     tools = [tool for tool in TOOLS if any(word in tool.name for word in args.tools)]
     with Origins(work / "www", work / "nginx", args.origins) as servers:
-        job = Job("", MODEL, args.size, out, servers.ca_file, args.loom, args.peers)
+        job = Download("", MODEL, args.size, out, servers.ca_file, args.loom, args.peers)
         plan = Plan(args.origins, tools, args.rounds, args.timeout)
         return list(narrate(Bench(servers, source, work, job).play(plan)))
 

@@ -19,15 +19,15 @@ THREADS = 2
 BUFFER = 1 << 20
 
 
-class Part:
+class RangeRequest:
     """One range under way, on its own connection; `missing` counts down to 0."""
 
     def __init__(self, url: str, start: int, end: int, tls: ssl.SSLContext | None) -> None:
-        parts = urlsplit(url)
-        self.sock: socket.socket = socket.create_connection((parts.hostname or "", parts.port or 80))
+        address = urlsplit(url)
+        self.sock: socket.socket = socket.create_connection((address.hostname or "", address.port or 80))
         if tls:
-            self.sock = tls.wrap_socket(self.sock, server_hostname=parts.hostname)
-        lines = [f"GET {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Range: bytes={start}-{end - 1}", "", ""]
+            self.sock = tls.wrap_socket(self.sock, server_hostname=address.hostname)
+        lines = [f"GET {address.path} HTTP/1.1", f"Host: {address.netloc}", f"Range: bytes={start}-{end - 1}", "", ""]
         self.sock.sendall("\r\n".join(lines).encode())
         self.missing = end - start - self._skip_head()
         self.sock.setblocking(False)
@@ -51,22 +51,22 @@ class Part:
 
 
 def main(url: str, size: int, connections: int) -> None:
-    """Split the file evenly and read every part once."""
+    """Split the file evenly and read every range once."""
     tls = ssl.create_default_context() if url.startswith("https:") else None
     step = -(-size // connections)
-    parts = [Part(url, start, min(start + step, size), tls) for start in range(0, size, step)]
-    threads = [threading.Thread(target=drop, args=(parts[number::THREADS],)) for number in range(THREADS)]
+    requests = [RangeRequest(url, start, min(start + step, size), tls) for start in range(0, size, step)]
+    threads = [threading.Thread(target=drop, args=(requests[number::THREADS],)) for number in range(THREADS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if any(part.missing for part in parts):
+    if any(one.missing for one in requests):
         sys.exit("bytes are missing")
 
 
-def drop(parts: list[Part]) -> None:
-    """Read all parts to their ends, in the order in which bytes come."""
-    buffer, waiting = bytearray(BUFFER), {part.sock.fileno(): part for part in parts}
+def drop(requests: list[RangeRequest]) -> None:
+    """Read all requests to their ends, in the order in which bytes come."""
+    buffer, waiting = bytearray(BUFFER), {one.sock.fileno(): one for one in requests}
     poll = select.poll()
     for number in waiting:
         poll.register(number, select.POLLIN)

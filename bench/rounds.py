@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.measure import run_measured
 from bench.origins import Origins
-from bench.tools import Job, Tool
+from bench.tools import Download, Tool
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Bench:
     servers: Origins
     source: Path
     work: Path
-    job: Job
+    job: Download
 
     def play(self, plan: Plan) -> Iterator[Run]:
         """Yield every run as it ends. A tool that has failed on an origin is not run there again."""
@@ -67,7 +67,7 @@ class Bench:
                         failed |= {run.tool} if run.failure else set()
 
     def _run(self, origin: str, tool: Tool, number: int, timeout_s: float) -> Run:
-        job = Job(**{**vars(self.job), "base": self.servers.url(origin)})
+        job = Download(**{**vars(self.job), "base": self.servers.url(origin)})
         command = tool.command(job)
         self._clear(job.out)
         mark = self.servers.mark(origin)
@@ -89,7 +89,7 @@ class Bench:
         trust = {"SSL_CERT_FILE": str(self.job.ca)} if self.job.ca.exists() else {}
         return {"PATH": path, "HOME": str(self.work), "LANG": "C.UTF-8", **trust}
 
-    def _fault(self, tool: Tool, job: Job, number: int) -> str:
+    def _fault(self, tool: Tool, job: Download, number: int) -> str:
         """Compare the output with the source: the bytes in the first round, the size in the others."""
         if not tool.writes:
             return ""

@@ -18,7 +18,7 @@ RCLONE = "its http backend, `copyto`; chunks of the size that is faster on this 
 
 
 @dataclass(frozen=True)
-class Job:
+class Download:
     """One download: `url` is `base` + `path`; `peers` is the virtual environment that holds the Python tools."""
 
     base: str
@@ -49,7 +49,7 @@ class Tool:
     """
 
     name: str
-    command: Callable[[Job], list[str]]
+    command: Callable[[Download], list[str]]
     role: str = "other"
     origins: tuple[str, ...] = ("plain", "tls", "s3")
     once: bool = False
@@ -58,28 +58,28 @@ class Tool:
     note: str = ""
 
 
-def _loom(job: Job, workers: int) -> list[str]:
+def _loom(job: Download, workers: int) -> list[str]:
     return [job.loom, "fetch", job.url, "-o", str(job.out), "--workers", str(workers), "--no-cache", "--quiet"]
 
 
-def _curl(job: Job) -> list[str]:
+def _curl(job: Download) -> list[str]:
     return ["curl", "-sSf", "-o", str(job.out), job.url]
 
 
-def _aria2(job: Job, allocation: str) -> list[str]:
+def _aria2(job: Download, allocation: str) -> list[str]:
     target = ["-d", str(job.out.parent), "-o", job.out.name, f"--ca-certificate={job.ca}", job.url]
     return ["aria2c", "-q", "--no-conf", "-x16", "-s16", "-k1M", f"--file-allocation={allocation}", *target]
 
 
-def _axel(job: Job) -> list[str]:
+def _axel(job: Download) -> list[str]:
     return ["axel", "-q", "-k", "-n", str(WORKERS), "-o", str(job.out), job.url]
 
 
-def _lftp(job: Job) -> list[str]:
+def _lftp(job: Download) -> list[str]:
     return ["lftp", "-c", f"set ssl:ca-file {job.ca}; pget -n {WORKERS} {job.url} -o {job.out}"]
 
 
-def _s5cmd(job: Job, part_mib: int) -> list[str]:
+def _s5cmd(job: Download, part_mib: int) -> list[str]:
     """S3 without signatures is plain GETs with ranges, so the same nginx answers: /bucket/key is the file's path."""
     sizes = ["--concurrency", str(WORKERS), "--part-size", str(part_mib)]
     endpoint = ["--endpoint-url", job.base.rstrip("/"), "--no-sign-request"]
@@ -87,39 +87,39 @@ def _s5cmd(job: Job, part_mib: int) -> list[str]:
     return [str(program), *endpoint, "cp", *sizes, f"s3://{job.path}", str(job.out)]
 
 
-def _rclone(job: Job, chunk: str) -> list[str]:
+def _rclone(job: Download, chunk: str) -> list[str]:
     flags = f"-q --multi-thread-streams {WORKERS} --multi-thread-chunk-size {chunk} --multi-thread-cutoff 1M --http-url"
     return [job.peer("rclone"), "copyto", f":http:{job.path}", str(job.out), *flags.split(), job.base]
 
 
-def _python_peer(job: Job, script: str) -> list[str]:
+def _python_peer(job: Download, script: str) -> list[str]:
     return [job.peer("python"), str(HERE / script), job.url, str(job.out)]
 
 
-def _cp(job: Job) -> list[str]:
+def _cp(job: Download) -> list[str]:
     return ["cp", str(job.out.parents[1] / "www" / job.path), str(job.out)]
 
 
-def _drop(job: Job) -> list[str]:
+def _drop(job: Download) -> list[str]:
     return [sys.executable, "-S", str(HERE / "drop.py"), job.url, str(job.size), str(WORKERS)]
 
 
-def _one_sixteenth(job: Job) -> list[str]:
+def _one_sixteenth(job: Download) -> list[str]:
     return ["curl", "-sSf", "-r", f"0-{job.size // WORKERS - 1}", "-o", "/dev/null", job.url]
 
 
-def _serial(job: Job, share: float) -> list[str]:
+def _serial(job: Download, share: float) -> list[str]:
     """Ask for chunk after chunk on one kept-alive connection, as one worker of the original prototype did."""
     config = _write_ranges(job, share, "")
     return ["sh", "-c", 'curl -sSf -K "$0" > "$1"', str(config), str(job.out)]
 
 
-def _sixteen_at_once(job: Job) -> list[str]:
+def _sixteen_at_once(job: Download) -> list[str]:
     config = _write_ranges(job, 1.0, "output = /dev/null\n")
     return ["curl", "-sSf", "-Z", "--parallel-max", str(WORKERS), "-K", str(config)]
 
 
-def _write_ranges(job: Job, share: float, output: str) -> Path:
+def _write_ranges(job: Download, share: float, output: str) -> Path:
     """Write a configuration for curl that asks for each chunk of the first `share` of the file."""
     config, end = job.out.parents[1] / "ranges.curl", int(job.size * share)
     ranges = (f"{start}-{min(start + CHUNK, end) - 1}" for start in range(0, end, CHUNK))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loom.net import resolve
-from loom.net.resolve import Resolver
+from loom.net.resolve import DnsResolver
 from tests.net.conftest import run
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
         names.answer.set()
 
 
-def found(resolver: Resolver, host: str = "weights.example") -> tuple[list[str], list[str]]:
+def found(resolver: DnsResolver, host: str = "weights.example") -> tuple[list[str], list[str]]:
     """Return the trusted addresses of a name, and the others."""
     trusted, others = run(resolver.addresses(host, PORT))
     return [where[0] for _, where in trusted], [where[0] for _, where in others]
@@ -73,7 +73,7 @@ def found(resolver: Resolver, host: str = "weights.example") -> tuple[list[str],
 def test_an_address_that_failed_comes_last(clock, names) -> None:
     """It is not forgotten: after a while, or when it answers, it is as good as the others."""
     names.answer = [A, B]
-    resolver = Resolver()
+    resolver = DnsResolver()
     assert found(resolver) == ([A, B], [])
     resolver.distrust((A, PORT))
     assert found(resolver) == ([B], [A])
@@ -86,7 +86,7 @@ def test_an_address_that_failed_comes_last(clock, names) -> None:
 
 def test_a_name_that_leads_elsewhere_by_now(clock, names) -> None:
     """When no address is trusted the name is looked up again before anything else is tried."""
-    resolver = Resolver()
+    resolver = DnsResolver()
     found(resolver)
     resolver.distrust((A, PORT))
     names.answer = [B]
@@ -97,7 +97,7 @@ def test_a_name_that_leads_elsewhere_by_now(clock, names) -> None:
 
 def test_the_resolver_is_not_pestered(clock, names) -> None:
     """However often it is wanted, the time between two look-ups that say the same grows from one second to thirty."""
-    resolver = Resolver()
+    resolver = DnsResolver()
     found(resolver)
     for _ in range(600):
         resolver.distrust((A, PORT))
@@ -108,7 +108,7 @@ def test_the_resolver_is_not_pestered(clock, names) -> None:
 
 def test_a_resolver_that_fails_takes_nothing_away(clock, names) -> None:
     """What is known of a name is still tried when the resolver has an error, or nothing, to say."""
-    resolver = Resolver()
+    resolver = DnsResolver()
     found(resolver)
     for answer in (socket.gaierror(socket.EAI_AGAIN, "later"), OSError("broken"), []):
         names.answer = answer
@@ -120,7 +120,7 @@ def test_a_resolver_that_fails_takes_nothing_away(clock, names) -> None:
 def test_a_resolver_that_hangs_is_not_waited_for(clock, names, monkeypatch) -> None:
     """What is known is used instead, at once where one of the addresses is trusted."""
     names.answer = [A, B]
-    resolver = Resolver()
+    resolver = DnsResolver()
     found(resolver)
     names.answer = threading.Event()
     resolver.distrust((A, PORT))
@@ -135,7 +135,7 @@ def test_a_resolver_that_hangs_is_not_waited_for(clock, names, monkeypatch) -> N
 
 def test_a_number_is_not_looked_up_again(clock, names) -> None:
     """A host that is an address leads nowhere else."""
-    resolver = Resolver()
+    resolver = DnsResolver()
     found(resolver, A)
     resolver.distrust((A, PORT))
     clock.now += resolve.MAX_LOOK_AGAIN_S

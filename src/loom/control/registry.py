@@ -26,7 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from loom.control.ledgers.ledger import Batch, EpochChanged, Missed
-from loom.core.bounds import Admission
+from loom.core.bounds import Bounds
 from loom.core.fleet import Fleet
 from loom.errors import LoomError, RegistryUnavailable
 
@@ -171,10 +171,10 @@ class Registry:
 
     def _admitted(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Return the changes of a batch that are within the bounds; the others are refused."""
-        admission, admitted = Admission(self.fleet), []
+        bounds, admitted = Bounds(self.fleet), []
         for one in batch:
             try:
-                admission.admit(one[0])
+                bounds.admit(one[0])
             except LoomError as error:
                 _finish([one], error)
             else:

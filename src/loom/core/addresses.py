@@ -86,7 +86,7 @@ class Allowed:
         return str(place)
 
 
-class Place(NamedTuple):
+class NodeAddress(NamedTuple):
     """The address that a node listens on. str() gives its normal form."""
 
     scheme: str
@@ -97,7 +97,7 @@ class Place(NamedTuple):
         return f"{self.scheme}://{f'[{self.ip}]' if self.ip.version == 6 else self.ip}:{self.port}"
 
 
-def parse_address(address: str) -> Place:
+def parse_address(address: str) -> NodeAddress:
     """Parse "http://host:port", "https://host:port" or "host:port". Raises UsageError, also for one of NEVER."""
     scheme, slashes, rest = address.rpartition("://")
     scheme = scheme.lower() if slashes else "http"
@@ -107,7 +107,7 @@ def parse_address(address: str) -> Place:
     ip = _parse_ip(host, address)
     if any(ip in network for network in NEVER):
         raise UsageError(f"{ip} is never the address of a node", "link-local and metadata addresses are refused")
-    return Place(scheme, ip, int(port))
+    return NodeAddress(scheme, ip, int(port))
 
 
 def is_address(address: str) -> bool:

@@ -91,7 +91,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Fetch:
     """One fetch. moved: the highest byte counts that it sent. is_heard: its last message came to this control plane."""
 
     key: str
@@ -109,7 +109,7 @@ class Fetches:
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self._runs: dict[str, _Run] = {}  # by id, in the order in which they were first heard of
+        self._runs: dict[str, _Fetch] = {}  # by id, in the order in which they were first heard of
         self._running: dict[tuple[str, str], dict[str, None]] = {}
         self._failures: dict[tuple[str, str], Failure] = {}
         self._failures_of: Counter[str] = Counter()
@@ -135,7 +135,7 @@ class Fetches:
         key = _key_of(node, holding.model)
         if not (holding.from_origin or holding.from_peers) and key not in self._runs:
             return Moved()
-        run = self._runs.get(key) or self._remember(_Run(key, node, holding.model, _DONE))
+        run = self._runs.get(key) or self._remember(_Fetch(key, node, holding.model, _DONE))
         return self._moved(run, Moved(holding.from_origin, holding.from_peers), is_named=False)
 
     def withdrawn(self, change: Withdrawn, *, is_heard: bool) -> bool:
@@ -143,7 +143,7 @@ class Fetches:
         key, ended = change.fetch or _key_of(change.node, change.model), change.ended
         run = self._runs.get(key)
         if run is None and change.fetch and ended:
-            run = self._remember(_Run(key, change.node, change.model))
+            run = self._remember(_Fetch(key, change.node, change.model))
         if run is None or run.state == _DONE:
             return False
         run.is_heard = is_heard
@@ -187,7 +187,7 @@ class Fetches:
 
     # Runs
 
-    def _run_of(self, change: Registered) -> _Run:
+    def _run_of(self, change: Registered) -> _Fetch:
         """Return the fetch that sent a registration. If it is known without its id so far, give it the id."""
         node, model = change.node, change.holding.model
         key = change.fetch or _key_of(node, model)
@@ -201,52 +201,52 @@ class Fetches:
             if nameless.state == _RUNNING:
                 self._running.setdefault((node, model), {})[key] = None
             return nameless
-        return self._remember(_Run(key, node, model))
+        return self._remember(_Fetch(key, node, model))
 
-    def _remember(self, run: _Run) -> _Run:
+    def _remember(self, run: _Fetch) -> _Fetch:
         self._runs[run.key] = run
         if len(self._runs) > MAX_RUNS:
             self._remove(next(iter(self._runs.values())))
         return run
 
-    def _remove(self, run: _Run) -> None:
+    def _remove(self, run: _Fetch) -> None:
         del self._runs[run.key]
         self._stop(run)
 
-    def _advance(self, run: _Run, *, is_named: bool) -> None:
+    def _advance(self, run: _Fetch, *, is_named: bool) -> None:
         if run.state == _DONE and is_named:
             return  # a late message
         if run.state == _DONE:
             run.state = _NEW
         self._start(run)
 
-    def _start(self, run: _Run) -> None:
+    def _start(self, run: _Fetch) -> None:
         if run.state == _NEW:
             self.counts.started += run.is_heard
         run.state = _RUNNING
         self._running.setdefault((run.node, run.model), {})[run.key] = None
 
-    def _finish(self, run: _Run, ended: Ended | None) -> None:
+    def _finish(self, run: _Fetch, ended: Ended | None) -> None:
         self._start(run)
         outcome = ended.outcome if ended and ended.outcome in OUTCOMES else OUTCOMES[0]
         self.counts.finished[outcome] += run.is_heard
         self._end(run, _DONE, ended)
         self._forget((run.node, run.model))
 
-    def _end(self, run: _Run, state: int, ended: Ended | None) -> None:
+    def _end(self, run: _Fetch, state: int, ended: Ended | None) -> None:
         run.state = state
         self._stop(run)
         if ended and run.is_heard:
             self.counts.seconds.add(ended.elapsed_s)
 
-    def _stop(self, run: _Run) -> None:
+    def _stop(self, run: _Fetch) -> None:
         keys = self._running.get((run.node, run.model), {})
         keys.pop(run.key, None)
         if not keys:
             self._running.pop((run.node, run.model), None)
 
     @staticmethod
-    def _moved(run: _Run, said: Moved, *, is_named: bool) -> Moved:
+    def _moved(run: _Fetch, said: Moved, *, is_named: bool) -> Moved:
         """Return the bytes moved since the last message, and remember the highest counts.
 
         A lower count is from an older message, or from bytes that did not count after all. Without an id, a count below

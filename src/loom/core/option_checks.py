@@ -12,7 +12,7 @@ from loom.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Check = Callable[[str, Any], None]
+    ValueCheck = Callable[[str, Any], None]
 
 MAX_PORT = 65535
 
@@ -51,7 +51,7 @@ def _parse_ports(text: str) -> range:
     return ports
 
 
-def whole(low: int, high: int, what: str = "number") -> Check:
+def whole(low: int, high: int, what: str = "number") -> ValueCheck:
     """Return a check for a whole number from low to high."""
 
     def check(spelled: str, value: Any) -> None:
@@ -61,7 +61,7 @@ def whole(low: int, high: int, what: str = "number") -> Check:
     return check
 
 
-def between(low: float, high: float) -> Check:
+def between(low: float, high: float) -> ValueCheck:
     """Return a check for a number from low to high."""
 
     def check(spelled: str, value: Any) -> None:
@@ -75,7 +75,7 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else repr(value)[:80]
 
 
-def one_of(words: Sequence[str]) -> Check:
+def one_of(words: Sequence[str]) -> ValueCheck:
     """Return a check for one of some words."""
 
     def check(spelled: str, value: Any) -> None:
@@ -108,7 +108,7 @@ def is_path(value: object) -> bool:
     return isinstance(value, str) or hasattr(value, "__fspath__")
 
 
-def parsed(parse: Callable[[str], object]) -> Check:
+def parsed(parse: Callable[[str], object]) -> ValueCheck:
     """Return a check for text that `parse` accepts. It adds the option to the error of `parse`."""
 
     def check(spelled: str, value: Any) -> None:

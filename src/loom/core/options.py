@@ -28,7 +28,7 @@ from loom.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from loom.core.option_checks import Check
+    from loom.core.option_checks import ValueCheck
     from loom.core.reference import Reference
 
 
@@ -214,7 +214,7 @@ def check_call(url: object, out: object, on_progress: object) -> None:
         raise UsageError(f"{out} names a folder, and a model goes to a file", "name the file: --out FOLDER/NAME")
 
 
-_CHECKS: dict[str, Check] = {
+_CHECKS: dict[str, ValueCheck] = {
     "workers": whole(1, MAX_WORKERS),
     "chunk_size": whole(MIN_CHUNK_SIZE, MAX_CHUNK_SIZE, "number of bytes"),
     "retries": whole(0, 100),

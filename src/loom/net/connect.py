@@ -19,7 +19,7 @@ from loom.core.proxies import Proxy, choose_proxy
 from loom.net.bridge import bridge
 from loom.net.head import read_head
 from loom.net.ready import attempt, readable, writable
-from loom.net.resolve import Address, Resolver
+from loom.net.resolve import Address, DnsResolver
 from loom.net.tls import client_context, send_or_raise_alert
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Connector:
         self._known = _http_context(ca_file, certificate) if certificate else None
         self._for_proxies = _http_context(ca_file, proxy_certificate) if proxy_certificate else None
         self._lock = threading.Lock()
-        self._resolver = Resolver()
+        self._resolver = DnsResolver()
         self._opened = 0
 
     def proxy_for(self, endpoint: Endpoint) -> Proxy | None:

@@ -44,7 +44,7 @@ class _Name:
     pending: Future[list[Address]] | None = None
 
 
-class Resolver:
+class DnsResolver:
     """The names that one fetch connects to. Thread-safe: all loops share it."""
 
     def __init__(self) -> None:
