@@ -1,4 +1,4 @@
-"""Python processes of ours that outlive the one that starts them: they settle the cache, and hand files to peers."""
+"""Processes of Loom that outlive the one that starts them: settlers and seeders."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _PASSED = frozenset(("PATH", "HOME", "LANG", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF",
                      "__PYVENV_LAUNCHER__"))  # fmt: skip
 _PASSED_PREFIXES = ("PYTHON", "LC_", "LD_", "DYLD_")
-"""Variables that the interpreter and its libraries read. Nothing else is passed on: tokens stand in others."""
+"""Prefixes of variables that the interpreter and its libraries read. No others are passed on: they may hold tokens."""
 
 
 def can_start() -> bool:
-    """Return whether this interpreter can be started again; one that is embedded in another program cannot."""
+    """Return whether this interpreter can be started again; an embedded one cannot."""
     return os.path.basename(sys.executable).startswith(("python", "pypy"))
 
 
@@ -30,8 +30,8 @@ def is_first_process() -> bool:
 
 
 def start(module: str, *arguments: str, said: bytes = b"", pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start `python -m module arguments`, silent, with `said` on its standard input. Raises OSError."""
-    none, home = subprocess.DEVNULL, Path(__file__).parents[2]  # -m looks into its working folder first
+    """Start `python -m module arguments` without output, with `said` as its standard input. Raises OSError."""
+    none, home = subprocess.DEVNULL, Path(__file__).parents[2]  # -m searches the working folder first
     child = subprocess.Popen(  # noqa: S603 - this interpreter, on a module of ours
         [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE if said else none, stdout=none, stderr=none,
         start_new_session=True, cwd=home, pass_fds=pass_fds, env=passed_on(os.environ),
@@ -44,10 +44,10 @@ def start(module: str, *arguments: str, said: bytes = b"", pass_fds: Sequence[in
 
 
 def give_way(niceness: int) -> None:
-    """Let other processes of the machine come first, where that is allowed. niceness: added to this process's own.
+    """Lower this process's priority, if that is allowed. niceness: added to its own.
 
-    A child asks for it: where a filter kills the process that makes a system call (systemd's SystemCallFilter= without
-    SystemCallErrorNumber=), it is the child that dies, and not the work.
+    A child process makes the system call: a filter may kill the process that makes it (systemd's SystemCallFilter=
+    without SystemCallErrorNumber=). Then only the child dies.
     """
     with contextlib.suppress(OSError):
         child = os.fork()
@@ -61,5 +61,5 @@ def give_way(niceness: int) -> None:
 
 
 def passed_on(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that such a process is given."""
+    """Return the environment of such a process."""
     return {name: value for name, value in environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}

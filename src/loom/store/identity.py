@@ -1,4 +1,4 @@
-"""Which node this is, beside its name: two machines may have one name, but not one cache in one boot."""
+"""The identity of this node. Two machines may have one name, but not one cache in one boot."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _DIGITS = 32
 def node_identity(root: str) -> str:
     """Return the identity of the node whose cache is in the folder `root`, in hexadecimal digits.
 
-    It is the same for all processes of one machine that share the cache, until the machine boots again. Where there is
-    no such folder ("" for no cache), or the system does not tell one boot from another, it is this process's own.
+    All processes of one machine that share the cache have the same identity, until the next boot. Without the folder (""
+    for no cache), or on a system that does not tell its boots apart, it is the identity of this process alone.
     """
     boot_id = _name_boot(read_boot_id())
     try:
@@ -31,14 +31,14 @@ def node_identity(root: str) -> str:
 
 
 def _name_boot(boot_id: str) -> str:
-    """Return the part that every process reads alike: the kernel's id, else the time of the boot in whole minutes."""
+    """Return the part that is equal in all processes: the kernel's boot id, else the minute of the boot."""
     kernel_id, _, rest = boot_id.partition(" ")
     since_ns, _, host = rest.partition(" ")
     return kernel_id if kernel_id != "-" else f"{int(since_ns) // 60_000_000_000} {host}"
 
 
 def ensure_identity(root: str) -> str:
-    """Return the identity of the node whose cache is in `root`; the folder is made if need be, and if it can be."""
+    """Return the identity of the node whose cache is in `root`; first make the folder if it is missing."""
     with contextlib.suppress(OSError):
         os.makedirs(root, exist_ok=True)
     return node_identity(root)
@@ -46,5 +46,5 @@ def ensure_identity(root: str) -> str:
 
 @cache
 def _own(_process: int) -> str:
-    """Return what no other process has; a forked one makes its own."""
+    """Return an identity that no other process has; a forked process makes a new one."""
     return secrets.token_hex(_DIGITS // 2)
