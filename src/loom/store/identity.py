@@ -16,8 +16,8 @@ _DIGITS = 32
 def node_identity(root: str) -> str:
     """Return the identity of the node whose cache is in the folder `root`, in hexadecimal digits.
 
-    All processes of one machine that share the cache have the same identity, until the next boot. Without the folder (""
-    for no cache), or on a system that does not tell its boots apart, it is the identity of this process alone.
+    All processes of one machine that share the cache have the same identity, until the next boot. Without the folder
+    ("" for no cache), or on a system that does not tell its boots apart, it is the identity of this process alone.
     """
     boot_id = _name_boot(read_boot_id())
     try:
