@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loom.core import bounds
-from loom.core.bounds import Bounds
+from loom.core.bounds import FleetBounds
 from loom.core.changes import Beat, Holding, Left, Registered, Withdrawn
 from loom.core.fleet import Fleet
 from loom.errors import RegistryFull, UsageError
@@ -20,7 +20,7 @@ def small(monkeypatch) -> None:
 
 def say(fleet: Fleet, *changes) -> None:
     for change in changes:
-        Bounds(fleet).admit(change)
+        FleetBounds(fleet).admit(change)
         fleet.apply(change)
 
 
@@ -103,7 +103,7 @@ def test_withdrawing_is_never_refused() -> None:
 def test_changes_that_are_kept_together_pass_no_bound() -> None:
     """What comes in at once counts as if it had come one after the other."""
     fleet = Fleet()
-    together = Bounds(fleet)
+    together = FleetBounds(fleet)
     admitted = []
     for change in (
         *(Registered(f"n{number}", Holding("m")) for number in range(10)),

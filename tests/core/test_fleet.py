@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loom.core.bounds import MAX_MODELS_OF_NODE, Bounds
+from loom.core.bounds import MAX_MODELS_OF_NODE, FleetBounds
 from loom.core.changes import Beat, Change, Holding, Left, Registered, Rejected, Withdrawn
 from loom.core.fleet import Fleet
 from loom.core.names import node_key
@@ -513,17 +513,17 @@ def test_a_fleet_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet()
     fleet.apply(Registered("a", Holding("m")))
     monkeypatch.setattr("loom.core.bounds.MAX_NODES", 1)
-    Bounds(fleet).admit(Registered("a", Holding("m2")))
+    FleetBounds(fleet).admit(Registered("a", Holding("m2")))
     with pytest.raises(RegistryFull):
-        Bounds(fleet).admit(Registered("b", Holding("m")))
+        FleetBounds(fleet).admit(Registered("b", Holding("m")))
     with pytest.raises(RegistryFull):
-        Bounds(fleet).admit(Beat("b", 1.0, inventory=()))
+        FleetBounds(fleet).admit(Beat("b", 1.0, inventory=()))
     monkeypatch.setattr("loom.core.bounds.MAX_HOLDINGS", 1)
-    Bounds(fleet).admit(Registered("a", Holding("m", size=1)))
+    FleetBounds(fleet).admit(Registered("a", Holding("m", size=1)))
     with pytest.raises(RegistryFull):
-        Bounds(fleet).admit(Registered("a", Holding("m2")))
+        FleetBounds(fleet).admit(Registered("a", Holding("m2")))
     with pytest.raises(UsageError):
-        Bounds(fleet).admit(Beat("a", 1.0, inventory=(Holding("x"),) * (MAX_MODELS_OF_NODE + 1)))
+        FleetBounds(fleet).admit(Beat("a", 1.0, inventory=(Holding("x"),) * (MAX_MODELS_OF_NODE + 1)))
 
 
 def test_the_words_of_an_inventory_are_remembered_no_longer_than_what_was_made_of_them() -> None:

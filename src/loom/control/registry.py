@@ -26,7 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from loom.control.ledgers.ledger import Batch, EpochChanged, Missed
-from loom.core.bounds import Bounds
+from loom.core.bounds import FleetBounds
 from loom.core.fleet import Fleet
 from loom.errors import LoomError, RegistryUnavailable
 
@@ -171,7 +171,7 @@ class Registry:
 
     def _admitted(self, batch: list[_Waiting]) -> list[_Waiting]:
         """Return the changes of a batch that are within the bounds; the others are refused."""
-        bounds, admitted = Bounds(self.fleet), []
+        bounds, admitted = FleetBounds(self.fleet), []
         for one in batch:
             try:
                 bounds.admit(one[0])

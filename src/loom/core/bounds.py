@@ -1,4 +1,4 @@
-"""Bounds of a control plane: neither a stranger nor a client's endless loop may fill its memory."""
+"""FleetBounds of a control plane: neither a stranger nor a client's endless loop may fill its memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_HOLDINGS = 2_000_000
 """Holdings of all nodes together: about 1 GB of memory."""
 
 
-class Bounds:
+class FleetBounds:
     """Checks a batch of changes against the bounds, one by one, counting those already admitted.
 
     So a batch cannot exceed a bound that single changes could not. `fleet` must not change before the batch is kept.

@@ -68,7 +68,7 @@ def parse_challenge(value: str) -> str:
     return challenge if challenge and _HEX.issuperset(challenge) and len(challenge) <= 128 else ""
 
 
-class Verdict(NamedTuple):
+class ProofResult(NamedTuple):
     """The result of a check. is_wrong: the value was made without the token, or for another request."""
 
     is_proved: bool
@@ -89,17 +89,17 @@ class Challenges:
         body = f"{int(now * 1000):0{_TIME_DIGITS}x}{random:0>{_NONCE_DIGITS}.{_NONCE_DIGITS}}"
         return body + self._seal(body)
 
-    def check(self, value: str, tokens: tuple[str, ...], said: Said, now: float) -> Verdict:
+    def check(self, value: str, tokens: tuple[str, ...], said: Said, now: float) -> ProofResult:
         """Return whether an Authorization value proves one of the tokens for this request. A value works once."""
         parts = _parameters(value)
         challenge, number, mac = parts.get("nonce", ""), _number(parts.get("nc", "")), parts.get("mac", "")
         if not self._is_ours(challenge) or not number:
-            return Verdict(is_proved=False)
+            return ProofResult(is_proved=False)
         given = mac.encode("utf-8", "replace")
         matches = [hmac.compare_digest(given, _mac(one, challenge, number, said).encode()) for one in tokens]
         if not any(matches):
-            return Verdict(is_proved=False, is_wrong=True)
-        return Verdict(self._is_fresh(challenge, now) and self._use(challenge, number))
+            return ProofResult(is_proved=False, is_wrong=True)
+        return ProofResult(self._is_fresh(challenge, now) and self._use(challenge, number))
 
     def _is_ours(self, challenge: str) -> bool:
         body, seal = challenge[: _TIME_DIGITS + _NONCE_DIGITS], challenge[_TIME_DIGITS + _NONCE_DIGITS :]
