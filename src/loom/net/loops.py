@@ -39,7 +39,7 @@ class Loops:
         self._selectors: list[selectors.BaseSelector] = []
         self._loops: list[asyncio.AbstractEventLoop] = []
         self._threads: list[threading.Thread] = []
-        self._endings: list[Future[None]] = []
+        self._ending = 0  # of the loops, in their order: they have been told to end
         self.grow(count)
 
     def __len__(self) -> int:
@@ -74,13 +74,12 @@ class Loops:
 
         When it was interrupted, by Ctrl-C, another call goes on from there: as long as a thread lives it may write.
         """
-        for loop in self._loops[len(self._endings) :]:
-            self._endings.append(asyncio.run_coroutine_threadsafe(_cancel_others(), loop))
-        for ending, loop, thread in zip(self._endings, self._loops, self._threads, strict=True):
-            ending.result()
+        for loop in self._loops[self._ending :]:
+            asyncio.run_coroutine_threadsafe(_end(loop), loop)
+            self._ending += 1
+        for loop, thread in zip(self._loops, self._threads, strict=True):
+            thread.join()
             if not loop.is_closed():
-                loop.call_soon_threadsafe(loop.stop)
-                thread.join()
                 loop.close()
 
     def abandon(self) -> None:
@@ -103,6 +102,7 @@ class Tasks:
         self.numbers = tuple(numbers)
         self._loops = tuple(loops[number] for number in numbers)
         self._tasks: dict[asyncio.AbstractEventLoop, set[asyncio.Task[Any]]] = {loop: set() for loop in self._loops}
+        self._submitted: list[Future[Any]] = []
         self._endings: list[Future[None]] = []
 
     def __len__(self) -> int:
@@ -112,7 +112,9 @@ class Tasks:
         """Run `work` as a task on loop `number`; cancelling the future cancels the task."""
         context = copy_context()
         context.run(_owner.set, self)
-        return context.run(asyncio.run_coroutine_threadsafe, work, self._loops[number % len(self._loops)])
+        run = context.run(asyncio.run_coroutine_threadsafe, work, self._loops[number % len(self._loops)])
+        self._submitted.append(run)
+        return run
 
     def call(self, number: int, callback: Any, *args: Any) -> None:
         """Call `callback` soon on loop `number`, from any thread."""
@@ -123,11 +125,18 @@ class Tasks:
 
         When it was interrupted, by Ctrl-C, another call goes on from there: as long as a task lives it may write.
         """
+        if self._is_idle():
+            return
         for loop in self._loops[len(self._endings) :]:
             self._endings.append(asyncio.run_coroutine_threadsafe(_cancel(self._tasks[loop]), loop))
         for ending in self._endings:
             ending.result()
-        self._endings = []  # last: what was interrupted is not done
+        self._submitted, self._endings = [], []  # last: what was interrupted is not done
+
+    def _is_idle(self) -> bool:
+        """Return whether no task runs, and none can begin: only a task begins others, and each counts until it ends."""
+        are_over = all(run.done() and not run.cancelled() for run in self._submitted)
+        return are_over and not any(self._tasks.values()) and not self._endings
 
     def adopt(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         """Count a task among them until it has ended. Called on its loop."""
@@ -155,10 +164,13 @@ async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
         await _cancel_once(left)
 
 
-async def _cancel_others() -> None:
-    """Cancel all other tasks of this loop in the same way."""
-    while left := asyncio.all_tasks() - {asyncio.current_task()}:
-        await _cancel_once(left)
+async def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel all other tasks of this loop in the same way, then stop it."""
+    try:
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+            await _cancel_once(left)
+    finally:
+        loop.stop()
 
 
 async def _cancel_once(tasks: Any) -> None:
