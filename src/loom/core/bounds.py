@@ -1,4 +1,4 @@
-"""FleetBounds of a control plane: neither a stranger nor a client's endless loop may fill its memory."""
+"""Bounds of a control plane: neither a stranger nor a client's endless loop may fill its memory."""
 
 from __future__ import annotations
 
