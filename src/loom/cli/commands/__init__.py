@@ -12,7 +12,7 @@ COMMANDS = {
     "withdraw": "undo `loom register`",
     "nodes": "list the nodes of the fleet",
     "models": "list the models of the fleet",
-    "doctor": "look for what keeps Loom from working well here",
+    "doctor": "find problems that slow Loom down or stop it on this machine",
     "config": "show every setting, its value and where it came from",
     "help": "show this page, or a command's: loom help fetch",
 }

@@ -26,7 +26,7 @@ TIME_S = 2.0
 """Seconds that each check has; they run side by side."""
 
 _TEXT = """\
-Look for what keeps Loom from working well on this machine: the cache, the network, the control plane.
+Find problems that slow Loom down or stop it on this machine: cache, network, control plane, peers.
 
 It shows each problem with a hint; with -v also each check that is well. It changes nothing and sends
 nothing but two requests to the control plane. FOLDER is where outputs will go (default: this one)."""
