@@ -123,9 +123,9 @@ class Transfer:
         return len(self._bytes.runs)
 
     @property
-    def fetched(self) -> int:
-        """Bytes that the origin and its mirrors brought; those that came twice count twice."""
-        return sum(self.brought[source] for source in self._upstreams)
+    def fetched(self) -> dict[str, int]:
+        """Bytes that the origin and each mirror brought, by id; bytes that came twice count twice."""
+        return {source: self.brought[source] for source in self._upstreams}
 
     @property
     def paused_until(self) -> float:

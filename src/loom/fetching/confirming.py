@@ -16,7 +16,7 @@ from loom.core.exchange import IDLE_S
 from loom.core.faults import Fault
 from loom.core.names import show_nodes
 from loom.errors import IntegrityError, LoomError
-from loom.sources.wrappers import read_again
+from loom.sources.wrappers import Traced, read_again
 from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:
@@ -101,8 +101,9 @@ class Confirmer:
         span, parts = question.span, question.parts
         before = [await self._hash(part) for part, _ in parts]
         await self._off_the_record(span)
+        source = Traced(job.source, job.source.reference.endpoint.authority)
         try:
-            await read_again(job.source, origin, span, job.version, job.staged, self._options, job.count_again)
+            await read_again(source, origin, span, job.version, job.staged, self._options, job.count_again)
         except LoomError as error:
             raise _undecided(question, job.source.reference.endpoint.authority, error) from error
         digest = await self._hash(span)

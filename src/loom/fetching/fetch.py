@@ -16,6 +16,7 @@ from loom.core.expectation import NOTHING_TOLD
 from loom.core.faults import Fault
 from loom.core.freshness import Checked
 from loom.core.receipt import Progress, Receipt
+from loom.core.source import ORIGIN
 from loom.errors import Interrupted, OriginUnreachable
 from loom.fetching.asking import Away, Probe, ask_briefly, asks_origin, remark_of_age
 from loom.fetching.conducting import Conductor
@@ -250,19 +251,20 @@ class _Fetch:
         elapsed_s = time.monotonic() - self._started
         sent = self._transmission
         proof = sent.verifier.by if sent else standing.proof or NOTHING_TOLD.wanted(self._options.sha256)
-        fetched = sent.fetched if sent else 0
-        taken = self._peers.taken_in_all if self._peers else 0
+        brought = {ORIGIN: 0, **(sent.brought if sent else {})}
+        if taken := self._peers.taken_in_all if self._peers else 0:
+            brought["peers"] = taken
         return Receipt(
             url=self._reference.shown,
             out=str(landing.out or ""),
             size=version.size or 0,
             elapsed_s=round(elapsed_s, 6),
-            bytes_per_second=round((fetched + taken) / elapsed_s, 1),
+            bytes_per_second=round(sum(brought.values()) / elapsed_s, 1),
             requests=self._source.requests + (sent.requests_to_peers if sent else 0),
             retries=(sent.retries if sent else 0) + self._probe.patience.retries,
             workers=sent.workers if sent else min(self._source.requests, 1),
             ranges=sent is None or sent.stream is None,
-            sources=self._sources(version, outcome, fetched),
+            sources={"cache": version.size or 0} if outcome == "cached" else brought,
             peers=self._peers.taken_by_name if self._peers else {},
             unconfirmed=sent.unconfirmed if sent else 0,
             verified_by=proof.describe() if proof else None,
@@ -275,12 +277,6 @@ class _Fetch:
             link_note=placement.why if placement else "",
             warnings=tuple(self._warnings),
         )
-
-    def _sources(self, version: Version, outcome: str, fetched: int) -> dict[str, int]:
-        if outcome == "cached":
-            return {"cache": version.size or 0}
-        taken = self._peers.taken_in_all if self._peers else 0
-        return {"origin": fetched, "peers": taken} if taken else {"origin": fetched}
 
     def interrupted(self) -> Interrupted:
         """Return what to tell somebody who pressed Ctrl-C."""

@@ -42,9 +42,11 @@ class Cut(Enum):
 
 
 class Standing(NamedTuple):
-    """How far a job is. received: bytes in place. active: requests under way. paused_s: seconds until the origin may be
-    asked again. is_confirming: all bytes are in place, and peers are asked about theirs. fetched: bytes that the origin
-    sent.
+    """How far a job is.
+
+    received: bytes in place. active: requests under way. paused_s: seconds until the origin may be asked again.
+    is_confirming: all bytes are in place, and peers are asked about theirs. brought: bytes that the origin and each
+    mirror sent, by id.
     """
 
     received: int
@@ -52,7 +54,12 @@ class Standing(NamedTuple):
     retries: int
     paused_s: float
     is_confirming: bool
-    fetched: int
+    brought: dict[str, int]
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that the origin and its mirrors sent."""
+        return sum(self.brought.values())
 
 
 class Job:
@@ -79,7 +86,6 @@ class Job:
         self._exchange: Exchange | None = None
         self._wake: Callable[[], None] = lambda: None
         self._cuts: dict[int, Callable[[], None]] = {}
-        self._fetched_again = 0
         self._most_active = 0
 
     def join(
@@ -173,7 +179,7 @@ class Job:
     def count_again(self, size: int) -> None:
         """Count bytes that the origin sent once more, to decide a dispute."""
         with self._lock:
-            self._fetched_again += size
+            self._transfer.brought[self.source.id] += size
 
     def keep(self, least: int = 1) -> None:
         """Put on record what has arrived and is not on record, in runs of `least` bytes or more. Raises StoreError."""
@@ -220,7 +226,7 @@ class Job:
                 retries=transfer.retries,
                 paused_s=transfer.paused_until - self._clock(),
                 is_confirming=transfer.is_complete and bool(self._came_from()),
-                fetched=transfer.fetched + self._fetched_again,
+                brought=transfer.fetched,
             )
 
     def front(self) -> int:

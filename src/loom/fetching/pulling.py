@@ -23,6 +23,7 @@ from loom.fetching.confirming import Confirmer
 from loom.fetching.worker import Request
 from loom.net.face import Opened, OpenFile
 from loom.peers.source import Asker, PeerSource, RemotePeer
+from loom.sources.wrappers import Traced
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -159,9 +160,8 @@ class Puller:
         task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, pull: Pull) -> None:
-        shown = f"peer {split_key(pull.peer.name)[0]}"
-        request = Request(self._job, self._source(pull.peer), self._pool, pull.number, pull.span, shown)
-        await request.carry_out()
+        source = Traced(self._source(pull.peer), f"peer {split_key(pull.peer.name)[0]}")
+        await Request(self._job, source, self._pool, pull.number, pull.span).carry_out()
         self._look_again()
 
     async def _poll(self, peer: Contact) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import random
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from loom.core.caches import may_be_cold
@@ -83,10 +84,14 @@ class Transmission:
     # What it came to
 
     @property
-    def fetched(self) -> int:
-        """Bytes that the origin sent."""
-        again = self._again.standing().fetched if self._again else 0
-        return self.job.standing().fetched + again if self.job else self.stream.fetched if self.stream else 0
+    def brought(self) -> dict[str, int]:
+        """Bytes that the origin and each mirror sent, by id (loom.core.source)."""
+        if self.stream is not None:
+            return {self._source.id: self.stream.fetched}
+        brought: Counter[str] = Counter()
+        for job in filter(None, (self.job, self._again)):
+            brought.update(job.standing().brought)
+        return dict(brought)
 
     @property
     def retries(self) -> int:

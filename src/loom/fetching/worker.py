@@ -16,6 +16,7 @@ from loom.core.faults import Fault, Remedy
 from loom.core.transfer import Wait
 from loom.errors import LoomError
 from loom.fetching.job import Cut
+from loom.sources.wrappers import Traced
 
 if TYPE_CHECKING:
     from loom.core.ranges import Span
@@ -33,6 +34,7 @@ async def work(
 
     pool: of this loop. span, answer: the probe's, adopted already, to begin with.
     """
+    source = Traced(job.source, job.source.reference.endpoint.authority)
     while True:
         if span is None:
             step = job.next(number)
@@ -42,26 +44,22 @@ async def work(
                 await asyncio.sleep(max(0.0, step.until - time.monotonic()))
                 continue
             span = step
-        shown = job.source.reference.endpoint.authority
-        await Request(job, job.source, pool, number, span, shown).carry_out(answer)
+        await Request(job, source, pool, number, span).carry_out(answer)
         span = answer = None
 
 
 class Request:
     """One request for the bytes `span`, to any source. Belongs to one loop, whose pool it uses.
 
-    number: what the job knows it by. shown: what people call the source.
+    number: what the job knows it by.
     """
 
-    def __init__(
-        self, job: Job, source: Source[Pool, Response], pool: Pool, number: int, span: Span, shown: str
-    ) -> None:
+    def __init__(self, job: Job, source: Source[Pool, Response], pool: Pool, number: int, span: Span) -> None:
         self._job = job
         self._source = source
         self._pool = pool
         self._number = number
         self._span = span
-        self._shown = shown
         self._brought = 0
         self._is_cut = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -97,10 +95,9 @@ class Request:
             self._task.cancel()
 
     async def _fetch(self, answer: Answer[Response] | None) -> None:
-        job, span = self._job, self._span
+        job = self._job
         if answer is None:
-            log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, self._shown)
-            answer = await self._source.open(self._pool, span, job.version)
+            answer = await self._source.open(self._pool, self._span, job.version)
         served, body = answer.span, answer.body
         job.opened(self._number, answer.offers)
         try:

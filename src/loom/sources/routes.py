@@ -72,7 +72,8 @@ class Router:
         self._allowed = options.allow_redirect_to
         self._entry: Entry | None = None
         self._target: Target | None = None
-        self._guard = RedirectGuard(reference.endpoint, self._allowed)
+        self._home = reference.endpoint
+        self._guard = RedirectGuard(self._home, self._allowed)
         self._known: SingleFlight[Route] = SingleFlight()
 
     @property
@@ -127,8 +128,7 @@ class Router:
         The end of a redirect expires. A target that denies access by itself is worth another try if the resolver has
         another one by now.
         """
-        is_redirected, known = route.url != route.target.url, self._known.value
-        is_replaced = known is not None and known is not route
+        is_redirected, is_replaced = route.url != route.target.url, self._known.value is not route
         if is_redirected or is_replaced or await self._has_other_target(pool, route):
             self._known.forget(route)
             return True
@@ -144,8 +144,9 @@ class Router:
             target = await self._resolver.target(pool, self._entry)
         except UsageError as error:
             raise Fault(Remedy.NONE, error) from error
-        if self._target is None or self._target.url.endpoint != target.url.endpoint:
-            self._guard = RedirectGuard(target.url.endpoint, self._allowed)
+        if self._home != target.url.endpoint:
+            self._home = target.url.endpoint
+            self._guard = RedirectGuard(self._home, self._allowed)
         self._target = target
         return target
 

@@ -82,13 +82,13 @@ class Traced:
 
     def __init__(self, source: Source[Pool, Response], shown: str) -> None:
         self.id = source.id
-        self.shown = shown
+        self.lost, self.silent, self.starved = source.lost, source.silent, source.starved
         self._source = source
-        self.lost, self.silent = source.lost, source.silent
+        self._shown = shown
 
     async def open(self, pool: Pool, span: Span, version: Version) -> Answer[Response]:
         """Ask the source. Raises Fault."""
-        tell_asked(span, self.shown)
+        tell_asked(span, self._shown)
         return await self._source.open(pool, span, version)
 
 

@@ -231,20 +231,20 @@ class SourceContract:
         assert run(scene).remedy is not Remedy.NONE
 
     def test_silence_can_be_cancelled(self, subject: Subject) -> None:
-        """A request that is cancelled ends with that and nothing else; `silent` tells what the silence means."""
+        """A request that is cancelled ends with that and nothing else; `silent` and `starved` tell the fault."""
 
-        async def scene(pool: Pool) -> Fault:
+        async def scene(pool: Pool) -> list[Fault]:
             source = subject.silent()
             asking = asyncio.ensure_future(source.open(pool, Span(0, 10), subject.version))
             await asyncio.sleep(0.05)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
-            return source.silent(pool)
+            return [source.silent(pool), source.starved()]
 
-        fault = run(scene)
-        assert fault.remedy is not Remedy.NONE
-        assert fault.error.message
+        for fault in run(scene):
+            assert fault.remedy is not Remedy.NONE
+            assert fault.error.message
 
 
 class SharedSourceContract(SourceContract):
