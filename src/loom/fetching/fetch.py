@@ -30,7 +30,6 @@ from loom.store.through import ThroughCache
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loom.core.headers import Version
     from loom.core.options import Options
     from loom.core.reference import Reference
     from loom.fetching.announcing import Announcer

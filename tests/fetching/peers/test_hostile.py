@@ -56,7 +56,7 @@ def _patient(_hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Honest peers answer late on a busy machine: where no peer is silent, none is given up for being late."""
     monkeypatch.setattr("loom.peers.source.TIMEOUT_S", DEADLINE_S)
     monkeypatch.setattr("loom.peers.source.ASK_S", DEADLINE_S)
-    monkeypatch.setattr("loom.fetching.confirming.ASK_S", DEADLINE_S)
+    monkeypatch.setattr("loom.core.confirmation.ASK_S", DEADLINE_S)
 
 
 def otherwise(answer: Callable[[Ask], None]) -> Callable[[Ask], None]:
