@@ -1,4 +1,4 @@
-"""Manifests: values that hold what they must."""
+"""Manifests: values without a file twice, or a path that leads elsewhere."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_the_size_of_all() -> None:
 
 
 def test_one_of_several() -> None:
-    """What fetches one file says which there are."""
+    """A fetch of one file names one that could be meant."""
     with pytest.raises(UsageError, match="2 files") as caught:
         Manifest(REFERENCE, (entry("a"), entry("b"))).only()
     assert "a" in caught.value.hint
 
 
 @pytest.mark.parametrize("entries", [(), (entry("a"), entry("a"))])
-def test_what_is_no_manifest(entries: tuple[Entry, ...]) -> None:
+def test_a_manifest_names_each_file_once(entries: tuple[Entry, ...]) -> None:
     """It names a file, and no two under one path."""
     with pytest.raises(UsageError):
         Manifest(REFERENCE, entries)

@@ -52,7 +52,7 @@ def test_each_source_is_known_by_its_own_replies() -> None:
 
 
 def test_bytes_are_counted_by_source() -> None:
-    """An origin, a mirror and a peer: what came from each, whatever became of the request."""
+    """An origin, a mirror and a peer: the bytes of each count, also those of a request that failed."""
     one = transfer()
     one.next(0, 0.0)
     one.next(1, 0.0, MIRROR)
@@ -74,7 +74,7 @@ def test_a_peers_failure_moves_no_limit() -> None:
 
 
 def test_a_worker_of_the_mirror_takes_over_from_the_origin() -> None:
-    """When nothing is free, the far part of the slowest request goes to whom asks next, at any upstream."""
+    """When nothing is free, the far part of the slowest request goes to the next worker, at any upstream."""
     one = Transfer(SIZE, Options(workers=1, chunk_size=CHUNK))
     whole = one.next(0, 0.0)
     assert whole == Span(0, SIZE)

@@ -143,7 +143,7 @@ class TestPeerSource(SourceContract):
 
 
 def test_an_answer_tells_what_the_peer_has(address: str) -> None:
-    """Offers come with the bytes; who has everything vouches for it."""
+    """Offers come with the bytes."""
 
     async def scene(pool: Pool) -> None:
         answer = await source_at(address).open(pool, Span(0, 100), VERSION)
@@ -155,7 +155,7 @@ def test_an_answer_tells_what_the_peer_has(address: str) -> None:
 
 
 def test_have_digests_and_the_reference(address: str) -> None:
-    """What is there, what the peer vouches for, and which version the reference leads to; each request counts."""
+    """A peer tells its units, the digests that it vouches for, and the version of a reference; each request counts."""
 
     async def scene(pool: Pool) -> None:
         peer = RemotePeer(PEER, address, Asker(US))

@@ -44,7 +44,7 @@ def test_words(error: OSError, message: str) -> None:
 
 
 def test_a_certificate_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenSSL passes over a wrong SSL_CERT_FILE in silence; whoever then trusts nobody is told of it."""
+    """OpenSSL ignores a wrong SSL_CERT_FILE in silence; the hint names the file that cannot be read."""
     error = tls_error(ssl.SSLCertVerificationError, "CERTIFICATE_VERIFY_FAILED", "unable to get local issuer")
     error.verify_message = "unable to get local issuer certificate"
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
@@ -66,7 +66,7 @@ def test_a_certificate_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_what_is_a_refusal_and_what_a_wait(error: OSError, remedy: Remedy) -> None:
-    """What ends before a reply is a refusal, what is silent waits: both cost nothing while others are served."""
+    """An end before a reply is a refusal, a silence a wait: both cost nothing while others are served."""
     fault = fault_of(URL, error, 30)
     assert (fault.remedy, fault.is_final) == (remedy, False)
 

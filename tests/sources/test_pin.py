@@ -1,4 +1,4 @@
-"""The pin: what a reply of another version means."""
+"""The pin: replies of another version."""
 
 from __future__ import annotations
 

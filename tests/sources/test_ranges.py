@@ -90,7 +90,7 @@ def test_a_signature_expires_under_two_requests_while_the_reference_is_throttled
 
 
 def test_a_late_refusal_does_not_undo_a_fresh_signature() -> None:
-    """What is refused under the old signature, after the reference was resolved again, costs no third resolution."""
+    """A refusal of the old signature that comes after the reference was resolved again costs no third resolution."""
 
     async def scene() -> None:
         late = asyncio.Event()
@@ -123,7 +123,7 @@ def test_a_fresh_signature_that_is_refused() -> None:
     assert (fault.remedy, type(fault.error)) == (Remedy.NONE, AccessDenied)
 
 
-def test_who_breaks_off_within_a_redirect() -> None:
+def test_a_host_that_breaks_off_within_a_redirect() -> None:
     """The error names the host that was lost, not the one that it leads to."""
 
     class Lost(Response):
@@ -143,7 +143,7 @@ def test_who_breaks_off_within_a_redirect() -> None:
 
 
 def test_the_first_answer_tells_what_the_file_must_be() -> None:
-    """What redirects and the first reply tell of the whole file comes with the reply."""
+    """The size and digest that redirects and the first reply tell of the file come with the reply."""
 
     async def scene() -> None:
         digest = "ab" * 32
@@ -161,7 +161,7 @@ OLD_PART = (206, {**PART[1], "etag": '"v0"'})
 
 
 def test_a_shared_cache_that_has_the_version_before() -> None:
-    """Who asked the origin past the shared caches goes past them again where one brings the version before."""
+    """A fetch that asked past the shared caches goes past them again where one brings the version before."""
 
     async def scene() -> None:
         source, pool = open_source(REFERENCE, Options(), "m"), Script(PART, OLD_PART, PART)

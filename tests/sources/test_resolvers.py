@@ -1,4 +1,4 @@
-"""The table of schemes; every resolver keeps the contract; a new scheme is a module and its line."""
+"""Every resolver keeps the contract; a new scheme is a module and its line in the table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def catalogue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Catalogue]:
 
 
 def test_the_core_and_the_table_know_the_same_schemes() -> None:
-    """What the parser accepts has a resolver, and what has a resolver is accepted."""
+    """Each scheme that the parser accepts has a resolver, and the other way round."""
     assert sorted(core_schemes.SCHEMES) == sorted(schemes.RESOLVERS)
 
 
@@ -162,7 +162,7 @@ def test_a_target_that_has_expired_is_not_used(origin: Origin, catalogue: Catalo
 
 
 def test_a_target_may_redirect(origin: Origin, other_origin: Origin, catalogue: Catalogue, getter) -> None:
-    """What the resolver gives for its host stays there; redirects are followed as for any URL."""
+    """The resolver's headers stay at its host; redirects are followed as for any URL."""
     there = other_origin.put("/m", Thing(DATA))
     url = origin.put("/store/x", Thing(b""), redirects(there))
     catalogue.files["m"] = {"x.bin": (url, len(DATA), "")}

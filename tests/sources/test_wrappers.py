@@ -1,4 +1,4 @@
-"""What wraps a source: the note of a pause, one that finds out for all, a line in the log."""
+"""Wrappers of a source: the note of a pause, one worker that finds out for all, a line in the log."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_note_counts_down(monkeypatch) -> None:
 
 
 def test_one_finds_out_for_workers_of_all_loops() -> None:
-    """While one seeks, the others wait; all get what it found."""
+    """While one seeks, the others wait; all get the value that it found."""
     flight: SingleFlight[str] = SingleFlight()
     got: list[str] = []
     seekers: list[int] = []
@@ -102,7 +102,7 @@ def test_only_the_value_itself_is_forgotten() -> None:
     assert flight.value is None
 
 
-def test_what_is_asked_of_whom_is_in_the_log(caplog) -> None:
+def test_each_request_is_in_the_log(caplog) -> None:
     """One line for each request for bytes, with the name that people know the source by."""
     caplog.set_level(logging.DEBUG, "loom.fetch")
     version = Version(100, '"v"')

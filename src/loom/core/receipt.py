@@ -48,8 +48,8 @@ class Receipt:
     workers: most requests that were under way at once, those to peers included.
     ranges: False when the file came as one stream: the origin ignores ranges, or neither an ETag pins their bytes nor a
         digest proves them.
-    sources: bytes taken from each kind of source, for instance {"origin": 2700000000} or {"origin": 160000000, "peers":
-        2540000000} or, on a hit, {"cache": 2700000000}; a hedged tail counts twice.
+    sources: bytes taken from each source, peers together, for instance {"origin": 2700000000} or {"origin": 160000000,
+        "peers": 2540000000} or, on a hit, {"cache": 2700000000}; a hedged tail counts twice.
     resumed: bytes that were in place from an earlier, unfinished fetch.
     outcome: "fetched", "resumed", "cached" (a hit) or "present" (the file was there and is current).
     link: how the file got its bytes from the cache: "hard" (link), "reflink", "copy", "symlink", "kept" (it was that
