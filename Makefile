@@ -24,7 +24,7 @@ help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
 test: tested lint ## Lint and run all tests
-	$(BIN)/pytest --verbosity=0 -rs -n $(AT_ONCE) --dist loadfile $(PYTEST)
+	$(BIN)/pytest --verbosity=0 -rs $(if $(CI),--durations=25) -n $(AT_ONCE) --dist loadfile $(PYTEST)
 
 booted: ## As root on Debian: test the settings of hardened units in a booted systemd, about 4 minutes
 	scripts/booted
@@ -46,7 +46,7 @@ format: $(VENV)/.ready ## Rewrite the code in the project's format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-demo: servers $(VENV)/.ready ## Watch a fetch, a resume after kill -9, and a cache hit
+demo: servers $(VENV)/.ready ## Watch a fetch, a resume after kill -9, a cache hit, and two nodes that share
 	$(BIN)/python -m bench.demo
 
 bench: $(if $(QUICK),bench-quick,bench-full) ## Compare with other tools, about 20 minutes; results in docs/benchmarks

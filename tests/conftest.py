@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import leftovers
+from tests.fetching.kit.fleet import UNHURRIED
 from tests.fetching.kit.getter import SECRET, Getter
 from tests.origins.fault import Origin
 from tests.origins.nginx import OriginUnavailable
 from tests.origins.tls import Authority
-from tests.waiting import busyness
+from tests.waiting import DEADLINE_S, busyness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 
 HANG_S = 60.0
 """Seconds far beyond what any test takes on an idle machine; a busy one gets as many times more as it is busy."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Report the processes that tests have begun and not ended."""
+    leftovers.mark()
+    yield
+    left = leftovers.wait_for_none()
+    assert not left, "left running:\n" + "\n".join(f"  {pid}: {told}" for pid, told in left.items())
 
 
 class Hung(Exception):
@@ -97,3 +108,10 @@ def getter(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.Log
     yield one
     printed = "".join(capfd.readouterr())
     assert SECRET not in "\n".join([*one.told, one.left_behind(), printed, caplog.text])
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give honest peers and control planes as long as they need: on a busy machine an answer may take seconds."""
+    for name in UNHURRIED:
+        monkeypatch.setattr(f"loom.{name}", DEADLINE_S)

@@ -8,6 +8,7 @@ import grimp
 import pytest
 
 from scripts.house import describe_circle, find_circles, find_writes
+from tests import ROOT
 
 
 @pytest.fixture
@@ -62,3 +63,12 @@ def test_what_writes_is_found(code):
 def test_what_reads_is_not(code):
     """Reading, and methods of other things by the same name."""
     assert list(find_writes(ast.parse(code))) == []
+
+
+def test_every_test_file_says_what_it_holds():
+    """Each has a docstring, and each of fetching stands in that folder's index."""
+    index = (ROOT / "tests" / "fetching" / "__init__.py").read_text().split()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say what it holds"
+        if path.is_relative_to(ROOT / "tests" / "fetching"):
+            assert path.stem in index, f"{path} is not in the index of tests/fetching/__init__.py"

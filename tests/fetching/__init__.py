@@ -34,6 +34,7 @@ cache/      fetching through the cache
   test_planted_links     a cache that lesser users can write to
 outputs/    what a user asks for, and under which name it arrives
   test_bad_input         wrong URLs, settings, places
+  test_into_memory       bytes that arrive in memory, and in no file
   test_names             names that the user did not give
   test_refused           outputs that no rename can take, or without room
 endings/    fetches that do not end well, and what the next one makes of them
@@ -47,7 +48,9 @@ peers/      fetches that take from each other
   test_peers             a small fleet, every node honest
   test_hostile           peers that lie, stall, break off or flood
   test_announcing        a fetch and its control plane
+  test_sharing           one process, many files: one port, one lease, one process that lingers
   test_lingering         the process that goes on handing out
+test_session                what fetches of one process share, and what is left when the last one ends
 test_<module>            one module of fetching/ alone
 kit/        what these tests share: a served file, getter, cached, fleet, liars, mounts
 """

@@ -21,7 +21,7 @@ from tests.control.plane import Plane, running
 from tests.fetching.kit.getter import SECRET
 from tests.origins.things import Thing, seeded
 from tests.peers.proving import challenge_of
-from tests.waiting import until
+from tests.waiting import DEADLINE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,8 +61,11 @@ def scrape(node: Node) -> dict[str, float]:
     return {" ".join((one.name, *one.labels.values())): one.value for one in samples}
 
 
-def test_a_node_has_metrics(tmp_path: Path, plane: Plane, origin: Origin) -> None:
+@pytest.mark.usefixtures("unhurried")
+def test_a_node_has_metrics(tmp_path: Path, plane: Plane, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it handed out and holds, for Prometheus, which has no token; the fleet counts the same bytes."""
+    for name in ("core.swarm.HEAR_S", "core.swarm.MAX_HEAR_S", "core.swarm.STALL_S", "core.exchange.WINDOW_S"):
+        monkeypatch.setattr(f"loom.{name}", DEADLINE_S)  # the node answers, however late: nothing comes from the origin
     url = origin.put("/model.bin", Thing(DATA))
     fetch(url, plane, tmp_path, "a", "cache")
     with Node(options(tmp_path, plane), print) as node:

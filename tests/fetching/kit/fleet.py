@@ -25,6 +25,12 @@ DATA = seeded(SIZE)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 TOKEN = f"fleet{SECRET}"
 
+UNHURRIED = (
+    "core.confirmation.ASK_S", "fetching.announcing.BUDGET_S", "fetching.member.FACING_S", "fetching.member.LEAVE_S",
+    "peers.source.ASK_S", "peers.source.TIMEOUT_S",
+)  # fmt: skip
+"""The times after which a fetch goes on without a peer or a control plane, by their names in the package."""
+
 
 class Cold:
     """Nodes that fetch one file."""

@@ -26,7 +26,7 @@ from tests.fetching.kit.fleet import DATA, SIZE, TOKEN, Cold, loom_model
 from tests.fetching.kit.liars import Ask, lying
 from tests.origins.deliveries import paced
 from tests.origins.things import Thing
-from tests.waiting import DEADLINE_S, within
+from tests.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,14 +49,6 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("loom.peers.source.ASK_S", 0.5)
     monkeypatch.setattr("loom.core.exchange.WINDOW_S", 0.8)
     monkeypatch.setattr("loom.core.confirmation.ASK_S", 1.0)
-
-
-@pytest.fixture
-def _patient(_hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Honest peers answer late on a busy machine: where no peer is silent, none is given up for being late."""
-    monkeypatch.setattr("loom.peers.source.TIMEOUT_S", DEADLINE_S)
-    monkeypatch.setattr("loom.peers.source.ASK_S", DEADLINE_S)
-    monkeypatch.setattr("loom.core.confirmation.ASK_S", DEADLINE_S)
 
 
 def otherwise(answer: Callable[[Ask], None]) -> Callable[[Ask], None]:
@@ -255,7 +247,7 @@ def test_beside_an_honest_peer_and_without_an_origin(cold: Cold, origin: Origin,
     assert receipt.sources["origin"] == 0
 
 
-@pytest.mark.usefixtures("_patient")
+@pytest.mark.usefixtures("_hasty", "unhurried")
 def test_wrong_bytes_are_found_out_when_somebody_else_vouches(cold: Cold) -> None:
     """However fast they come, and whatever who hands them out vouches for: the right ones stand there in the end."""
     units = range(GRID.count)

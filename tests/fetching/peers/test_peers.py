@@ -34,6 +34,8 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from tests.origins.fault import Origin
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 def test_what_no_etag_pins_is_taken_from_peers_only_with_a_digest(tmp_path, plane, origin) -> None:
     """Peers may have another version under the same date: only a digest of the whole lets them bring any of it."""
