@@ -3,10 +3,10 @@
 Every node has a real `Exchange` (loom.core.exchange), which holds every decision of a fetch among peers. Made up are
 sockets, disks and the control plane, and here is nothing else: what becomes of a request, and when a node is told.
 
-How: a heap says which node looks up next, as the shell of a real one does: when a request has ended, when a worker was
-told to wait so long, and after IDLE_S otherwise. Bytes move as a fluid (bench.fluid). A node's state is brought up to
-date when it looks up, or a peer looks at it. What the control plane knows is reckoned once for all that ask at one
-moment, and each gets a random part of it, as in loom.core.fleet.
+How: a heap says which node looks up next, as the shell of a real one does: when a request has ended, and after IDLE_S
+otherwise. Bytes move as a fluid (bench.fluid). A node's state is brought up to date when it looks up, or a peer looks
+at it. What the control plane knows is reckoned once for all that ask at one moment, and each gets a random part of it,
+as in loom.core.fleet.
 
 What is left out: CPU time, what TCP needs to find its rate, questions' round trips, hashing and vouching.
 """
@@ -214,7 +214,8 @@ class Simulation:
         while self._heap and self._heap[0][0] <= self.now:
             at, _, node = heapq.heappop(self._heap)
             if node.is_fetching and at == node.wakes_at:
-                self._wake(node, self._conduct(node))
+                self._conduct(node)
+                self._wake(node, self.now + IDLE_S)
 
     def _wake(self, node: _Node, at: float) -> None:
         node.wakes_at = at
@@ -222,8 +223,8 @@ class Simulation:
 
     # What a node does
 
-    def _conduct(self, node: _Node) -> float:
-        """Do all that a node has to do now, as loom.fetching.pulling does; return when it looks again."""
+    def _conduct(self, node: _Node) -> None:
+        """Do all that a node has to do now, as loom.fetching.pulling does."""
         exchange = node.exchange
         self._catch_up(node)
         if self.now >= node.news_at:
@@ -235,19 +236,17 @@ class Simulation:
         self._learn_ends(node)
         while (pull := exchange.next_pull(self.now)) is not None:
             self._pull(node, pull)
-        return self._work(node)
-
-    def _work(self, node: _Node) -> float:
-        """Have the workers that are free ask the origin; return when the first one looks again."""
-        until = self.now + IDLE_S
         for worker in range(self.setting.workers):
-            if worker in node.requests:
-                continue
-            step = node.exchange.next(worker, self.now)
-            if step is None or isinstance(step, Wait):
-                return until if step is None else max(self.now + self.setting.step_s, min(step.until, until))
-            self._ask_origin(node, worker, step)
-        return until
+            if worker not in node.requests and not self._work(node, worker):
+                break
+
+    def _work(self, node: _Node, worker: int) -> bool:
+        """Have a worker ask the origin; return whether it is worth asking for the next one, too."""
+        step = node.exchange.next(worker, self.now)
+        if step is None or isinstance(step, Wait):
+            return False
+        self._ask_origin(node, worker, step)
+        return True
 
     def _catch_up(self, node: _Node) -> None:
         """Have all that has come in until now."""

@@ -61,6 +61,7 @@ class Homes:
         self._homes = {home.name: home for home in homes}
         self.names = tuple(self._homes)
         self.mine = self._rank_me()
+        self._rivals: dict[int, list[str]] = {}  # what `rivals` has found: it is asked for the same units again
 
     @classmethod
     def alone(cls, key: str, me: str, count: int) -> Homes:
@@ -107,6 +108,11 @@ class Homes:
         """Return the homes that may have asked for a unit already: those that ranked first while the list was shorter;
         and the next in rank, should those be gone.
         """
+        if unit not in self._rivals:
+            self._rivals[unit] = self._find_rivals(unit)
+        return self._rivals[unit]
+
+    def _find_rivals(self, unit: int) -> list[str]:
         ranks = {name: self._rank(name, unit) for name in self.names}
         firsts: list[str] = []
         best = (-1, "")
