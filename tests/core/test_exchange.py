@@ -125,7 +125,7 @@ def test_bytes_of_a_peer_are_counted_as_its() -> None:
     it.failed(pull.number, fault_of_peer("a", Verdict.GONE, "broke off"), 0.0)
     assert it.taken == {"a": 1000}
     assert it.confirmation.came_from == [(Span(pull.span.start, pull.span.start + 1000), "a")]
-    assert it.transfer.fetched == 0
+    assert it.transfer.fetched == {"origin": 0}
 
 
 def test_a_peer_that_brings_less_than_asked_has_failed() -> None:
