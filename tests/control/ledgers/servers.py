@@ -122,9 +122,13 @@ class ClusterServer(RedisServer):
 
 
 class SentinelServers:
-    """A master, a replica, and one sentinel that watches them."""
+    """A master, a replica, and one sentinel that watches them.
 
-    def __init__(self, folder: Path) -> None:
+    down_after_ms: milliseconds of silence until the master is replaced: many, where a busy machine must not bring
+    that about, for it takes the facts of a test that clears the master along.
+    """
+
+    def __init__(self, folder: Path, down_after_ms: int = 600_000) -> None:
         for name in ("master", "replica", "sentinel"):
             (folder / name).mkdir()
         at_once = ("--repl-diskless-sync-delay", "0")
@@ -133,7 +137,7 @@ class SentinelServers:
         config = folder / "sentinel" / "sentinel.conf"
         config.write_text(
             f"sentinel monitor fleet 127.0.0.1 {self.master.port} 1\n"
-            "sentinel down-after-milliseconds fleet 300\nsentinel failover-timeout fleet 1000\n"
+            f"sentinel down-after-milliseconds fleet {down_after_ms}\nsentinel failover-timeout fleet 1000\n"
         )
         self.sentinel = RedisServer(folder / "sentinel", str(config), "--sentinel")
 

@@ -481,7 +481,7 @@ def test_what_has_ended_is_removed(redis: RedisServer, monkeypatch: pytest.Monke
 def test_a_failover_is_survived(tmp_path: Path) -> None:
     """When the master dies the sentinel's choice is used; nodes and control planes go on."""
     try:
-        servers = SentinelServers(tmp_path)
+        servers = SentinelServers(tmp_path, down_after_ms=300)
     except OriginUnavailable as reason:
         pytest.skip(str(reason))
 
