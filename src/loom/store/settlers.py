@@ -47,8 +47,8 @@ def _settle_in_turn(cache: Cache) -> None:
         settle_in_turn(cache)
 
 
-def settle_now(cache: Cache, ref: Ref, on_hashed: Callable[[int], None]) -> bool:
-    """Settle a blob before this process ends, for SETTLE_S at most; return whether that is done.
+def settle_now(cache: Cache, ref: Ref, on_hashed: Callable[[int], None]) -> str:
+    """Settle a blob before this process ends, for SETTLE_S at most; return a warning if that is not done, else "".
 
     on_hashed: told now and then how many bytes are hashed; all of them when it is the disk that is waited for.
     """
@@ -60,14 +60,16 @@ def settle_now(cache: Cache, ref: Ref, on_hashed: Callable[[int], None]) -> bool
                 done.set()
 
     thread, until = threading.Thread(target=run, name="loom-settling", daemon=True), time.monotonic() + SETTLE_S
-    try:
+    with contextlib.suppress(RuntimeError):  # no thread is to be had
         thread.start()
-    except RuntimeError:
-        return False
     while thread.is_alive() and time.monotonic() < until:
         thread.join(_TICK_S)
         on_hashed(hashed[0])
-    return done.is_set()
+    if done.is_set():
+        return ""
+    first = f"the cache's copy was not settled within {SETTLE_S:g} s, and this is the container's first process"
+    then = "is hashed before it is used" if ref.digest else "is fetched again"
+    return f"{first}: on another boot or machine it {then}"
 
 
 def await_settler(cache: Cache, key: str, ref: Ref, tick: Callable[[], None]) -> Ref:

@@ -34,7 +34,7 @@ from loom.store.landing import BlobGone
 from loom.store.notes import note_output
 from loom.store.output import HINTS, refusal
 from loom.store.placing import Placement, place, place_descriptor, reason_of
-from loom.store.settlers import SETTLE_S, await_settler, settle_later, settle_now
+from loom.store.settlers import await_settler, settle_later, settle_now
 from loom.store.settling import quarantine, settle
 from loom.store.staging import Staging
 from loom.store.trust import Foreign
@@ -333,18 +333,11 @@ class Vault:
     def settle(self, ref: Ref) -> str:
         """Have a blob that was just published settled; return a warning for the user, "" for none."""
         if background.is_first_process():
-            return self._settle_now(ref)
+            return settle_now(self._cache, ref, lambda hashed: self._on_hashed(hashed, ref.size))
         self.settle_later()
         if not ref.boot_id and not ref.digest:
             return "this system does not tell one boot from another: the cache is believed once the file is hashed"
         return ""
-
-    def _settle_now(self, ref: Ref) -> str:
-        if settle_now(self._cache, ref, lambda hashed: self._on_hashed(hashed, ref.size)):
-            return ""
-        first = f"the cache's copy was not settled within {SETTLE_S:g} s, and this is the container's first process"
-        then = "is hashed before it is used" if ref.digest else "is fetched again"
-        return f"{first}: on another boot or machine it {then}"
 
     def settle_later(self) -> None:
         """Have all new blobs settled by a process of its own, which outlives this one."""
