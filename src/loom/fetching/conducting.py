@@ -59,7 +59,7 @@ class Conductor:
         self._peers_pool: Pool | None = None
         self._is_closed = False
         try:
-            self._pools = shared.origin_pools(options, self._tasks)
+            self._pools = shared.origin_pools(self._keys[0], options, self._tasks)
         except BaseException:
             shared.give_back(self._tasks)
             raise
@@ -73,8 +73,9 @@ class Conductor:
     def peers_pool(self) -> Pool:
         """The pool for requests to peers, of the same loop."""
         if self._peers_pool is None:
-            self._peers_pool = self._shared.peers_pool(self._options, self._tasks)
-            self._keys.append(peers_key(self._options))
+            key = peers_key(self._options)
+            self._peers_pool = self._shared.peers_pool(key, self._options, self._tasks)
+            self._keys.append(key)
         return self._peers_pool
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

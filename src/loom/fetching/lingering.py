@@ -123,8 +123,9 @@ class Lingering:
     def add(self, facts: dict[str, Any], fd: int) -> None:
         """Hand on an open file, and close it in the end.
 
-        facts: key, reference, digest, size, etag, last_modified and digests of what it is; model, linger_s (seconds
-        after the last request); served (bytes before); said (what else its registration says). All fit into JSON.
+        facts: key, reference, digest, size, etag, last_modified and digests of what it is; model ("" to register
+        nothing); linger_s (seconds after the last request); served (bytes before); said (what else its registration
+        says). All fit into JSON.
         """
         held, version = Held(fd), Version(facts["size"], facts["etag"], facts["last_modified"])
         digests = {int(unit): digest for unit, digest in facts["digests"].items()}
@@ -150,11 +151,11 @@ class Lingering:
             if key in one.keys or not is_known:
                 one.asked_at = time.monotonic()
 
-    def replace(self, model: str) -> None:
-        """Say nothing more of a model: a new fetch of it speaks for this node now."""
+    def hush(self, model: str) -> None:
+        """Say nothing more of a model, but hand its files on: a new fetch of it speaks for this node now."""
         for one in self._all():
             if one.facts["model"] == model:
-                self._drop(one)
+                one.facts["model"] = ""
 
     def hand_over(self) -> list[tuple[dict[str, Any], Held]]:
         """Return the facts of all files and their descriptors, for another process to go on; `close` comes next."""
@@ -162,7 +163,7 @@ class Lingering:
 
     def part(self, ttl_s: float) -> None:
         """Register every file once more, as had but not handed out: no process can go on."""
-        for one in self._all():
+        for one in [file for file in self._all() if file.facts["model"]]:
             lease, one.lease = one.lease or Lease(lambda: None, BEAT_S), None
             with contextlib.suppress(RuntimeError):
                 self._renewal.add(lease)
@@ -181,7 +182,7 @@ class Lingering:
         """Register a file; once it is over, have it withdrawn instead."""
         if one.is_over:
             self._drop(one, partial(self._withdraw, one))
-        else:
+        elif one.facts["model"]:
             self._register(one, TTL_S, address=self.node["address"], own_address=True)
 
     def _register(self, one: _File, ttl_s: float, **where: Any) -> None:
@@ -193,6 +194,8 @@ class Lingering:
         )  # fmt: skip
 
     def _withdraw(self, one: _File) -> None:
+        if not one.facts["model"]:
+            return
         self._client.withdraw(self.node["node"], one.facts["model"], identity=self.node["identity"])
 
     def _served(self, one: _File) -> int:

@@ -23,7 +23,6 @@ from loom.core.urls import parse_url
 from loom.fetching import lingering
 from loom.fetching.lingering import Lingering
 from loom.net.http_server import HttpServer
-from loom.net.limit import RateLimit
 from loom.net.listening import listen_in, own_address
 from loom.net.tls import client_certificate
 from loom.peers.face import PeerFace
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from loom.core.options import Options
+    from loom.net.limit import RateLimit
     from loom.peers.shelf import Item
     from loom.peers.wire import Caller
 
@@ -61,15 +61,17 @@ _CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
 class Member:
     """One node of one fleet. Methods may be called from any thread, except `close`.
 
-    Raises UsageError when the control plane's address, or a certificate for it, cannot be used.
+    upload_limit: what all uploads of the process together may send in a second; None for no bound. Raises UsageError
+    when the control plane's address, or a certificate for it, cannot be used.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, upload_limit: RateLimit | None) -> None:
         self.node = options.node or socket.gethostname()
         self.identity = identity_of(options)
         self.client = _client(options)
         self.renewal = Renewal("loom-announcer", self.client.close)
         self._options = options
+        self._upload_limit = upload_limit
         self._shelf = OwnShelf()
         self._visits: dict[Item, tuple[str, Callable[[Caller], None]]] = {}
         self._lock = threading.Lock()
@@ -117,8 +119,7 @@ class Member:
         listening = listen_in(host, ports, or_any=not options.listen)
         face = PeerFace(self._shelf, options.control_token, self._met)
         face.authority = format_authority(shown, listening.getsockname()[1])
-        limit = RateLimit(options.limit_upload_rate) if options.limit_upload_rate else None
-        self._server, self._listening = HttpServer(face, listening, limit=limit), listening
+        self._server, self._listening = HttpServer(face, listening, limit=self._upload_limit), listening
         self._server.start()
         node = {"node": self.node, "identity": self.identity, "zone": options.zone,
                 "address": f"http://{face.authority}"}  # fmt: skip
@@ -175,7 +176,7 @@ class Member:
     def fetches(self, model: str) -> None:
         """A fetch of this model begins: it speaks for the node now, not what an earlier fetch of it left."""
         if self._lingering is not None:
-            self._lingering.replace(model)
+            self._lingering.hush(model)
 
     def settle(self) -> None:
         """Fetches go on in this process: tell the control plane of the files that are handed on meanwhile."""

@@ -63,7 +63,7 @@ class Shared:
         self._connectors: dict[Hashable, Connector] = {}
         self._pools: dict[Hashable, dict[int, Pool]] = {}
         self._uses: Counter[Hashable] = Counter()
-        self._limits: dict[int, RateLimit] = {}
+        self._limits: dict[tuple[str, int], RateLimit] = {}
         self._members: dict[Hashable, Member] = {}
 
     # Loops
@@ -96,17 +96,20 @@ class Shared:
 
     # Connections
 
-    def origin_pools(self, options: Options, tasks: Tasks) -> list[Pool]:
-        """Return a pool for requests to origins on each loop of `tasks`; `release(origin_key(options))` in the end.
+    def origin_pools(self, key: Hashable, options: Options, tasks: Tasks) -> list[Pool]:
+        """Return a pool for requests to origins on each loop of `tasks`; `release(key)` in the end.
 
-        Raises UsageError when a certificate cannot be used.
+        key: `origin_key` of the options. Raises UsageError when a certificate cannot be used.
         """
-        return self._use(origin_key(options), lambda: _connector(options), tasks.numbers, options.limit_rate)
+        return self._use(key, lambda: _connector(options), tasks.numbers, options.limit_rate)
 
-    def peers_pool(self, options: Options, tasks: Tasks) -> Pool:
-        """Return the pool for requests to peers on the first loop of `tasks`; `release(peers_key(options))` later."""
+    def peers_pool(self, key: Hashable, options: Options, tasks: Tasks) -> Pool:
+        """Return the pool for requests to peers on the first loop of `tasks`; `release(key)` in the end.
+
+        key: `peers_key` of the options.
+        """
         direct = lambda: Connector(environ={})  # noqa: E731 - no proxy stands between peers
-        return self._use(peers_key(options), direct, tasks.numbers[:1], options.limit_rate)[0]
+        return self._use(key, direct, tasks.numbers[:1], options.limit_rate)[0]
 
     def _use(
         self, key: Hashable, connect: Callable[[], Connector], numbers: Iterable[int], limit_rate: int | None
@@ -130,9 +133,11 @@ class Shared:
     def _pool(self, key: Hashable, number: int, limit_rate: int | None) -> Pool:
         pools = self._pools.setdefault(key, {})
         if number not in pools:
-            limit = None if limit_rate is None else self._limits.setdefault(limit_rate, RateLimit(limit_rate))
-            pools[number] = Pool(self._connectors[key], limit)
+            pools[number] = Pool(self._connectors[key], self._limit("down", limit_rate))
         return pools[number]
+
+    def _limit(self, way: str, rate: int | None) -> RateLimit | None:
+        return None if rate is None else self._limits.setdefault((way, rate), RateLimit(rate))
 
     # The fleet
 
@@ -143,7 +148,7 @@ class Shared:
         key = member_key(options, identity_of(options))
         with self._lock:
             if key not in self._members:
-                self._members[key] = Member(options)
+                self._members[key] = Member(options, self._limit("up", options.limit_upload_rate))
             return self._members[key]
 
     # The end

@@ -7,10 +7,20 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
+from loom.client.client import ControlClient
+from loom.client.renewal import Renewal
+from loom.fetching.lingering import Lingering
+from loom.peers.shelf import OwnShelf
 from loom.store import background
+from tests.fetching.kit.fleet import TOKEN
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.fetching.kit.fleet import Cold
 
 
 def test_it_loads_little() -> None:
@@ -42,3 +52,27 @@ def test_it_is_nice() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(said.stdout) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+
+
+def test_a_new_fetch_of_the_model_speaks_for_the_node(cold: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of an earlier one stays on the shelf, and says nothing more; when peers ask no more it is closed."""
+    monkeypatch.setattr("loom.fetching.lingering.BEAT_S", 0.02)
+    (cold.folder / "m").write_bytes(b"weights")
+    client, shelf, renewal = ControlClient(cold.control, token=TOKEN), OwnShelf(), Renewal("loom-lingering")
+    node = {"node": "n", "identity": "", "zone": None, "address": "http://127.0.0.1:3002"}
+    lingering = Lingering(shelf, renewal, client, node, lambda _: 0)
+    facts = {"key": "k", "reference": "r", "digest": "", "size": 7, "etag": '"e"', "last_modified": "", "digests": {},
+             "model": "m", "linger_s": 600, "served": 0, "said": {}}  # fmt: skip
+    lingering.add(facts, os.open(cold.folder / "m", os.O_RDONLY))
+    lingering.announce()
+    until(lambda: bool(client.nodes()))
+    lingering.hush("m")
+    client.withdraw("n")
+    item = shelf.find("k")
+    assert item is not None
+    facts["linger_s"] = 0
+    assert lingering.is_empty.wait(20)
+    assert (shelf.find("k"), client.nodes()) == (None, [])
+    with pytest.raises(OSError, match="closed"):
+        item.open()
+    renewal.close(20)
