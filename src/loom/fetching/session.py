@@ -1,18 +1,19 @@
-r"""A session: many entries, from many threads, over one set of loops, connections and ports.
+"""A session: many entries, from many threads, over one set of loops, connections and ports.
 
-What belongs to whom. A resource exists once for all fetches of the process that agree in the choices it depends on; two
-fetches that differ in one of them never share it (loom.fetching.shared).
+What belongs to whom. Two fetches share a resource when they agree in every choice that it depends on, and never else;
+whether they run in one session makes no difference (loom.fetching.shared).
 
-| resource | once per | choices that it depends on |
+| resource | one for each | choices that it depends on |
 |---|---|---|
 | event loops and their threads | process | none |
-| connections to origins, pipes, buffers | loop | ca_file, cert, key, proxy_cert, proxy_key, by content; limit_rate; |
-| | | timeout_s (of handshakes); the environment's proxies and trust |
-| connections to peers | loop | control_token, limit_rate |
-| limit on what is received | process | limit_rate |
-| port and shelf, limit on what is handed out, the thread that announces and its connection, the process that lingers \
-| process | control, control_token, control_ca_file, control_cert, control_key, by content; node, zone, listen, \
-allow_anonymous, limit_upload_rate; the cache's folder (of no_cache: the process), which tells namesakes apart |
+| limit on bytes received | process | limit_rate |
+| limit on bytes handed out | process | limit_upload_rate |
+| connections to origins; pipe and buffer | loop | ca_file, cert, key, proxy_cert, proxy_key: the files as they are now; |
+| | | limit_rate; timeout_s (of handshakes); proxies and trust of the environment |
+| connections to peers; pipe and buffer | loop | control_token, limit_rate |
+| the process as a node of a fleet: port and shelf, | process | control, control_token, control_ca_file, control_cert, |
+| thread that announces and its connection, | | control_key (files as above), node, zone, listen, allow_anonymous, |
+| process that lingers | | limit_upload_rate; the node's identity: of the cache, else of the process |
 
 All other choices are a fetch's own: they say what one entry asks for and where it goes, and end with it. `token` and
 `headers` travel in each request; no connection keeps them. `private`, `no_peers`, `model` and `linger_s` decide what
