@@ -8,7 +8,7 @@ whether they run in one session makes no difference (loom.fetching.shared).
 | event loops and their threads | process | none |
 | limit on bytes received | process | limit_rate |
 | limit on bytes handed out | process | limit_upload_rate |
-| connections to origins; pipe and buffer | loop | ca_file, cert, key, proxy_cert, proxy_key: the files as they are now; |
+| connections to origins; pipe and buffer | loop | ca_file, cert, key, proxy_cert, proxy_key (files as they are now); |
 | | | limit_rate; timeout_s (of handshakes); proxies and trust of the environment |
 | connections to peers; pipe and buffer | loop | control_token, limit_rate |
 | the process as a node of a fleet: port and shelf, | process | control, control_token, control_ca_file, control_cert, |
