@@ -27,6 +27,12 @@ HANG_S = 60.0
 """Seconds far beyond what any test takes on an idle machine; a busy one gets as many times more as it is busy."""
 
 
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what the tests begin, though a shell that started them in the background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_running() -> Iterator[None]:
     """Report the processes that tests have begun and not ended."""

@@ -161,8 +161,8 @@ def test_version_imports_nothing_heavy(environ) -> None:
 
 
 def _start_slow(origin, tmp_path, environ, **pipes) -> subprocess.Popen[bytes]:
-    """Start a fetch that would take some 8 seconds, in chunks of 64 KiB."""
-    options = ["--chunk-size", "64KiB", "--workers", "2", "-H", "X-Rate: 128k"]
+    """Start a fetch that would take some 16 seconds, in chunks of 64 KiB."""
+    options = ["--chunk-size", "64KiB", "--workers", "2", "-H", "X-Rate: 64k"]
     command = [sys.executable, "-m", "loom", "fetch", origin.url("model.gguf"), *options]
     return subprocess.Popen(command, cwd=tmp_path, env=environ, **pipes)
 
