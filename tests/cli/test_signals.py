@@ -12,7 +12,7 @@ import pytest
 
 from loom.cli import signals
 from tests import SRC
-from tests.origins.deliveries import paced, stalls
+from tests.origins.deliveries import Tripwire, paced
 from tests.origins.things import Thing, seeded
 
 DATA = seeded(3_000_000)
@@ -68,7 +68,7 @@ def test_a_signal_during_an_import(origin, tmp_path, number, code, offset):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_in_the_middle_of_a_fetch(origin, tmp_path, number, code):
     """It tells what is kept, and the next fetch goes on from there; with --json the object has the exit code, too."""
-    url = origin.put("/m.bin", Thing(DATA), stalls(1_000_000))
+    url = origin.put("/m.bin", Thing(DATA), Tripwire(1_000_000))
     command = [sys.executable, "-m", "loom", "fetch", url, "-o", str(tmp_path / "m.bin"), "--workers", "1", "--json",
                "--cache", str(tmp_path / "cache"), "--chunk-size", "100KB"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(SRC)}
