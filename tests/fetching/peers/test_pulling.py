@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 DATA = seeded(3_000_000)
 SIZE = len(DATA)
 GRID = Grid(SIZE)
+
+SOON_S = 2.0
+"""Seconds after which a peer answers anyway; below the time that it is given."""
 
 
 class Fetch:
@@ -78,15 +82,6 @@ def honest(ask: Ask) -> None:
         ask.head("200 OK", 0)
 
 
-def nonsense(ask: Ask) -> None:
-    """Send another range than the one asked for."""
-    if ask.kind == "blob":
-        ask.part(ask.start + 1, ask.end)
-        ask.send(DATA[ask.start + 1 : ask.end])
-    else:
-        ask.head("200 OK", 0)
-
-
 def test_all_bytes_come_from_peers_and_are_confirmed() -> None:
     """Two peers that have it all are enough; each byte is counted once, by who brought it."""
     with listening(honest, honest) as (a, b):
@@ -99,7 +94,21 @@ def test_all_bytes_come_from_peers_and_are_confirmed() -> None:
 
 def test_a_peer_that_sends_nonsense_is_rejected_and_told_of() -> None:
     """Its bytes come from the other one."""
-    with listening(nonsense, honest) as (a, b):
+    was_asked = threading.Event()
+
+    def nonsense(ask: Ask) -> None:
+        if ask.kind == "blob":
+            was_asked.set()
+            ask.part(ask.start + 1, ask.end)
+            ask.send(DATA[ask.start + 1 : ask.end])
+        else:
+            ask.head("200 OK", 0)
+
+    def honest_later(ask: Ask) -> None:
+        was_asked.wait(SOON_S)
+        honest(ask)
+
+    with listening(nonsense, honest_later) as (a, b):
         fetch = Fetch({"a": a.url, "b": b.url})
         fetch.run()
     assert fetch.staged.read(SIZE, 0) == DATA
