@@ -27,3 +27,13 @@ def test_a_cold_start(setting: Setting, most_copies: float, most_of_bound: float
     outcome = Simulation(setting).run()
     assert outcome.copies <= most_copies
     assert outcome.ratio <= most_of_bound
+
+
+def test_an_origin_that_throttles_a_fleet() -> None:
+    """It answers four requests at once and refuses the others; each node has its tries, and peers carry the rest."""
+    simulation = Simulation(Setting(12, 60 * MB, link=5e6, origin=20e6, step_s=0.1, most_at_origin=4))
+    outcome = simulation.run()
+    assert simulation.refused > 0
+    assert outcome.copies <= 1.2
+    assert outcome.ratio <= 3.0
+    assert all(node.transfer.error is None for node in simulation.nodes)
