@@ -5,7 +5,7 @@ first in rank and asks the origin; so nodes with the same list agree without a w
 units to those that are second.
 
 Weighing a node takes some milliseconds where a file has thousands of units. So `Homes` is a value: `listing` weighs,
-and is called outside any lock; all else is quick, and whoever holds the lock swaps one value for another. Nodes that
+and is called outside any lock; all else is quick, and the holder of the lock swaps one value for another. Nodes that
 went away leave by `without`, which weighs nothing.
 
 Pure. A `Homes` never changes, and any thread may read it.

@@ -117,7 +117,7 @@ class Swarm:
     # What the node learns
 
     def meet(self, name: str, address: str, *, is_near: bool = True, most: int = MAX_PEERS) -> None:
-        """Take note of another node; it becomes a neighbour if there are not so many yet."""
+        """Take note of another node; it becomes a neighbour while there are fewer than `most`."""
         if name == self.me:
             return
         peer = self.peers.get(name)

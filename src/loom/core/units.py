@@ -1,6 +1,6 @@
 """Units: how a file is cut into what nodes tell each other about, what a node has of them, and bitmaps of them.
 
-Pure. What is made of it is loom.core.swarm's business.
+Pure. What a node decides by it is loom.core.swarm's business.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Census:
 
 
 class Free:
-    """The bytes that are missing and nobody has been asked for. units: a bitmap of those that have some of them; fresh:
+    """The bytes that are missing and that no request has yet. units: a bitmap of those that have some of them; fresh:
     of those whose first byte is one; begun: of any others, how far from their beginning the first one is.
     """
 

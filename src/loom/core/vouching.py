@@ -1,13 +1,13 @@
 """Vouching: whether what came from peers is what the origin has, unit by unit.
 
-Theory of operation. Who took all of a unit from the origin knows what it is; who took some of it from peers knows only
-what they handed out. So every node hashes each unit when it is whole, and *vouches* for those that it took from the
-origin, and for those whose digest somebody else has vouched for in the same words: every voucher goes back to one who
-asked the origin. Where digests differ nobody is believed: the origin is asked for that unit again, and then it is
-known who was wrong, the voucher or whoever handed out the bytes.
+Theory of operation. A node that took all of a unit from the origin knows the right bytes; one that took some of it from
+peers knows only what they handed out. So every node hashes each unit when it is whole. It *vouches* for the units that it
+took from the origin, and for those whose digest another node has vouched for in the same words: every voucher goes back
+to a node that asked the origin. Where digests differ no node is believed: the origin is asked for that unit again, and
+that shows who was wrong, the voucher or a peer that handed out the bytes.
 
-A peer's word about bytes that it has itself handed out is worth less: it counts when the peer is the unit's home, which
-most likely took them from the origin, or when nobody else is left to be asked. So bytes that were damaged on a disk, in
+A peer's word about bytes that it has itself handed out is worth less. It counts when the peer is the unit's home, which
+most likely took them from the origin, or when no other peer is left to be asked. So bytes that were damaged on a disk, in
 memory or on the way are found out, and so is a peer that lies alone. A home that lies about what it alone has asked the
 origin for is believed: only a digest from elsewhere (`--sha256`) helps against that.
 
@@ -63,7 +63,7 @@ class Vouching:
         self._supplied[peer] = self._supplied.get(peer, 0) | units
 
     def hashed(self, unit: int, digest: str) -> None:
-        """A unit is whole, and nobody writes to it any more."""
+        """A unit is whole, and no request writes to it any more."""
         self._digests[unit] = digest
         self._hashed |= 1 << unit
         self.vouched |= (1 << unit) & ~self._foreign
@@ -91,14 +91,14 @@ class Vouching:
         self._mute[peer] = self.grid.everything
 
     def excuse(self) -> None:
-        """Be content with what nobody vouches for: nobody is left who could."""
+        """Be content with units that no peer vouches for: none is left that could."""
         self._excused |= self.pending
 
     # What is known
 
     @property
     def pending(self) -> int:
-        """A bitmap: units that are whole, with bytes of peers or unknown ones, and that nobody has vouched for yet."""
+        """A bitmap: units that are whole, with bytes of peers or unknown ones, and that no peer has vouched for yet."""
         disputed = 0
         for dispute in self.disputes:
             disputed |= 1 << dispute.unit
@@ -111,7 +111,7 @@ class Vouching:
 
     @property
     def excused(self) -> int:
-        """A bitmap: units with bytes of peers that nobody could vouch for."""
+        """A bitmap: units with bytes of peers that no peer could vouch for."""
         supplied = 0
         for units in self._supplied.values():
             supplied |= units
@@ -134,7 +134,7 @@ class Vouching:
     def questions(
         self, peers: Iterable[Peer], home_of: Callable[[int], str], most: int, *, is_last: bool
     ) -> list[tuple[Peer, int]]:
-        """Return which of `peers` to ask about which units, at most so many, none twice; `is_last`: see `question`."""
+        """Return which of `peers` to ask about which units, at most `most` of them, none twice; `is_last`: see `question`."""
         found: list[tuple[Peer, int]] = []
         left, asked = list(peers), 0
         while len(found) < most and (question := self.question(left, home_of, is_last=is_last, but=asked)):
@@ -146,10 +146,10 @@ class Vouching:
     def question(
         self, peers: Iterable[Peer], home_of: Callable[[int], str], *, is_last: bool, but: int = 0
     ) -> tuple[Peer, int] | None:
-        """Return which of `peers` to ask about which units: whoever can tell of most; None when nobody can.
+        """Return which of `peers` to ask about which units: the one that can tell of most; None when none can.
 
-        is_last: nobody else will turn up: then a peer's word about its own bytes counts, too. but: a bitmap of units
-        that somebody else is being asked about.
+        is_last: no other peer will turn up: then a peer's word about its own bytes counts, too. but: a bitmap of units
+        that another peer is being asked about.
         """
         pending = self.pending & ~but
         if not pending:
@@ -168,7 +168,7 @@ class Vouching:
         return None
 
     def homes(self, home_of: Callable[[int], str]) -> set[str]:
-        """Return the homes of the units that nobody has vouched for yet."""
+        """Return the homes of the units that no peer has vouched for yet."""
         return set(self._by_home(self.pending, home_of))
 
     def _by_home(self, units: int, home_of: Callable[[int], str]) -> dict[str, int]:
