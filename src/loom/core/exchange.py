@@ -13,8 +13,8 @@ The shell's part, each as often as it likes:
     next_to_hash, questions, question_for_origin, is_over
                         what to do to confirm the bytes of peers, and whether the fetch is done
 
-A request, to the origin or to a peer, is known by its number. The shell that carries it out tells `opened`, `received` and, as
-the last thing, `ended` or `failed`. What a failure means:
+A request, to the origin or to a peer, is known by its number. The shell that carries it out tells `opened`, `received`
+and, as the last thing, `ended` or `failed`. What a failure means:
 
     verdict of the fault    what becomes of the peer (loom.core.peer)
     --------------------    -----------------------------------------

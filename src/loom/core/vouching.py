@@ -1,15 +1,15 @@
 """Vouching: whether what came from peers is what the origin has, unit by unit.
 
-Theory of operation. A node that took all of a unit from the origin knows the right bytes; one that took some of it from
-peers knows only what they handed out. So every node hashes each unit when it is whole. It *vouches* for the units that it
-took from the origin, and for those whose digest another node has vouched for in the same words: every voucher goes back
-to a node that asked the origin. Where digests differ no node is believed: the origin is asked for that unit again, and
-that shows who was wrong, the voucher or a peer that handed out the bytes.
+Theory of operation. A node that took all of a unit from the origin knows the right bytes; one that took some of it
+from peers knows only what they handed out. So every node hashes each unit when it is whole. It *vouches* for the units
+that it took from the origin, and for those whose digest another node has vouched for in the same words: every voucher
+goes back to a node that asked the origin. Where digests differ no node is believed: the origin is asked for that unit
+again, and that shows who was wrong, the voucher or a peer that handed out the bytes.
 
-A peer's word about bytes that it has itself handed out is worth less. It counts when the peer is the unit's home, which
-most likely took them from the origin, or when no other peer is left to be asked. So bytes that were damaged on a disk, in
-memory or on the way are found out, and so is a peer that lies alone. A home that lies about what it alone has asked the
-origin for is believed: only a digest from elsewhere (`--sha256`) helps against that.
+A peer's word about bytes that it has itself handed out is worth less. It counts when the peer is the unit's home,
+which most likely took them from the origin, or when no other peer is left to be asked. So bytes that were damaged on a
+disk, in memory or on the way are found out, and so is a peer that lies alone. A home that lies about what it alone has
+asked the origin for is believed: only a digest from elsewhere (`--sha256`) helps against that.
 
 Pure, and not thread-safe.
 """
@@ -134,7 +134,7 @@ class Vouching:
     def questions(
         self, peers: Iterable[Peer], home_of: Callable[[int], str], most: int, *, is_last: bool
     ) -> list[tuple[Peer, int]]:
-        """Return which of `peers` to ask about which units, at most `most` of them, none twice; `is_last`: see `question`."""
+        """Return which of `peers` to ask about which units, at most `most`, none twice; `is_last`: see `question`."""
         found: list[tuple[Peer, int]] = []
         left, asked = list(peers), 0
         while len(found) < most and (question := self.question(left, home_of, is_last=is_last, but=asked)):
