@@ -46,6 +46,8 @@ endings/    fetches that do not end well, and what the next one makes of them
   test_memory            the peak of memory
 peers/      fetches that take from each other
   test_peers             a small fleet, every node honest
+  test_pulling           what peers bring: by one job, without a control plane
+  test_confirming        digests asked of other nodes: what is confirmed, and what is not
   test_hostile           peers that lie, stall, break off or flood
   test_announcing        a fetch and its control plane
   test_sharing           one process, many files: one port, one lease, one process that lingers
