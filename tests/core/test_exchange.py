@@ -288,4 +288,4 @@ def test_only_sound_bytes_go_on_record() -> None:
     assert it.confirmation.sound(it.transfer.have) == [Span(0, GRID.unit_size)]
     it.confirmation.began(FIRST_PULL, Span(10, 20))
     assert it.confirmation.sound(it.transfer.have) == []
-    assert it.confirmation.first_unsettled() == 10
+    assert it.confirmation.first_being_written() == 10

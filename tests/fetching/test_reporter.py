@@ -52,7 +52,7 @@ def test_the_rate_of_a_stream_that_begins_again(clock) -> None:
     told: list[Progress] = []
     report = Reporter(told.append)
     report.connecting()
-    report.stream = SimpleNamespace(size=None, received=0, fetched=0, patience=SimpleNamespace(retries=0))
+    report.stream = SimpleNamespace(size=None, received=0, fetched=0, retrying=SimpleNamespace(retries=0))
     for received in (4 * MB, 0, 1 * MB):
         clock[0] += 0.5
         report.stream.received = received
@@ -65,7 +65,7 @@ def test_the_rate_of_an_origin_that_sends_once_a_second(clock) -> None:
     told: list[Progress] = []
     report = Reporter(told.append)
     report.connecting()
-    report.stream = SimpleNamespace(size=None, received=0, fetched=0, patience=SimpleNamespace(retries=0))
+    report.stream = SimpleNamespace(size=None, received=0, fetched=0, retrying=SimpleNamespace(retries=0))
     for tick in range(1, 32):
         report.stream.received = MB * (1 + int(0.16 * tick))
         clock[0] += 0.16

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from loom.net.face import OpenFile, Part, Refused, Reply, Request, Stream, explain_in_json, parse_request
+from loom.net.face import OpenFile, Refused, Reply, Request, Slice, Stream, explain_in_json, parse_request
 from loom.net.limit import RateLimit
 from loom.testing.face_contract import FaceContract, Served, Subject, serving, wait_until
 from tests.origins.things import seeded
@@ -49,12 +49,12 @@ class MemoryFace:
             case "/echo":
                 return Reply(200, {}, request.body)
             case "/memory":
-                return Reply(200, {}, Part(lambda: memoryview(WHOLE), 0, len(WHOLE)))
+                return Reply(200, {}, Slice(lambda: memoryview(WHOLE), 0, len(WHOLE)))
             case "/inside":
                 assert self.path is not None
-                return Reply(206, {}, Part(self._open, 10, 20))
+                return Reply(206, {}, Slice(self._open, 10, 20))
             case "/gone":
-                return Reply(200, {}, Part(self._open, 0, 5), kept={"X-Kept": "1"})
+                return Reply(200, {}, Slice(self._open, 0, 5), kept={"X-Kept": "1"})
             case "/unchanged":
                 return Reply(304, {"ETag": '"x"'})
             case "/defect":

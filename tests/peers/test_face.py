@@ -14,7 +14,7 @@ import pytest
 from loom.core.headers import Version
 from loom.core.units import Availability, Grid
 from loom.net.face import OpenFile
-from loom.net.http_server import Bounds, HttpServer
+from loom.net.http_server import HttpServer, ServerBounds
 from loom.net.limit import BURST_S, RateLimit
 from loom.net.listening import listen
 from loom.peers import face as face_module
@@ -63,7 +63,7 @@ class Door:
     """A server, and where it is."""
 
     def __init__(
-        self, shelf: OwnShelf, token: str | None, host: str = "127.0.0.1", bounds: Bounds | None = None
+        self, shelf: OwnShelf, token: str | None, host: str = "127.0.0.1", bounds: ServerBounds | None = None
     ) -> None:
         listening = listen(host, 0)
         self.host = "127.0.0.1"
@@ -121,7 +121,7 @@ def path(tmp_path: Path) -> Path:
     return it
 
 
-def doors(path: Path, token: str | None, bounds: Bounds | None = None) -> Iterator[Door]:
+def doors(path: Path, token: str | None, bounds: ServerBounds | None = None) -> Iterator[Door]:
     shelf = OwnShelf()
     shelf.put(KEY, WholeFile(Version(len(DATA), '"v"', ""), len(DATA), reopen=Place.of(path).open), "ref", "d" * 64)
     shelf.put("half", Half(path))
@@ -228,7 +228,7 @@ def test_a_head_without_an_end_is_cut(door: Door) -> None:
 
 def test_who_only_sits_there_keeps_nobody_out(path: Path) -> None:
     """When there is no room for more connections the one that has been silent for longest makes room."""
-    with serving(path, TOKEN, Bounds(connections=8)) as guarded, contextlib.ExitStack() as stack:
+    with serving(path, TOKEN, ServerBounds(connections=8)) as guarded, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(guarded.connect()) for _ in range(20)]
         for number, one in enumerate(idle):
             with contextlib.suppress(OSError):
@@ -375,7 +375,7 @@ def test_a_node_on_port_80_is_called_without_it(guarded: Door) -> None:
 
 def test_beyond_its_slots_it_is_busy(path: Path) -> None:
     """It says so at once, with what it has; when a slot is free it serves again. A slow reader holds one."""
-    with serving(path, None, Bounds(slots=1)) as door:
+    with serving(path, None, ServerBounds(slots=1)) as door:
         with door.connect() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.sendall(request(f"/blobs/{KEY}", door.authority, "Range: bytes=0-"))

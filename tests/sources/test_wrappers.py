@@ -12,7 +12,7 @@ from loom.core.options import Options
 from loom.core.ranges import Span
 from loom.errors import OriginUnreachable
 from loom.sources import wrappers
-from loom.sources.wrappers import Patience, SingleFlight, Traced
+from loom.sources.wrappers import Retrying, SingleFlight, Traced
 from loom.testing.lying_source import LyingSource
 from loom.testing.source_contract import run, take
 
@@ -30,7 +30,7 @@ class Clock:
 def test_the_note_counts_down(monkeypatch) -> None:
     """While it waits it says why and for how long still; before and after that it says nothing."""
     clock, notes = Clock(), []
-    one = Patience(Options(backoff_s=100))
+    one = Retrying(Options(backoff_s=100))
     monkeypatch.setattr(wrappers, "time", clock)
 
     async def pause(delay_s: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from loom.store import checking
 from loom.store.cache import Cache, Ref, format_ref, settled_blob
-from loom.store.checking import Finding, Problem, check, noted_origin, rebuild, repair
+from loom.store.checking import Damage, Problem, check, noted_origin, rebuild, repair
 from loom.store.hashing import hash_file
 from loom.store.inside import Place
 from loom.store.inventory import take_inventory
@@ -55,7 +55,7 @@ def test_a_sound_cache(cache) -> None:
     put(cache, KEY, settled=True)
     put(cache, OTHER_KEY, b"new")
     told: list[tuple[str, int]] = []
-    assert check(cache, lambda *one: told.append(one)) == Finding(2, len(CONTENT) + 3, (), unproved=1)
+    assert check(cache, lambda *one: told.append(one)) == Damage(2, len(CONTENT) + 3, (), unproved=1)
     assert sorted(told) == [("model", 3), ("model", len(CONTENT))]
     assert cache.find(KEY)
     assert cache.find(OTHER_KEY)
@@ -73,7 +73,7 @@ def test_a_wrong_blob(cache, settled, content, what) -> None:
     ref = put(cache, KEY, settled=settled, digest=digest_of(CONTENT))
     cache.write(OTHER_KEY, ref)
     overwrite(path_of(cache, KEY), content)
-    assert check(cache) == Finding(1, len(content), (Problem("model", what, "put into quarantine"),))
+    assert check(cache) == Damage(1, len(content), (Problem("model", what, "put into quarantine"),))
     assert cache.read(KEY) is cache.read(OTHER_KEY) is None
     assert take_inventory(cache).blobs == ()
     (name,) = names_in(f"{cache.root}/quarantine")
@@ -151,7 +151,7 @@ def test_bad_records(cache, text) -> None:
     assert problems == told
     assert repair(cache) == 0
     assert names_in(f"{cache.root}/refs") == []
-    assert check(cache) == Finding(0, 0, ())
+    assert check(cache) == Damage(0, 0, ())
 
 
 def test_repair_settles_and_clears_up(cache) -> None:

@@ -14,13 +14,13 @@ from loom.core.options import MAX_CHUNK_SIZE, MIN_CHUNK_SIZE
 from loom.core.ranges import Span
 from loom.store.cache import is_same_boot, read_boot_id
 from loom.store.inside import Place
-from loom.store.journal import Record, format_entries, format_header, format_synced, read_journal
+from loom.store.journal import JournalState, format_entries, format_header, format_synced, read_journal
 
 REFERENCE = "ab" * 32
 BOOT = "boot-1"
 CHUNK = MIN_CHUNK_SIZE
 VERSION = Version(10 * CHUNK, '"etag"', "Mon, 23 Nov 2026 12:00:00 GMT")
-HEADER = format_header(Record(REFERENCE, VERSION, CHUNK), BOOT)
+HEADER = format_header(JournalState(REFERENCE, VERSION, CHUNK), BOOT)
 SAME_BOOT, OTHER_BOOT = BOOT, "boot-2"
 
 numbers = st.integers(0, 9)
@@ -36,21 +36,21 @@ class Journal:
         return self._text[:limit] if limit >= 0 else self._text
 
 
-def read(text: bytes, boot_id: str = SAME_BOOT, reference: str = REFERENCE) -> Record | None:
+def read(text: bytes, boot_id: str = SAME_BOOT, reference: str = REFERENCE) -> JournalState | None:
     return read_journal(Journal(text), reference, boot_id)  # type: ignore[arg-type]
 
 
 def done(text: bytes, boot_id: str = SAME_BOOT) -> tuple[int, ...]:
-    record = read(text, boot_id)
-    assert record is not None
-    return record.done
+    state = read(text, boot_id)
+    assert state is not None
+    return state.done
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     """A journal on disk says what was put into it."""
     path = tmp_path / "journal"
     path.write_bytes(HEADER + format_entries([3, 1]) + format_synced(2) + format_entries([7]))
-    assert read_journal(Place.of(path), REFERENCE, BOOT) == Record(REFERENCE, VERSION, CHUNK, (3, 1, 7), 2)
+    assert read_journal(Place.of(path), REFERENCE, BOOT) == JournalState(REFERENCE, VERSION, CHUNK, (3, 1, 7), 2)
 
 
 def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
@@ -63,9 +63,9 @@ def test_a_journal_that_is_not_there(tmp_path: Path) -> None:
 def test_wherever_it_is_torn(chunks: list[int], cut: int) -> None:
     """Of a journal that was cut off anywhere, the whole lines count, in order, and nothing else."""
     text = HEADER + format_entries(chunks)
-    record = read(text[:cut] if cut < len(HEADER) else text[: cut - len(HEADER)])
-    if record is not None:
-        assert list(record.done) == chunks[: len(record.done)]
+    state = read(text[:cut] if cut < len(HEADER) else text[: cut - len(HEADER)])
+    if state is not None:
+        assert list(state.done) == chunks[: len(state.done)]
 
 
 @given(st.binary(max_size=60), st.lists(numbers, max_size=5))
@@ -112,9 +112,9 @@ def test_ranges_of_bytes_stand_beside_chunks() -> None:
                                   b"0-%d" % (10 * CHUNK + 1), b"synced 0-1"])  # fmt: skip
 def test_lines_that_are_no_range(line: bytes) -> None:
     """Empty, backwards, beyond the end, or no numbers: not believed, nor what follows."""
-    record = read(HEADER + format_entries([Span(1, 2)]) + line + b"\n" + format_entries([Span(3, 4)]))
-    assert record is not None
-    assert record.entries == (Span(1, 2),)
+    state = read(HEADER + format_entries([Span(1, 2)]) + line + b"\n" + format_entries([Span(3, 4)]))
+    assert state is not None
+    assert state.entries == (Span(1, 2),)
 
 
 @given(st.integers(0, 10 * CHUNK - 1), st.integers(1, 10 * CHUNK), st.integers(0, 40))
@@ -122,9 +122,9 @@ def test_a_torn_range_is_not_believed(start: int, size: int, cut: int) -> None:
     """A range whose line was cut off is as good as absent: its end may have had more digits."""
     span = Span(start, min(10 * CHUNK, start + size))
     line = format_entries([span])
-    record = read(HEADER + format_entries([Span(0, 1)]) + line[:cut])
-    assert record is not None
-    assert record.ranges == tuple(dict.fromkeys([Span(0, 1), span]) if cut >= len(line) else [Span(0, 1)])
+    state = read(HEADER + format_entries([Span(0, 1)]) + line[:cut])
+    assert state is not None
+    assert state.ranges == tuple(dict.fromkeys([Span(0, 1), span]) if cut >= len(line) else [Span(0, 1)])
 
 
 def test_a_hole_is_the_end() -> None:
@@ -141,7 +141,7 @@ def test_more_is_vouched_for_than_there_is() -> None:
 @pytest.mark.parametrize("boot_id", ["", OTHER_BOOT])
 def test_no_boot_id_is_another_boot(boot_id: str) -> None:
     """Where the system does not tell its boots apart, each may be another."""
-    header = format_header(Record(REFERENCE, VERSION, CHUNK), "")
+    header = format_header(JournalState(REFERENCE, VERSION, CHUNK), "")
     assert done(header + format_entries([1, 2]) + format_synced(1), boot_id) == (1,)
 
 
@@ -193,8 +193,8 @@ def test_a_header_without_its_end() -> None:
 def test_odd_validators_survive() -> None:
     """What a server puts into its ETag cannot break the journal."""
     version = Version(CHUNK, '"a\n1\n\u2028\xff"', "x\ny")
-    record = read(format_header(Record(REFERENCE, version, CHUNK), BOOT) + format_entries([0]))
-    assert record == Record(REFERENCE, version, CHUNK, (0,))
+    state = read(format_header(JournalState(REFERENCE, version, CHUNK), BOOT) + format_entries([0]))
+    assert state == JournalState(REFERENCE, version, CHUNK, (0,))
 
 
 def test_the_boot_id() -> None:

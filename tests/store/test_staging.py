@@ -19,7 +19,7 @@ from loom.core.options import MIN_CHUNK_SIZE
 from loom.core.ranges import Span
 from loom.errors import StoreError, StoreFull
 from loom.store import staging as staging_module
-from loom.store.journal import Record
+from loom.store.journal import JournalState
 from loom.store.notes import XATTR
 from loom.store.output import check_out
 from loom.store.staging import Staging
@@ -43,7 +43,7 @@ sys.stdin.read()
 """
 
 
-def begun(stage: Callable[..., Staging], version: Version = VERSION, resumed: Record | None = None) -> Staging:
+def begun(stage: Callable[..., Staging], version: Version = VERSION, resumed: JournalState | None = None) -> Staging:
     """Return a staging that is claimed and open for writing."""
     one = stage()
     assert one.try_claim()
@@ -132,7 +132,7 @@ def test_going_on(stage, out) -> None:
     """What one has put on record is there for the next, with its bytes."""
     put(begun(stage), 2, 0)
     for made in [stage()]:
-        assert made.unfinished() == Record(REFERENCE, VERSION, CHUNK, (2, 0))
+        assert made.unfinished() == JournalState(REFERENCE, VERSION, CHUNK, (2, 0))
     assert names(out.parent) == [".model.gguf.loom.journal", ".model.gguf.loom.part"]
 
 
@@ -248,7 +248,7 @@ def test_a_new_part_never_meets_an_old_journal(stage, out) -> None:
     put(first, 0, 1, 2, 3)
     first.close()
     second = begun(stage, Version(4 * CHUNK, '"two"'))
-    assert second.unfinished() == Record(REFERENCE, Version(4 * CHUNK, '"two"'), CHUNK)
+    assert second.unfinished() == JournalState(REFERENCE, Version(4 * CHUNK, '"two"'), CHUNK)
 
 
 def test_another_version_gets_a_new_inode(stage, out) -> None:
@@ -277,7 +277,7 @@ def test_going_on_loses_no_record(stage, out, calls) -> None:
     with FailingDisk(calls, errno.ENOSPC, tears=True).at_work(), contextlib.suppress(StoreError):
         second.begin(VERSION, CHUNK, record)
     second.close()
-    assert stage().unfinished() == record == Record(REFERENCE, VERSION, CHUNK, (2, 0), 2)
+    assert stage().unfinished() == record == JournalState(REFERENCE, VERSION, CHUNK, (2, 0), 2)
     assert names(out.parent) == [".model.gguf.loom.journal", ".model.gguf.loom.part"]
 
 
@@ -311,7 +311,7 @@ def test_who_was_taken_over_is_heard_no_more(stage, monkeypatch) -> None:
     old.staged.sync()
     put(new, 2)
     old.staged.record_ranges([Span(0, 10)])
-    assert stage().unfinished() == Record(REFERENCE, two, CHUNK, (2,))
+    assert stage().unfinished() == JournalState(REFERENCE, two, CHUNK, (2,))
 
 
 def test_beginning_without_a_claim(stage) -> None:

@@ -35,7 +35,7 @@ from loom.net.tls import alert_of, certificate_trouble, certificate_wanted, clie
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from loom.client.request import Reply
+    from loom.client.request import ControlReply
     from loom.net.tls import ClientCertificate
 
 DEFAULT_URL = "http://127.0.0.1:3000"
@@ -198,7 +198,7 @@ class ControlClient:
             return said
         raise self._told(reply, said) or self._strange(reply, path)
 
-    def _told(self, reply: Reply, said: Mapping[str, Any] | None) -> LoomError | None:
+    def _told(self, reply: ControlReply, said: Mapping[str, Any] | None) -> LoomError | None:
         """Return the error that a control plane tells; None when this is not how one does."""
         error = None if said is None or reply.status < 400 else said.get("error")
         if not isinstance(error, dict) or not isinstance(error.get("message"), str):
@@ -213,7 +213,7 @@ class ControlClient:
             return RegistryError(f"{self}: there is no control plane under that path", f"write --control {base}")
         return kind(f"{self}: {error['message'][:300]}", hint)
 
-    def _strange(self, reply: Reply, path: str) -> LoomError:
+    def _strange(self, reply: ControlReply, path: str) -> LoomError:
         """Return the error about an answer that is not a control plane's."""
         if reason := certificate_trouble(reply.status, reply.body[:MAX_REPLY].decode("latin-1")):
             return self._certificate_wanted(reason)
@@ -227,7 +227,7 @@ class ControlClient:
             return RegistryUnavailable(message, "is `loom control` running behind it, and does the proxy know where?")
         return self._not_a_control_plane(reply.status)
 
-    def _redirected(self, reply: Reply, path: str) -> RegistryError:
+    def _redirected(self, reply: ControlReply, path: str) -> RegistryError:
         """Return the error about a redirect: it is named, but not followed, for the token would go there."""
         try:
             to = join_url(self._url, reply.location)
@@ -239,7 +239,7 @@ class ControlClient:
         hint = f"name that one: --control {shown.removesuffix(target)}" if is_elsewhere else "check --control"
         return RegistryError(f"{self} redirects to {to} (it said {reply.status})", hint)
 
-    def _exchange(self, method: str, path: str, body: bytes | None, most: int) -> Reply:
+    def _exchange(self, method: str, path: str, body: bytes | None, most: int) -> ControlReply:
         import http.client  # costs 20 ms, which a cache hit that asks nobody need not pay
 
         from loom.client.request import ReplyTooLarge, exchange

@@ -25,7 +25,7 @@ Request = tuple[str, str, bytes | None, Mapping[str, str]]
 """Method, target, body, header fields."""
 
 
-class Reply(NamedTuple):
+class ControlReply(NamedTuple):
     """What came back, whole. `location` is where a redirect leads, `date` what the server's clock said; "" without."""
 
     status: int
@@ -55,7 +55,7 @@ class Deadline:
 def exchange(
     endpoint: Endpoint, request: Request, *, context: ssl.SSLContext | None, timeout_s: float, most: int,
     kept: list[socket.socket] | None = None,
-) -> Reply:  # fmt: skip
+) -> ControlReply:  # fmt: skip
     """Send a request (method, target, body, headers); return the reply.
 
     context: for TLS. most: bytes that the reply's body may have. kept: connections to this endpoint that wait for
@@ -75,7 +75,7 @@ def exchange(
 def _ask(
     one: socket.socket, endpoint: Endpoint, request: Request, deadline: Deadline, most: int,
     kept: list[socket.socket] | None,
-) -> Reply:  # fmt: skip
+) -> ControlReply:  # fmt: skip
     """Send a request on a connection, and keep it if it can carry another one; else close it."""
     method, target, body, headers = request
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port)
@@ -85,7 +85,7 @@ def _ask(
         connection.request(method, target, body, fields)
         response = connection.getresponse()
         location, date = response.getheader("Location", ""), response.getheader("Date", "")
-        reply = Reply(response.status, location, _read(response, most), date)
+        reply = ControlReply(response.status, location, _read(response, most), date)
     except BaseException:
         one.close()
         raise

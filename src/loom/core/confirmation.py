@@ -104,7 +104,7 @@ class Confirmation:
 
     # What may be believed
 
-    def first_unsettled(self) -> int:
+    def first_being_written(self) -> int:
         """Return where the first byte lies that a request under way may still write; the file's size when none is."""
         return min((span.start for span in self._writing.values()), default=self._grid.size)
 

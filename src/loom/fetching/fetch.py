@@ -23,7 +23,7 @@ from loom.fetching.conducting import Conductor
 from loom.fetching.reporter import Reporter
 from loom.sources.schemes import open_source
 from loom.store.beside import BesideOutput
-from loom.store.landing import Doubt, NoCache, TakenOver
+from loom.store.landing import NoCache, TakenOver, Unchecked
 from loom.store.output import check_out
 from loom.store.through import ThroughCache
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from loom.fetching.announcing import Announcer
     from loom.fetching.shared import Share
     from loom.fetching.transmission import Transmission
-    from loom.sources.answers import Reply
-    from loom.store.landing import Landing, Standing
+    from loom.sources.answers import FirstReply
+    from loom.store.landing import Landing, Present
 
 log = logging.getLogger("loom.fetch")
 
@@ -134,19 +134,19 @@ class _Fetch:
         self._landing = landing
         self._conductor: Conductor | None = None
         self._transmission: Transmission | None = None
-        self._probed: Reply | None = None
+        self._probed: FirstReply | None = None
 
     def run(self) -> Receipt:
         """Look on the disk, then ask the origin, then fetch: each only when it must be."""
-        landing, standing = self._look()
-        if standing is None:
+        landing, present = self._look()
+        if present is None:
             found = self._ask(landing)
-            standing = landing.confirm(found.told) or self._transmit(landing, found)
+            present = landing.confirm(found.told) or self._transmit(landing, found)
             if isinstance(found, Away):
-                standing = dataclasses.replace(standing, checked=Checked.NO_ANSWER)
-        return self._receipt(landing, standing)
+                present = dataclasses.replace(present, checked=Checked.NO_ANSWER)
+        return self._receipt(landing, present)
 
-    def _look(self) -> tuple[Landing, Standing | None]:
+    def _look(self) -> tuple[Landing, Present | None]:
         """Return where the bytes are to go, and the file if that is there already."""
         facts = (self._reference, self._out, self._options, self._report, self._warn)
         if self._landing is None and not self._options.no_cache:
@@ -159,12 +159,12 @@ class _Fetch:
                 self._landing = None
         return self._find_in(self._landing or BesideOutput(*facts, is_given=self._is_named))
 
-    def _find_in(self, landing: Landing) -> tuple[Landing, Standing | None]:
+    def _find_in(self, landing: Landing) -> tuple[Landing, Present | None]:
         self._landing = landing
         found = landing.find()
-        return landing, self._clear(found) if isinstance(found, Doubt) else found
+        return landing, self._check(found) if isinstance(found, Unchecked) else found
 
-    def _clear(self, doubt: Doubt) -> Standing | None:
+    def _check(self, cached: Unchecked) -> Present | None:
         """Ask the origin, once and briefly, whether the cache has what a moving URL names now.
 
         Peers and the control plane hear nothing of it: as a rule it is a hit.
@@ -172,25 +172,25 @@ class _Fetch:
         self._report.checking()
         conductor, timeout_s = self._conduct(), self._options.timeout_s
         try:
-            reply = conductor.run(ask_briefly(self._source, conductor.first_pool, doubt.version, timeout_s))
+            reply = conductor.run(ask_briefly(self._source, conductor.first_pool, cached.version, timeout_s))
         except Fault as fault:
-            self._warn(doubt.explain(fault.error.message))
-            return doubt.clear(None)
+            self._warn(cached.explain(fault.error.message))
+            return cached.check(None)
         self._warn_of_age(reply)
         conductor.release(reply.response)
-        return doubt.clear(reply.told)
+        return cached.check(reply.told)
 
-    def _warn_of_age(self, reply: Reply) -> None:
+    def _warn_of_age(self, reply: FirstReply) -> None:
         if remark := remark_of_age(reply, self._options):
             self._warn(remark)
 
-    def _ask(self, landing: Landing) -> Reply | Away:
+    def _ask(self, landing: Landing) -> FirstReply | Away:
         """Send the first request."""
         self._report.connecting()
         conductor = self._conduct()
         if self._announcer is not None:
             self._announcer.begin()
-        asking = conductor.start(self._probe.ask(conductor, landing.record, landing.have))
+        asking = conductor.start(self._probe.ask(conductor, landing.resumable, landing.have))
         import loom.fetching.transmission  # noqa: F401 - a round trip is as good a time for it as any
 
         found = conductor.wait(asking)
@@ -209,7 +209,7 @@ class _Fetch:
             self._conductor = Conductor(self._share.take(), self._options, self._tick, decrypts=decrypts)
         return self._conductor
 
-    def _transmit(self, landing: Landing, found: Reply | Away) -> Standing:
+    def _transmit(self, landing: Landing, found: FirstReply | Away) -> Present:
         from loom.fetching.transmission import Transmission
 
         one = self._transmission = Transmission(
@@ -244,12 +244,12 @@ class _Fetch:
 
     # The end
 
-    def _receipt(self, landing: Landing, standing: Standing) -> Receipt:
-        version, outcome, placement = standing.version, standing.outcome, standing.placement
-        digest = self._options.sha256 or standing.digest
+    def _receipt(self, landing: Landing, present: Present) -> Receipt:
+        version, outcome, placement = present.version, present.outcome, present.placement
+        digest = self._options.sha256 or present.digest
         elapsed_s = time.monotonic() - self._started
         sent = self._transmission
-        proof = sent.verifier.by if sent else standing.proof or NOTHING_TOLD.wanted(self._options.sha256)
+        proof = sent.verifier.by if sent else present.proof or NOTHING_TOLD.wanted(self._options.sha256)
         brought = {ORIGIN: 0, **(sent.brought if sent else {})}
         if taken := self._peers.taken_in_all if self._peers else 0:
             brought["peers"] = taken
@@ -260,14 +260,14 @@ class _Fetch:
             elapsed_s=round(elapsed_s, 6),
             bytes_per_second=round(sum(brought.values()) / elapsed_s, 1),
             requests=self._source.requests + (sent.requests_to_peers if sent else 0),
-            retries=(sent.retries if sent else 0) + self._probe.patience.retries,
+            retries=(sent.retries if sent else 0) + self._probe.retrying.retries,
             workers=sent.workers if sent else min(self._source.requests, 1),
             ranges=sent is None or sent.stream is None,
             sources={"cache": version.size or 0} if outcome == "cached" else brought,
             peers=self._peers.taken_by_name if self._peers else {},
             unconfirmed=sent.unconfirmed if sent else 0,
             verified_by=proof.describe() if proof else None,
-            checked=standing.checked.value,
+            checked=present.checked.value,
             resumed=sent.resumed if sent else 0,
             outcome=outcome,
             digest=f"sha256:{digest}" if digest else None,
@@ -299,10 +299,10 @@ class _Fetch:
         job = self._transmission.job if self._transmission is not None else None
         if job is not None:
             return job.staged.kept, job.size
-        record = self._landing.record if self._landing is not None else None
-        return (record.have().total, record.version.size or 0) if record is not None else (0, 0)
+        state = self._landing.resumable if self._landing is not None else None
+        return (state.have().total, state.version.size or 0) if state is not None else (0, 0)
 
     def _tick(self) -> None:
         stream = self._transmission.stream if self._transmission is not None else None
-        self._report.note = self._probe.patience.note or (stream.patience.note if stream else "")
+        self._report.note = self._probe.retrying.note or (stream.retrying.note if stream else "")
         self._report.now()

@@ -233,7 +233,9 @@ class Job:
         """Return the end of the bytes that are in place without a gap, and that no request will write again."""
         with self._lock:
             front = self._transfer.have.front()
-            return min(front, self._exchange.confirmation.first_unsettled()) if self._exchange is not None else front
+            return (
+                min(front, self._exchange.confirmation.first_being_written()) if self._exchange is not None else front
+            )
 
     def end_from(self, start: int, end: int) -> int:
         """Return up to where, at most `end`, the bytes from `start` on are in place; `start` when none are."""

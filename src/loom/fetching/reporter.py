@@ -72,7 +72,7 @@ class Reporter:
         if self.stream is not None:
             stream = self.stream
             rate = self._rate(stream.received)
-            counts = rate, 1, stream.patience.retries
+            counts = rate, 1, stream.retrying.retries
             return Progress(self._phase, stream.size, stream.received, 0, *counts, self.note, stream.fetched)
         return Progress(self.phase, note=self.note)
 

@@ -11,14 +11,14 @@ from loom.core.faults import Fault, Remedy
 from loom.core.headers import Version
 from loom.core.pace import ProgressWindow
 from loom.errors import OriginUnreachable
-from loom.sources.wrappers import Patience
+from loom.sources.wrappers import Retrying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loom.core.options import Options
     from loom.net.connection import Pool
-    from loom.sources.answers import Reply
+    from loom.sources.answers import FirstReply
     from loom.sources.ranges import HttpSource
     from loom.store.landing import Staged
 
@@ -37,14 +37,14 @@ class Stream:
         self._begins = begins
         self._timeout_s = options.timeout_s
         self._window = ProgressWindow(options.timeout_s, time.monotonic())
-        self.patience = Patience(options)
+        self.retrying = Retrying(options)
         self.size: int | None = None
         self.version = Version(None)
         self.expected = NOTHING_TOLD
         self.received = 0
         self.fetched = 0
 
-    async def run(self, pool: Pool, first: Reply | None) -> None:
+    async def run(self, pool: Pool, first: FirstReply | None) -> None:
         """Fetch it all, beginning with the reply `first` if given. Raises LoomError when the tries are used up."""
         replies = [first] if first is not None else []
 
@@ -58,9 +58,9 @@ class Stream:
             finally:
                 pool.put(reply.response)
 
-        await self.patience.persist(attempt)
+        await self.retrying.persist(attempt)
 
-    async def _take(self, pool: Pool, reply: Reply) -> None:
+    async def _take(self, pool: Pool, reply: FirstReply) -> None:
         self.received = 0
         self.size, self.version, self.expected = reply.response.head.length, reply.version, reply.expected
         self._begins()
@@ -73,7 +73,7 @@ class Stream:
             pour.cancel()
             await asyncio.gather(pour, return_exceptions=True)
 
-    async def _pour(self, pool: Pool, reply: Reply) -> None:
+    async def _pour(self, pool: Pool, reply: FirstReply) -> None:
         try:
             if self.size is None:
                 await reply.response.stream_into(self._staged, self._accept, pool.pourer.limit)

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from loom.fetching.pulling import Puller
     from loom.fetching.reporter import Reporter
     from loom.net.connection import Response
-    from loom.sources.answers import Reply
+    from loom.sources.answers import FirstReply
     from loom.sources.ranges import HttpSource
-    from loom.store.landing import Landing, Staged, Standing
+    from loom.store.landing import Landing, Present, Staged
 
 USUAL_SHARE = 16
 """Up to such a part of a file stays unconfirmed in a healthy fleet: units that two nodes took from the origin in parts,
@@ -96,7 +96,7 @@ class Transmission:
     @property
     def retries(self) -> int:
         """Requests that were tried again."""
-        return self.job.standing().retries if self.job else self.stream.patience.retries if self.stream else 0
+        return self.job.standing().retries if self.job else self.stream.retrying.retries if self.stream else 0
 
     @property
     def workers(self) -> int:
@@ -136,7 +136,7 @@ class Transmission:
 
     # With ranges, and without
 
-    def run(self, reply: Reply) -> Standing:
+    def run(self, reply: FirstReply) -> Present:
         """Fetch all of it, beginning with the origin's first reply.
 
         Parts of several replies make one file when a validator pins them, or when a digest proves the whole. Without
@@ -152,17 +152,17 @@ class Transmission:
         reply.response.connection.close()
         return self._run_stream(None, "the origin gives no ETag to pin the bytes by, and no --sha256 proves them")
 
-    def run_spans(self, version: Version, first: tuple[Span, Answer[Response]] | None) -> Standing:
+    def run_spans(self, version: Version, first: tuple[Span, Answer[Response]] | None) -> Present:
         """Fetch what is missing in spans; `first` is the probe's span and its answer, None for peers alone."""
         landing, options = self._landing, self._options
-        record, size = landing.record, version.size or 0
-        if record is not None and not self._can_join(record.version, version):
-            record = None
-        if record is not None:
-            options = dataclasses.replace(options, chunk_size=record.chunk_size)
+        resumed, size = landing.resumable, version.size or 0
+        if resumed is not None and not self._can_join(resumed.version, version):
+            resumed = None
+        if resumed is not None:
+            options = dataclasses.replace(options, chunk_size=resumed.chunk_size)
         self._source.pin.is_proved = self.verifier.wanted is not None
-        staged = landing.begin(version, options.chunk_size, record)
-        done, ranges = (record.done, record.ranges) if record else ((), ())
+        staged = landing.begin(version, options.chunk_size, resumed)
+        done, ranges = (resumed.done, resumed.ranges) if resumed else ((), ())
         response = first[1].body if first else None
         is_cold = response is not None and may_be_cold(response.head.fields, response.waited_s)
         round_trip_s = self._source.round_trip_s
@@ -201,7 +201,7 @@ class Transmission:
         is_pinned = old.can_pin and new.can_pin
         return old.size == new.size and old.matches(new) and (is_pinned or self.verifier.wanted is not None)
 
-    def _run_stream(self, reply: Reply | None, why: str = "") -> Standing:
+    def _run_stream(self, reply: FirstReply | None, why: str = "") -> Present:
         """Fetch all of it in one stream, which begins with `reply`, else with a request of its own.
 
         why: what keeps it from being fetched in spans, for the user; "" for nothing that matters.
@@ -247,7 +247,7 @@ class Transmission:
 
     # The end
 
-    def _finish(self, staged: Staged, version: Version, outcome: str) -> Standing:
+    def _finish(self, staged: Staged, version: Version, outcome: str) -> Present:
         """Verify and publish."""
         error = self.verifier.wrong_size(version.size) or self._judge_content(staged) or self._judge_digest()
         if error is not None:
@@ -284,7 +284,7 @@ class Transmission:
 
     def _suspect(self, job: Job) -> RangeSet:
         """Return what did not come from the origin in this run: what peers brought, and what an earlier run left."""
-        left = job.resumed and self._landing.record
+        left = job.resumed and self._landing.resumable
         from_peers = [span for span, _ in job.came_from()]
         return RangeSet((*from_peers, *(left.have() if left else ())))
 

@@ -85,7 +85,7 @@ Opened: TypeAlias = "OpenFile | memoryview"
 """What an item opens as: a file, which `sendfile` moves, or memory, which must not change while it is sent."""
 
 
-class Part(NamedTuple):
+class Slice(NamedTuple):
     """A body that is here: `size` bytes from `offset` on of what `open` returns. It takes an upload slot.
 
     open: called on the server's thread once a slot is free; its OSError is answered with 404. on_sent: called there,
@@ -118,7 +118,7 @@ class Reply:
 
     status: int
     fields: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | Part | Stream = b""
+    body: bytes | Slice | Stream = b""
     kept: Mapping[str, str] = field(default_factory=dict)
 
     @property

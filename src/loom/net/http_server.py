@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from loom.core.addresses import plain_ip
-from loom.net.face import OpenFile, Part, Refused, Reply, Request, Stream, format_head, parse_body_size, parse_request
+from loom.net.face import OpenFile, Refused, Reply, Request, Slice, Stream, format_head, parse_body_size, parse_request
 
 if TYPE_CHECKING:
     import socket
@@ -59,7 +59,7 @@ _log = logging.getLogger("loom.net")
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ServerBounds:
     """What a server takes.
 
     slots: uploads at once. connections: at once. head: most bytes of a request's head. head_s: seconds for a
@@ -83,10 +83,10 @@ class HttpServer:
     """
 
     def __init__(
-        self, face: Face, listening: socket.socket, bounds: Bounds | None = None, limit: RateLimit | None = None
+        self, face: Face, listening: socket.socket, bounds: ServerBounds | None = None, limit: RateLimit | None = None
     ) -> None:
         self.limit = limit
-        self.bounds = bounds or Bounds()
+        self.bounds = bounds or ServerBounds()
         self.load = 0
         """Uploads under way."""
         self.served = 0
@@ -144,7 +144,7 @@ class HttpServer:
         self._connections.add(task)
         try:
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                await self._converse(task, _Connection(reader, writer))
+                await self._converse(task, _ServerConnection(reader, writer))
         except asyncio.CancelledError:
             pass  # the server stops, or another connection needs the room
         finally:
@@ -160,7 +160,7 @@ class HttpServer:
             return True
         return False
 
-    async def _converse(self, task: asyncio.Task[None], connection: _Connection) -> None:
+    async def _converse(self, task: asyncio.Task[None], connection: _ServerConnection) -> None:
         timeout_s, goes_on = self.bounds.head_s, True
         while goes_on and not self._is_draining:
             try:
@@ -183,7 +183,7 @@ class HttpServer:
         finally:
             self._waiting.pop(task, None)
 
-    async def _read_request(self, head: bytes, connection: _Connection) -> Request:
+    async def _read_request(self, head: bytes, connection: _ServerConnection) -> Request:
         """Return the request, with its body. Raises Refused; what follows in the connection could be anything then."""
         request = parse_request(head, connection.client)
         size = parse_body_size(request, self._face)
@@ -192,7 +192,7 @@ class HttpServer:
         async with asyncio.timeout(self.bounds.head_s):
             return replace(request, body=await connection.read_body(size, is_awaited="expect" in request.fields))
 
-    async def _answer(self, request: Request, connection: _Connection) -> bool:
+    async def _answer(self, request: Request, connection: _ServerConnection) -> bool:
         """Answer; return whether the connection goes on."""
         try:
             reply = await self._face.answer(request)
@@ -212,7 +212,7 @@ class HttpServer:
 
     # One reply
 
-    async def _send(self, reply: Reply, connection: _Connection, *, is_head: bool) -> None:
+    async def _send(self, reply: Reply, connection: _ServerConnection, *, is_head: bool) -> None:
         body = reply.body
         if is_head or isinstance(body, bytes):
             self.answered[reply.status] += 1
@@ -229,11 +229,11 @@ class HttpServer:
         finally:
             self.load -= 1
 
-    async def _send_instead(self, refused: Refused, reply: Reply, connection: _Connection) -> None:
+    async def _send_instead(self, refused: Refused, reply: Reply, connection: _ServerConnection) -> None:
         instead = self._face.explain(refused)
         await self._send(instead.ending() if reply.ends else instead, connection, is_head=False)
 
-    async def _upload(self, reply: Reply, body: Part | Stream, connection: _Connection) -> None:
+    async def _upload(self, reply: Reply, body: Slice | Stream, connection: _ServerConnection) -> None:
         """Send a reply whose body takes a slot."""
         if isinstance(body, Stream):
             self.answered[reply.status] += 1
@@ -253,9 +253,9 @@ class HttpServer:
             else:
                 await self._send_memory(opened[body.offset : body.offset + body.size], connection, body.on_sent)
 
-    async def _send_file(self, opened: OpenFile, part: Part, connection: _Connection) -> None:
-        at = opened.offset + part.offset
-        end = at + part.size
+    async def _send_file(self, opened: OpenFile, cut: Slice, connection: _ServerConnection) -> None:
+        at = opened.offset + cut.offset
+        end = at + cut.size
         while at < end:
             block = await self._allowed(end - at)
             async with asyncio.timeout(self.bounds.block_s):
@@ -264,10 +264,10 @@ class HttpServer:
                 raise OSError("the file is shorter than it was")
             at += sent
             self.served += sent
-            part.on_sent(sent)
+            cut.on_sent(sent)
 
     async def _send_memory(
-        self, data: memoryview | bytes, connection: _Connection, on_sent: Callable[[int], object] = lambda _: None
+        self, data: memoryview | bytes, connection: _ServerConnection, on_sent: Callable[[int], object] = lambda _: None
     ) -> None:
         at = 0
         while at < len(data):
@@ -277,7 +277,7 @@ class HttpServer:
             self.served += block
             on_sent(block)
 
-    async def _send_stream(self, body: Stream, connection: _Connection) -> None:
+    async def _send_stream(self, body: Stream, connection: _ServerConnection) -> None:
         left = body.size
         async for chunk in _not_empty(body.chunks):
             if left is None:
@@ -299,14 +299,14 @@ class HttpServer:
         block = min(BLOCK_SIZE, left)
         return block if self.limit is None else await self.limit.some(block)
 
-    async def _write(self, data: bytes | memoryview, connection: _Connection) -> None:
+    async def _write(self, data: bytes | memoryview, connection: _ServerConnection) -> None:
         """Raises OSError, and TimeoutError when the client does not take it."""
         async with asyncio.timeout(self.bounds.block_s):
             connection.writer.write(data)
             await connection.writer.drain()
 
 
-class _Connection:
+class _ServerConnection:
     """One client's connection: reading from it, and where to write."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

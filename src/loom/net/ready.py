@@ -51,7 +51,7 @@ async def readable(sock: socket.socket) -> None:
     """Wait until `sock` has something to read, or is closed by the peer."""
     loop, fd = asyncio.get_running_loop(), sock.fileno()  # a number: of a socket asyncio would ask the addresses
     future = loop.create_future()
-    loop.add_reader(fd, _settle, future)
+    loop.add_reader(fd, _wake, future)
     try:
         await future
     finally:
@@ -62,13 +62,13 @@ async def writable(sock: socket.socket) -> None:
     """Wait until `sock` takes bytes, or a pending connect has ended."""
     loop, fd = asyncio.get_running_loop(), sock.fileno()
     future = loop.create_future()
-    loop.add_writer(fd, _settle, future)
+    loop.add_writer(fd, _wake, future)
     try:
         await future
     finally:
         loop.remove_writer(fd)
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)

@@ -25,7 +25,7 @@ from loom.core.headers import parse_request_range
 from loom.core.proof import Challenges, format_challenge
 from loom.core.tokens import split_tokens
 from loom.core.units import Grid, parse_bitmap, units_of
-from loom.net.face import Part, Refused, Reply, explain_in_json
+from loom.net.face import Refused, Reply, Slice, explain_in_json
 from loom.peers.wire import HEALTH, METRICS, about, format_digest, format_version, parse_caller, parse_target, said_in
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class PeerFace:
             raise Refused(504, "absent", fields)
         span = {"Content-Range": f"bytes {asked.start}-{end - 1}/{item.size}",
                 "Content-Type": "application/octet-stream"}  # fmt: skip
-        body = Part(item.open, asked.start, end - asked.start, partial(self._sent, key))
+        body = Slice(item.open, asked.start, end - asked.start, partial(self._sent, key))
         return Reply(206, fields | span, body, kept=fields)
 
     def _sent(self, key: str, size: int) -> None:

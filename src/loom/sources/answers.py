@@ -33,7 +33,7 @@ _MEDDLED = "a proxy or a CDN in between may be to blame: ask the origin without 
 
 
 @dataclass
-class Reply:
+class FirstReply:
     """A reply that brings bytes: `span` of an object of `version`, or, when `span` is None, all of it in one stream.
 
     `is_unchanged`: a conditional request found the version that the caller has already; there is no body.
@@ -84,7 +84,7 @@ class Reader:
         self._names = (url_name, out_name)
         self._name = telling_name(out_name, url_name)
 
-    def read_whole(self, response: Response, basis: Basis) -> Reply:
+    def read_whole(self, response: Response, basis: Basis) -> FirstReply:
         """Read the reply to a request for the whole object. Raises Fault."""
         head = response.head
         self._refuse_unusable(head)
@@ -94,11 +94,11 @@ class Reader:
             raise self._bad("answered with a part of the file, in a way that cannot be used")
         return self._whole(response, basis)
 
-    def read_probe(self, response: Response, span: Span, basis: Basis, have: Version | None) -> Reply | None:
+    def read_probe(self, response: Response, span: Span, basis: Basis, have: Version | None) -> FirstReply | None:
         """Return the reply; None when it tells nothing of the object: then it must be asked for without a range."""
         head = response.head
         if head.status == 304 and have is not None:
-            return Reply(response, None, have, is_unchanged=True, expected=basis.told)
+            return FirstReply(response, None, have, is_unchanged=True, expected=basis.told)
         if head.status in (304, 412):
             raise self._bad(f"answered {head.status} though there was no condition")
         content_range = _content_range_of(head)
@@ -113,7 +113,7 @@ class Reader:
         served = self._served(head, content_range, span)
         name = parse_disposition(head.fields.get("content-disposition", ""))
         expected = self._expected(basis, head, content_range.size, is_whole=head.length == content_range.size)
-        return Reply(response, served, parse_version(head.fields, content_range.size), name, expected=expected)
+        return FirstReply(response, served, parse_version(head.fields, content_range.size), name, expected=expected)
 
     def read_pinned(self, response: Response, span: Span, version: Version, pin: Pin, ticket: int) -> Answer[Response]:
         """Read the reply to a request for `span` of the version that is pinned. Raises Fault.
@@ -133,12 +133,12 @@ class Reader:
             raise self._bad("ignored a range request though it had answered one before", remedy)
         return Answer(self._served(head, content_range, span), version, response)
 
-    def _whole(self, response: Response, basis: Basis) -> Reply:
+    def _whole(self, response: Response, basis: Basis) -> FirstReply:
         head = response.head
         name = parse_disposition(head.fields.get("content-disposition", ""))
         span = Span(0, 0) if head.length == 0 else None  # an empty object has no range: that is not ignoring ranges
         expected = self._expected(basis, head, head.length, is_whole=True)
-        return Reply(response, span, parse_version(head.fields, head.length), name, expected=expected)
+        return FirstReply(response, span, parse_version(head.fields, head.length), name, expected=expected)
 
     def _expected(self, basis: Basis, head: Head, size: int | None, *, is_whole: bool) -> Expectation:
         """Return the expectation that the redirects and this reply tell together.
@@ -153,13 +153,13 @@ class Reader:
 
     def _unsatisfied(
         self, response: Response, content_range: ContentRange | None, asked: Span, basis: Basis
-    ) -> Reply | None:
+    ) -> FirstReply | None:
         """416 to a probe: an empty object has no first byte; any other size means that it shrank under our journal."""
         size = content_range.size if content_range else None
         if size is None or size > asked.start:
             return None
         expected = self._expected(basis, response.head, size, is_whole=False)
-        return Reply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
+        return FirstReply(response, Span(0, 0), parse_version(response.head.fields, size), expected=expected)
 
     def _bad(self, what: str, remedy: Remedy = Remedy.NONE, hint: str = _MEDDLED) -> Fault:
         """Return the fault of a reply that cannot be used."""

@@ -14,7 +14,7 @@ from loom.core.ranges import Span, format_range
 from loom.core.refusals import Kind
 from loom.core.source import ORIGIN
 from loom.errors import OriginChanged, OriginUnreachable
-from loom.sources.answers import Basis, Reader, Reply
+from loom.sources.answers import Basis, FirstReply, Reader
 from loom.sources.pin import Pin
 from loom.sources.requests import Requester
 from loom.sources.routes import Route, Router
@@ -72,7 +72,9 @@ class HttpSource:
         """
         self._router.is_here = is_here
 
-    async def probe(self, pool: Pool, span: Span, have: Version | None = None, *, past_caches: bool = False) -> Reply:
+    async def probe(
+        self, pool: Pool, span: Span, have: Version | None = None, *, past_caches: bool = False
+    ) -> FirstReply:
         """Ask for `span` before anything is known of the object; `have` is the version that is here already.
 
         past_caches: shared caches on the way are to ask the origin, not to answer by themselves. Raises Fault.
@@ -90,7 +92,7 @@ class HttpSource:
             reply = await self._ask_first(pool, span, have, conditions)
         return reply
 
-    async def _ask_first(self, pool: Pool, span: Span, have: Version | None, conditions: dict[str, str]) -> Reply:
+    async def _ask_first(self, pool: Pool, span: Span, have: Version | None, conditions: dict[str, str]) -> FirstReply:
         response = await self._get(pool, {"Range": format_range(span), **conditions})
         try:
             reply = self._reader.read_probe(response, span, self._basis(), have)
@@ -124,7 +126,7 @@ class HttpSource:
             response.connection.close()
             raise
 
-    async def stream(self, pool: Pool) -> Reply:
+    async def stream(self, pool: Pool) -> FirstReply:
         """Ask for the whole object in one stream. Raises Fault."""
         response = await self._get(pool, {})
         try:
@@ -188,7 +190,7 @@ class HttpSource:
         return Basis(self._router.url, self._router.told)
 
 
-def _may_be_a_replica(have: Version | None, reply: Reply) -> bool:
+def _may_be_a_replica(have: Version | None, reply: FirstReply) -> bool:
     """Return whether the reply may be of a replica with an ETag of its own, beside one that has the version `have`."""
     seen = reply.version
     return have is not None and not reply.is_unchanged and seen.size == have.size and not have.matches(seen)

@@ -33,7 +33,7 @@ POLL_S = 0.02
 """Seconds after which a worker looks again whether another one has found out."""
 
 
-class Patience:
+class Retrying:
     """Tries one thing again while that can help. Counts the tries of that thing. Belongs to one loop.
 
     One attempt is a request with its body: a body that breaks off is asked for again like a refused request.
@@ -182,6 +182,6 @@ async def read_again(
         finally:
             pool.put(answer.body)
 
-    patience = Patience(options)
+    retrying = Retrying(options)
     while at < span.end:
-        await patience.persist(read_on)
+        await retrying.persist(read_on)

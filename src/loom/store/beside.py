@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from loom.core.freshness import Checked
 from loom.core.headers import Version
 from loom.store.claiming import claim
-from loom.store.landing import Standing
+from loom.store.landing import Present
 from loom.store.output import check_out, require_own, require_replaceable
+from loom.store.present import has_told_digest, has_wanted_digest, is_current, refuse_network, told_sha256
 from loom.store.staging import beside_output
-from loom.store.standing import has_told_digest, has_wanted_digest, is_current, refuse_network, told_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loom.core.expectation import Digest, Told
     from loom.core.options import Options
     from loom.core.reference import Reference
-    from loom.store.journal import Record
+    from loom.store.journal import JournalState
     from loom.store.landing import Staged, Watcher
     from loom.store.staging import Staging
 
@@ -39,7 +39,7 @@ class BesideOutput:
     ) -> None:
         self.out = out
         self._is_given = is_given
-        self.record: Record | None = None
+        self.resumable: JournalState | None = None
         self.have: Version | None = None
         self.wants_digest = False
         self._reference = reference
@@ -53,7 +53,7 @@ class BesideOutput:
         """Whether the bytes have their final name: in the cache, or at the output."""
         return self._staging is not None and self._staging.is_published
 
-    def find(self) -> Standing | None:
+    def find(self) -> Present | None:
         refuse_network(self._reference, self._options)
         if self.out is None:
             return None  # the origin will tell the name
@@ -65,7 +65,7 @@ class BesideOutput:
             require_replaceable(self.out)
         return None
 
-    def confirm(self, told: Told) -> Standing | None:
+    def confirm(self, told: Told) -> Present | None:
         if is_current(self.have, told):
             return self._present(told.version)
         digest = told_sha256(told, self._options)
@@ -83,15 +83,15 @@ class BesideOutput:
         if not self._is_given and self.out is not None:
             require_own(self.out, self._reference.key)
 
-    def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staged:
-        return self._claimed().begin(version, chunk_size, record)
+    def begin(self, version: Version, chunk_size: int, resumed: JournalState | None) -> Staged:
+        return self._claimed().begin(version, chunk_size, resumed)
 
-    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:  # noqa: ARG002
+    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Present:  # noqa: ARG002
         staging = self._claimed()
         self._require_own()
         staging.publish(version)
         staging.sweep()
-        return Standing(version, outcome, None, digest)
+        return Present(version, outcome, None, digest)
 
     def discard(self) -> None:
         self._claimed().discard()
@@ -100,14 +100,14 @@ class BesideOutput:
         if self._staging is not None:
             self._staging.close()
 
-    def _present(self, version: Version, proof: Digest | None = None, checked: Checked = Checked.ORIGIN) -> Standing:
+    def _present(self, version: Version, proof: Digest | None = None, checked: Checked = Checked.ORIGIN) -> Present:
         self._claimed().sweep()
-        return Standing(version, "present", checked=checked, digest=proof.value if proof else "", proof=proof)
+        return Present(version, "present", checked=checked, digest=proof.value if proof else "", proof=proof)
 
     def _claim(self, out: Path) -> Staging:
         first = beside_output(out, self._reference)
         staging = self._staging = claim(first, self._watcher, self._options.timeout_s, self._warn)
-        self.record = staging.unfinished()
+        self.resumable = staging.unfinished()
         return staging
 
     def _claimed(self) -> Staging:

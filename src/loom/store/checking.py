@@ -36,7 +36,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Damage:
     """The outcome of a check: blobs and bytes there are, what was wrong, and how many blobs have no digest yet."""
 
     blobs: int
@@ -45,7 +45,7 @@ class Finding:
     unproved: int = 0
 
 
-def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Finding:
+def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Damage:
     """Read every blob that has a digest and compare the two; put the wrong ones away. Raises OSError.
 
     Of a blob without a digest, size and time are compared: it counts as `unproved`.
@@ -64,7 +64,7 @@ def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Fi
             problems.append(Problem(blob.title, what, "put into quarantine"))
     problems += [Problem(title, what, "") for title, what in _bad_records(cache)]
     size, unproved = sum(blob.size for blob in inventory.blobs), sum(not blob.digest for blob in inventory.blobs)
-    return Finding(len(inventory.blobs), size, tuple(problems), unproved)
+    return Damage(len(inventory.blobs), size, tuple(problems), unproved)
 
 
 def _fault_of(cache: Cache, blob: Blob) -> str:

@@ -35,13 +35,13 @@ def claim(staging: Staging, watcher: Watcher, timeout_s: float, warn: Callable[[
         except NotOurs as taken:
             staging, last, since = _beside(staging, taken), None, time.monotonic()
             continue
-        holder, signs = staging.holder(), staging.signs()
-        watcher.waiting(f"{holder or 'another process'} is fetching it", staging.watch())
+        owner, signs = staging.owner(), staging.signs()
+        watcher.waiting(f"{owner or 'another process'} is fetching it", staging.watch())
         if signs != last:
             last, since = signs, time.monotonic()
         elif time.monotonic() - since > PATIENCE_FACTOR * timeout_s:
             silent_s = PATIENCE_FACTOR * timeout_s
-            warn(f"{holder or 'another process'} is fetching the same and hung for {silent_s:g} s: fetched beside it")
+            warn(f"{owner or 'another process'} is fetching the same and hung for {silent_s:g} s: fetched beside it")
             staging, last, since = staging.beside(), None, time.monotonic()
         time.sleep(_TICK_S)
 

@@ -28,7 +28,7 @@ BEAT_S = 0.5
 _STOPPED = frozenset("Tt")
 
 
-class Heartbeat:
+class SignOfLife:
     """Calls `touch`, which gives a file a new time, every BEAT_S from a thread of its own, from `start` to `stop`."""
 
     def __init__(self, touch: Callable[[], None]) -> None:
@@ -39,7 +39,7 @@ class Heartbeat:
         """Begin; where no thread can be had, the bytes' own times are the sign."""
         self._beating.acquire(blocking=False)
         with contextlib.suppress(RuntimeError):
-            threading.Thread(target=self._run, name="loom-heartbeat", daemon=True).start()
+            threading.Thread(target=self._run, name="loom-sign-of-life", daemon=True).start()
 
     def stop(self) -> None:
         """End. To call it again is harmless."""
@@ -73,7 +73,7 @@ def _look_at(place: Place) -> tuple[int, int, int, int] | None:
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockOwner:
     """The process `pid` at one moment, for people."""
 
     pid: int
@@ -83,7 +83,7 @@ class Holder:
         return f"process {self.pid}{', which is stopped,' if self.is_stopped else ''}"
 
 
-def find_holder(place: Place) -> Holder | None:
+def find_owner(place: Place) -> LockOwner | None:
     """Return who holds the flock on the file; None when no process does, or it runs where we cannot see it.
 
     The format of /proc/locks and of /proc/PID/stat is that of proc(5).
@@ -94,7 +94,7 @@ def find_holder(place: Place) -> Holder | None:
         locks = (line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines())
         pid = next(int(words[4]) for words in locks if words[1] == "FLOCK" and words[5] == wanted)
         state = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0]
-        return Holder(pid, state in _STOPPED)
+        return LockOwner(pid, state in _STOPPED)
     except (OSError, StopIteration, IndexError, ValueError):
         return None
 

@@ -38,7 +38,7 @@ _NO_LABEL: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Record:
+class JournalState:
     """What a journal says: this reference (its SHA-256), this version, cut into such chunks, and what of it is in.
 
     entries: chunks by number, and ranges of bytes; the first `synced` of them are known to be on the disk itself.
@@ -66,23 +66,23 @@ class Record:
         return RangeSet((*(chunk_span(index, size, self.chunk_size) for index in self.done), *self.ranges))
 
 
-def read_journal(place: Place, reference: str, boot_id: str) -> Record | None:
+def read_journal(place: Place, reference: str, boot_id: str) -> JournalState | None:
     """Return what the journal at `place` proves about `reference`; None when it is absent, alien or malformed."""
     try:
         lines = place.read_bytes().split(b"\n")[:-1]
         header = json.loads(lines[0])
         version = Version(int(header["size"]), str(header["etag"]), str(header["last_modified"]))
-        record = Record(header["reference"], version, int(header["chunk_size"]))
-        is_sane = MIN_CHUNK_SIZE <= record.chunk_size <= MAX_CHUNK_SIZE
-        is_ours = (header["loom"], record.reference) == (FORMAT, reference) and is_sane
+        state = JournalState(header["reference"], version, int(header["chunk_size"]))
+        is_sane = MIN_CHUNK_SIZE <= state.chunk_size <= MAX_CHUNK_SIZE
+        is_ours = (header["loom"], state.reference) == (FORMAT, reference) and is_sane
     except (OSError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         return None
     if not is_ours:
         return None
-    entries, vouched_for = _read_lines(lines[1:], int(header["size"]), record.chunk_size)
+    entries, vouched_for = _read_lines(lines[1:], int(header["size"]), state.chunk_size)
     synced = list(dict.fromkeys(entries[:vouched_for]))
     believed = list(dict.fromkeys(entries)) if is_same_boot(str(header.get("boot_id")), boot_id) else synced
-    return Record(reference, version, record.chunk_size, tuple(believed), len(synced))
+    return JournalState(reference, version, state.chunk_size, tuple(believed), len(synced))
 
 
 def _read_lines(lines: list[bytes], size: int, chunk_size: int) -> tuple[list[int | Span], int]:
@@ -122,16 +122,16 @@ def read_label(place: Place) -> dict[str, str]:
         return {}
 
 
-def format_header(record: Record, boot_id: str, label: Mapping[str, str] = _NO_LABEL) -> bytes:
+def format_header(state: JournalState, boot_id: str, label: Mapping[str, str] = _NO_LABEL) -> bytes:
     """Return the first line of a journal. Without a size it is no record, but still tells the label, LABELS by name."""
     header: dict[str, Any] = {
         **{name: text for name, text in label.items() if name in LABELS},
         "loom": FORMAT,
-        "reference": record.reference,
-        "size": record.version.size,
-        "chunk_size": record.chunk_size,
-        "etag": record.version.etag,
-        "last_modified": record.version.last_modified,
+        "reference": state.reference,
+        "size": state.version.size,
+        "chunk_size": state.chunk_size,
+        "etag": state.version.etag,
+        "last_modified": state.version.last_modified,
         "boot_id": boot_id,
     }
     return (json.dumps(header) + "\n").encode()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from loom.store.inside import Place
-    from loom.store.journal import Record
+    from loom.store.journal import JournalState
 
 
 class Journal:
@@ -79,7 +79,7 @@ class Journal:
             _append_all(self._claimed, header)
             self._header = header
 
-    def renew(self, header: bytes = b"", resumed: Record | None = None) -> None:
+    def renew(self, header: bytes = b"", resumed: JournalState | None = None) -> None:
         """Put a journal that says what `resumed` does in the place of the old one, in one step; None: nothing.
 
         A crash leaves the old one or the new one, whole; after a power cut only where the new one holds what a reboot
@@ -91,13 +91,13 @@ class Journal:
             self._replace(text, is_durable=resumed is not None and resumed.synced > 0)
             self._header = header
 
-    def trust(self, record: Record) -> None:
-        """Go on from `record`, which is what the file says by now; only then can more be put on record."""
-        size, chunk_size = record.version.size or 0, record.chunk_size
+    def trust(self, state: JournalState) -> None:
+        """Go on from `state`, which is what the file says by now; only then can more be put on record."""
+        size, chunk_size = state.version.size or 0, state.chunk_size
         with self._writes:
-            self._shape, self._chunks, self._on_record = (size, chunk_size), set(record.done), record.have()
-            self._synced = _spans_of(record.entries[: record.synced], size, chunk_size)
-            self._entries = len(record.entries)
+            self._shape, self._chunks, self._on_record = (size, chunk_size), set(state.done), state.have()
+            self._synced = _spans_of(state.entries[: state.synced], size, chunk_size)
+            self._entries = len(state.entries)
             self._can_append = self._can_vouch = True
 
     @property

@@ -6,13 +6,13 @@ What the origin told reaches it as a `Told`. Three adapters: through the cache (
 
 | state | call | returns | next state |
 |---|---|---|---|
-| new | `find` | a Standing | here |
-| new | `find` | a Doubt (of the cache alone) | doubted |
+| new | `find` | a Present | here |
+| new | `find` | an Unchecked (of the cache alone) | unchecked |
 | new | `find` | None | claimed |
-| doubted | `Doubt.clear` | a Standing, or None | here, or claimed |
-| claimed | `confirm` | a Standing, or None | here, or admitted |
+| unchecked | `Unchecked.check` | a Present, or None | here, or claimed |
+| claimed | `confirm` | a Present, or None | here, or admitted |
 | admitted | `begin` | a Staged | open |
-| open | `publish` | a Standing | published |
+| open | `publish` | a Present | published |
 | open | `discard` | | closed: nothing is left |
 | any | `close` | | closed: what is on record is left for the next fetch |
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from loom.core.expectation import Digest, Told
     from loom.core.headers import Version
     from loom.core.ranges import Span
-    from loom.store.journal import Record
+    from loom.store.journal import JournalState
     from loom.store.placing import Placement
 
 
@@ -57,7 +57,7 @@ class NotOurs(StoreError):
 
 
 @dataclass(frozen=True)
-class Standing:
+class Present:
     """The file stands at the output: its version, how that came about, how it is linked to the cache, its digest.
 
     outcome: as in a Receipt. digest: 64 hex digits, "" when it is not known. checked: how it is known to be current.
@@ -73,17 +73,17 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Unchecked:
     """The cache holds a file of that version, and its URL names something that moves.
 
     checked_at: when the origin was last asked about it, seconds since 1970; 0 for never.
-    clear: takes what the origin told, None when it did not answer; returns the file if it is current, or if there was
+    check: takes what the origin told, None when it did not answer; returns the file if it is current, or if there was
     no answer; else claims the staging and returns None. Raises as `Landing.find` does.
     """
 
     version: Version
     checked_at: float
-    clear: Callable[[Told | None], Standing | None]
+    check: Callable[[Told | None], Present | None]
 
     def explain(self, why: str) -> str:
         """Return the warning that the cached file is used because the origin did not answer. why: its error."""
@@ -164,13 +164,13 @@ class Landing(Protocol):
     """Where the bytes of one entry go. The module's table says which call comes when; `close` in any case.
 
     out: the final path; None in memory, and until its name is known, which `confirm` sees to at the latest.
-    record: what an earlier fetch of the same reference left; known once claimed.
+    resumable: what an earlier fetch of the same reference left; known once claimed.
     have: the version that is here, for the origin to say whether it is current; None for none.
     wants_digest: the file's SHA-256 is to be computed while it arrives: no process of ours could do so later.
     """
 
     out: Path | None
-    record: Record | None
+    resumable: JournalState | None
     have: Version | None
     wants_digest: bool
 
@@ -178,27 +178,27 @@ class Landing(Protocol):
     def is_published(self) -> bool:
         """Whether the bytes have their final name; after that nothing is discarded."""
 
-    def find(self) -> Standing | Doubt | None:
+    def find(self) -> Present | Unchecked | None:
         """Return the file if it can be used without a question to the origin; else claim its staging.
 
         Waits for a process that fetches the same. Raises NotCached when the origin may not be asked; NoCache, after
         which another landing is to be tried; StoreError.
         """
 
-    def confirm(self, told: Told) -> Standing | None:
+    def confirm(self, told: Told) -> Present | None:
         """Return the file if what was told says that it is current; else see to its name, and to room for it.
 
         Raises StoreError, StoreFull, UsageError: nothing was written, `close` frees the claim.
         """
 
-    def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staged:
+    def begin(self, version: Version, chunk_size: int, resumed: JournalState | None) -> Staged:
         """Open the bytes. `version.size` may be None: then nothing goes on record.
 
-        record: the landing's own, to go on from; the caller has compared the versions. None: begin anew, and what was
-        left is gone. Raises StoreError, StoreFull: an empty part is removed.
+        resumed: the landing's `resumable`, to go on from; the caller has compared the versions. None: begin anew, and
+        drop the bytes that were left. Raises StoreError, StoreFull: an empty part is removed.
         """
 
-    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:
+    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Present:
         """Give the bytes their final name in one step. No other thread may write any more.
 
         digest: the SHA-256 that they were verified by; computed: what it is, if known. "" for neither.

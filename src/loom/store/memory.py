@@ -22,9 +22,9 @@ from loom.core.ranges import RangeSet, Span, chunk_span
 from loom.errors import StoreError, StoreFull
 from loom.store.faults import faults
 from loom.store.hashing import hash_span
-from loom.store.journal import Record
-from loom.store.landing import Standing
-from loom.store.standing import is_current, refuse_network, told_sha256
+from loom.store.journal import JournalState
+from loom.store.landing import Present
+from loom.store.present import is_current, refuse_network, told_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,7 +160,7 @@ class MemoryLanding:
 
     def __init__(self, reference: Reference, options: Options) -> None:
         self.out = None
-        self.record: Record | None = None
+        self.resumable: JournalState | None = None
         self.have: Version | None = None
         self.wants_digest = False
         self._reference = reference
@@ -181,49 +181,49 @@ class MemoryLanding:
             raise RuntimeError("nothing is published")
         return self._published
 
-    def find(self) -> Standing | None:
+    def find(self) -> Present | None:
         """Return the bytes if they have the digest that the caller wants."""
         if self._has(self._options.sha256) and self.have is not None:
-            return Standing(self.have, "present", checked=Checked.DIGEST)
+            return Present(self.have, "present", checked=Checked.DIGEST)
         refuse_network(self._reference, self._options)
-        self.record = self._unfinished()
+        self.resumable = self._unfinished()
         return None
 
-    def _unfinished(self) -> Record | None:
+    def _unfinished(self) -> JournalState | None:
         if self._staged is None or self._left is None:
             return None
         version, chunk_size = self._left
-        return Record(self._reference.key, version, chunk_size, self._staged.close())
+        return JournalState(self._reference.key, version, chunk_size, self._staged.close())
 
-    def confirm(self, told: Told) -> Standing | None:
+    def confirm(self, told: Told) -> Present | None:
         """Return the bytes if they are current."""
         if is_current(self.have, told):
             return self._present(told)
         digest = told_sha256(told, self._options)
         return self._present(told, digest) if digest is not None and self._has(digest.value) else None
 
-    def _present(self, told: Told, proof: Digest | None = None) -> Standing:
-        return Standing(told.version, "present", digest=proof.value if proof else "", proof=proof)
+    def _present(self, told: Told, proof: Digest | None = None) -> Present:
+        return Present(told.version, "present", digest=proof.value if proof else "", proof=proof)
 
     def _has(self, digest: str | None) -> bool:
         if digest is None or self._published is None or self._staged is None:
             return False
         return hash_span(self._staged.read, Span(0, len(self._published))) == digest
 
-    def begin(self, version: Version, chunk_size: int, record: Record | None) -> StagedMemory:
-        """Make the memory, or go on with what `record` says is in it. Raises StoreFull, StoreError."""
-        if record is None or self._staged is None:
+    def begin(self, version: Version, chunk_size: int, resumed: JournalState | None) -> StagedMemory:
+        """Make the memory, or go on with what `resumed` says is in it. Raises StoreFull, StoreError."""
+        if resumed is None or self._staged is None:
             self._staged, self._published, self.have = StagedMemory(version.size, chunk_size), None, None
         self._left = (version, chunk_size) if version.size is not None else None
         self._staged.open_again()
         return self._staged
 
-    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:  # noqa: ARG002
+    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Present:  # noqa: ARG002
         """Make all bytes `data`."""
         if self._staged is None:
             raise RuntimeError("nothing has begun")
         self._published, self.have, self._left = self._staged.all(), version, None
-        return Standing(version, outcome, None, digest)
+        return Present(version, outcome, None, digest)
 
     def discard(self) -> None:
         """Free what is not published."""

@@ -32,7 +32,7 @@ from loom.store import background
 from loom.store.cache import NEW, Cache, Ref, settled_blob
 from loom.store.folders import list_names, read_records
 from loom.store.hashing import hash_file, hash_unchanged
-from loom.store.holding import Heartbeat, Signs, look_for_signs, try_lock
+from loom.store.holding import SignOfLife, Signs, look_for_signs, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,13 +91,13 @@ def _turn(cache: Cache) -> Iterator[bool]:
     """
     name = f"settling-u{os.geteuid()}.lock" if cache.inside.is_shared else "settling.lock"
     place = cache.inside.place(f"staging/{name}")
-    lock, heartbeat = place.open_own(os.O_RDWR | os.O_CREAT), Heartbeat(place.utime)
+    lock, sign_of_life = place.open_own(os.O_RDWR | os.O_CREAT), SignOfLife(place.utime)
     try:
         if is_mine := try_lock(lock):
-            heartbeat.start()
+            sign_of_life.start()
         yield is_mine
     finally:
-        heartbeat.stop()
+        sign_of_life.stop()
         os.close(lock)
 
 

@@ -24,9 +24,9 @@ from loom.core.keys import text_key
 from loom.errors import StoreError, StoreFull
 from loom.store.cache import read_boot_id
 from loom.store.faults import faults, look_at_room, require_room, translate
-from loom.store.holding import Heartbeat, Holder, Signs, find_holder, is_locked, look_for_signs
+from loom.store.holding import LockOwner, SignOfLife, Signs, find_owner, is_locked, look_for_signs
 from loom.store.inside import FILE_MODE, Inside, Place
-from loom.store.journal import Record, format_header, read_journal, read_label
+from loom.store.journal import JournalState, format_header, read_journal, read_label
 from loom.store.journaling import Journal
 from loom.store.landing import NotOurs, TakenOver
 from loom.store.notes import read_note, write_note
@@ -83,7 +83,7 @@ class Staging:
         self._part, self._journal_at = _places(self._inside, self._stem, rank)
         self._boot_id = read_boot_id()
         self._journal = Journal(self._journal_at)
-        self._heartbeat = Heartbeat(self._journal.touch)
+        self._sign_of_life = SignOfLife(self._journal.touch)
         self._staged: StagedFile | None = None
         self.is_published = False
         self.is_read_only = True
@@ -98,7 +98,7 @@ class Staging:
         """
         is_mine = self._try_journal()
         if is_mine:
-            self._heartbeat.start()
+            self._sign_of_life.start()
         return is_mine
 
     def _try_journal(self) -> bool:
@@ -132,18 +132,18 @@ class Staging:
             )
         return Staging(self.out, self._reference, self._folder, self._label, self._rank + 1)
 
-    def holder(self) -> Holder | None:
+    def owner(self) -> LockOwner | None:
         """Return the process that holds the lock; None when none does, or it cannot be seen from here."""
-        return find_holder(self._journal_at)
+        return find_owner(self._journal_at)
 
-    def unfinished(self) -> Record | None:
+    def unfinished(self) -> JournalState | None:
         """Return what is left of an earlier fetch of the same reference and can be believed."""
-        record = read_journal(self._journal_at, self._reference, self._boot_id)
+        state = read_journal(self._journal_at, self._reference, self._boot_id)
         try:
             size = self._part.lstat().st_size
         except OSError:
             return None
-        return record if record is not None and size == record.version.size else None
+        return state if state is not None and size == state.version.size else None
 
     def signs(self) -> Signs:
         """Return what changes while the process that holds the lock lives, wherever it runs."""
@@ -151,10 +151,10 @@ class Staging:
 
     def watch(self) -> tuple[int, int] | None:
         """Return the bytes that another process has on record, and the size; None when its journal does not tell."""
-        record = read_journal(self._journal_at, self._reference, self._boot_id)
-        if record is None or record.version.size is None:
+        state = read_journal(self._journal_at, self._reference, self._boot_id)
+        if state is None or state.version.size is None:
             return None
-        return record.have().total, record.version.size
+        return state.have().total, state.version.size
 
     def published(self) -> Version | None:
         """Return the version of this reference that stands under the final name, if that is on record and untouched."""
@@ -170,16 +170,16 @@ class Staging:
 
     # Writing
 
-    def begin(self, version: Version, chunk_size: int, resumed: Record | None) -> StagedFile:
+    def begin(self, version: Version, chunk_size: int, resumed: JournalState | None) -> StagedFile:
         """Open the part: the one on disk when `resumed` is what it holds, else a new one. `version.size` may be None.
 
         Raises StoreFull when what is missing cannot fit, TakenOver.
         """
         if not self._journal.is_claimed:
             raise RuntimeError("the staging has not been claimed")
-        size, record = version.size, resumed or Record(self._reference, version, chunk_size)
+        size, state = version.size, resumed or JournalState(self._reference, version, chunk_size)
         boot_id = "" if size is None else self._boot_id
-        header = format_header(Record(self._reference, version, chunk_size), boot_id, self._label)
+        header = format_header(JournalState(self._reference, version, chunk_size), boot_id, self._label)
         if resumed is None:
             self._renew_journal()  # first: an old journal must never meet a new part
         with faults("write", self._part), self._taking_over():
@@ -193,7 +193,7 @@ class Staging:
         else:
             self._renew_journal(header, resumed)
         if size is not None:
-            self._journal.trust(record)
+            self._journal.trust(state)
             staged.allocate()
         return staged
 
@@ -220,7 +220,7 @@ class Staging:
         self._part.unlink()
         return self._part.create(os.O_RDWR, FILE_MODE if self._is_cached else 0o666)
 
-    def _renew_journal(self, header: bytes = b"", resumed: Record | None = None) -> None:
+    def _renew_journal(self, header: bytes = b"", resumed: JournalState | None = None) -> None:
         with faults("write", self._journal_at), self._taking_over():
             self._journal.renew(header, resumed)
 
@@ -290,9 +290,9 @@ class Staging:
                     os.close(fd)
 
     def _remove_abandoned(self, fd: int, part: Place, journal: Place) -> None:
-        record, name = read_journal(journal, self._reference, self._boot_id), read_label(journal).get("name")
+        state, name = read_journal(journal, self._reference, self._boot_id), read_label(journal).get("name")
         is_quiet = time.time() - os.fstat(fd).st_mtime > QUIET_S
-        if record is None or name != self._label.get("name") or not is_quiet:
+        if state is None or name != self._label.get("name") or not is_quiet:
             return
         if self._journal.is_at(journal):
             self._journal.lock_again()
@@ -307,7 +307,7 @@ class Staging:
 
         To call it again is harmless, also when it was interrupted: then it ends what it had begun.
         """
-        self._heartbeat.stop()
+        self._sign_of_life.stop()
         if self._staged is None and self._journal.is_empty and not self._part.is_taken():
             self._journal.remove()
         if self._staged is not None:

@@ -14,10 +14,10 @@ from loom.errors import StoreFull
 from loom.store import background
 from loom.store.cache import cache_root
 from loom.store.claiming import claim
-from loom.store.landing import BlobGone, Doubt, NoCache, NotOurs, Standing
+from loom.store.landing import BlobGone, NoCache, NotOurs, Present, Unchecked
 from loom.store.output import check_out, require_own
+from loom.store.present import has_told_digest, has_wanted_digest, is_current, refuse_network, told_sha256
 from loom.store.staging import beside_output
-from loom.store.standing import has_told_digest, has_wanted_digest, is_current, refuse_network, told_sha256
 from loom.store.vault import Vault
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from loom.core.options import Options
     from loom.core.reference import Reference
     from loom.store.cache import Ref
-    from loom.store.journal import Record
+    from loom.store.journal import JournalState
     from loom.store.landing import Staged, Watcher
     from loom.store.placing import Placement
 
@@ -47,7 +47,7 @@ class ThroughCache:
     ) -> None:
         self.out = out
         self._is_given = is_given
-        self.record: Record | None = None
+        self.resumable: JournalState | None = None
         self.have: Version | None = None
         self.wants_digest = background.is_first_process()
         self._reference = reference
@@ -69,7 +69,7 @@ class ThroughCache:
         """Whether the bytes have their final name: in the cache, or at the output."""
         return self._staging.is_published
 
-    def find(self) -> Standing | Doubt | None:
+    def find(self) -> Present | Unchecked | None:
         ref = self._vault.find()
         if ref is None or not self._vault.can_place(ref):
             return self._claim()
@@ -79,9 +79,9 @@ class ThroughCache:
         if question is Question.NONE:
             return self._hit(ref)
         self._ref, self.have = ref, _version_of(ref)
-        return Doubt(self.have, ref.checked_at, lambda told: self._clear(ref, told))
+        return Unchecked(self.have, ref.checked_at, lambda told: self._check(ref, told))
 
-    def _clear(self, ref: Ref, told: Told | None) -> Standing | None:
+    def _check(self, ref: Ref, told: Told | None) -> Present | None:
         if told is None:
             return self._hit(ref, Checked.NO_ANSWER)
         return self._known(told) or self._claim()
@@ -93,7 +93,7 @@ class ThroughCache:
     def _question(self, ref: Ref) -> Question:
         return question_about(self._reference, self._options, time.time() - ref.checked_at)
 
-    def _claim(self) -> Standing | None:
+    def _claim(self) -> Present | None:
         """Claim the staging; return the file all the same if another process has fetched or checked it meanwhile."""
         vault = self._vault
         if why := vault.admission.ensure_folders():
@@ -109,26 +109,26 @@ class ThroughCache:
             return self._hit(ref, Checked.ORIGIN if ref.checked_at >= self._since else None)
         refuse_network(self._reference, self._options)
         if self.out and has_wanted_digest(self.out, self._options, self._watcher):
-            return Standing(Version(self.out.stat().st_size), "present", checked=Checked.DIGEST)
+            return Present(Version(self.out.stat().st_size), "present", checked=Checked.DIGEST)
         if ref is None and self.out:
             self._vault.admission.require_output(self.out)
         self.have = _version_of(ref) if ref else None
-        self.record = self._staging.unfinished()
+        self.resumable = self._staging.unfinished()
         return None
 
-    def confirm(self, told: Told) -> Standing | None:
+    def confirm(self, told: Told) -> Present | None:
         if (known := self._known(told)) is not None:
             return known
         size, out = told.version.size or 0, self._named(told.name)
         self._require_own(out, self._ref)
         self._vault.admission.require_output(out)
-        kept = self.record.have().total if self.record is not None else 0
+        kept = self.resumable.have().total if self.resumable is not None else 0
         self._vault.admission.require_room_for_copy(out, size, max(0, size - kept))
         self._make_room(size)
         self._is_counted = size > 0 and self._ref is None
         return None
 
-    def _known(self, told: Told) -> Standing | None:
+    def _known(self, told: Told) -> Present | None:
         """Return the file if it is here by what was told: as the version on record, or by its digest."""
         if self._ref is not None and is_current(self.have, told):
             return self._hit(self._vault.note_current(self._ref), Checked.ORIGIN)
@@ -139,17 +139,17 @@ class ThroughCache:
             return self._hit(ref, Checked.ORIGIN, digest)
         if not has_told_digest(self.out, told.version.size, digest, self._watcher):
             return None
-        return Standing(told.version, "present", digest=digest.value, proof=digest)
+        return Present(told.version, "present", digest=digest.value, proof=digest)
 
-    def begin(self, version: Version, chunk_size: int, record: Record | None) -> Staged:
+    def begin(self, version: Version, chunk_size: int, resumed: JournalState | None) -> Staged:
         try:
-            return self._staging.begin(version, chunk_size, record)
+            return self._staging.begin(version, chunk_size, resumed)
         except StoreFull as error:
             raise StoreFull(error.message, self._vault.admission.hint_of_room() or error.hint) from error
         finally:
             self._vault.admission.let_go_of_room()
 
-    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Standing:
+    def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Present:
         out = self._named()
         ref, held = self._vault.publish(self._staging, version, self._name, digest, computed)
         try:
@@ -168,7 +168,7 @@ class ThroughCache:
         if remark := self._vault.settle(ref):
             self._warn(remark)
         beside_output(out, self._reference).sweep()  # a fetch with --no-cache may have left a part
-        return Standing(version, outcome, placement, digest)
+        return Present(version, outcome, placement, digest)
 
     def _count_again(self) -> None:
         """Make room after the fact: a stream's size was not known before, and an older version may go now."""
@@ -186,13 +186,13 @@ class ThroughCache:
         self._vault.admission.let_go_of_room()
         self._staging.close()
 
-    def _hit(self, ref: Ref, checked: Checked | None = None, proof: Digest | None = None) -> Standing:
+    def _hit(self, ref: Ref, checked: Checked | None = None, proof: Digest | None = None) -> Present:
         """Place what the cache holds. checked: None when the origin was not asked."""
         placement = self._place(ref, self._named(ref.name))
         if ref.is_overdue:
             self._vault.settle_later()
         checked = checked or checked_unasked(self._reference, self._options)
-        return Standing(_version_of(ref), "cached", placement, ref.digest, checked, proof)
+        return Present(_version_of(ref), "cached", placement, ref.digest, checked, proof)
 
     def _place(self, ref: Ref, out: Path) -> Placement:
         self._require_own(out, self._ref, ref)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from loom.net.http_server import Bounds, HttpServer
+from loom.net.http_server import HttpServer, ServerBounds
 from loom.net.listening import listen
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class _Kept(io.BufferedReader):
 class Served:
     """A face behind a server, and ways to ask it."""
 
-    def __init__(self, subject: Subject, bounds: Bounds) -> None:
+    def __init__(self, subject: Subject, bounds: ServerBounds) -> None:
         self.subject = subject
         listening = listen("127.0.0.1", 0)
         self.port: int = listening.getsockname()[1]
@@ -152,9 +152,9 @@ def wait_until(is_so: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(subject: Subject, bounds: Bounds | None = None) -> Iterator[Served]:
+def serving(subject: Subject, bounds: ServerBounds | None = None) -> Iterator[Served]:
     """Serve a face for the length of a `with` block."""
-    served = Served(subject, bounds or Bounds())
+    served = Served(subject, bounds or ServerBounds())
     try:
         yield served
     finally:
@@ -222,7 +222,7 @@ class FaceContract:
 
     def test_an_oversized_head_is_refused(self, subject: Subject) -> None:
         """Without reading on for ever; the client can read why."""
-        with serving(subject, Bounds(head=2048)) as served:
+        with serving(subject, ServerBounds(head=2048)) as served:
             for line in ("X: " + "x" * 4000, "X: " + "x" * 400_000):
                 assert served.ask("GET", subject.small, line)[0] == 431
             assert served.ask("GET", subject.small, "X: " + "x" * 1000)[0] == 200
@@ -251,13 +251,13 @@ class FaceContract:
     @pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\n"])
     def test_a_client_that_does_not_finish_its_head_is_cut(self, subject: Subject, said: bytes) -> None:
         """So that half a request holds nothing for long."""
-        with serving(subject, Bounds(head_s=0.1)) as served, served.connect() as one:
+        with serving(subject, ServerBounds(head_s=0.1)) as served, served.connect() as one:
             one.send(said)
             assert one.reaches_the_end()
 
     def test_a_client_that_takes_nothing_is_cut(self, subject: Subject) -> None:
         """So that its upload slot is free for others."""
-        with serving(subject, Bounds(block_s=0.1)) as served, served.connect() as one:
+        with serving(subject, ServerBounds(block_s=0.1)) as served, served.connect() as one:
             one.send(served.large_head())
             wait_until(lambda: served.server.answered[subject.status] == 1, "the upload has begun")
             wait_until(lambda: not served.server.load, "the upload is cut")
@@ -265,7 +265,7 @@ class FaceContract:
     def test_without_a_free_slot_it_says_so(self, subject: Subject) -> None:
         """503 and when to come back; on the same connection."""
         target, fields = subject.large, dict(subject.fields)
-        with serving(subject, Bounds(slots=1)) as served, served.connect() as one:
+        with serving(subject, ServerBounds(slots=1)) as served, served.connect() as one:
             one.send(served.large_head())
             wait_until(lambda: served.server.load == 1, "the slot is taken")
             client = served.client()
@@ -279,7 +279,7 @@ class FaceContract:
 
     def test_a_stop_lets_uploads_end_and_closes_the_rest(self, subject: Subject) -> None:
         """Idle connections are closed, and new ones are refused."""
-        served = Served(subject, Bounds())
+        served = Served(subject, ServerBounds())
         with served.connect() as idle, served.connect() as busy, ThreadPoolExecutor(1) as reader:
             idle.send(served.head("GET", subject.small))
             idle.reply()

@@ -23,8 +23,8 @@ from loom.core.ranges import Span
 from loom.errors import NotCached, StoreFull
 
 if TYPE_CHECKING:
-    from loom.store.journal import Record
-    from loom.store.landing import Landing, Staged, Standing
+    from loom.store.journal import JournalState
+    from loom.store.landing import Landing, Present, Staged
 
 CHUNK = 65536
 SIZE = 4 * CHUNK
@@ -51,27 +51,27 @@ def claim(landing: Landing, told: Told | None = None) -> Landing:
     return landing
 
 
-def begin(bench: Bench, version: Version = VERSION, record: Record | None = None) -> tuple[Landing, Staged]:
+def begin(bench: Bench, version: Version = VERSION, resumed: JournalState | None = None) -> tuple[Landing, Staged]:
     """Return a landing whose bytes are begun, and the bytes."""
     landing = claim(bench.make(), Told(version))
-    return landing, landing.begin(version, CHUNK, record)
+    return landing, landing.begin(version, CHUNK, resumed)
 
 
-def publish(bench: Bench, version: Version = VERSION, data: bytes = DATA, **choices: Any) -> Standing:
+def publish(bench: Bench, version: Version = VERSION, data: bytes = DATA, **choices: Any) -> Present:
     """Bring an entry through a landing, whole."""
     landing = claim(bench.make(**choices), Told(version))
     landing.begin(version, CHUNK, None).write(memoryview(data), 0)
-    standing = landing.publish(version, "fetched")
+    present = landing.publish(version, "fetched")
     landing.close()
-    return standing
+    return present
 
 
-def left(bench: Bench) -> Record | None:
+def left(bench: Bench) -> JournalState | None:
     """Return what an ended fetch left, as the next landing finds it."""
     landing = bench.make()
     assert landing.find() is None
     landing.close()
-    return landing.record
+    return landing.resumable
 
 
 class LandingContract:
@@ -81,8 +81,8 @@ class LandingContract:
 
     def test_published(self, bench: Bench) -> None:
         """What is published is there, whole, and says so."""
-        standing = publish(bench)
-        assert (standing.version, standing.outcome, bench.content()) == (VERSION, "fetched", DATA)
+        present = publish(bench)
+        assert (present.version, present.outcome, bench.content()) == (VERSION, "fetched", DATA)
 
     def test_nothing_is_there_before(self, bench: Bench) -> None:
         """Bytes that are not published have no final name."""
@@ -98,9 +98,9 @@ class LandingContract:
         publish(bench)
         landing = bench.make(revalidate=True)
         assert (landing.find(), landing.have) == (None, VERSION)
-        standing = landing.confirm(Told(VERSION, is_unchanged=is_unchanged))
-        assert standing is not None
-        assert (standing.version, standing.outcome in ("cached", "present"), bench.content()) == (VERSION, True, DATA)
+        present = landing.confirm(Told(VERSION, is_unchanged=is_unchanged))
+        assert present is not None
+        assert (present.version, present.outcome in ("cached", "present"), bench.content()) == (VERSION, True, DATA)
 
     def test_what_has_changed(self, bench: Bench) -> None:
         """Another version takes the place of what is there."""
@@ -124,9 +124,9 @@ class LandingContract:
         landing = bench.make(revalidate=True)
         assert landing.find() is None
         told = Told(NEW, expected=Expectation(SIZE, "a test", Digest("sha256", SHA256, "a test")))
-        standing = landing.confirm(told)
-        assert standing is not None
-        assert (standing.digest, standing.proof is not None) == (SHA256, True)
+        present = landing.confirm(told)
+        assert present is not None
+        assert (present.digest, present.proof is not None) == (SHA256, True)
 
     def test_offline(self, bench: Bench) -> None:
         """What is not here is refused when the origin may not be asked."""
@@ -222,12 +222,12 @@ class LandingContract:
         staged.write(memoryview(DATA)[: CHUNK + 100], 0)
         staged.record([0])
         staged.record_ranges([Span(0, CHUNK + 100)])
-        assert (staged.kept, landing.record) == (CHUNK + 100, None)
+        assert (staged.kept, landing.resumable) == (CHUNK + 100, None)
         landing.close()
         landing = claim(bench.make())
-        assert landing.record is not None
-        assert (landing.record.version, list(landing.record.have())) == (VERSION, [Span(0, CHUNK + 100)])
-        staged = landing.begin(VERSION, CHUNK, landing.record)
+        assert landing.resumable is not None
+        assert (landing.resumable.version, list(landing.resumable.have())) == (VERSION, [Span(0, CHUNK + 100)])
+        staged = landing.begin(VERSION, CHUNK, landing.resumable)
         staged.write(memoryview(DATA)[CHUNK + 100 :], CHUNK + 100)
         landing.publish(VERSION, "resumed")
         assert bench.content() == DATA
@@ -241,8 +241,8 @@ class LandingContract:
         landing, staged = begin(bench, NEW)
         assert (staged.kept, staged.read(10, 0)) == (0, bytes(10))
         landing.close()
-        record = left(bench)
-        assert record is None or record.have().total == 0
+        state = left(bench)
+        assert state is None or state.have().total == 0
 
     def test_what_is_written_and_not_on_record(self, bench: Bench) -> None:
         """Bytes count only when they are on record."""
@@ -250,9 +250,9 @@ class LandingContract:
         staged.write(memoryview(DATA), 0)
         staged.record([2])
         landing.close()
-        record = left(bench)
-        assert record is not None
-        assert list(record.have()) == [Span(2 * CHUNK, 3 * CHUNK)]
+        state = left(bench)
+        assert state is not None
+        assert list(state.have()) == [Span(2 * CHUNK, 3 * CHUNK)]
 
     def test_what_is_disproved(self, bench: Bench) -> None:
         """Wrong bytes leave the record, and what was found out before that does not put them back."""
@@ -264,9 +264,9 @@ class LandingContract:
         staged.record_ranges([Span(0, SIZE)], 1, before)
         assert staged.kept == 2 * CHUNK - 100
         landing.close()
-        record = left(bench)
-        assert record is not None
-        assert list(record.have()) == [Span(100, 2 * CHUNK)]
+        state = left(bench)
+        assert state is not None
+        assert list(state.have()) == [Span(100, 2 * CHUNK)]
 
     def test_short_runs(self, bench: Bench) -> None:
         """Runs below the least size stay off the record, until they are asked for."""
@@ -324,6 +324,6 @@ class LandingContract:
         landing.close()
         staged.record([1])
         assert staged.kept == 0
-        record = left(bench)
-        assert record is not None
-        assert record.have().total == CHUNK
+        state = left(bench)
+        assert state is not None
+        assert state.have().total == CHUNK

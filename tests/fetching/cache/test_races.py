@@ -254,7 +254,7 @@ def test_opened_at_the_moment_of_eviction(origin, cached, python):
 @pytest.mark.parametrize("faults", [(ignores_ranges,), ()])
 def test_a_holder_that_cannot_be_seen_is_waited_for_as_long_as_it_lives(origin, cached, monkeypatch, faults) -> None:
     """In another container its number means nothing, and its origin is silent: that it lives is in its files."""
-    monkeypatch.setattr("loom.store.staging.find_holder", lambda _path: None)
+    monkeypatch.setattr("loom.store.staging.find_owner", lambda _path: None)
     go_on, patience_s = threading.Event(), 4 * 0.2
 
     def waits(exchange) -> None:

@@ -16,7 +16,7 @@ from loom.core.keys import reference_key
 from loom.core.urls import redact
 from loom.errors import IntegrityError, NotCached, UsageError
 from loom.store.cache import Cache, cache_root
-from loom.store.checking import Finding, check, repair
+from loom.store.checking import Damage, check, repair
 from loom.store.evicting import Removed, collect_garbage, remove_blobs, remove_part
 from loom.store.faults import faults
 from loom.store.inventory import Blob, Inventory, Part, is_in_use, take_inventory
@@ -224,30 +224,30 @@ def _path(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
 def _verify(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
     talk = Talk("", os.environ, quiet=not sys.stderr.isatty())
     try:
-        finding = check(cache, lambda title, size: talk.show(f"verifying {title}  {format_size(size)}"))
+        damage = check(cache, lambda title, size: talk.show(f"verifying {title}  {format_size(size)}"))
     finally:
         talk.clear()
     made = repair(cache) if raw["repair"] else 0
     if voice.as_json:
-        problems = [{"name": p.title, "problem": p.what, "done": p.done or None} for p in finding.problems]
-        print_json({"blobs": finding.blobs, "size": finding.size, "problems": problems, "rebuilt": made,
-                    "unproved": finding.unproved})  # fmt: skip
+        problems = [{"name": p.title, "problem": p.what, "done": p.done or None} for p in damage.problems]
+        print_json({"blobs": damage.blobs, "size": damage.size, "problems": problems, "rebuilt": made,
+                    "unproved": damage.unproved})  # fmt: skip
     else:
-        _show_finding(finding)
+        _show_damage(damage)
         if raw["repair"]:
             print_result(f"repaired; {count(made, 'references')} made anew")
-    if finding.problems and not raw["repair"]:
+    if damage.problems and not raw["repair"]:
         return IntegrityError.exit_code
     return 0
 
 
-def _show_finding(finding: Finding) -> None:
-    for problem in finding.problems:
+def _show_damage(damage: Damage) -> None:
+    for problem in damage.problems:
         print_result(f"{problem.title}: {problem.what}" + (f"; {problem.done}" if problem.done else ""))
-    verdict = count(len(finding.problems), "problems") if finding.problems else "all right"
-    print_result(f"{count(finding.blobs, 'blobs')}, {format_size(finding.size)}: {verdict}")
-    if finding.unproved:
-        print_result(f"{count(finding.unproved, 'blobs')} not yet hashed: only size and time were compared")
+    verdict = count(len(damage.problems), "problems") if damage.problems else "all right"
+    print_result(f"{count(damage.blobs, 'blobs')}, {format_size(damage.size)}: {verdict}")
+    if damage.unproved:
+        print_result(f"{count(damage.unproved, 'blobs')} not yet hashed: only size and time were compared")
 
 
 def _rm(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
