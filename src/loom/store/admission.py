@@ -1,4 +1,4 @@
-"""What a fetch into the cache needs before it begins: folders to write to, an output that can be had, and room.
+"""Checks before a fetch into the cache: folders that can be written to, an output that can be placed, and room.
 
 The last steps are tried first, on an empty file, so that what cannot end well is refused before anything is fetched.
 """
@@ -90,7 +90,7 @@ class Admission:
             self.let_go_of_room()
             shown = "; ".join(f"{title} ({size / 1e6:,.0f} MB): {why}" for title, size, why in removed.kept[:3])
             more = f"; and {len(removed.kept) - 3} more" if len(removed.kept) > 3 else ""
-            message = f"the cache may hold {limit / 1e6:,.0f} MB, and what is in it leaves no room: {shown}{more}"
+            message = f"the cache may hold {limit / 1e6:,.0f} MB, and these files cannot be evicted: {shown}{more}"
             raise StoreFull(message, "raise --max-cache-size, fetch it later, or fetch it with --no-cache")
         gone = [*(blob.title for blob in removed.blobs), *(f"{part.title} (unfinished)" for part in removed.parts)]
         return f"evicted from the cache: {', '.join(gone)}" if gone else ""
@@ -159,7 +159,7 @@ class Admission:
             return "make room, or choose another --cache"
         if not idle:
             return (
-                "make room, or choose another --cache; `loom cache gc` would free nothing: what is cached is in use, "
+                "make room, or choose another --cache; `loom cache gc` would free nothing: each cached file is in use, "
                 "being fetched, or shares its bytes with outputs (LINKS in `loom cache ls`)"
             )
         shown = ", ".join(f"{blob.title} ({blob.size / 1e6:,.0f} MB)" for blob in idle[:3])

@@ -1,10 +1,10 @@
-"""Disk blocks for bytes that are about to come, a span at a time: a write that finds its blocks there costs less.
+"""Disk blocks for bytes that are about to come, a span at a time: a write into allocated blocks costs less.
 
-ext4 otherwise reserves every block of 4 KiB by itself: a quarter of the time that 2.7 GB take from loopback
-(docs/decisions). The call is the system's own `fallocate`, not `posix_fallocate`, which where a file system cannot do
-it writes into every block, perhaps over what another thread has just written (aria2 932, lftp 257). It saves time or
-is given up: an error, or a call that takes longer than a promise of blocks may (tmpfs fills pages with zeros), is the
-last one. Whether there is room the writes tell.
+Otherwise ext4 reserves each block of 4 KiB alone: a quarter of the time that 2.7 GB take from loopback
+(docs/decisions). The call is the system's own `fallocate`. `posix_fallocate` writes into every block where a file
+system cannot allocate, perhaps over bytes that another thread has just written (aria2 932, lftp 257). Allocation ends
+with the first error, and with the first call that takes too long (tmpfs fills pages with zeros). Only the writes tell
+whether there is room.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_SPAN = 64_000_000
-"""Longer spans come from afar, where the disk is not what one waits for; a fetch that is killed then leaves no more
+"""Bytes: longer spans come from afar, where the network is slower than the disk. A killed fetch then leaves no more
 blocks behind than its workers were about to fill."""
 
 _KEEP_SIZE = 1

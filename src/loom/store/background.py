@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _PASSED = frozenset(("PATH", "HOME", "LANG", "TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF",
                      "__PYVENV_LAUNCHER__"))  # fmt: skip
 _PASSED_PREFIXES = ("PYTHON", "LC_", "LD_", "DYLD_")
-"""Prefixes of variables that the interpreter and its libraries read. No others are passed on: they may hold tokens."""
+"""Names of variables, by prefix, that the interpreter and its libraries read. Others may hold tokens: not passed on."""
 
 
 def can_start() -> bool:

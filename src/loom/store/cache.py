@@ -1,4 +1,4 @@
-"""The cache: where things lie, what a reference leads to, and when that may be believed.
+"""The cache: where files lie, which blob a reference leads to, and when that may be believed.
 
     blobs/sha256/ab/<digest>   settled: complete, hashed, on the disk for good; read-only
     blobs/new/<name>           complete, but not hashed or not synced yet: believed only until the next reboot
@@ -8,7 +8,7 @@
     staging/                   parts, journals, temporary names
     quarantine/                blobs that turned out wrong
 
-Rule: this module is on the path of a hit, so it imports next to nothing, and a hit costs a read, a stat and a link.
+Rule: this module is on the path of a hit, so it imports next to nothing. A hit costs a read, a stat and a link.
 
 A reference is believed when its blob is there with the size and the modification time on record. A write into a blob
 through a hard link changes that time; a cut or torn blob has another size. Locks save work, nothing rests on them:
@@ -37,11 +37,11 @@ UNSETTLED_S = 60.0
 
 _FORMAT = "loom-ref 1"
 OWN = "-u"
-"""Between a key and a user's number, in the name of a record beside another user's."""
+"""Characters between key and user number, in the name of a record beside another user's."""
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _SAME_BOOT_NS = 2_000_000_000
-"""Two boots of one machine are further apart; only a clock that is set in between makes one boot look like two."""
+"""Nanoseconds: boots of one machine are further apart. A clock that is set in between makes one boot look like two."""
 
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz-")
 
@@ -72,20 +72,20 @@ FIELDS = (
     "audience", "blob", "boot_id", "checked_at", "digest", "etag", "last_modified", "mtime_ns", "name", "size", "url",
     "verified",
 )  # fmt: skip
-"""What a record's text holds of a Ref."""
+"""Names of the fields of a Ref that a record's text holds."""
 
 
 class Ref:
-    """What a reference led to.
+    """The content that a reference led to.
 
     url: for people: secrets blanked out. name: the file's name as the origin gave it.
     blob: the blob's path below `blobs`; size: bytes; mtime_ns: its modification time when it was published.
     etag, last_modified: the origin's validators, as sent. digest: 64 hex digits, "" while it is not computed.
     verified: how the digest is known: "supplied" by the caller and matched, "told" by the origin and matched, or
     "computed" here; "" for not at all.
-    audience: who may have it: "anyone", "fleet" (it was fetched with a credential: nodes that know the fleet's token),
-    "nobody" (`--private`).
-    key: of the reference, "" in a record of before 28 November 2026: a record that was moved to another name is none.
+    audience: the nodes that may have it: "anyone", "fleet" (fetched with a credential: nodes that know the fleet's
+    token), "nobody" (`--private`).
+    key: of the reference, "" in a record of before 28 November 2026. A record moved to another name is not believed.
     Not part of the text: owner: the user whose file the record is, -1 while it is not written; used_at: when the
     reference was last used, seconds since 1970.
     checked_at: when the origin was last asked, seconds since 1970. boot_id: of the boot in which it was published,
@@ -230,7 +230,7 @@ class Cache:
     def _refs(self, key: str) -> tuple[Place, ...]:
         """Return where a reference's record may lie, the first one to be believed counts.
 
-        Where several users write, one's record may stand in the way of another's: so each can have one of his own.
+        Where several users write, a record may be another user's: so each user can have a record of their own.
         """
         shared = self.inside.place(f"refs/{key}")
         return (self._own_ref(key), shared) if self.inside.is_shared else (shared,)
@@ -258,7 +258,7 @@ class Cache:
         return ref
 
     def has_record(self, key: str) -> bool:
-        """Return whether there is a record for a reference, legible or not, of a user who is believed."""
+        """Return whether there is a record for a reference, legible or not, that a trusted user owns."""
         return bool(self.record_places(key))
 
     def record_places(self, key: str) -> list[Place]:
@@ -266,7 +266,7 @@ class Cache:
         return [place for place in self._refs(key) if place.is_there()]
 
     def find(self, key: str) -> Ref | None:
-        """Return what a reference leads to, if its blob is there and can be believed."""
+        """Return the record of a reference, if its blob is there and can be believed."""
         ref = self.read(key)
         return ref if ref is not None and self.is_whole(ref) and self.has_survived(ref) else None
 
@@ -306,7 +306,7 @@ class Cache:
                 return
 
     def write(self, key: str, ref: Ref) -> None:
-        """Record what a reference leads to, in one step."""
+        """Write the record of a reference, in one step."""
         temporary, shared = self.temporary(), self.inside.place(f"refs/{key}")
         try:
             ref.key = key
@@ -317,13 +317,13 @@ class Cache:
                 if self.inside.is_shared:
                     self._own_ref(key).unlink()
             except (PermissionError, IsADirectoryError):
-                temporary.replace(self._own_ref(key))  # another user's record, which only he may replace
+                temporary.replace(self._own_ref(key))  # another user's record, which only that user may replace
         except BaseException:
             temporary.unlink()
             raise
 
     def amend(self, key: str, ref: Ref) -> None:
-        """Record something new about a reference that is not a use of it."""
+        """Change the record of a reference without a new time of use."""
         places = self.record_places(key)
         if not places:
             raise FileNotFoundError(f"{self.root}/refs/{key}")
@@ -335,7 +335,7 @@ class Cache:
             return  # a file system that sets no times: then it was used now
 
     def pin(self, out: str) -> None:
-        """Note that `out` is to be a symbolic link into this cache, so that what it leads to is not evicted.
+        """Note that `out` is to be a symbolic link into this cache, so that its blob is not evicted.
 
         The note is a symbolic link itself, to `out`: it holds as long as `out` leads here (Nix does so, gcroots/auto).
         Nothing happens in a cache that this user may only read.

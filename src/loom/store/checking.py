@@ -37,7 +37,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Damage:
-    """The outcome of a check: blobs and bytes there are, what was wrong, and how many blobs have no digest yet."""
+    """The outcome of a check: the number of blobs, their bytes, the problems, and the blobs that have no digest yet."""
 
     blobs: int
     size: int
@@ -68,7 +68,7 @@ def check(cache: Cache, on_blob: Callable[[str, int], None] | None = None) -> Da
 
 
 def _fault_of(cache: Cache, blob: Blob) -> str:
-    """Return what is wrong with a blob, "" for nothing. A new time alone is noted: the bytes are as they should be."""
+    """Return the fault of a blob, "" for none. A new time alone is noted: the bytes have their digest."""
     sizes, shared = {ref.size for ref in blob.refs.values()}, _shared_with(blob.links)
     if sizes - {blob.size}:
         return f"{blob.size:,} bytes instead of {max(sizes):,}{shared}"
@@ -124,7 +124,7 @@ def repair(cache: Cache) -> int:
 
 
 def rebuild(cache: Cache) -> int:
-    """Write the records that are missing, as far as settled blobs tell which reference they are; return how many."""
+    """Write missing records for settled blobs whose note names their reference; return how many."""
     made = 0
     notes = [(blob, note) for blob in take_inventory(cache).blobs
              if blob.name.startswith(SETTLED) and (note := noted_origin(blob.place))]  # fmt: skip

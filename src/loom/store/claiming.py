@@ -1,4 +1,4 @@
-"""Claiming a staging: waiting for the process that has it, for as long as that one shows signs of life."""
+"""Claiming a staging: waiting for the process that has it, while that process shows signs of life."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loom.store.staging import Staging
 
 PATIENCE_FACTOR = 4
-"""Times --timeout that another process which fetches the same may show no sign of life before we go on beside it."""
+"""Times --timeout without a sign of life after which we do not wait for another process, but fetch beside it."""
 
 _TICK_S = 0.1
 """Seconds between two tries."""

@@ -1,8 +1,8 @@
 """Eviction: under a limit, by age, and of useless files.
 
-A miss under a limit measures the cache first, without reading a record; only near the limit is everything looked at.
-A part counts with its whole size while a process is at it, so that what a fetch has begun is reserved until it ends or
-dies; a process that measures and then begins a part holds `room.lock` meanwhile, so that no two take the same room.
+A miss under a limit measures the cache first, without reading a record; only near the limit are all records read.
+A part that a process holds counts with its whole size: a fetch reserves its room until it ends or dies. A process
+holds `room.lock` while it measures and begins a part, so that no two take the same room.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PART_AGE_S = 7 * 24 * 3600.0
 """Seconds after which an unfinished download that no fetch has gone on with is given up."""
 
 _ALL = 1 << 62
-"""More bytes than a cache can hold: everything that may be evicted is."""
+"""Bytes: more than a cache can hold, so every blob that may be evicted is."""
 
 _WAIT_S = 10.0
 """Seconds to wait for a process that is making room; it takes well under one, unless it is stopped."""
@@ -91,11 +91,11 @@ def measure(cache: Cache, keep: str = "") -> int:
 def make_room(cache: Cache, needed: int, max_size: int, keep: str = "") -> Removed:
     """Evict until `needed` more bytes keep the cache within `max_size`: the quarantine, then blobs and idle parts.
 
-    keep: the key of a reference whose blob and part are left alone. They do not count: the part is a part of what is
-    needed, and the blob, when no other reference leads to it, will give way to it. Raises OSError.
+    keep: the key of a reference whose blob and part are left alone. They do not count: the part is included in
+    `needed`, and it will replace the blob, when no other reference leads to that. Raises OSError.
     """
     if measure(cache, keep if needed else "") + needed <= max_size:
-        return Removed()  # near the limit only is it worth it to read every record
+        return Removed()  # every record is read only near the limit
     inventory = take_inventory(cache)
     excess = _excess(inventory, needed, max_size, keep)
     files: list[str] = []
@@ -181,10 +181,10 @@ def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
 
 
 def remove_part(part: Part) -> bool:
-    """Remove an unfinished download and its journal, unless a process is at it; return whether it is gone.
+    """Remove an unfinished download and its journal, unless a process holds it; return whether it is gone.
 
-    The journal's lock is held meanwhile, so that no fetch goes on with the one without the other. It must be the lock
-    of the journal that stands there: a fetch that begins replaces it. Raises OSError.
+    The journal's lock is held meanwhile, so that no fetch resumes with one of the two files alone. It must be the lock
+    of the journal that has the name now: a fetch that begins replaces the journal. Raises OSError.
     """
     with contextlib.suppress(PermissionError, Foreign):  # another user's, which only its owner may remove, or read
         return _remove_idle(part.place)
@@ -273,7 +273,7 @@ class Room:
         try:
             return self._place.open_own(os.O_RDWR | os.O_CREAT)
         except (PermissionError, Foreign):
-            return self._place.open()  # another user's, who is believed: its lock counts for all
+            return self._place.open()  # of another trusted user: its lock counts for all
 
     def let_go(self) -> None:
         """Let other processes have the turn."""

@@ -1,6 +1,6 @@
-"""What the store can find out about the cache, for `loom doctor`.
+"""Checks of the cache, for `loom doctor`.
 
-Nothing is changed, but for an empty file that is moved through the folders and removed, as a fetch does at its start.
+They change nothing, but move an empty file through the folders and remove it, as a fetch does at its start.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FORGOTTEN_S = 7 * 86400.0
 
 
 def checks(root: str, folder: str, link: str = "auto", max_size: int | None = None) -> list[Check]:
-    """Return what can be found out about the cache at `root`, "" for none.
+    """Return the checks of the cache at `root`, "" for none.
 
     folder: where outputs go. link: how they get their bytes. max_size: the cache's limit, bytes.
     """

@@ -1,6 +1,6 @@
-"""Folders below a root that other users may write to, listed and read: none of it is on the path of a hit.
+"""Folders below a root that other users may write to, listed and read. Not on the path of a hit.
 
-As in inside.py no step goes through a symbolic link, and only files of users who are believed are shown.
+As in inside.py no step goes through a symbolic link, and only files of trusted users are shown (trust.py).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def list_names(inside: Inside, folder: str) -> list[str]:
 
 
 def look_into(inside: Inside, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the names of the files in a folder that are believed, in no order, each with its stat result."""
+    """Yield the names of a folder's files that are believed, in no order, each with its stat result."""
     try:
         fd = inside.enter(folder, FOLDER)
     except OSError:

@@ -1,7 +1,7 @@
 """Hashing behind the write front: a thread hashes the bytes that are in place without a gap, while more arrive.
 
-hashlib lets go of the interpreter lock, so on a machine with a core to spare the digest costs no time of its own until
-the front of the file is done; then it runs at the speed of the hash.
+hashlib releases the interpreter lock. With a core to spare the digest costs no extra time until the front of the file
+is done; then it runs at the speed of the hash.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Hasher:
         return not self._thread.is_alive()
 
     def digest(self) -> str:
-        """Return the digest in hex. Raises what reading raised."""
+        """Return the digest in hex. Raises the error of a read."""
         self._thread.join()
         if self._error is not None:
             raise self._error

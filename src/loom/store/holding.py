@@ -1,7 +1,7 @@
-"""Who holds a file's lock, and whether that process lives.
+"""The process that holds a file's lock, and whether it lives.
 
-Signs of life are in the files, where every process sees them that can see the files: from another container, with
-process numbers of its own, and from another machine. Who the process is, only Linux tells, in /proc, and for people.
+Signs of life are in the files: every process that sees the files sees the signs, from another container with other
+process numbers, and from another machine. The number of the process is told by Linux alone, in /proc; it is for people.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loom.store.inside import Place
 
 Signs = tuple[tuple[int, int, int, int] | None, ...]
-"""Figures of files that change while the process lives that holds them; compare them with those of a moment ago."""
+"""Figures of files that change while the process that holds them lives; compare them with earlier ones."""
 
 BEAT_S = 0.5
 """Seconds between two signs of life. A process is called hung after four times --timeout, which is 4 s at the least."""
@@ -36,7 +36,7 @@ class SignOfLife:
         self._beating = threading.Lock()  # no Event: Ctrl-C within one can leave it locked for ever
 
     def start(self) -> None:
-        """Begin; where no thread can be had, the bytes' own times are the sign."""
+        """Begin; where no thread can start, the times of the written bytes are the sign."""
         self._beating.acquire(blocking=False)
         with contextlib.suppress(RuntimeError):
             threading.Thread(target=self._run, name="loom-sign-of-life", daemon=True).start()
@@ -55,7 +55,7 @@ class SignOfLife:
 def look_for_signs(*places: Place) -> Signs:
     """Return inode, size, blocks and time of each file; None where there is none.
 
-    Each is opened first: a network file system answers a mere question from what it remembers.
+    Each is opened first: a network file system answers a stat alone from its cache.
     """
     return tuple(_look_at(place) for place in places)
 
@@ -84,7 +84,7 @@ class LockOwner:
 
 
 def find_owner(place: Place) -> LockOwner | None:
-    """Return who holds the flock on the file; None when no process does, or it runs where we cannot see it.
+    """Return the process that holds the flock on the file; None when none does, or we cannot see it.
 
     The format of /proc/locks and of /proc/PID/stat is that of proc(5).
     """

@@ -1,11 +1,11 @@
 """Files inside a folder that other users may write to, reached so that no step leaves the folder.
 
-The kernel resolves a path anew at every call, so a user who may write to a folder on the way can put a symbolic link, a
-pipe or a file of his own there. Here each folder below the root is opened by itself and never through a link (openat,
-O_NOFOLLOW), opening never waits, and what was opened is looked at (fstat) before it is used. The root itself is what
-the user named, so links that lead to it are followed.
+The kernel resolves a path anew at every call. A user with the right to write to a folder on the way can put a symbolic
+link, a pipe or another file there. Here each folder below the root is opened alone and never through a link (openat,
+O_NOFOLLOW). Opening never waits, and an open file is checked (fstat) before it is used. The user named the root, so
+links that lead to it are followed.
 
-Whose files are believed is in trust.py.
+trust.py tells which files are believed.
 
 Rule: this module is on the path of a hit, so it imports next to nothing.
 """
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 FOLDER = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 _PASSING = FOLDER | getattr(os, "O_PATH", 0)
-"""To pass through a folder the right to search it is enough."""
+"""Flags to pass through a folder: the right to search it is enough."""
 
 _FILE = os.O_CLOEXEC | _NOFOLLOW | os.O_NONBLOCK
 
 _LEASE_TRIES = 200
-"""A write lease (inventory.is_in_use) makes an open that must not wait fail; it is held for microseconds."""
+"""Tries to open a file, 1 ms apart: a write lease (inventory.is_in_use) makes an open fail, for microseconds."""
 
 FILE_MODE = 0o644
-"""Permissions of what Loom writes into a cache: nothing there is ever written by a second user."""
+"""Permission bits of files that Loom writes into a cache: no second user ever writes to them."""
 
 
 class Inside:
-    """A folder as `root`, and who is believed in it. Raises OSError as it comes."""
+    """A folder as `root`, and the users whose files are believed in it. Raises OSError as it comes."""
 
     __slots__ = ("root", "trust")
 
@@ -82,7 +82,7 @@ class Inside:
             os.close(fd)
 
     def _share_folder(self, fd: int) -> None:
-        """Let those write to a new folder who may write to the root; only its own user removes a file from it.
+        """Let the users that may write to the root write to a new folder; only its owner removes a file from it.
 
         Among the members of a group there is no such limit: they may evict each other's blobs.
         """
@@ -92,7 +92,7 @@ class Inside:
             try:
                 os.fchmod(fd, mode | sticky)
             except OSError:
-                return  # it is used as it is; who cannot write to it fetches without the cache
+                return  # used as it is: a user that cannot write to it fetches without the cache
 
     def has_folder(self, folder: str) -> bool:
         """Return whether there is such a folder below the root."""
@@ -179,7 +179,7 @@ class Place:
         return True
 
     def is_taken(self) -> bool:
-        """Return whether anything at all has the name."""
+        """Return whether the name is taken: by a file, a folder, a link or anything else."""
         try:
             self.lstat()
         except Foreign:
@@ -316,7 +316,7 @@ class Place:
             os.close(folder)
 
     def readlink(self) -> tuple[str, float]:
-        """Return the note that `symlink` wrote, if a user who is believed wrote it, and when, seconds since 1970."""
+        """Return the note that `symlink` wrote, if a trusted user wrote it, and when, in seconds since 1970."""
         folder = self.inside.enter(self._folder)
         try:
             seen = os.stat(self._last, dir_fd=folder, follow_symlinks=False)

@@ -1,9 +1,8 @@
-"""What a cache holds, and what of it is in use. What may go is evicting's business.
+"""The contents of a cache, and which of them are in use. evicting.py decides which may go.
 
-A blob is in use while any process has it open or mapped (Linux tells by refusing a write lease on it) or holds a lock
-on it; such a blob is never evicted, nor is one that an output leads to as a symbolic link, nor a part that a process is
-at. A blob that is linked to outputs may be: the outputs keep their bytes, and so its removal frees no room until the
-last of them is gone.
+A blob is in use while a process has it open or mapped (Linux refuses a write lease on it), or locked. Never evicted:
+a blob in use, a blob that an output is a symbolic link to, and a part that a process holds. A blob with hard links may
+be evicted: the outputs keep their bytes, so its removal frees no room until the last of them is gone.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from loom.store.inside import Place
 
 LEFTOVER_AGE_S = 3600.0
-"""Temporary files and new blobs without a reference: their makers take seconds."""
+"""Seconds after which temporary files, and new blobs without a reference, are of no use: their makers take seconds."""
 
 PART = ".loom.part"
 _JOURNAL = ".loom.journal"
@@ -73,11 +72,11 @@ class Blob:
 
 @dataclass(frozen=True)
 class Part:
-    """One unfinished download: its key, the bytes that it occupies, when it last grew, whether a process is at it.
+    """One unfinished download: its key, the bytes that it occupies, when it last grew, whether a process holds it.
 
-    reserved: the bytes that it will occupy, while a process is at it; else those that it does.
-    name, url: what it is of, for people; "" when it does not tell. received, whole: bytes that the next fetch need not
-    ask for, and bytes in the file; 0 when it cannot be resumed, or does not tell.
+    reserved: the bytes that it will occupy, while a process holds it; else those that it does.
+    name, url: of the file, for people; "" when the journal does not tell. received, whole: bytes that the next fetch
+    need not ask for, and bytes in the file; 0 when it cannot be resumed, or the journal does not tell.
     """
 
     key: str
@@ -120,7 +119,7 @@ class Inventory:
 
 
 def take_inventory(cache: Cache) -> Inventory:
-    """Look at everything that is believed. Files that vanish meanwhile are left out. Raises OSError."""
+    """List all files that are believed. Files that vanish meanwhile are left out. Raises OSError."""
     refs: dict[str, dict[str, Ref]] = {}
     dead: list[Place] = []
     for key, ref in read_records(cache):
@@ -210,8 +209,8 @@ def _look_at_staging(cache: Cache) -> tuple[list[Part], list[Place]]:
 
 def _look_at_part(place: Place, seen: os.stat_result) -> Part:
     key, journal = place.last.partition(".")[0], journal_of(place)
-    label, record = read_label(journal), read_journal(journal, key, read_boot_id())
-    received, whole = (record.have().total, record.version.size or 0) if record else (0, 0)
+    label, state = read_label(journal), read_journal(journal, key, read_boot_id())
+    received, whole = (state.have().total, state.version.size or 0) if state else (0, 0)
     is_active = is_locked(journal) or is_in_use(place)
     return Part(key, place, seen.st_blocks * 512, seen.st_mtime, is_active,
                 label.get("name", ""), label.get("url", ""), received, whole,
@@ -250,7 +249,7 @@ def is_in_use(place: Place) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if hasattr(fcntl, "F_SETLEASE"):
-            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # who opens it now sends this, and not SIGIO, which kills
+            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # an open meanwhile sends this; SIGIO would kill
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:

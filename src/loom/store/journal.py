@@ -1,4 +1,4 @@
-"""The journal of an unfinished file: which of its bytes are on disk, of which version of which reference.
+"""The journal of an unfinished file: its reference, its version, and which of its bytes are on disk.
 
     {"loom": 1, "reference": "<sha256>", "size": 2700000000, "chunk_size": 10000000, "etag": "...", ...}
     17
@@ -6,10 +6,10 @@
     synced 2
 
 One line of JSON, then the entries: the number of a chunk, or a range [start, end) of bytes of one that is not whole
-yet; each is written after its bytes were. `synced 2` vouches for the first two entries. Only whole lines count, so an
-append that was cut off is as good as absent; and only those before the first one that makes no sense, since some file
-systems leave holes after a power cut (XFS: blocks of zeros). After a reboot (another boot id) page cache that was never
-written back is gone: then only the synced entries are believed.
+yet; each is written after its bytes were. `synced 2` vouches for the first two entries. Only whole lines count: an
+append that was cut off is ignored. Lines count up to the first one that makes no sense: some file systems leave holes
+after a power cut (XFS: blocks of zeros). After a reboot (another boot id) page cache that was never written back is
+gone: then only the synced entries are believed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 LABELS = ("url", "name")
-"""What a journal may tell people of itself: the reference without its secrets, and the file's name."""
+"""Names of the header's fields for people: the reference without its secrets, and the file's name."""
 
 _MAX_HEADER = 64 * 1024
 _NO_LABEL: Mapping[str, str] = {}
@@ -39,9 +39,9 @@ _NO_LABEL: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class JournalState:
-    """What a journal says: this reference (its SHA-256), this version, cut into such chunks, and what of it is in.
+    """The content of a journal: reference (its SHA-256), version, bytes per chunk, and the bytes that are written.
 
-    entries: chunks by number, and ranges of bytes; the first `synced` of them are known to be on the disk itself.
+    entries: chunks by number, and ranges of bytes; the first `synced` of them are on the disk itself.
     """
 
     reference: str
@@ -61,13 +61,13 @@ class JournalState:
         return tuple(entry for entry in self.entries if isinstance(entry, Span))
 
     def have(self) -> RangeSet:
-        """Return all bytes that are in."""
+        """Return all bytes on record."""
         size = self.version.size or 0
         return RangeSet((*(chunk_span(index, size, self.chunk_size) for index in self.done), *self.ranges))
 
 
 def read_journal(place: Place, reference: str, boot_id: str) -> JournalState | None:
-    """Return what the journal at `place` proves about `reference`; None when it is absent, alien or malformed."""
+    """Return the state that the journal at `place` proves of `reference`; None when absent, alien or malformed."""
     try:
         lines = place.read_bytes().split(b"\n")[:-1]
         header = json.loads(lines[0])
@@ -106,14 +106,14 @@ def _read_lines(lines: list[bytes], size: int, chunk_size: int) -> tuple[list[in
 
 
 def _number(digits: bytes) -> int:
-    """Return the number; -1 for what is none, or longer than any size."""
+    """Return the number; -1 for other text, and for a number longer than any size."""
     return int(digits) if digits.isdigit() and len(digits) < 19 else -1
 
 
 def read_label(place: Place) -> dict[str, str]:
-    """Return what the journal at `place` tells people, as given to `format_header`; nothing when it is illegible.
+    """Return the label of the journal at `place`, as given to `format_header`; {} when it is illegible.
 
-    It proves nothing: a title for a list.
+    It proves nothing: it is a title for a list.
     """
     try:
         header = json.loads(place.read_bytes(_MAX_HEADER).partition(b"\n")[0])

@@ -1,4 +1,4 @@
-"""The journal of one staging, open: claimed, appended to, taken back from, and let go of.
+"""The journal of one staging while it is open: claimed, written, and released.
 
 journal.py says what its lines mean; here they are written. Two rules hold at every moment: bytes go on record after
 they are written, and bytes that turn out wrong leave the record before they are written again. So a fetch that is
@@ -80,11 +80,11 @@ class Journal:
             self._header = header
 
     def renew(self, header: bytes = b"", resumed: JournalState | None = None) -> None:
-        """Put a journal that says what `resumed` does in the place of the old one, in one step; None: nothing.
+        """Replace the journal in one step by one that holds the entries of `resumed`; None: an empty one.
 
-        A crash leaves the old one or the new one, whole; after a power cut only where the new one holds what a reboot
-        does not take the belief in. Where locks do not work, another process may go on to write the old one, which
-        is not read any more: it speaks of a part that may not be ours.
+        A crash leaves the old journal or the new one, whole. So does a power cut, if the new one has synced entries:
+        only they are believed after a reboot. Where locks do not work, another process may go on writing the old
+        journal. No process reads that one again: it is about a part that may not be ours.
         """
         text = header + (format_entries(resumed.entries) + format_synced(resumed.synced) if resumed else b"")
         with self._writes:
@@ -92,7 +92,7 @@ class Journal:
             self._header = header
 
     def trust(self, state: JournalState) -> None:
-        """Go on from `state`, which is what the file says by now; only then can more be put on record."""
+        """Go on from `state`, the content of the file by now; only then can more bytes go on record."""
         size, chunk_size = state.version.size or 0, state.chunk_size
         with self._writes:
             self._shape, self._chunks, self._on_record = (size, chunk_size), set(state.done), state.have()
@@ -102,7 +102,7 @@ class Journal:
 
     @property
     def total(self) -> int:
-        """Bytes on record; 0 when the journal is let go of."""
+        """Bytes on record; 0 when the journal is not claimed."""
         with self._writes:
             return self._on_record.total if self.is_claimed else 0
 
@@ -116,7 +116,7 @@ class Journal:
                 self._note([chunk_span(index, *self._shape) for index in new])
 
     def record_ranges(self, have: Iterable[Span], least: int, edition: int) -> None:
-        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more.
+        """Put the new bytes of `have` on record, in runs of `least` bytes or more. All of `have` is written.
 
         edition: this journal's own, from before it was found out that these bytes are right.
         """
@@ -134,7 +134,7 @@ class Journal:
     def disprove(self, spans: Iterable[Span]) -> None:
         """Take bytes off the record, on the disk as well: call it before they are written again.
 
-        Where there is no room for another journal, nothing stays on record: a file can always be made shorter.
+        Without room for another journal, no byte stays on record: a file can always be made shorter.
         """
         with self._writes:
             self.edition += 1
@@ -153,7 +153,7 @@ class Journal:
                 self._void()
 
     def void(self) -> None:
-        """Take everything off the record, and put nothing on it any more."""
+        """Take all bytes off the record, and put none on it any more."""
         with self._writes:
             self.edition += 1
             if self.is_claimed:
@@ -165,9 +165,9 @@ class Journal:
         os.ftruncate(self._claimed, 0)
 
     def sync(self, part: int) -> bool:
-        """Bring what is on record to the disk, then the journal's word for it; return whether all of it is there.
+        """Bring the bytes on record to the disk, then the `synced` line; return whether all of them are there.
 
-        part: a descriptor of the part. A sync that is under way is waited for. After a failure nothing is vouched for
+        part: a descriptor of the part. Waits for a sync that is under way. After a failure no entry is vouched for
         any more: the next sync would succeed without the pages that this one lost
         (https://wiki.postgresql.org/wiki/Fsync_Errors).
         """
@@ -196,7 +196,7 @@ class Journal:
             return True
 
     def _append(self, text: bytes) -> None:
-        """Append whole lines. After a failure nothing more: it would join on to half a line."""
+        """Append whole lines. After a failure no more are appended: they would continue half a line."""
         try:
             _append_all(self._claimed, text)
         except OSError:
@@ -204,7 +204,7 @@ class Journal:
             raise
 
     def _replace(self, text: bytes, *, is_durable: bool) -> None:
-        """Put another file in the place of the journal, locked from before it is there."""
+        """Replace the journal's file by another one, locked before it has the name."""
         fresh = self.place.beside(f".{os.urandom(6).hex()}.loom.tmp")
         file = _to_file(fresh.create(os.O_RDWR | os.O_APPEND))
         try:

@@ -1,4 +1,4 @@
-"""Content known by its digest: is it in the cache, whatever reference it was fetched by, and whom is it for?"""
+"""Content known by its digest: is it in the cache under any reference, and which nodes may have it?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loom.store.cache import Cache
 
 AUDIENCES = ("nobody", "fleet", "anyone")
-"""Who may have a blob, strictest first."""
+"""Names of the groups of nodes that may have a blob, strictest first."""
 
 
 def find_by_digest(cache: Cache, digest: str, on_hashed: Callable[[int, int], None]) -> Ref | None:
@@ -52,8 +52,8 @@ def _proved(
 ) -> Ref | None:
     """Return a record of a blob if its content has the digest. Raises OSError.
 
-    audience: whom it is for by its records, None without one. Its note tells, too; of both the stricter counts. What
-    tells nothing is for nobody.
+    audience: as its records have it, None without a record. Its note has one, too; the stricter one counts. Without
+    both it is "nobody".
     """
     blob = cache.blob(name)
     size, noted = blob.lstat().st_size, noted_origin(blob)

@@ -1,7 +1,7 @@
 """Landing: where the bytes of one entry go. The port that a fetch knows, its values and its errors.
 
-A landing sends nothing. It knows what is here already, where bytes are staged, and how the entry gets its final name.
-What the origin told reaches it as a `Told`. Three adapters: through the cache (through.py), beside the output
+A landing sends nothing. It knows which file is here already, where bytes are staged, and how the entry gets its final
+name. It hears the origin's facts as a `Told`. Three adapters: through the cache (through.py), beside the output
 (beside.py), in memory (memory.py). loom/testing/landing_contract.py holds all three to this page.
 
 | state | call | returns | next state |
@@ -14,7 +14,7 @@ What the origin told reaches it as a `Told`. Three adapters: through the cache (
 | admitted | `begin` | a Staged | open |
 | open | `publish` | a Present | published |
 | open | `discard` | | closed: nothing is left |
-| any | `close` | | closed: what is on record is left for the next fetch |
+| any | `close` | | closed: the bytes on record are left for the next fetch |
 
 One thread makes these calls: that of the fetch. The Staged takes calls of any thread. TakenOver, from any call, ends a
 landing: close it, and begin again with a new one.
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 
 class NoCache(Exception):
-    """There is no cache to go through; the message says why, and what is done instead."""
+    """There is no cache to go through; the message says why, and how the file was fetched instead."""
 
 
 class TakenOver(StoreError):
-    """Another process took over the part, or removed the cache: begin again, or join that process."""
+    """Another process took over the part, or removed the cache: begin again, or wait for that process."""
 
 
 class BlobGone(TakenOver):
@@ -53,14 +53,14 @@ class BlobGone(TakenOver):
 
 
 class NotOurs(StoreError):
-    """Another user's unfinished download has the name, and no process is at it: go on beside it."""
+    """Another user's unfinished download has the name, and no process holds it: go on beside it."""
 
 
 @dataclass(frozen=True)
 class Present:
     """The file stands at the output: its version, how that came about, how it is linked to the cache, its digest.
 
-    outcome: as in a Receipt. digest: 64 hex digits, "" when it is not known. checked: how it is known to be current.
+    outcome: as in a Receipt. digest: 64 hex digits, "" when it is unknown. checked: how it was found to be current.
     proof: the digest that the origin told, by which the file was found.
     """
 
@@ -74,7 +74,7 @@ class Present:
 
 @dataclass(frozen=True)
 class Unchecked:
-    """The cache holds a file of that version, and its URL names something that moves.
+    """A cached file of that version, whose URL moves: it may name other bytes by now.
 
     checked_at: when the origin was last asked about it, seconds since 1970; 0 for never.
     check: takes what the origin told, None when it did not answer; returns the file if it is current, or if there was
@@ -96,10 +96,10 @@ class Watcher(Protocol):
     """The progress of a landing's slow steps, in bytes. Called on the fetch's thread."""
 
     def hashing(self, hashed: int, size: int) -> None:
-        """Hear how much of a file that is here already is hashed."""
+        """Hear how many bytes of a file that is here already are hashed."""
 
     def copying(self, copied: int, size: int) -> None:
-        """Hear how much of the cache's bytes is copied to the output."""
+        """Hear how many of the cache's bytes are copied to the output."""
 
     def waiting(self, note: str, seen: tuple[int, int] | None = None) -> None:
         """Hear that another process fetches the same, and how far it is: bytes on record, and the size."""
@@ -118,7 +118,7 @@ class Staged(Protocol):
 
     @property
     def edition(self) -> int:
-        """A number that grows with each `disprove`: what was found out about bytes before that counts no more."""
+        """A number that grows with each `disprove`: verdicts on bytes from before that count no more."""
 
     def view(self, offset: int, size: int) -> memoryview | None:
         """Make ready for `size` bytes at `offset`, which are about to come; return memory to receive them into.
@@ -142,7 +142,7 @@ class Staged(Protocol):
         """Put chunks whose bytes are written on record, by their numbers."""
 
     def record_ranges(self, have: Iterable[Span], least: int = 1, edition: int | None = None) -> None:
-        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more.
+        """Put the new bytes of `have` on record, in runs of `least` bytes or more. All of `have` is written.
 
         edition: from before these bytes were found right; nothing is recorded when it has grown since.
         """
@@ -151,7 +151,7 @@ class Staged(Protocol):
         """Take bytes that are, or may be, wrong off the record, durably."""
 
     def sync(self) -> bool:
-        """Bring what is on record to the disk; return whether all of it is there. Can take seconds."""
+        """Bring the bytes on record to the disk; return whether all of them are there. Can take seconds."""
 
     def duplicate(self) -> int | memoryview:
         """Return the bytes to serve peers from, also when the landing is closed: a descriptor, or memory.
@@ -164,7 +164,7 @@ class Landing(Protocol):
     """Where the bytes of one entry go. The module's table says which call comes when; `close` in any case.
 
     out: the final path; None in memory, and until its name is known, which `confirm` sees to at the latest.
-    resumable: what an earlier fetch of the same reference left; known once claimed.
+    resumable: the bytes that an earlier fetch of the same reference left; known once claimed.
     have: the version that is here, for the origin to say whether it is current; None for none.
     wants_digest: the file's SHA-256 is to be computed while it arrives: no process of ours could do so later.
     """
@@ -186,7 +186,7 @@ class Landing(Protocol):
         """
 
     def confirm(self, told: Told) -> Present | None:
-        """Return the file if what was told says that it is current; else see to its name, and to room for it.
+        """Return the file if `told` says that it is current; else see to its name, and to room for it.
 
         Raises StoreError, StoreFull, UsageError: nothing was written, `close` frees the claim.
         """
@@ -201,12 +201,12 @@ class Landing(Protocol):
     def publish(self, version: Version, outcome: str, digest: str = "", computed: str = "") -> Present:
         """Give the bytes their final name in one step. No other thread may write any more.
 
-        digest: the SHA-256 that they were verified by; computed: what it is, if known. "" for neither.
-        Raises StoreError: what is on record stays for the next fetch.
+        digest: the SHA-256 that they were verified by. computed: their SHA-256, compared with none. "" where unknown.
+        Raises StoreError: the bytes on record stay for the next fetch.
         """
 
     def discard(self) -> None:
-        """Remove what is staged: first the record of it, then the bytes. Never fails. No other thread may write."""
+        """Remove the staged bytes: first the record of them. Never fails. No other thread may write."""
 
     def close(self) -> None:
         """Free files and locks. To call it again is harmless, also when it was interrupted."""

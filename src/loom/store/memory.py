@@ -4,7 +4,7 @@
     ...                                             a fetch into it
     landing.data                                    all bytes, once published
 
-One object is one entry. What is on record when a fetch ends early is left for the next fetch with the same object.
+One object is one entry. A fetch that ends early leaves its bytes on record for the next fetch with the same object.
 
 The memory is anonymous and private, and no file: its pages cost less (docs/decisions/2026-11-28-house.md).
 """
@@ -117,7 +117,7 @@ class StagedMemory:
             self._add([chunk_span(index, self._size, self._chunk_size) for index in indexes], self.edition)
 
     def record_ranges(self, have: Iterable[Span], least: int = 1, edition: int | None = None) -> None:
-        """Put on record what is new in `have`: runs of `least` bytes or more."""
+        """Put the new bytes of `have` on record, in runs of `least` bytes or more."""
         with self._lock:
             gaps = [gap for span in have for gap in self._on_record.missing(*span) if gap.size >= least]
         self._add(gaps, self.edition if edition is None else edition)
@@ -141,13 +141,13 @@ class StagedMemory:
         return True
 
     def close(self) -> tuple[Span, ...]:
-        """Put nothing on record any more; return what is."""
+        """Put no more bytes on record; return those that are."""
         with self._lock:
             self._is_closed = True
             return tuple(self._on_record)
 
     def open_again(self) -> None:
-        """Go on after `close`, from what is on record."""
+        """Go on after `close`, from the bytes on record."""
         with self._lock:
             self._is_closed = False
 
@@ -211,7 +211,7 @@ class MemoryLanding:
         return hash_span(self._staged.read, Span(0, len(self._published))) == digest
 
     def begin(self, version: Version, chunk_size: int, resumed: JournalState | None) -> StagedMemory:
-        """Make the memory, or go on with what `resumed` says is in it. Raises StoreFull, StoreError."""
+        """Make the memory, or go on with the bytes of `resumed` in it. Raises StoreFull, StoreError."""
         if resumed is None or self._staged is None:
             self._staged, self._published, self.have = StagedMemory(version.size, chunk_size), None, None
         self._left = (version, chunk_size) if version.size is not None else None
@@ -226,13 +226,13 @@ class MemoryLanding:
         return Present(version, outcome, None, digest)
 
     def discard(self) -> None:
-        """Free what is not published."""
+        """Free the bytes, unless they are published."""
         self._left = None
         if not self.is_published:
             self._staged = None
 
     def close(self) -> None:
-        """Keep what is on record for the next fetch, and what is published for the caller."""
+        """Keep the bytes on record for the next fetch, and the published ones for the caller."""
         if self._staged is not None:
             self._staged.close()
         if self._left is None and not self.is_published:

@@ -1,6 +1,6 @@
-"""Notes on finished files: an extended attribute that tells which version of which reference a file is.
+"""Notes on finished files: an extended attribute that tells a file's reference and version.
 
-It is a help, never a proof: file systems without such attributes have none, and who may write the file may write it.
+It is a help, never a proof. Some file systems have no such attributes, and a user that may write the file may write it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ XATTR = "user.loom.origin"
 
 
 def write_note(file: int, reference: str, version: Version, label: Mapping[str, str]) -> None:
-    """Note on an open file what it is, where the file system can. reference: its key; label: for people."""
+    """Write the note on an open file, where the file system can. reference: its key; label: for people."""
     with contextlib.suppress(OSError, AttributeError):
         seen = os.fstat(file)
         note = {**label, "reference": reference, "size": seen.st_size, "mtime_ns": seen.st_mtime_ns,
@@ -28,7 +28,7 @@ def write_note(file: int, reference: str, version: Version, label: Mapping[str, 
 
 
 def note_output(path: str, reference: str, version: Version, label: Mapping[str, str]) -> None:
-    """Note on the file at `path` what it is: a copy does not get the note of what it was made from."""
+    """Write the note on the file at `path`: a copy does not inherit the note of the blob."""
     with contextlib.suppress(OSError):
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0))
         try:

@@ -1,4 +1,4 @@
-"""What can be known of an output before anything is fetched: the last steps of a fetch are tried first.
+"""Checks of an output before anything is fetched: the last steps of a fetch are tried first.
 
 A file gets its name by a rename, so a name that no rename can take is refused at once: a file that is mounted by itself
 (docker -v ./m.bin:/models/m.bin, a Kubernetes subPath), or another user's file in a sticky folder. Loom does not write
@@ -32,7 +32,7 @@ HINTS = {
     "reflink": "reflinks need XFS or Btrfs, and cache and output on one mount of it; --link auto takes another way",
     "symlink": "--link auto takes another way",
 }
-"""What helps where the one way that --link names does not work."""
+"""Hints for the errors of the one way that --link names."""
 
 
 def check_out(path: Path) -> Path:
@@ -91,7 +91,7 @@ def require_replaceable(out: Path) -> None:
 
 
 def is_mount_point(path: Path, seen: os.stat_result, folder: os.stat_result) -> bool:
-    """Return whether a file is mounted by itself: over another one of the same file system only mountinfo tells."""
+    """Return whether a file is a mount point. Over another one of the same file system only mountinfo tells."""
     if stat.S_ISLNK(seen.st_mode):
         return False
     if seen.st_dev != folder.st_dev:
@@ -114,8 +114,8 @@ def _unescape(name: bytes) -> bytes:
 def require_own(out: Path, reference: str, blobs: tuple[Place, ...] = ()) -> None:
     """Refuse to replace a file of something else. Raises UsageError.
 
-    A file is our own when its note names the reference (its key), or when it is, or equals, one of `blobs`: what the
-    reference led to, or leads to now. Without a note nothing tells that it may go.
+    A file is our own when its note names the reference (its key), or when it is, or equals, one of `blobs`: those that
+    the reference led to, or leads to now. Without a note it is not ours.
     """
     if not os.path.lexists(out):
         return
@@ -164,7 +164,7 @@ def try_to_place(trial: Place, folder: str, link: str) -> str:
 
 
 def refusal(error: OSError, link: str, root: str, folder: str) -> StoreError:
-    """Return what to tell a user whose output cannot be placed."""
+    """Return the error for an output that cannot be placed."""
     reason = reason_of(error)
     if reason is None or link not in HINTS:
         return translate(error, "write to", folder)

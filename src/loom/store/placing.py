@@ -25,10 +25,10 @@ WAYS = {
     "symlink": ("symlink",),
     "copy": ("copy",),
 }
-"""What --link stands for: the ways that are tried, in order."""
+"""Names of the ways that each value of --link tries, in order."""
 
 _NO_NAMES = frozenset((errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT))
-"""Where a file system, or a hidden /proc, cannot give a nameless file its name."""
+"""Errors where a file system, or a hidden /proc, cannot give a nameless file its name."""
 
 _NAMES = {"hard": "hard link"}
 
@@ -37,10 +37,10 @@ PHRASES = {
     "reflink": "a reflink (a copy that shares its blocks on the disk until one of them is changed)",
     "symlink": "a symbolic link",
 }
-"""What the ways of placing are called in a sentence."""
+"""Names of the ways of placing within a sentence."""
 
 _CANNOT_SEND = frozenset((errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM))
-"""What a file system says that cannot send a file to a file, and a filter of system calls."""
+"""Errors of a file system that cannot send a file to a file, and of a filter of system calls."""
 
 _FICLONE = 0x40049409  # linux/fs.h
 _PIECE = 64 * 1024 * 1024
@@ -56,11 +56,11 @@ _REASONS = {
     errno.ENOSYS: "the system cannot",
     errno.EROFS: "read-only",
 }
-"""Why one way does not work although another may. Any other error would meet all of them."""
+"""Errors of one way that another way may not meet, with the reason to show. All other errors would meet every way."""
 
 
 class Placement:
-    """How a blob got to its path: "hard", "reflink", "copy", "symlink" or "kept" (it was there), and why not better."""
+    """How a blob got to its path: "hard", "reflink", "copy", "symlink" or "kept" (it was there); and why no better."""
 
     __slots__ = ("how", "why")
 
@@ -70,7 +70,7 @@ class Placement:
 
 
 def is_among_devices(folder: str) -> bool:
-    """Return whether a folder, without symbolic links in its path, is where the system keeps devices and descriptors.
+    """Return whether a folder, its path without symbolic links, is the system's for devices and descriptors.
 
     /dev/stdout may lead to an ordinary file, and is still not a name that a file may take.
     """
@@ -78,7 +78,7 @@ def is_among_devices(folder: str) -> bool:
 
 
 def reason_of(error: OSError) -> str | None:
-    """Return why one way of placing does not work although another may; None for what would meet all of them."""
+    """Return the reason why one way of placing failed and another may not; None for an error that meets every way."""
     return None if error.errno in (errno.EACCES, errno.EROFS) else _REASONS.get(error.errno or 0)
 
 
@@ -262,4 +262,4 @@ def _rename_in(out: str, make: Callable[[str], object]) -> None:
         try:  # noqa: SIM105 - contextlib is not on this path
             os.unlink(temporary)  # renaming one link of a file over another does nothing at all
         except OSError:
-            pass  # mostly it is gone; what cannot be removed takes nothing from the file that has its name by now
+            pass  # mostly it is gone; a leftover does not harm the file that has its name by now

@@ -40,7 +40,7 @@ def _digest_of(out: Path, watcher: Watcher) -> str:
 
 
 def is_current(have: Version | None, told: Told) -> bool:
-    """Return whether the origin says, in one way or the other, that `have` is what it has.
+    """Return whether the origin still has the version `have`: by a 304, or by an equal version.
 
     An equal date may stand over other bytes: it says nothing beside a SHA-256 that is told, which then decides.
     """

@@ -1,9 +1,8 @@
-"""Who settles what a fetch has published: a process of its own, this one before it ends, or one on another machine.
+"""The settler of a published blob: a process of its own, the fetch before it ends, or a process on another machine.
 
-A process of its own is killed when the first process of its container ends. So a fetch that is this first process
-hashes while bytes arrive, and settles before it ends; it does not wait for long, for a server is to start. A new blob
-whose digest is on record is proved by it on any machine and after any boot; one without is waited for as long as the
-process lives that settles it.
+A container kills all its processes when its first one ends. So a fetch that is the first process hashes while bytes
+arrive, and settles before it ends. It waits for SETTLE_S at most: a server is to start. A digest on record proves a
+new blob on any machine and after any boot. Without one, a fetch waits for the settler while that lives.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ SETTLE_S = 10.0
 """Seconds that the first process of a container waits at the end for the hash and the disk."""
 
 SIGNS_S = 3.0
-"""Seconds to look for a sign of a process that settles: it begins a moment after the fetch that it belongs to."""
+"""Seconds to look for a sign of a settler: it starts a moment after its fetch has published."""
 
 _TICK_S = 0.1
 
 
 def settle_later(cache: Cache) -> None:
-    """Have all new blobs settled by a process of its own, which outlives this one.
+    """Start a process that settles all new blobs, and outlives this one.
 
-    Within another program, which may not be started a second time, a thread does it, for as long as that runs.
+    A program that embeds Python cannot be started a second time: there a thread settles, until the program ends.
     """
-    with contextlib.suppress(OSError, RuntimeError):  # neither process nor thread is to be had: the next fetch tries
+    with contextlib.suppress(OSError, RuntimeError):  # neither process nor thread can start: the next fetch tries
         if background.can_start():
             background.start("loom.store.settling", cache.root)
         else:
@@ -48,9 +47,9 @@ def _settle_in_turn(cache: Cache) -> None:
 
 
 def settle_now(cache: Cache, ref: Ref, on_hashed: Callable[[int], None]) -> str:
-    """Settle a blob before this process ends, for SETTLE_S at most; return a warning if that is not done, else "".
+    """Settle a blob before this process ends, for SETTLE_S at most; return a warning if it is not settled, else "".
 
-    on_hashed: told now and then how many bytes are hashed; all of them when it is the disk that is waited for.
+    on_hashed: told now and then how many bytes are hashed; all of them while the disk syncs.
     """
     hashed, done = [ref.size if ref.digest else 0], threading.Event()
 
@@ -60,7 +59,7 @@ def settle_now(cache: Cache, ref: Ref, on_hashed: Callable[[int], None]) -> str:
                 done.set()
 
     thread, until = threading.Thread(target=run, name="loom-settling", daemon=True), time.monotonic() + SETTLE_S
-    with contextlib.suppress(RuntimeError):  # no thread is to be had
+    with contextlib.suppress(RuntimeError):  # no thread can start
         thread.start()
     while thread.is_alive() and time.monotonic() < until:
         thread.join(_TICK_S)
@@ -73,9 +72,9 @@ def settle_now(cache: Cache, ref: Ref, on_hashed: Callable[[int], None]) -> str:
 
 
 def await_settler(cache: Cache, key: str, ref: Ref, tick: Callable[[], None]) -> Ref:
-    """Wait for the process that settles a blob, on whatever machine, if there is one; return the record as it is then.
+    """Wait for the settler of a blob, on any machine, if there is one; return the record as it is then.
 
-    That is when the record names another blob, or a digest; or when nothing shows that such a process lives.
+    The wait ends when the record names another blob, or a digest; or after SIGNS_S without a sign of life.
     """
     from loom.store.inventory import is_in_use
 

@@ -1,4 +1,4 @@
-"""Settling: new blobs are hashed, synced and moved to where their digest says, while no fetch waits for it.
+"""Settling: new blobs are hashed, synced and named after their digest, while no fetch waits for it.
 
     python -m loom.store.settling CACHE      a process that a fetch leaves running; one per cache at a time
 
@@ -13,10 +13,10 @@
 | quarantined | quarantine/ | QUARANTINED later ones came; room is made; garbage is collected | gone |
 
 A new blob is believed on its own machine until the next reboot only. Settling makes it last: hash, fsync, a second name
-under its digest, the references rewritten, the first name removed; so at every moment there is a name that a reference
-leads to. A process killed in between leaves a blob that is settled the next time. Two references to the same content
-end with one blob. While a process settles, its lock's time is a sign of life, and the blob is locked: neither a process
-of this machine nor one of another removes it.
+under its digest, the references rewritten, the first name removed. So a reference leads to a name at every moment. A
+process killed in between leaves a blob that is settled the next time. Two references to the same content end with one
+blob. While a process settles, its lock's time is a sign of life, and the blob is locked: no process of any machine
+removes it.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ if TYPE_CHECKING:
     from loom.store.inside import Place
 
 QUARANTINED = 4
-"""Wrong blobs kept for a look at them: few, for a disk that spoils blobs must not fill up with them."""
+"""Most wrong blobs kept for inspection: few, for a disk that spoils blobs must not fill up with them."""
 
 _NICE = 19
 
 
 def settle_all(cache: Cache) -> int:
-    """Settle every new blob that has a reference, as far as that is possible; return how many. Raises OSError."""
+    """Settle every new blob that has a reference, where possible; return how many are settled. Raises OSError."""
     return _settle_all_but(cache, set())
 
 
 def settle_in_turn(cache: Cache) -> None:
-    """Settle the new blobs, unless another process is at it. Raises OSError.
+    """Settle the new blobs, unless another process does. Raises OSError.
 
-    No process waits for the lock. The one that held it looks again after letting go of it: a blob that was published
-    meanwhile, by a process that found the lock taken, is settled too.
+    No process waits for the lock. Its owner looks again after it has released the lock: another process may have found
+    it taken, and published a blob meanwhile.
     """
     failed: set[str] = set()
     while True:
@@ -68,16 +68,16 @@ def settle_in_turn(cache: Cache) -> None:
 
 
 def remove_orphans(cache: Cache) -> None:
-    """Remove new blobs that no reference leads to: another one was fetched in the place of what could not be proved.
+    """Remove new blobs that no reference leads to: they could not be proved, and the file was fetched again.
 
-    Only an old blob goes that no process has open: another machine may have just made it, or still read it.
+    Only an old blob that no process has open is removed: another machine may have just made it, or still read it.
     """
     from loom.store.inventory import remove_abandoned
 
     names = list_names(cache.inside, f"blobs/{NEW}")  # before the records: each blob is recorded after it has its name
     refs = [ref for _, ref in read_records(cache)]
     if None in refs:
-        return  # it cannot be read where that one leads
+        return  # an illegible record may lead to any of them
     for blob in {f"{NEW}/{name}" for name in names} - {ref.blob for ref in refs if ref is not None}:
         with contextlib.suppress(OSError):
             remove_abandoned(cache.blob(blob))
@@ -87,7 +87,7 @@ def remove_orphans(cache: Cache) -> None:
 def _turn(cache: Cache) -> Iterator[bool]:
     """Try to take the settling lock; yield whether this process got it. Without file locks: always.
 
-    In a shared cache each user has a lock of his own: two who settle the same blob do the same.
+    In a shared cache each user has a lock of their own: two users that settle the same blob do the same.
     """
     name = f"settling-u{os.geteuid()}.lock" if cache.inside.is_shared else "settling.lock"
     place = cache.inside.place(f"staging/{name}")
@@ -102,14 +102,14 @@ def _turn(cache: Cache) -> Iterator[bool]:
 
 
 def look_for_settlers(cache: Cache) -> Signs:
-    """Return what changes while any process, on whatever machine, settles blobs of this cache."""
+    """Return signs that change while a process, on any machine, settles blobs of this cache."""
     names = list_names(cache.inside, "staging")
     locks = [name for name in names if name.startswith("settling") and name.endswith(".lock")]
     return look_for_signs(*(cache.inside.place(f"staging/{name}") for name in locks))
 
 
 def _settle_all_but(cache: Cache, failed: set[str]) -> int:
-    """Settle every new blob but those that have `failed` before; add to them, and return how many are settled."""
+    """Settle every new blob that is not in `failed`; add to `failed`, and return how many are settled."""
     settled = 0
     while batch := sorted(_unsettled(cache) - failed):
         for blob in batch:
@@ -146,7 +146,7 @@ def settle(cache: Cache, blob: str, on_hashed: Callable[[int], None] | None = No
 
 @contextlib.contextmanager
 def _in_use(place: Place) -> Iterator[None]:
-    """Hold a blob open and locked, so that no process removes it meanwhile: no other machine, either, if locks work."""
+    """Hold a blob open and locked, so that no process removes it; where locks work, none of another machine either."""
     fd = place.open()
     try:
         with contextlib.suppress(OSError):
@@ -187,14 +187,14 @@ def _settle_as(
             ref.verified = ref.verified or "computed"
             cache.amend(key, ref)
     cache.inside.sync("refs")
-    if is_certain:  # else what cannot be read now may still lead there: `loom cache gc` removes the name later
-        with contextlib.suppress(OSError):  # it is settled all the same, and this name is of no use any more
+    if is_certain:  # else an illegible record may still lead there: `loom cache gc` removes the name later
+        with contextlib.suppress(OSError):  # a failure only leaves a useless name
             place.unlink()
     return True
 
 
 def _give_name(cache: Cache, place: Place, digest: str, trusted: Ref) -> tuple[str, int]:
-    """Give the blob the name of its digest, unless there is one of that content; return the name, the time to believe.
+    """Name the blob after its digest, unless another blob has that content and name; return name and time to believe.
 
     That is the time from before the hash, so that a write since then is not believed.
     """
@@ -224,7 +224,7 @@ def _give_name(cache: Cache, place: Place, digest: str, trusted: Ref) -> tuple[s
 
 
 def _give_way(final: Place) -> bool:
-    """Remove what stands in the way and is not to be believed; return whether the name is free or well taken."""
+    """Remove a file that is not believed; return whether the name is free, or a believed file has it."""
     try:
         return final.is_there() or final.unlink()
     except OSError:
@@ -232,7 +232,7 @@ def _give_way(final: Place) -> bool:
 
 
 def quarantine(cache: Cache, place: Place) -> str:
-    """Put a wrong blob where nothing finds it any more; return its new path. Only the last few stay. Raises OSError."""
+    """Move a wrong blob to quarantine; return its new path. Only the last QUARANTINED stay. Raises OSError."""
     cache.inside.make_folder("quarantine")
     target = cache.inside.place(f"quarantine/{place.last}-{time.time_ns():016x}")
     place.replace(target)
@@ -251,7 +251,7 @@ def _sync(place: Place) -> None:
 
 
 def main() -> int:
-    """Settle the cache named on the command line, unless another process is at it."""
+    """Settle the cache named on the command line, unless another process does."""
     cache = Cache(sys.argv[1])
     background.give_way(_NICE)
     try:

@@ -1,4 +1,4 @@
-"""The bytes of one entry on the disk while they arrive: the open part, and the journal of what counts."""
+"""The bytes of one entry on the disk while they arrive: the open part and its journal."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class StagedFile:
             self._journal.record_chunks(indexes)
 
     def record_ranges(self, have: Iterable[Span], least: int = 1, edition: int | None = None) -> None:
-        """Put on record what is new in `have`, bytes that are written: runs of `least` bytes or more.
+        """Put the new bytes of `have` on record, in runs of `least` bytes or more. All of `have` is written.
 
         edition: from before these bytes were found right; None: nothing is disproved meanwhile.
         """
@@ -113,7 +113,7 @@ class StagedFile:
             self._journal.disprove(spans)
 
     def sync(self) -> bool:
-        """Bring what is on record to the disk, and say so in the journal; return whether all of it is there."""
+        """Bring the bytes on record to the disk, and say so in the journal; return whether all of them are there."""
         if self._fd < 0:
             return True
         with faults("sync", self._part):

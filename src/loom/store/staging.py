@@ -4,10 +4,10 @@
     .model.gguf.loom.part         the bytes so far
     .model.gguf.loom.journal      which of them count (see journal.py); locked while a process fetches
 
-The lock only saves work. Where it lies (Lustre, NFS), two processes write the same version's bytes to the same
-places of one file, and the one that comes second to rename it finds it published. A process that finds another version
-gives the part a new inode, so that bytes of two versions never meet; each begins with a journal of its own, so that
-no entry speaks of another one's part; and no process renames an inode that is not its own.
+The lock only saves work. Where it does not work (Lustre, NFS), two processes write the same version's bytes to the same
+places of one file. The second one to rename it finds it published. A process that finds another version gives the part
+a new inode, so that bytes of two versions never meet. Each process begins with a journal of its own, so that no entry
+is about another part. No process renames an inode that is not its own.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
 
 MAX_RANK = 8
-"""Most stagings of one file: more processes than that do not hang at once."""
+"""Most stagings of one file: no more processes than that hang at once."""
 
 QUIET_S = 60.0
-"""Seconds since the last entry during which a part is left alone even where its lock is free: it may mean nothing."""
+"""Seconds after the last entry during which a part with a free lock is left alone: locks may not work there."""
 
 _MAX_STEM = 220
-"""Bytes of an output's name in the names of its part and journal: with what we add they must be names, too."""
+"""Bytes of an output's name in the names of its part and journal: with our prefix and suffix they must be names."""
 
 
 _NOTHING: Mapping[str, str] = {}
@@ -137,7 +137,7 @@ class Staging:
         return find_owner(self._journal_at)
 
     def unfinished(self) -> JournalState | None:
-        """Return what is left of an earlier fetch of the same reference and can be believed."""
+        """Return the state that an earlier fetch of the same reference left, if it can be believed."""
         state = read_journal(self._journal_at, self._reference, self._boot_id)
         try:
             size = self._part.lstat().st_size
@@ -146,7 +146,7 @@ class Staging:
         return state if state is not None and size == state.version.size else None
 
     def signs(self) -> Signs:
-        """Return what changes while the process that holds the lock lives, wherever it runs."""
+        """Return signs that change while the process that holds the lock lives, on any machine."""
         return look_for_signs(self._journal_at, self._part)
 
     def watch(self) -> tuple[int, int] | None:
@@ -157,7 +157,7 @@ class Staging:
         return state.have().total, state.version.size
 
     def published(self) -> Version | None:
-        """Return the version of this reference that stands under the final name, if that is on record and untouched."""
+        """Return the version of this reference under the final name, if its note tells it and it is untouched."""
         try:
             seen = self.out.stat()
             note = read_note(str(self.out))
@@ -171,9 +171,9 @@ class Staging:
     # Writing
 
     def begin(self, version: Version, chunk_size: int, resumed: JournalState | None) -> StagedFile:
-        """Open the part: the one on disk when `resumed` is what it holds, else a new one. `version.size` may be None.
+        """Open the part: the one on disk with the bytes of `resumed`, else a new one. `version.size` may be None.
 
-        Raises StoreFull when what is missing cannot fit, TakenOver.
+        Raises StoreFull when the missing bytes cannot fit, TakenOver.
         """
         if not self._journal.is_claimed:
             raise RuntimeError("the staging has not been claimed")
@@ -206,7 +206,7 @@ class Staging:
 
     @contextlib.contextmanager
     def _taking_over(self) -> Iterator[None]:
-        """Tell that our files come and go by another's hand: locks do not work here, or the cache was removed."""
+        """Raise TakenOver when another process makes or removes our files: no locks here, or the cache was removed."""
         try:
             yield
         except (FileNotFoundError, FileExistsError) as error:
@@ -227,10 +227,10 @@ class Staging:
     # Ending
 
     def publish(self, version: Version, then: Callable[[], None] | None = None) -> None:
-        """Give the part its final name in one step, replacing what stood there. Raises StoreError, TakenOver.
+        """Give the part its final name in one step, replacing an earlier file. Raises StoreError, TakenOver.
 
-        It gets a note of which version of which reference it is; in the cache it becomes read-only. `then` is called
-        before the lock is let go of: a process that waits for it must find the file on record.
+        It gets a note with its version and reference; in the cache it becomes read-only. `then` is called before the
+        lock is released: a process that waits for it must find the file on record.
         """
         fd = self.staged.duplicate()
         try:
@@ -265,7 +265,7 @@ class Staging:
             raise TakenOver(f"another process took over {self._part}", "run the same command again")
 
     def discard(self) -> None:
-        """Remove what was staged: first the record of it, then the bytes."""
+        """Remove the staged bytes: first the record of them."""
         with contextlib.suppress(OSError):
             self._journal.void()
         with contextlib.suppress(OSError):
@@ -275,10 +275,10 @@ class Staging:
         self.close()
 
     def sweep(self) -> None:
-        """Remove what other fetches left of the file that stands there now: no fetch will go on with that.
+        """Remove the parts that other fetches left of the file that is published now: no fetch will resume them.
 
-        Those are parts beside a process that hung, and the part of that process, once it is gone. Only what says that
-        it is of this file and reference goes, with its lock; where there are no locks, nothing does.
+        Those are parts beside a process that hung, and that process's own part, once it has ended. Only parts whose
+        journal names this file and reference are removed, under their lock; where there are no locks, none is.
         """
         for rank in range(MAX_RANK):
             part, journal = _places(self._inside, self._stem, rank)
@@ -303,9 +303,9 @@ class Staging:
             journal.unlink()
 
     def close(self) -> None:
-        """Let go of files and lock; what was staged stays for the next fetch, unless there is nothing.
+        """Close the files and release the lock; staged bytes stay for the next fetch, an unused journal does not.
 
-        To call it again is harmless, also when it was interrupted: then it ends what it had begun.
+        To call it again is harmless, also when it was interrupted: then the second call does the rest.
         """
         self._sign_of_life.stop()
         if self._staged is None and self._journal.is_empty and not self._part.is_taken():
@@ -332,7 +332,7 @@ def beside_output(out: Path, reference: Reference) -> Staging:
 
 
 def _stem_of(name: str) -> str:
-    """Return what stands for an output's name in those of its part and journal: shortened where it must be."""
+    """Return the output's name as its part and journal have it: shortened where it must be."""
     raw = os.fsencode(name)
     return name if len(raw) <= _MAX_STEM else f"{os.fsdecode(raw[: _MAX_STEM - 13])}~{text_key(name)[:12]}"
 

@@ -164,7 +164,7 @@ class ThroughCache:
         if not self._is_counted:
             self._count_again()
         if not self._staging.is_read_only:
-            self._warn(f"the file system of {self._vault.root} keeps no permissions: what is cached can be written to")
+            self._warn(f"the file system of {self._vault.root} keeps no permissions: cached files can be written to")
         if remark := self._vault.settle(ref):
             self._warn(remark)
         beside_output(out, self._reference).sweep()  # a fetch with --no-cache may have left a part
@@ -187,7 +187,7 @@ class ThroughCache:
         self._staging.close()
 
     def _hit(self, ref: Ref, checked: Checked | None = None, proof: Digest | None = None) -> Present:
-        """Place what the cache holds. checked: None when the origin was not asked."""
+        """Place the cached file. checked: None when the origin was not asked."""
         placement = self._place(ref, self._named(ref.name))
         if ref.is_overdue:
             self._vault.settle_later()

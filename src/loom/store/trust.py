@@ -1,8 +1,9 @@
-"""Whose files are believed in a folder that others may write to, and who may read what is made there.
+"""Trust in files of a folder that other users may write to, and the right to read the files made there.
 
-A file is believed when it is a regular file and its owner is this user, root, or the owner of the folder; in a folder
-that one group shares (writable for the group, not for all users, and this user is a member), also when it belongs to
-that group. Everything else is Foreign (docs/howto/shared-cache.md).
+A file is believed when it is a regular file and its owner is this user, root, or the owner of the folder. One group may
+share the folder: the group may write to it, not all users may, and this user is a member. Then a file of that group is
+believed, too. Everything else is Foreign (docs/howto/shared-cache.md). Users whose files are believed are called
+trusted.
 
 Rule: this module is on the path of a hit, so it imports next to nothing.
 """
@@ -15,11 +16,11 @@ import stat
 
 
 class Foreign(OSError):
-    """What has the name is no file to be believed: a link, a pipe, a device, or a file of another user."""
+    """The name is not a file to be believed: a link, a pipe, a device, or a file of a user that is not trusted."""
 
 
 class Trust:
-    """Who is believed below `root`: looked up once, when it is first asked for."""
+    """The trusted users below `root`: looked up once, at the first question."""
 
     __slots__ = ("_root", "_rule")
 
@@ -54,13 +55,13 @@ class Trust:
             return -1
 
     def check(self, seen: os.stat_result) -> None:
-        """Raise Foreign unless it is a regular file of a user who is believed here."""
+        """Raise Foreign unless it is a regular file of a trusted user."""
         if not stat.S_ISREG(seen.st_mode):
             raise Foreign(errno.EPERM, "not a regular file")
         self.check_owner(seen)
 
     def check_owner(self, seen: os.stat_result) -> None:
-        """Raise Foreign for what belongs to a user who is not believed here."""
+        """Raise Foreign unless a trusted user owns it."""
         owners, group, _ = self._known()
         if seen.st_uid not in owners and (group < 0 or seen.st_gid != group):
             raise Foreign(errno.EPERM, f"a file of user {seen.st_uid}")

@@ -1,8 +1,8 @@
-"""The cache as one fetch uses it: is it a hit, may it be believed, where is it staged, how does it get in and out.
+"""The cache as one fetch uses it: hits, staging, and the ways in and out.
 
 Order of events on a miss: stage -> verify -> publish as a new blob -> record the reference -> link to the output; then
-a process of its own settles the blob (see settling.py, which has the states of a blob). A crash between any two leaves
-something that the next fetch can use.
+a process of its own settles the blob (see settling.py, which has the states of a blob). A crash between any two steps
+leaves files that the next fetch can use.
 
 A record that `find` does not believe is judged by its blob, with the staging claimed (`rescue`):
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class _Fate(Enum):
-    """What a closer look at a blob finds."""
+    """The verdict on a blob whose record is not believed."""
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -87,14 +87,14 @@ class Vault:
     # Hits
 
     def find(self) -> Ref | None:
-        """Return what the reference led to, if it is here, can be believed, and is what the caller wants."""
+        """Return the record of the reference, if its blob can be believed and has the digest that the caller wants."""
         ref, wanted = self._cache.find(self.key), self._options.sha256
         if ref is not None and wanted is not None and not ref.digest:
             ref = self._with_digest(ref, wanted)
         return ref if ref is None or wanted in (None, ref.digest) else None
 
     def _with_digest(self, ref: Ref, wanted: str) -> Ref | None:
-        """Compute the digest of a blob that is not hashed yet, and record it, so that it is not computed again.
+        """Compute the digest of a blob that is not hashed yet, and put it on record.
 
         None when the blob went or was written to meanwhile: then the digest proves nothing.
         """
@@ -111,13 +111,13 @@ class Vault:
         return now
 
     def find_wanted(self) -> Ref | None:
-        """Return the content with the digest that the caller wants, whatever reference it was fetched by."""
+        """Return the content with the digest that the caller wants, fetched by any reference."""
         digest = self._options.sha256
         other = self._find_digest(digest) if digest is not None else None
         return self._adopt(other, self._reference.best_name) if other is not None else None
 
     def find_told(self, digest: str, version: Version, name: str) -> Ref | None:
-        """Return the content with the digest that the origin has just told, whatever reference it was fetched by.
+        """Return the content with the digest that the origin has just told, fetched by any reference.
 
         version, name: as the origin told them; they go on record for the caller's reference.
         """
@@ -149,9 +149,9 @@ class Vault:
         return ref
 
     def rescue(self) -> Ref | None:
-        """Look closer at what `find` does not believe: return it once its digest is proved, else put it away.
+        """Judge a blob that `find` does not believe: return its record once its digest is proved, else put it away.
 
-        The module's table says what becomes of it. Call it with the staging claimed.
+        The module's table gives the outcomes. Call it with the staging claimed.
         """
         ref = self._cache.read(self.key)
         if ref is None:
@@ -172,7 +172,7 @@ class Vault:
         return None
 
     def _rebuild(self) -> Ref | None:
-        """Make the record anew that is there and cannot be read, from what blobs tell of themselves."""
+        """Make an illegible record anew from the notes of the blobs."""
         from loom.store.checking import rebuild
 
         with contextlib.suppress(OSError):
@@ -188,7 +188,7 @@ class Vault:
         return ref
 
     def _judge(self, ref: Ref) -> _Fate:
-        """Compare a blob with its record; note in the record, and in `changed`, what is found. Raises OSError."""
+        """Compare a blob with its record; note the outcome in the record, and in `changed`. Raises OSError."""
         blob = self._cache.blob(ref.blob)
         seen = blob.lstat()
         has_size = seen.st_size == ref.size
@@ -206,20 +206,20 @@ class Vault:
         return _Fate.UNKNOWN
 
     def note_current(self, ref: Ref) -> Ref:
-        """Record that the origin has just called it current; return what is on record now."""
+        """Record that the origin has just called it current; return the record as it is now."""
         current = self._current(ref)
         current.checked_at = time.time()
         self._record(current)
         return current
 
     def _current(self, ref: Ref) -> Ref:
-        """Return the record of the same content as it stands now: its blob may have settled meanwhile."""
+        """Return the record of the same content as it is now: its blob may have settled meanwhile."""
         now = self._cache.read(self.key)
         is_same = now is not None and (now.size, now.etag, now.last_modified) == (ref.size, ref.etag, ref.last_modified)
         return now if now is not None and is_same else ref
 
     def can_place(self, ref: Ref) -> bool:
-        """Return whether a hit can be placed. What a symbolic link points to must be settled, by us if need be."""
+        """Return whether a hit can be placed. A symbolic link needs a settled blob: settled by us, if need be."""
         return self._options.link != "symlink" or ref.is_settled or os.access(f"{self.root}/blobs", os.W_OK)
 
     def _hash(self, ref: Ref) -> str:
@@ -232,7 +232,7 @@ class Vault:
         return hash_file(self._cache.blob(ref.blob), lambda hashed: self._on_hashed(hashed, ref.size))
 
     def _record(self, ref: Ref) -> None:
-        """Write the record; a cache that this user may only read does without."""
+        """Write the record; in a cache that this user may only read, do nothing."""
         with contextlib.suppress(OSError):
             self._cache.write(self.key, ref)
 
@@ -254,10 +254,11 @@ class Vault:
     ) -> tuple[Ref, int]:
         """Make the staged bytes a blob and record it; return the record and a descriptor of the blob's bytes.
 
-        digest: the SHA-256 that the bytes were verified by, "" when they were not. computed: what it is, if known.
+        digest: the SHA-256 that the bytes were verified by. computed: their SHA-256, compared with none. "" where
+        unknown.
 
-        The caller closes the descriptor. Until then it keeps the blob from being evicted; when the cache was removed
-        meanwhile, it is all that is left of the bytes. Raises StoreError, TakenOver.
+        The caller closes the descriptor. Until then the blob is not evicted; if the cache was removed meanwhile, the
+        descriptor is all that is left of the bytes. Raises StoreError, TakenOver.
         """
         held = staging.staged.duplicate()
         try:
@@ -283,7 +284,7 @@ class Vault:
         return "" if not digest else "supplied" if digest == self._options.sha256 else "told"
 
     def _write(self, ref: Ref) -> None:
-        """Record it; a cache that is being removed does without: the open file is placed all the same."""
+        """Write the record; not in a cache that is being removed: the open file is placed all the same."""
         with faults("write", self.root), contextlib.suppress(FileNotFoundError):
             self._cache.write(self.key, ref)
 
@@ -294,7 +295,7 @@ class Vault:
     def place(self, ref: Ref, out: str, on_copied: Callable[[int], None] | None = None) -> Placement:
         """Make `out` lead to the blob. on_copied: told the bytes copied so far. Raises BlobGone, StoreError."""
         if self._options.link == "symlink":
-            ref = ref if ref.is_settled else self._settled(ref)  # what a symbolic link points to must not move
+            ref = ref if ref.is_settled else self._settled(ref)  # the target of a symbolic link must not move
             self._cache.pin(out)
         placement = self._place(ref, out, on_copied)
         if placement.how == "symlink" and not self._cache.blob(ref.blob).is_there():
@@ -331,7 +332,7 @@ class Vault:
         return self._cache.find(self.key) or ref
 
     def settle(self, ref: Ref) -> str:
-        """Have a blob that was just published settled; return a warning for the user, "" for none."""
+        """Settle a blob that was just published, now or later; return a warning for the user, "" for none."""
         if background.is_first_process():
             return settle_now(self._cache, ref, lambda hashed: self._on_hashed(hashed, ref.size))
         self.settle_later()
@@ -340,12 +341,12 @@ class Vault:
         return ""
 
     def settle_later(self) -> None:
-        """Have all new blobs settled by a process of its own, which outlives this one."""
+        """Start a process that settles all new blobs, and outlives this one."""
         settle_later(self._cache)
 
 
 def _tell_changed(ref: Ref, links: int) -> str:
-    """Return what to tell of a blob that was written to since it was fetched. links: outputs that share its bytes."""
+    """Return the warning about a blob that was written to since it was fetched. links: outputs that share its bytes."""
     told = f"the cached {ref.name or 'file'} was changed since it was fetched"
     if links:
         told += f", through one of {links} hard links" if links > 1 else ", through its hard link"

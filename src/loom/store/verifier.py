@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from loom.store.landing import Staged
 
 _TICK_S = 0.1
-"""Seconds between two words on how much is hashed."""
+"""Seconds between two reports of progress."""
 
 
 class Verifier:
-    """What the whole file must be, and whether it is. Set `expected` once the first reply has told it.
+    """The size and digest that the file must have, and whether it has. Set `expected` after the first reply.
 
     shown: the reference, for errors. given: the caller's SHA-256; what the origin tells does not count beside it.
     tell: told now and then how much is hashed, from 0 to 1, while the digest is waited for.
@@ -70,7 +70,7 @@ class Verifier:
             self._hasher = None
 
     def digest(self) -> str:
-        """Return the digest, once all is hashed. Raises what reading raised; RuntimeError when nothing is hashed."""
+        """Return the digest, once all is hashed. Raises the error of a read; RuntimeError when nothing is hashed."""
         if self._hasher is None:
             raise RuntimeError("hashing has not begun")
         self._tell(self._hasher.share)
@@ -79,7 +79,7 @@ class Verifier:
         return self._hasher.digest()
 
     def computed(self) -> str:
-        """Return the SHA-256 that the cache wants to know and that is compared with nothing; "" when it takes long."""
+        """Return the SHA-256 for the cache, compared with no other; "" when it takes more than SETTLE_S."""
         hasher, until = self._hasher, time.monotonic() + SETTLE_S
         if hasher is None or self.wanted is not None:
             return ""
