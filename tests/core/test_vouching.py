@@ -73,7 +73,7 @@ def test_other_words_are_a_dispute_that_the_origin_decides() -> None:
     it.told("b", bits(3), {3: WRONG})
     assert it.disputes == [Dispute(3, WRONG, "b")]
     assert (it.pending, it.vouched, it.unsound) == (0, 0, bits(3))
-    it.settled(3, WRONG)
+    it.decided(3, WRONG)
     assert (it.disputes, it.vouched, it.digest(3)) == ([], bits(3), WRONG)
 
 
@@ -123,7 +123,7 @@ def test_who_was_wrong_is_not_believed_about_other_units_either() -> None:
     """What it disputed is open again."""
     it = taken(1, 2)
     it.told("b", bits(1, 2), {1: WRONG, 2: WRONG})
-    it.settled(1, RIGHT)
+    it.decided(1, RIGHT)
     it.disbelieve("b")
     assert (it.disputes, it.pending) == ([], bits(2))
     assert it.question([peer("b", 1, 2)], home_of, is_last=True) is None
@@ -165,7 +165,7 @@ def test_whoever_lies_alone_changes_nothing(seed: int, honest: int, chance: floa
             says = (lambda unit: WRONG) if one.name == "liar" else right.__getitem__
             it.told(one.name, asked, {unit: says(unit) for unit in units_of(asked & vouched[one.name])})
         for dispute in list(it.disputes):
-            it.settled(dispute.unit, right[dispute.unit])
+            it.decided(dispute.unit, right[dispute.unit])
             if dispute.voucher == "liar":
                 it.disbelieve("liar")
     else:

@@ -63,7 +63,7 @@ def test_one_finds_out_for_workers_of_all_loops() -> None:
         if value is None:
             seekers.append(number)
             await asyncio.sleep(0.05)
-            flight.settle(value := "found")
+            flight.tell(value := "found")
         got.append(value)
 
     threads = [threading.Thread(target=lambda n=number: asyncio.run(work(n))) for number in range(6)]
@@ -83,9 +83,9 @@ def test_the_next_one_tries_when_it_was_in_vain() -> None:
         waiting = asyncio.ensure_future(flight.claim())
         await asyncio.sleep(0)
         assert not waiting.done()
-        flight.settle(None)
+        flight.tell(None)
         assert await waiting is None
-        flight.settle("found")
+        flight.tell("found")
         assert await flight.claim() == "found"
 
     asyncio.run(scene())
@@ -95,7 +95,7 @@ def test_only_the_value_itself_is_forgotten() -> None:
     """A late refusal of an old value does not undo the new one."""
     flight: SingleFlight[list[str]] = SingleFlight()
     old, new = ["v"], ["v"]
-    flight.settle(new)
+    flight.tell(new)
     flight.forget(old)
     assert flight.value is new
     flight.forget(new)

@@ -168,7 +168,7 @@ class Confirmation:
         """The origin has been asked again. digest: of the unit, as it is now; liars: names of peers whose bytes of it
         are other ones now.
         """
-        self.vouching.settled(dispute.unit, digest)
+        self.vouching.decided(dispute.unit, digest)
         blame = Blame({}, [])
         for name in liars:
             self._offences[name] = self._offences.get(name, 0) + 1

@@ -79,7 +79,7 @@ class Vouching:
         if not answered:
             self._mute[peer] = self._mute.get(peer, 0) | asked
 
-    def settled(self, unit: int, digest: str) -> None:
+    def decided(self, unit: int, digest: str) -> None:
         """The origin has been asked for a unit again: this is its digest."""
         self._foreign &= ~(1 << unit)
         self.disputes = [dispute for dispute in self.disputes if dispute.unit != unit]

@@ -1,4 +1,4 @@
-"""Good replies, read: the bytes and the version that they bring, and the size and digest that they tell of the file."""
+"""Good replies, parsed: the version and the span of their bytes, and the size and digest that they tell of the file."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 _OTHER_FILE = (
     "a proxy, a mirror or the storage holds another file: nothing was kept; --sha256 decides by your own digest"
 )
-_MEDDLED = "a proxy or a CDN in between may be to blame: ask the origin without it"
+_MEDDLED = "a proxy or a CDN in between may have changed the reply: ask the origin without it"
 
 
 @dataclass
 class FirstReply:
-    """A reply that brings bytes: `span` of an object of `version`, or, when `span` is None, all of it in one stream.
+    """The origin's first reply with bytes: `span` of an object of `version`; all of it in one stream when that is None.
 
     `is_unchanged`: a conditional request found the version that the caller has already; there is no body.
     `expected`: what the reply, or a redirect on the way to it, told of the whole file.
@@ -65,7 +65,7 @@ class FirstReply:
 
 @dataclass(frozen=True)
 class Basis:
-    """Where a reply is from: the URL at the redirects' end, and what the redirects on the way there told."""
+    """The basis of a reply: the URL at the end of the redirects, and the expectation that the redirects told."""
 
     url: Url
     told: Expectation
@@ -74,8 +74,8 @@ class Basis:
 class Reader:
     """Reads the replies about one reference.
 
-    url_name, out_name: what the URL and the output call the file; "" for nothing. is_digest_given: the caller's digest
-    decides, whatever the origin tells.
+    url_name, out_name: names of the file in the URL and of the output; "" for none. is_digest_given: the caller's
+    digest decides; sizes and digests that the origin tells do not.
     """
 
     def __init__(self, reference: Url, url_name: str, out_name: str, *, is_digest_given: bool = False) -> None:
@@ -95,7 +95,7 @@ class Reader:
         return self._whole(response, basis)
 
     def read_probe(self, response: Response, span: Span, basis: Basis, have: Version | None) -> FirstReply | None:
-        """Return the reply; None when it tells nothing of the object: then it must be asked for without a range."""
+        """Return the reply; None when it tells no facts of the object: then it must be asked for without a range."""
         head = response.head
         if head.status == 304 and have is not None:
             return FirstReply(response, None, have, is_unchanged=True, expected=basis.told)
@@ -106,7 +106,7 @@ class Reader:
             return self._unsatisfied(response, content_range, span, basis)
         self._refuse_unusable(head)
         if content_range is None or content_range.size is None:
-            is_part = head.status == 206 or "content-range" in head.fields  # of what, it does not tell
+            is_part = head.status == 206 or "content-range" in head.fields  # a part of unknown place or size
             return None if is_part else self._whole(response, basis)
         if head.length is None:
             return None  # a range in chunks (RFC 9112 section 7.1), or up to the connection's end
@@ -154,7 +154,7 @@ class Reader:
     def _unsatisfied(
         self, response: Response, content_range: ContentRange | None, asked: Span, basis: Basis
     ) -> FirstReply | None:
-        """416 to a probe: an empty object has no first byte; any other size means that it shrank under our journal."""
+        """Judge a 416 to a probe: an empty object has no first byte; any other size means that the file got shorter."""
         size = content_range.size if content_range else None
         if size is None or size > asked.start:
             return None
@@ -172,14 +172,14 @@ class Reader:
         if content_type.lower().startswith("multipart/byteranges"):
             raise self._bad("answered one range with several parts")
         if is_unwanted_page(content_type, self._name):
-            hint = "it may want a sign-in (--token, --header); name the output .html if a page is what you want"
+            hint = "it may want a sign-in (--token, --header); name the output .html if you want the page"
             raise self._bad("answered with a web page instead of the file", hint=hint)
 
     def _refuse_coding(self, head: Head) -> None:
         """Refuse a body that was compressed on the way. Raises Fault.
 
-        A label is of the file itself when the file's own name confirms it and the length is told: a server that
-        compresses while it sends does not know the length.
+        The coding is the file's own when the file's name confirms it and the length is told: a server that compresses
+        while it sends does not know the length.
         """
         coding = coding_of(head.fields.get("content-encoding", ""))
         names = (*self._names, parse_disposition(head.fields.get("content-disposition", "")))

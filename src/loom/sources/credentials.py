@@ -1,7 +1,7 @@
 """The fields of requests: a target's headers go to the host of its URL alone.
 
-requests, httpx, aria2 and others have forwarded cookies, tokens or custom headers to wherever a redirect led; here
-nothing of the caller's leaves its host.
+requests, httpx, aria2 and others have forwarded cookies, tokens or custom headers to the hosts that redirects named.
+Loom sends none of the caller's headers to another host.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def may_see_headers(reference: Url, url: Url) -> bool:
 
 
 def base_headers() -> dict[str, str]:
-    """Return what every request carries. Identity: ranges of a compressed body would be of no use."""
+    """Return the fields of every request. Identity: ranges of a compressed body would be of no use."""
     return {"User-Agent": f"loom/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 def over_base(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return all fields of a request: `headers`, and what every request carries where they do not say otherwise."""
+    """Return all fields of a request: `headers`, and those of every request that `headers` does not replace."""
     names = {name.lower() for name in headers}
     return {name: value for name, value in base_headers().items() if name.lower() not in names} | {**headers}
 

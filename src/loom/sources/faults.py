@@ -28,10 +28,10 @@ def fault_of(
     credentials: TlsCredentials = NO_CREDENTIALS,
     for_proxy: TlsCredentials = NO_CREDENTIALS,
 ) -> Fault:
-    """Put an error of the network, met on the way to `url`, into words, and say what helps.
+    """Return the fault of an error of the network on the way to `url`: its words, its remedy and a hint.
 
     proxy: host and port of the proxy between, "" for none: a silence may be the proxy's or the host's.
-    credentials, for_proxy: what TLS was given for this host, and for a proxy at https://.
+    credentials, for_proxy: TLS's settings for this host, and for a proxy at https://.
     """
     where = url.endpoint.authority
     if isinstance(error, Stale):
@@ -82,7 +82,7 @@ def _of_tls(where: str, error: Exception, credentials: TlsCredentials) -> Fault 
 
 
 def _connect_remedy(error: OSError) -> Remedy:
-    """A name that does not exist will not exist a second later; everything else may pass."""
+    """Return the remedy: none for a name that does not exist; any other error may pass."""
     if isinstance(error, socket.gaierror):
         return Remedy.RETRY if error.errno == socket.EAI_AGAIN else Remedy.NONE
     return Remedy.FEWER

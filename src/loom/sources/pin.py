@@ -1,10 +1,10 @@
 """The pin: holds all replies to the version of the first one, and judges those of another version.
 
-A reply of another version means that the object was replaced, or that replicas behind one address give the same bytes
-validators of their own (lighttpd: by inode; any server whose files were copied at another time). A reply of the pinned
-version that was asked for after such a stray had come shows that both are served: replicas. (One that was asked for
-before shows nothing: it may have been on its way when the object was replaced.) So a stray is asked for again, for a
-while; and so is a reply that does not tell again what pins.
+A reply of another version (a stray) means that the object was replaced, or that there are replicas. Replicas behind one
+address may give the same bytes different validators (lighttpd: by inode; any server whose files were copied at another
+time). A reply of the pinned version shows that both versions are served, if its request was sent after a stray had
+come. (An earlier request shows nothing: its reply may have been on its way when the object was replaced.) So a stray is
+asked for again, a bounded number of times. So is a reply without the validator that pins.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_STRAYS = 16
 take turns by chance, 16 in a row answer wrongly once in 65,536 times."""
 
 MAX_STRAYS_OF_REPLICAS = 64
-"""The same where both versions have been served: the replica of the first one may have gone for good."""
+"""Replies, as above, where both versions have been served: the replica of the first one may have gone for good."""
 
 _AGAIN = "nothing of it was kept under the final name; run the same command again for the new version"
 _REPLICAS = (
@@ -57,11 +57,11 @@ class Pin:
 
     @property
     def ticket(self) -> int:
-        """Strays so far. A request takes it along: so `admit` knows whether it was sent after a stray."""
+        """The number of strays so far. A request keeps it: so `admit` knows whether it was sent after a stray."""
         return self._strays_in_all
 
     def admit(self, version: Version, seen: Version, ticket: int) -> None:
-        """Return when a reply of `seen` brings bytes of `version`. Raises Fault: to be asked for again, or in vain.
+        """Return if a reply of `seen` brings bytes of `version`. Raises Fault: to be asked for again, or not.
 
         ticket: the pin's `ticket` when the request was sent.
         """
@@ -109,7 +109,7 @@ class Pin:
 
 
 def _both(one: Version, other: Version) -> str:
-    """Return two validators; what one of them lacks, or both share, is left out."""
+    """Return the two validators that differ, for people; one that a version lacks, or both share, is left out."""
     pairs = ((one.etag, other.etag), (one.last_modified, other.last_modified))
     texts = next((pair for pair in pairs if all(pair) and pair[0] != pair[1]), (one.describe(), other.describe()))
     return " and ".join(text or "none" for text in texts)

@@ -1,4 +1,4 @@
-"""Ranges over HTTP: the origin of one reference as a source, whatever its scheme (`answers` reads what comes back).
+"""Ranges over HTTP: the origin of one reference as a source, for every scheme (`answers` reads the replies).
 
 The route decides which URL is asked (loom.sources.routes). This module asks for spans there, and holds the replies to
 the version that is pinned.
@@ -37,7 +37,7 @@ _ASKED_AGAIN = 2
 ETag."""
 
 _PAST_CACHES = {"Cache-Control": "no-cache"}
-"""Has a shared cache ask the origin before it answers (RFC 9111 section 5.2.1.4)."""
+"""Fields that make a shared cache ask the origin before it answers (RFC 9111 section 5.2.1.4)."""
 
 
 class HttpSource:
@@ -146,14 +146,14 @@ class HttpSource:
         return self._requester.lost(self._router.target, url, TimeoutError(), pool.proxy_of(url))
 
     def starved(self) -> Fault:
-        """Return what it means that a reply makes too little progress."""
+        """Return the fault of a reply that makes too little progress."""
         message = f"{self.reference.endpoint.authority} sends too little: a connection all but stopped, again and again"
         return Fault(Remedy.PATIENCE, OriginUnreachable(message, "--timeout waits longer"))
 
     async def _get(self, pool: Pool, headers: dict[str, str], *, may_wait: bool = False) -> Response:
         """Send one request along the route, finding that first if need be; return a reply in the 2xx, 304, 412 or 416.
 
-        may_wait: the reply may take as long as it likes to begin. Raises Fault for every other reply.
+        may_wait: no limit on the time until the reply begins. Raises Fault for every other reply.
         """
         route = await self._router.claim()
         is_kept = route is not None
@@ -174,7 +174,7 @@ class HttpSource:
             route, response = await self._router.find(pool, headers)
             found = route if response.head.status in _GOOD else None
         finally:
-            self._router.settle(found)
+            self._router.tell(found)
         return route, response
 
     async def _refused(self, pool: Pool, route: Route, response: Response, *, is_kept: bool) -> Fault:

@@ -1,4 +1,4 @@
-"""Refusals: the fault of an error reply, by its status and by the words in it."""
+"""Refusals: the fault of an error reply, by its status and its words."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fault_of_refusal(url: Url, head: Head, refusal: Refusal, *, is_signed: bool)
 
 
 def _kind(status: int, meaning: Meaning, wait_s: float | None) -> Kind:
-    """Return the kind of a refusal: by the status for trouble of the server, else by the code in it first."""
+    """Return the kind of a refusal: by the status for an error of the server, else by the code in its body first."""
     if status in (429, 503) or (status == 403 and wait_s is not None):
         return Kind.THROTTLED
     if status in TRANSIENT:
@@ -84,12 +84,12 @@ def _other(url: Url, status: int, refusal: Refusal) -> LoomError:
 
 
 def _status_hint(url: Url, status: int) -> str:
-    """Return what to do about a status that no other rule knows."""
+    """Return the hint for a status that no other rule knows."""
     if status == 400:
         is_plain = url.endpoint.scheme == "http"  # nginx and others answer so where they speak TLS
         return "the URL may have lost a part: give all of it, in quotes" + is_plain * "; or the port wants https://"
     if status in TRANSIENT or status >= 500:
-        return "the trouble is at the origin: try again later, or ask its operator"
+        return "the error is at the origin: try again later, or ask its operator"
     return "check the URL, and whether the origin wants a --header"
 
 

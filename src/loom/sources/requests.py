@@ -2,7 +2,7 @@
 
 Rule: this adapter alone decides whether a fault is worth another try (`Remedy`), since it alone knows the protocol.
 
-The headers of a target go to the host of its URL and to no other: many clients carry them along a redirect.
+The headers of a target go to the host of its URL and to no other: many clients send them along a redirect.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Requester:
         return fault_of_refusal(url, head, refusal, is_signed="?" in target.url.target), refusal
 
     async def _said(self, response: Response) -> str:
-        """Return the body that says why a request is refused; "" when there is none, or it does not come."""
+        """Return the body of a refusal, as text; "" when there is none, or it does not come in time."""
         try:
             if response.head.length == 0:
                 return ""

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Target:
-    """Where one file is asked for.
+    """The URL and the headers by which one file is asked for.
 
-    headers: what goes to the host of `url` and to no other, credentials among it; the fields that every request carries
-        are added unless one of these has the same name.
-    expires_at: seconds since 1970 from which on it is no longer used; None when that is not known.
+    headers: fields for the host of `url` and no other, credentials included; the fields of every request are added
+        unless one of these has the same name.
+    expires_at: seconds since 1970 from which on the target is no longer used; None when that is unknown.
     """
 
     url: Url
@@ -56,8 +56,8 @@ class Resolver(Protocol):
         """
 
     async def target(self, pool: Pool, entry: Entry) -> Target:
-        """Return where a file is asked for.
+        """Return the target of a file.
 
-        Asked again when a target that has worked answers 401 or 403, or has expired. An equal target then means that
-        there is no better one: the refusal stands. So it is made anew, or taken from a cache that knows its end.
+        Called again when a target that has worked answers 401 or 403, or has expired. An equal target then means that
+        there is no better one: the refusal stands. So make the target anew, or cache it no longer than it is valid.
         """

@@ -6,8 +6,8 @@ A route is found once, by one worker, with its own first request: the redirects 
 and the URL at their end (often signed and short-lived) serves all later requests. When it has worked and answers 401 or
 403, or its target has expired, it is forgotten; one worker finds it again while the others wait.
 
-A redirect never leads from https to http, never to where the guard forbids (loom.core.redirects), and not to another
-file than the first time.
+Refused: a redirect from https to http, a target that the guard forbids (loom.core.redirects), and redirects that lead
+to another file than the first time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
 class Route(NamedTuple):
-    """Where one file is asked for: the resolver's target, the URL at the end of its redirects, and their guard."""
+    """The way to one file: the resolver's target, the URL at the end of its redirects, and their guard."""
 
     target: Target
     url: Url
@@ -88,14 +88,14 @@ class Router:
         return self._target
 
     async def claim(self) -> Route | None:
-        """Return the route; None when there is none and it is now the caller's to `find` (then `settle`)."""
+        """Return the route; None when there is none: then the caller must `find` one, and `tell` it."""
         while (route := await self._known.claim()) is not None and route.target.has_expired:
             self._known.forget(route)
         return route
 
-    def settle(self, route: Route | None) -> None:
+    def tell(self, route: Route | None) -> None:
         """Tell the route; None when it was not found: then the next worker tries."""
-        self._known.settle(route)
+        self._known.tell(route)
 
     async def find(self, pool: Pool, headers: Mapping[str, str]) -> tuple[Route, Response]:
         """Ask for the file with these fields; return its route, and the reply at the end of it. Raises Fault.
@@ -125,8 +125,8 @@ class Router:
     async def renew(self, pool: Pool, route: Route) -> bool:
         """Forget a route that has worked and denies access now; return whether there may be a better one. Raises Fault.
 
-        The end of a redirect expires. A target that denies access by itself is worth another try if the resolver has
-        another one by now.
+        The URL at the end of redirects expires. A target that denies access without a redirect is worth another try
+        only if the resolver has another one by now.
         """
         is_redirected, is_replaced = route.url != route.target.url, self._known.value is not route
         if is_redirected or is_replaced or await self._has_other_target(pool, route):
@@ -172,11 +172,11 @@ def _with_one_byte(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _next_hop(url: Url, location: str) -> Url:
-    """Return where a redirect leads. Raises Fault for a place that must not be followed."""
+    """Return the URL that a redirect leads to. Raises Fault for one that must not be followed."""
     try:
         hop = join_url(url, as_text(location))
     except UsageError as error:
-        message = f"{url} redirects to a place that is no use: {error}"
+        message = f"{url} redirects to a URL that cannot be used: {error}"
         raise Fault(Remedy.NONE, OriginError(message, "check the URL")) from error
     if url.endpoint.scheme == "https" and hop.endpoint.scheme == "http":
         message = f"{url} redirects from https to plain http"

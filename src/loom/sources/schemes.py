@@ -19,7 +19,7 @@ RESOLVERS = {
     "http": "loom.sources.web:WebResolver",
     "https": "loom.sources.web:WebResolver",
 }
-"""Scheme -> the class of its Resolver, made from the Options of a fetch. Imported when a reference needs it."""
+"""Names of schemes -> the class of its Resolver, made from the Options of a fetch. Imported when it is needed."""
 
 
 def resolver_for(reference: Reference, options: Options) -> Resolver:
@@ -30,5 +30,5 @@ def resolver_for(reference: Reference, options: Options) -> Resolver:
 
 
 def open_source(reference: Reference, options: Options, out_name: str = "") -> HttpSource:
-    """Return the origin of a reference as a source; nothing is asked yet. out_name: the output's name, "" for none."""
+    """Return the origin of a reference as a source; it sends no request yet. out_name: of the output, "" for none."""
     return HttpSource(reference, resolver_for(reference, options), options, out_name)

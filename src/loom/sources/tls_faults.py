@@ -1,4 +1,4 @@
-"""Errors of TLS, put into words: whose certificate is the trouble, why, and which setting helps."""
+"""Errors of TLS, put into words: the certificate at fault, the reason, and the setting that helps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loom.net.tls import alert_of, is_about_our_certificate
 
 
 class TlsCredentials(NamedTuple):
-    """What TLS was given. `shows_certificate`: the host may have the client certificate; redirects' targets may not.
+    """TLS's settings. `shows_certificate`: the host may have the client certificate; targets of redirects may not.
 
     flag: the name of the certificate's setting.
     """
@@ -31,15 +31,15 @@ _PLAIN_HINT = "check the port, or use http:// if you trust that network"
 _NOT_TLS = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"))
 
 _REFUSALS = ("handshake failure", "protocol version", "insufficient security", "unrecognized name", "access denied")
-"""Alerts that another try would only bring again."""
+"""Names of alerts that another try would only bring again."""
 
 _CLOCK = "check the clock of this machine; if it is right, only the operator of the origin can renew the certificate"
 _HINTS = {9: _CLOCK, 10: _CLOCK, 62: "check the host in the URL: the certificate is for other names",
           64: "check the address in the URL, or name the host: the certificate is for other names"}  # fmt: skip
-"""OpenSSL's codes: not yet valid, expired, another host name, another IP address."""
+"""Codes of OpenSSL: not yet valid, expired, another host name, another IP address."""
 
 _BAD_AUTHORITY = frozenset((24, 79))
-"""OpenSSL's codes for a certificate that issued another one and is no authority's."""
+"""Codes of OpenSSL for a certificate that issued another one and is no authority's."""
 
 
 def fault_of_tls(where: str, error: ssl.SSLError | HandshakeSilent, credentials: TlsCredentials) -> Fault | None:
@@ -61,7 +61,7 @@ def fault_of_tls(where: str, error: ssl.SSLError | HandshakeSilent, credentials:
 
 
 def certificate_wanted(where: str, credentials: TlsCredentials, reason: str) -> AccessDenied:
-    """Return the error about a host that wants a client certificate, or another one than it was shown."""
+    """Return the error about a host that wants a client certificate, or another one than ours."""
     if credentials.cert is not None and not credentials.shows_certificate:
         hint = "--cert is shown to the host of the URL alone; if it is for this host, give this host's URL"
         return AccessDenied(f"{where} wants a client certificate ({reason})", hint)
@@ -69,7 +69,7 @@ def certificate_wanted(where: str, credentials: TlsCredentials, reason: str) -> 
 
 
 def _refusal_hint(credentials: TlsCredentials) -> str:
-    """Return what to do about an alert that says little. By TLS 1.2 it also means that there was no certificate."""
+    """Return the hint for an alert of several causes. In TLS 1.2 it also means that there was no certificate."""
     other = "or no version or cipher of TLS is common to both sides"
     if credentials.cert is None:
         return f"it may want a client certificate ({credentials.flag}), {other}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class WebResolver:
-    """Knows everything without asking: the manifest is the one file, its target the URL with the caller's headers."""
+    """Resolves without a request: the manifest is the one file, its target the URL with the caller's headers."""
 
     def __init__(self, options: Options) -> None:
         self._headers = options.request_headers()

@@ -1,4 +1,4 @@
-"""What wraps a request to a source: a line in the log, another try, one worker that finds out for all.
+"""Wrappers of requests to a source: a line in the log, another try, one worker that asks for all.
 
 Rule: a source asks once (loom.core.source); every policy about asking lives here. The retries of spans do not: the
 transfer (loom.core.transfer) frees the bytes of a failed span at once, so that another worker can have them meanwhile.
@@ -30,11 +30,11 @@ T = TypeVar("T")
 log = logging.getLogger("loom.fetch")
 
 POLL_S = 0.02
-"""Seconds after which a worker looks again whether another one has found out."""
+"""Seconds after which a worker looks again whether another one has found the value."""
 
 
 class Retrying:
-    """Tries one thing again while that can help. Counts the tries of that thing. Belongs to one loop.
+    """Tries one action again while that can help, and counts the tries. Belongs to one loop.
 
     One attempt is a request with its body: a body that breaks off is asked for again like a refused request.
     """
@@ -46,7 +46,7 @@ class Retrying:
 
     @property
     def note(self) -> str:
-        """Why it waits, in words, and how long still; empty while it does not. From any thread."""
+        """The reason of the pause, and the seconds left, for people; "" without a pause. From any thread."""
         if (waits_for := self._waits_for) is None:
             return ""
         why, until = waits_for
@@ -78,7 +78,7 @@ class Retrying:
 
 
 class Traced:
-    """A source that tells the log of every span that it is asked for. shown: what people call it."""
+    """A source that logs every span that it is asked for. shown: its name for people."""
 
     def __init__(self, source: Source[Pool, Response], shown: str) -> None:
         self.id = source.id
@@ -93,18 +93,18 @@ class Traced:
 
 
 def tell_asked(span: Span, shown: str) -> None:
-    """Tell the log that a source, which people call `shown`, is asked for a span."""
+    """Log that a source is asked for a span. shown: its name for people."""
     log.debug("bytes %d-%d: asked of %s", span.start, span.end - 1, shown)
 
 
 class SingleFlight(Generic[T]):
-    """One value that a worker finds out while the others wait. For workers of any loop and thread.
+    """One value that a worker finds while the others wait. For workers of any loop and thread.
 
     state     it begins                               it ends
     -----     ---------                               -------
-    unknown   at first; `forget`; `settle(None)`      a worker's `claim`
-    sought    `claim` has returned None to a worker   that worker's `settle`, which it must call
-    known     `settle(value)`                         `forget`
+    unknown   at first; `forget`; `tell(None)`        a worker's `claim`
+    sought    `claim` has returned None to a worker   that worker's `tell`, which it must call
+    known     `tell(value)`                           `forget`
     """
 
     def __init__(self) -> None:
@@ -114,11 +114,11 @@ class SingleFlight(Generic[T]):
 
     @property
     def value(self) -> T | None:
-        """The value while it is known."""
+        """The value; None in the other states."""
         return self._value
 
     async def claim(self) -> T | None:
-        """Return the value; None when it is not known and now the caller's to find out (then `settle`)."""
+        """Return the value; None when it is unknown: then the caller must find it, and `tell` it."""
         while True:
             with self._lock:
                 if self._value is not None:
@@ -128,8 +128,8 @@ class SingleFlight(Generic[T]):
                     return None
             await asyncio.sleep(POLL_S)
 
-    def settle(self, value: T | None) -> None:
-        """Tell the value; None when it could not be found out: then the next worker tries."""
+    def tell(self, value: T | None) -> None:
+        """Tell the value; None when it was not found: then the next worker tries."""
         with self._lock:
             self._value = value
             self._is_sought = False
@@ -150,10 +150,11 @@ async def read_again(
     options: Options,
     fed: Callable[[int], None],
 ) -> None:
-    """Write the bytes of `span` that a source has to the sink, over those there, with one request at a time.
+    """Ask a source for `span`, one request at a time, and write its bytes to the sink, over those there.
 
-    fed: told of each number of bytes that came. A request or a body that is silent for `options.timeout_s` has failed,
-    and goes on from where it was. Raises LoomError when the tries are used up. Runs on the loop of `pool`.
+    fed: told of each number of bytes that came. A request or a body that is silent for `options.timeout_s` has failed;
+    the next request begins after its last byte. Raises LoomError when the tries are used up. Runs on the loop of
+    `pool`.
     """
     at, loop = span.start, asyncio.get_running_loop()
 
