@@ -139,7 +139,7 @@ class Fetch:
         """What the conductor, the reporter, the verifier and the peers' server ask."""
         self.job.let_go()
         self.job.starved()
-        self.job.standing()
+        self.job.snapshot()
         self.job.front()
         for _ in range(8):
             self.job.available()

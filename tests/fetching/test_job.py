@@ -25,6 +25,8 @@ GRID = Grid(SIZE)
 EVERYTHING = Availability(GRID.everything, {}, vouched=GRID.everything)
 A = Contact("a", "http://a:1")
 
+OUTSIDE_THE_LOCK = ("self.staged.", "self.finished.", "self.source.", "self._wake(")
+
 
 class Staged:
     """Takes down what goes on record, and whether the job's lock was held meanwhile."""
@@ -69,9 +71,7 @@ def test_each_method_takes_the_lock_at_most_once_and_no_other_module_does() -> N
         ]
         assert len(takes) <= 1, method.name
         nested = [ast.unparse(one) for take in takes for one in ast.walk(take) if isinstance(one, ast.Call)]
-        assert not [call for call in nested if call.startswith(("self.staging", "self.finished", "self._wake"))], (
-            method.name
-        )
+        assert not [call for call in nested if call.startswith(OUTSIDE_THE_LOCK)], method.name
     for path in Path(loom.fetching.__file__).parent.glob("*.py"):
         assert not any(word in path.read_text() for word in ("job.lock", "job._lock", "job._exchange", "job._transfer"))
 

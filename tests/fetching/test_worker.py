@@ -9,7 +9,7 @@ from loom.core.faults import Remedy, Verdict, fault_of_peer
 from loom.core.ranges import Span
 from loom.errors import StoreFull
 from loom.fetching.job import Cut
-from loom.fetching.worker import Request
+from loom.fetching.worker import SpanRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ async def until_cut(job: Notes) -> None:
 
 
 def carry_out(job: Notes, source: Source) -> list[object]:
-    asyncio.run(Request(job, source, None, 0, SPAN).carry_out())  # type: ignore[arg-type]
+    asyncio.run(SpanRequest(job, source, None, 0, SPAN).carry_out())  # type: ignore[arg-type]
     return job.told
 
 
@@ -95,7 +95,7 @@ def test_a_cut_that_comes_late_spares_the_next_request() -> None:
     async def meet() -> list[object]:
         first, second = Notes(), Notes()
         busy = fault_of_peer("a", Verdict.BUSY, "is busy")
-        await Request(first, Source(lambda: fail(busy)), None, 0, SPAN).carry_out()  # type: ignore[arg-type]
+        await SpanRequest(first, Source(lambda: fail(busy)), None, 0, SPAN).carry_out()  # type: ignore[arg-type]
         late = first.cut
 
         async def rest() -> None:
@@ -103,7 +103,7 @@ def test_a_cut_that_comes_late_spares_the_next_request() -> None:
             await asyncio.sleep(0.01)
             raise fault_of_peer("a", Verdict.ABSENT, "has nothing")
 
-        await Request(second, Source(rest), None, 0, SPAN).carry_out()  # type: ignore[arg-type]
+        await SpanRequest(second, Source(rest), None, 0, SPAN).carry_out()  # type: ignore[arg-type]
         return second.told
 
     assert asyncio.run(meet()) == [Verdict.ABSENT]
@@ -115,7 +115,7 @@ def test_a_loop_that_ends_takes_its_requests_along() -> None:
     async def end() -> list[object]:
         job = Notes()
         task = asyncio.create_task(
-            Request(job, Source(lambda: asyncio.sleep(60)), None, 0, SPAN).carry_out()  # type: ignore[arg-type]
+            SpanRequest(job, Source(lambda: asyncio.sleep(60)), None, 0, SPAN).carry_out()  # type: ignore[arg-type]
         )
         await asyncio.sleep(0.01)
         task.cancel()

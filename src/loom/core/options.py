@@ -57,6 +57,9 @@ RATE_OF_A_WORKER = 64 * 1024
 FETCH_PORTS = range(3002, 3101)
 """Ports of a fetch for its peers, unless `listen` names others. With a node's 3001 they are one range for firewalls."""
 
+CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
+"""The options that name files for TLS with the control plane."""
+
 MIN_CHUNK_SIZE = 64 * 1024
 MAX_CHUNK_SIZE = 1_000_000_000
 

@@ -31,7 +31,7 @@ async def ask_briefly(source: HttpSource, pool: Pool, have: Version, timeout_s: 
         async with asyncio.timeout(patience_s):
             return await source.probe(pool, Span(0, 1), have, past_caches=True)
     except TimeoutError as error:
-        message = f"{source.reference.endpoint.authority} did not answer within {patience_s:g} s"
+        message = f"{source.authority} did not answer within {patience_s:g} s"
         raise Fault(Remedy.NONE, OriginUnreachable(message)) from error
 
 
@@ -71,7 +71,7 @@ class Probe:
 
     async def _ask_origin_or_peers(self, conductor: Conductor, span: Span, have: Version | None) -> FirstReply | Away:
         """Ask the origin; when it is away, and might be back another time, ask peers. Raises Fault."""
-        tell_asked(span, self._reference.endpoint.authority)
+        tell_asked(span, self._source.authority)
         try:
             return await self._source.probe(conductor.first_pool, span, have, past_caches=asks_origin(self._options))
         except Fault as fault:

@@ -44,28 +44,24 @@ class Confirmer:
         self._grid = grid
         self._options = options
         self._ask = ask
-        self._wake: asyncio.Event | None = None
+        self._changed = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "loom-units")
 
     def look_again(self) -> None:
         """Have the state looked at again, for it has changed. On the loop of `run`."""
-        if self._wake is not None:
-            self._wake.set()
+        self._changed.set()
 
     async def run(self, origin: Pool) -> None:
         """Hash, ask and decide until the file is complete and no question is left; then the job is finished."""
-        self._wake = asyncio.Event()
         job = self._job
         try:
             while not job.finished.is_set():
-                self._wake.clear()
+                self._changed.clear()
                 if await self._hash_next() or await self._ask_next() or await self._decide_next(origin):
                     continue
                 if job.end_if_over():
                     return
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(IDLE_S):  # wait_for can swallow a cancellation (bpo-42130)
-                        await self._wake.wait()
+                await wait_for_change(self._changed)
         except LoomError as error:
             job.fail(error)
         finally:
@@ -101,11 +97,11 @@ class Confirmer:
         span, parts = question.span, question.parts
         before = [await self._hash(part) for part, _ in parts]
         await self._off_the_record(span)
-        source = Traced(job.source, job.source.reference.endpoint.authority)
+        source = Traced(job.source, job.source.authority)
         try:
             await read_again(source, origin, span, job.version, job.staged, self._options, job.count_again)
         except LoomError as error:
-            raise _undecided(question, job.source.reference.endpoint.authority, error) from error
+            raise _undecided(question, job.source.authority, error) from error
         digest = await self._hash(span)
         liars = {peer for (part, peer), was in zip(parts, before, strict=True) if await self._hash(part) != was}
         job.decided(question.dispute, digest, liars)
@@ -115,6 +111,13 @@ class Confirmer:
         """Take a span off the record before it is written again; on the disk, which takes its time."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._job.staged.disprove, [span])
+
+
+async def wait_for_change(changed: asyncio.Event) -> None:
+    """Wait until something has changed, but not for longer than IDLE_S."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(IDLE_S):  # wait_for can swallow a cancellation (bpo-42130)
+            await changed.wait()
 
 
 def _undecided(question: Question, origin: str, error: LoomError) -> IntegrityError:

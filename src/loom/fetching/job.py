@@ -41,7 +41,7 @@ class Cut(Enum):
     STARVED = "its reply makes too little progress"
 
 
-class Standing(NamedTuple):
+class Snapshot(NamedTuple):
     """How far a job is.
 
     received: bytes in place. active: requests under way. paused_s: seconds until the origin may be asked again.
@@ -216,11 +216,11 @@ class Job:
         with self._lock:
             return self._transfer.useful_workers()
 
-    def standing(self) -> Standing:
+    def snapshot(self) -> Snapshot:
         """Return how far it is."""
         with self._lock:
             transfer = self._transfer
-            return Standing(
+            return Snapshot(
                 received=transfer.have.total,
                 active=transfer.active,
                 retries=transfer.retries,

@@ -29,6 +29,7 @@ from loom.net.limit import RateLimit
 from loom.net.tls import client_certificate
 from loom.peers.face import PeerFace
 from loom.peers.shelf import OwnShelf, WholeFile
+from loom.peers.wire import keys_of
 from loom.store import background
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ _NICENESS = 10
 """Added to the process's own niceness: fetches on this machine, and what serves the model already, come first."""
 
 
-class Held:
+class HeldFile:
     """A descriptor that may be closed while other threads ask for copies of it."""
 
     def __init__(self, fd: int) -> None:
@@ -80,7 +81,7 @@ class _File:
     """One file that is handed on. facts: what `Lingering.add` is told."""
 
     facts: dict[str, Any]
-    held: Held
+    held: HeldFile
     item: WholeFile
     began_at: float = field(default_factory=time.monotonic)
     asked_at: float = field(default_factory=time.monotonic)
@@ -89,8 +90,7 @@ class _File:
     @property
     def keys(self) -> tuple[str, ...]:
         """Under what a peer can ask for it."""
-        digest = self.facts["digest"]
-        return (self.facts["key"], *((f"sha256:{digest}",) if digest else ()), self.facts["reference"])
+        return (*keys_of(self.facts["key"], self.facts["digest"]), self.facts["reference"])
 
     @property
     def is_over(self) -> bool:
@@ -127,7 +127,7 @@ class Lingering:
         nothing); linger_s (seconds after the last request); served (bytes before); said (what else its registration
         says). All fit into JSON.
         """
-        held, version = Held(fd), Version(facts["size"], facts["etag"], facts["last_modified"])
+        held, version = HeldFile(fd), Version(facts["size"], facts["etag"], facts["last_modified"])
         digests = {int(unit): digest for unit, digest in facts["digests"].items()}
         one = _File(facts, held, WholeFile(version, facts["size"], reopen=held.copy, digests=digests))
         self._shelf.put(facts["key"], one.item, facts["reference"], facts["digest"])
@@ -157,7 +157,7 @@ class Lingering:
             if one.facts["model"] == model:
                 one.facts["model"] = ""
 
-    def hand_over(self) -> list[tuple[dict[str, Any], Held]]:
+    def hand_over(self) -> list[tuple[dict[str, Any], HeldFile]]:
         """Return the facts of all files and their descriptors, for another process to go on; `close` comes next."""
         return [({**one.facts, "served": self._served(one)}, one.held) for one in self._all() if not one.is_over]
 
@@ -215,7 +215,7 @@ class Lingering:
 # The process of its own
 
 
-def start(facts: dict[str, Any], listening: int, files: list[tuple[dict[str, Any], Held]]) -> None:
+def start(facts: dict[str, Any], listening: int, files: list[tuple[dict[str, Any], HeldFile]]) -> None:
     """Start the process, which outlives this one. facts: of the server, as `_run` reads them. Raises OSError.
 
     Secrets among the facts go through a pipe: neither arguments nor the environment hold them.

@@ -18,7 +18,7 @@ from loom.client.renewal import Renewal
 from loom.core.addresses import format_authority
 from loom.core.names import MIN_TTL_S
 from loom.core.option_checks import parse_listen
-from loom.core.options import FETCH_PORTS
+from loom.core.options import CONTROL_FILES, FETCH_PORTS
 from loom.core.urls import parse_url
 from loom.fetching import lingering
 from loom.fetching.lingering import Lingering
@@ -54,8 +54,6 @@ TIMEOUT_S = 2.0
 DONE_TTL_S = MIN_TTL_S
 """Seconds for which a finished fetch is listed that leaves no process behind: what it took is counted, and then it can
 be had here from `loom node` alone, which says so itself."""
-
-_CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
 
 
 class Member:
@@ -203,7 +201,7 @@ class Member:
         options = self._options
         facts = {
             "authority": self._face.authority, "token": options.control_token, "control": options.control,
-            **{name: _absolute(getattr(options, name)) for name in _CONTROL_FILES},
+            **{name: _absolute(getattr(options, name)) for name in CONTROL_FILES},
             "limit_upload_rate": options.limit_upload_rate, "node": staying.node,
         }  # fmt: skip
         with contextlib.suppress(OSError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from loom.core.names import MAX_REJECTED, node_key, show_nodes, split_key
 from loom.core.tokens import first_token
 from loom.fetching.pulling import Arriving, Puller
 from loom.peers.source import Asker, RemotePeer
-from loom.peers.wire import Caller
+from loom.peers.wire import Caller, keys_of
 from loom.store import background
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ _NOBODY_STAYS = (
 
 RESOLVERS = 32
 """Most peers that are asked at once what a reference leads to; the control plane names the likeliest first."""
-
-now = time.monotonic
 
 
 def _key_of(one: dict[str, Any]) -> str:
@@ -125,15 +122,15 @@ class Peers:
         return versions.most_common(1)[0][0] if versions else None
 
     def join(
-        self, job: Job, pool: Pool, key: str, reference: str, digest: str = "", *, is_hearsay: bool = False
+        self, job: Job, pool: Pool, key: str, reference: str, digest: str = "", *, is_from_peers: bool = False
     ) -> Puller:
         """Take part in the swarm about the bytes that `key` names, and hand out what the job has of them.
 
-        pool: for requests to peers, of the loop that the puller runs on. is_hearsay: a peer has told of them, for the
-        origin is away: then peers have time to bring some, too.
+        pool: for requests to peers, of the loop that the puller runs on. is_from_peers: peers told the version, for
+        the origin is away: then they get time to bring bytes, too.
         """
         puller = Puller(job, key, self._asker, pool, self._options, self.taken, self.rejected)
-        if is_hearsay:
+        if is_from_peers:
             job.expect_peers()
         version = job.version
         self._facts = {
@@ -186,8 +183,7 @@ class Peers:
 
     @property
     def _keys(self) -> tuple[str, ...]:
-        digest = self._facts["digest"]
-        return (self._facts["key"], *((f"sha256:{digest}",) if digest else ()))
+        return keys_of(self._facts["key"], self._facts["digest"])
 
     def linger(self, receipt: Receipt, model: str, fetch: str) -> tuple[bool, str]:
         """Have what was fetched handed on to peers for a while, if a peer may want it.

@@ -13,14 +13,13 @@ import os
 import random
 from typing import TYPE_CHECKING
 
-from loom.core.exchange import IDLE_S
 from loom.core.faults import Fault
 from loom.core.homes import Homes, listed_homes
 from loom.core.names import show_nodes, split_key
 from loom.core.swarm import Swarm
 from loom.core.units import Availability, Grid
-from loom.fetching.confirming import Confirmer
-from loom.fetching.worker import Request
+from loom.fetching.confirming import Confirmer, wait_for_change
+from loom.fetching.worker import SpanRequest
 from loom.net.face import Opened, OpenFile
 from loom.peers.source import Asker, PeerSource, RemotePeer
 from loom.sources.wrappers import Traced
@@ -65,11 +64,9 @@ class Puller:
         self._homes = Homes.alone(key, asker.caller.key, self._grid.count)
         self._sources: dict[Contact, PeerSource] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wake: asyncio.Event | None = None
+        self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._confirmer = Confirmer(
-            job, self._grid, options, lambda peer, units: self._source(peer).digests(pool, units)
-        )
+        self._confirmer = Confirmer(job, self._grid, options, self._ask_digests)
         swarm = Swarm(key, asker.caller.key, self._grid, random.random)
         job.join(swarm, taken, rejected, self.wake)
 
@@ -137,22 +134,19 @@ class Puller:
         await asyncio.gather(self._pull(), self._confirmer.run(origin))
 
     def _look_again(self) -> None:
-        if self._wake is not None:
-            self._wake.set()
+        self._changed.set()
         self._confirmer.look_again()
 
     async def _pull(self) -> None:
-        self._wake, job = asyncio.Event(), self._job
+        job = self._job
         while not job.finished.is_set():
-            self._wake.clear()
+            self._changed.clear()
             while (pull := job.next_pull()) is not None:
                 self._start(self._carry_out(pull))
             for peer in job.due_polls():
                 self._start(self._poll(peer))
             job.let_go()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(IDLE_S):  # wait_for can swallow a cancellation (bpo-42130)
-                    await self._wake.wait()
+            await wait_for_change(self._changed)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -161,7 +155,7 @@ class Puller:
 
     async def _carry_out(self, pull: Pull) -> None:
         source = Traced(self._source(pull.peer), f"peer {split_key(pull.peer.name)[0]}")
-        await Request(self._job, source, self._pool, pull.number, pull.span).carry_out()
+        await SpanRequest(self._job, source, self._pool, pull.number, pull.span).carry_out()
         self._look_again()
 
     async def _poll(self, peer: Contact) -> None:

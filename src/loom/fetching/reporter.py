@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loom.fetching.job import Job
-    from loom.fetching.stream import Stream
+    from loom.fetching.stream import WholeStream
 
 RATE_WINDOW_S = 3.0
 """The rate shown is the mean of so many seconds, or a little more: calm to read, and quick to tell a stall."""
@@ -28,12 +28,12 @@ class Reporter:
         self.phase = "connecting"
         self.note = ""
         self.job: Job | None = None
-        self.stream: Stream | None = None
+        self.stream: WholeStream | None = None
 
     def now(self) -> None:
         """Report once."""
         if self._on_progress is not None:
-            self._on_progress(self._snapshot())
+            self._on_progress(self._progress())
 
     def verifying(self, share: float) -> None:
         """Report that all has arrived, and how much of it is hashed."""
@@ -66,7 +66,7 @@ class Reporter:
         if self._on_progress is not None:
             self._on_progress(Progress("copying", size, copied))
 
-    def _snapshot(self) -> Progress:
+    def _progress(self) -> Progress:
         if self.job is not None:
             return self._of_job(self.job)
         if self.stream is not None:
@@ -81,7 +81,7 @@ class Reporter:
         return "fetching" if self.phase == "connecting" else self.phase
 
     def _of_job(self, job: Job) -> Progress:
-        now = job.standing()
+        now = job.snapshot()
         note = f"throttled by the origin, next try in {now.paused_s:.0f} s" if now.paused_s > 0 else self.note
         if now.is_confirming:
             note = "asking peers to confirm what they sent"

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Self
 
+from loom.core.options import CONTROL_FILES
 from loom.net.connect import HANDSHAKE_S, PLAIN_S, Connector
 from loom.net.connection import Pool
 from loom.net.limit import RateLimit
@@ -43,8 +44,6 @@ OF_A_FETCH = frozenset(
      "linger_s")
 )  # fmt: skip
 """The choices of one fetch alone: no resource that is shared depends on them."""
-
-_CONTROL_FILES = ("control_ca_file", "control_cert", "control_key")
 
 _FILES = ("ca_file", "cert", "key", "proxy_cert", "proxy_key")
 
@@ -192,8 +191,8 @@ def peers_key(options: Options) -> Hashable:
 
 def member_key(options: Options, identity: str) -> Hashable:
     """Return all that decides as which node of which fleet a fetch is known. identity: of its cache."""
-    files = tuple(_identify(getattr(options, name)) for name in _CONTROL_FILES)
-    values = tuple(getattr(options, name) for name in sorted(OF_A_MEMBER - set(_CONTROL_FILES)))
+    files = tuple(_identify(getattr(options, name)) for name in CONTROL_FILES)
+    values = tuple(getattr(options, name) for name in sorted(OF_A_MEMBER - set(CONTROL_FILES)))
     return (identity, files, values)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CHECKS_PER_WINDOW = 8
 
 
-class Stream:
+class WholeStream:
     """One object in one stream. `fetched` counts all bytes; the other facts start afresh with every try.
 
     begins: called on the loop's thread with every try, before its first byte is written.
@@ -87,7 +87,7 @@ class Stream:
         while not pour.done():
             await asyncio.wait({pour}, timeout=self._timeout_s / _CHECKS_PER_WINDOW)
             if not pour.done() and self._window.judge(time.monotonic()):
-                message = f"{self._source.reference.endpoint.authority} all but stopped sending"
+                message = f"{self._source.authority} all but stopped sending"
                 raise Fault(Remedy.RETRY, OriginUnreachable(message, "--timeout waits longer"))
         pour.result()
 

@@ -21,7 +21,7 @@ from loom.core.ranges import RangeSet
 from loom.core.transfer import Transfer
 from loom.errors import IntegrityError, LoomError, StoreError, StoreFull
 from loom.fetching.job import Job
-from loom.fetching.stream import Stream
+from loom.fetching.stream import WholeStream
 from loom.store.hashing import hash_span
 from loom.store.verifier import Verifier
 
@@ -76,7 +76,7 @@ class Transmission:
         self.job: Job | None = None
         self._again: Job | None = None
         self._puller: Puller | None = None
-        self.stream: Stream | None = None
+        self.stream: WholeStream | None = None
         self.is_published = False
         self.is_on_disk = True
         """Whether what was kept is on the disk for good; else only this machine believes it, until it boots again."""
@@ -90,13 +90,13 @@ class Transmission:
             return {self._source.id: self.stream.fetched}
         brought: Counter[str] = Counter()
         for job in filter(None, (self.job, self._again)):
-            brought.update(job.standing().brought)
+            brought.update(job.snapshot().brought)
         return dict(brought)
 
     @property
     def retries(self) -> int:
         """Requests that were tried again."""
-        return self.job.standing().retries if self.job else self.stream.retrying.retries if self.stream else 0
+        return self.job.snapshot().retries if self.job else self.stream.retrying.retries if self.stream else 0
 
     @property
     def workers(self) -> int:
@@ -173,7 +173,7 @@ class Transmission:
             key = version_key(reference, version.etag, version.last_modified, size)
             digest = options.sha256 or self.verifier.expected.sha256
             self._puller = self._peers.join(
-                job, self._conductor.peers_pool, key, reference, digest, is_hearsay=first is None
+                job, self._conductor.peers_pool, key, reference, digest, is_from_peers=first is None
             )
         self.verifier.hash(size, job.front, staged, is_for_cache=landing.wants_digest)
         if not job.is_complete or self._puller is not None:
@@ -208,7 +208,7 @@ class Transmission:
         """
         staged = self._landing.begin(Version(None), self._options.chunk_size, None)
         begins = lambda: self._hash_stream(staged)  # noqa: E731
-        stream = self.stream = self._report.stream = Stream(self._source, staged, self._options, begins)
+        stream = self.stream = self._report.stream = WholeStream(self._source, staged, self._options, begins)
         if why:
             self._warn(f"{why}: fetched as one stream, which cannot be resumed")
         try:

@@ -34,7 +34,7 @@ async def work(
 
     pool: of this loop. span, answer: the probe's, adopted already, to begin with.
     """
-    source = Traced(job.source, job.source.reference.endpoint.authority)
+    source = Traced(job.source, job.source.authority)
     while True:
         if span is None:
             step = job.next(number)
@@ -44,11 +44,11 @@ async def work(
                 await asyncio.sleep(max(0.0, step.until - time.monotonic()))
                 continue
             span = step
-        await Request(job, source, pool, number, span).carry_out(answer)
+        await SpanRequest(job, source, pool, number, span).carry_out(answer)
         span = answer = None
 
 
-class Request:
+class SpanRequest:
     """One request for the bytes `span`, to any source. Belongs to one loop, whose pool it uses.
 
     number: what the job knows it by.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from loom.core.units import Availability, Grid
 from loom.net.face import OpenFile
+from loom.peers.wire import keys_of
 from loom.store.hashing import hash_span
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class OwnShelf:
         reference: the key of the reference that leads to it. name: of the model.
         """
         with self._lock:
-            for one in (key, f"sha256:{digest}") if digest else (key,):
+            for one in keys_of(key, digest):
                 self._items.setdefault(one, []).append(item)
             if reference:
                 self._references[reference] = key

@@ -43,6 +43,11 @@ _VALIDATOR = re.compile("[\t -~\x80-\xff]*")
 # Requests
 
 
+def keys_of(key: str, digest: str) -> tuple[str, ...]:
+    """Return the keys by which peers ask for a file: its version key and, if that is known, its digest."""
+    return (key, f"sha256:{digest}") if digest else (key,)
+
+
 class Ask(NamedTuple):
     """What a target asks for. what: "blob", "have", "digests" or "reference". units: of digests, a bitmap as text."""
 

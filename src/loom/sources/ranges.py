@@ -48,9 +48,10 @@ class HttpSource:
 
     def __init__(self, reference: Reference, resolver: Resolver, options: Options, out_name: str = "") -> None:
         self.id = ORIGIN
-        self.reference = reference.url
-        self.pin = Pin(self.reference)
-        self._reader = Reader(self.reference, reference.name, out_name, is_digest_given=options.sha256 is not None)
+        self.authority = reference.endpoint.authority
+        """Host and port, as people call the origin."""
+        self.pin = Pin(reference.url)
+        self._reader = Reader(reference.url, reference.name, out_name, is_digest_given=options.sha256 is not None)
         self._requester = Requester(options)
         self._router = Router(reference, resolver, self._requester, options, self.pin.replaced)
         self._asked_past_caches = self._goes_past_caches = False
@@ -147,7 +148,7 @@ class HttpSource:
 
     def starved(self) -> Fault:
         """Return the fault of a reply that makes too little progress."""
-        message = f"{self.reference.endpoint.authority} sends too little: a connection all but stopped, again and again"
+        message = f"{self.authority} sends too little: a connection all but stopped, again and again"
         return Fault(Remedy.PATIENCE, OriginUnreachable(message, "--timeout waits longer"))
 
     async def _get(self, pool: Pool, headers: dict[str, str], *, may_wait: bool = False) -> Response:

@@ -94,7 +94,7 @@ def test_the_disk_fills_up_on_the_way(nginx, serve, small_disk, workers, tls, mo
 
     def accept_and_hog(job: Job, number: int, size: int) -> int:
         left = received(job, number, size)
-        if job.standing().received >= 8 * CHUNK and not hogs:
+        if job.snapshot().received >= 8 * CHUNK and not hogs:
             hogs.append(fill(small_disk, 2 * CHUNK))
         return left
 

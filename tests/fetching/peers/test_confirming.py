@@ -45,9 +45,9 @@ RIGHT = {unit: hash_span(read_right, GRID.span(unit)) for unit in range(GRID.cou
 
 
 class Origin(LyingSource):
-    """An origin whose reference has a name for people."""
+    """An origin that has a name for people."""
 
-    reference = SimpleNamespace(endpoint=SimpleNamespace(authority="origin.test"))
+    authority = "origin.test"
     pin = SimpleNamespace(is_loose=False)
 
 
@@ -104,7 +104,7 @@ def test_wrong_bytes_are_read_again_from_the_origin() -> None:
     assert origin.asked == [GRID.span(1)]
     assert fetch.staged.edition == 1  # it left the record before it was written over
     assert fetch.rejected == {}
-    assert fetch.job.standing().fetched == GRID.span(1).size
+    assert fetch.job.snapshot().fetched == GRID.span(1).size
     assert fetch.job.error is None
 
 
