@@ -73,7 +73,7 @@ def test_a_strange_answer_is_told(body: object) -> None:
         ("502 Bad Gateway", RegistryUnavailable, "is a proxy that has no control plane to ask"),
         ("503 Service Unavailable", RegistryUnavailable, "is a proxy that has no control plane to ask"),
         ("504 Gateway Timeout", RegistryUnavailable, "is a proxy that has no control plane to ask"),
-        ("401 Unauthorized", AccessDenied, "lets us not in"),
+        ("401 Unauthorized", AccessDenied, "refuses us"),
         ("404 Not Found", RegistryError, "is no control plane"),
         ("400 Bad Request", RegistryError, "is no control plane"),
         ("500 Oops", RegistryError, "is no control plane"),

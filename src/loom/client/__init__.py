@@ -1,1 +1,1 @@
-"""What a node or a fetch says to a control plane, over HTTP."""
+"""The client of a control plane, for nodes and fetches, over HTTP."""

@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:3000"
 
 TIMEOUT_S = 10.0
-"""A control plane answers in milliseconds; one whose Redis fails over takes some seconds."""
+"""Seconds for a call: a control plane answers in milliseconds; one whose Redis fails over takes some seconds."""
 
 MAX_REPLY = 1024 * 1024
 MAX_LIST = 32 * 1024 * 1024
 """Bytes: a node can hold 4,096 models whose names have 1,024 characters."""
 
 MAX_PAGES = 10_000
-"""A fleet has at most 2,000,000 holdings, and a page 1,000 rows."""
+"""Most pages of a list: a fleet has at most 2,000,000 holdings, and a page 1,000 rows."""
 
 _ERRORS = {
     400: UsageError,
@@ -65,16 +65,16 @@ _NO_TLS_THERE = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGT
 
 
 class ControlClient:
-    """Asks one control plane, or whichever answers behind one address.
+    """Asks one control plane, or one of several behind one address.
 
     url: http:// or https://, with a path when it stands behind one. Raises UsageError.
     token: the fleet's, of several the first, sent with every request; it goes to no other host, for redirects are not
         followed.
     ca_file: PEM file of the authorities to trust instead of the system's.
-    certificate: what is shown when the control plane, or a proxy before it, asks for a client certificate. Raises
-        UsageError when https needs one of these files and it cannot be used.
+    certificate: shown when the control plane, or a proxy before it, asks for a client certificate. Raises UsageError
+        when https needs one of these files and it cannot be used.
     timeout_s: for a whole request, from its first to its last byte.
-    denied_hint: what to do when the token, or that there is none, is refused; by default what the control plane says.
+    denied_hint: hint for a refused or missing token; by default the control plane's own.
     keeps: whether to keep the connection for the next call; then `close` the client in the end. Without it every call
         has a connection of its own, and may come from any thread; with it one thread calls.
     """
@@ -137,9 +137,9 @@ class ControlClient:
         limit: int | None = None,
         homes: int | None = None,
     ) -> dict[str, Any]:
-        """Return who has a model, best source first; with `homes`, also at most so many nodes that are fetching it.
+        """Return the nodes that have a model, best source first. homes: most nodes to add that are fetching it.
 
-        Raises NotFound when nobody has.
+        Raises NotFound when no node has it.
         """
         asked = {"zone": zone, "node": node, "identity": identity, "limit": limit, "homes": homes}
         return self._ask("GET", f"/locate/{quote(check_model(model))}{_query(asked)}", replies.LOCATED)
@@ -149,7 +149,7 @@ class ControlClient:
         return list(self._pages("nodes", "node", search))
 
     def failures(self) -> list[dict[str, Any]]:
-        """Return the fetches that failed in the last day, the latest first; none from a control plane that is older."""
+        """Return the fetches that failed in the last day, the latest first; none from an older control plane."""
         try:
             return list(self._ask("GET", "/failures", replies.FAILURES)["failures"])
         except (NotFound, RegistryError):
@@ -190,7 +190,7 @@ class ControlClient:
     def _ask(
         self, method: str, path: str, shape: Shape, message: Mapping[str, Any] | None = None, most: int = MAX_REPLY
     ) -> dict[str, Any]:
-        """Send one request and return the reply's object, which has that shape; what is no success is raised."""
+        """Send one request and return the reply's object, which has that shape. Raises an error for any other reply."""
         reply = self._exchange(method, path, None if message is None else json.dumps(message).encode(), most)
         self.clock_off_s = clock_offset(reply.date, datetime.now(UTC))
         said = parse_object(reply.body)
@@ -199,7 +199,7 @@ class ControlClient:
         raise self._told(reply, said) or self._strange(reply, path)
 
     def _told(self, reply: ControlReply, said: Mapping[str, Any] | None) -> LoomError | None:
-        """Return the error that a control plane tells; None when this is not how one does."""
+        """Return the error that a control plane tells; None when the reply is not a control plane's."""
         error = None if said is None or reply.status < 400 else said.get("error")
         if not isinstance(error, dict) or not isinstance(error.get("message"), str):
             return None
@@ -221,7 +221,7 @@ class ControlClient:
             return self._redirected(reply, path)
         if reply.status in (401, 403, 407):
             hint = self._denied_hint or "is there a proxy in front that wants a login of its own?"
-            return AccessDenied(f"{self} lets us not in (it said {reply.status})", hint)
+            return AccessDenied(f"{self} refuses us (it said {reply.status})", hint)
         if reply.status in (429, 502, 503, 504):
             message = f"{self} is a proxy that has no control plane to ask (it said {reply.status})"
             return RegistryUnavailable(message, "is `loom control` running behind it, and does the proxy know where?")
@@ -240,7 +240,7 @@ class ControlClient:
         return RegistryError(f"{self} redirects to {to} (it said {reply.status})", hint)
 
     def _exchange(self, method: str, path: str, body: bytes | None, most: int) -> ControlReply:
-        import http.client  # costs 20 ms, which a cache hit that asks nobody need not pay
+        import http.client  # costs 20 ms: not for a cache hit that asks no control plane
 
         from loom.client.request import ReplyTooLarge, exchange
 
@@ -283,7 +283,7 @@ class ControlClient:
             return self._certificate_wanted(alert)
         if error.reason in _NO_TLS_THERE or isinstance(error, ssl.SSLEOFError):
             hint = f"does it speak plain HTTP? write --control http://{authority}"
-            return RegistryUnavailable(f"what answers at {self} speaks no TLS", hint)
+            return RegistryUnavailable(f"the server at {self} speaks no TLS", hint)
         why = (error.reason or "the handshake failed").replace("_", " ").lower()
         hint = "does it want a client certificate (--control-cert), and is it of TLS 1.2 or newer?"
         return RegistryUnavailable(f"no TLS with {self}: {why}", hint)
@@ -313,7 +313,7 @@ class ControlClient:
         hint = "check --control"
         if self._url.endpoint.scheme == "http" and status in (0, 400):
             hint = f"check --control: is it https://{self._url.endpoint.authority}?"
-        return RegistryError(f"what answers at {self} is no control plane{said}", hint)
+        return RegistryError(f"the server at {self} is no control plane{said}", hint)
 
 
 def _context(ca_file: str | None, certificate: ClientCertificate | None = None) -> ssl.SSLContext:
@@ -325,4 +325,4 @@ def _query(asked: Mapping[str, Any]) -> str:
     try:
         return f"?{urlencode(said)}" if said else ""
     except UnicodeError:
-        raise UsageError("what is asked for holds half a character", "write it in UTF-8") from None
+        raise UsageError("the name holds half a character", "write it in UTF-8") from None

@@ -1,4 +1,4 @@
-"""What the control plane's client can find out, for `loom doctor`: two requests tell all."""
+"""Checks of the control plane by its client, for `loom doctor`: two requests are enough."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loom.net.tls import ClientCertificate
 
 TIMEOUT_S = 1.8
-"""Seconds for each request: a little less than a check has."""
+"""Seconds for each request: a little less than a check may take."""
 
 _NO_MODEL = "loom-doctor/no-model"
 
@@ -24,7 +24,7 @@ _NO_MODEL = "loom-doctor/no-model"
 def checks(
     control: str | None, token: str | None, ca_file: str | None, certificate: ClientCertificate | None, denied_hint: str
 ) -> list[Check]:
-    """Return what can be found out about the control plane; nothing without one. The arguments are ControlClient's."""
+    """Return the checks of the control plane; none without one. The arguments are ControlClient's."""
     if not control:
         return []
 

@@ -1,6 +1,6 @@
-"""The renewal loop: what is said to a control plane again and again, for a lease ends unless it is renewed.
+"""The renewal loop: renews leases at a control plane, for a lease ends unless it is renewed.
 
-One thread says everything that one node has to say: the fetches under way, the files that it hands out. A lease goes
+One thread sends all messages of one node: about fetches under way, and about the files that it offers. A lease goes
 through these states:
 
 | state | event | next |
@@ -10,7 +10,7 @@ through these states:
 | in trouble | `retry_s` are over | due |
 | any | `end`, with a last word | ended, once the last word is said; without saying it while in trouble |
 
-Rule: a control plane that is down or slow costs its callers nothing but what they choose to wait.
+Rule: a control plane that is down or slow costs its callers no time but that which they choose to wait.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class Lease:
-    """One thing to say until it ends.
+    """One message to send until it ends.
 
-    renew: says it; raises LoomError when that fails. Called on the renewal's thread, as is `on_trouble`: with what is
-    wrong when it begins to be wrong, and with "" when all is well again. period_s: seconds from one time to the next;
-    retry_s: the same after a failure, None for as long.
+    renew: sends it; raises LoomError when that fails. on_trouble: called with the error when renewals begin to fail,
+    and with "" when one succeeds again. Both run on the renewal's thread. period_s: seconds from one renewal to the
+    next; retry_s: the same after a failure, None for `period_s`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Lease:
         on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.trouble = ""
-        """What went wrong the last time, for people; "" when all is well."""
+        """The error of the last renewal, for people; "" when it succeeded."""
         self.is_tried = threading.Event()
         """The first attempt is over, well or not."""
         self.is_ended = threading.Event()
@@ -58,7 +58,7 @@ class Lease:
         self._last, self._is_ending, self.due_at = last, True, float("-inf")
 
     def take_turn(self) -> bool:
-        """Say what is to be said now; return whether there will be another turn."""
+        """Send the message that is due; return whether there will be another turn."""
         if self._is_ending:
             if self._last is not None and not self.trouble:
                 self._attempt(self._last)
@@ -77,7 +77,7 @@ class Lease:
         except LoomError as error:
             trouble = f"{error.message} ({error.hint})" if error.hint else error.message
         except Exception as error:  # noqa: BLE001 - a bug in the bookkeeping must not end a cold start
-            trouble = f"the exchange with the control plane failed in a way that was not foreseen: {error!r}"
+            trouble = f"the exchange with the control plane failed in an unexpected way: {error!r}"
         if bool(trouble) != bool(self.trouble):
             self._on_trouble(trouble)
         self.trouble = trouble
@@ -86,7 +86,7 @@ class Lease:
 class Renewal:
     """Renews any number of leases on one thread, begun with the first of them. Thread-safe.
 
-    name: of the thread. at_end: called on it when there is nothing to say any more, after `close`.
+    name: of the thread. at_end: called on it after `close`, when all leases have ended.
     """
 
     def __init__(self, name: str, at_end: Callable[[], object] = lambda: None) -> None:
@@ -99,7 +99,7 @@ class Renewal:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def add(self, lease: Lease) -> None:
-        """Say it from now on. Raises RuntimeError when the system allows no more threads."""
+        """Renew a lease from now on. Raises RuntimeError when the system allows no more threads."""
         with self._changed:
             if not self._is_begun:
                 self._thread.start()
@@ -108,7 +108,7 @@ class Renewal:
             self._changed.notify()
 
     def end(self, lease: Lease, last: Callable[[], object] | None = None) -> None:
-        """Say it no more; `last`, if given, is said first. `lease.is_ended` tells when that is done."""
+        """Renew a lease no more; `last`, if given, is called first. `lease.is_ended` tells when that is done."""
         with self._changed:
             if lease in self._leases:
                 lease.end_with(last)
@@ -139,7 +139,7 @@ class Renewal:
         self._at_end()
 
     def _next(self) -> Lease | None:
-        """Wait for the lease whose turn it is; return None when there is nothing more to say."""
+        """Wait for the next lease that is due, and return it; None after `close`, when all leases have ended."""
         with self._changed:
             while True:
                 lease = min(self._leases, key=lambda one: one.due_at, default=None)

@@ -1,7 +1,7 @@
-"""What a control plane's replies have to look like, checked without a library. Pure.
+"""The shapes of a control plane's replies, checked without a library. Pure.
 
-Rule: whoever answers may be anybody: a proxy, another service, something that lies. What passed here has every field
-that is read later, of its type and within bounds; what Loom does not know stays (newer ones say more).
+Rule: the server may not be a control plane, but a proxy, another service, or one that lies. A reply that passed here
+has every field that is read later, of its type and within bounds. Unknown fields stay (newer control planes send more).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_NUMBER = 2.0**63
 
 
 class Shape(NamedTuple):
-    """What an object must have, and what it may have (null is as good as left out): names and what they are.
+    """The fields that an object must have, and those that it may have (null counts as absent): names and shapes.
 
     A type stands for itself, float for any number; a Shape for an object, a list of one Shape for an array of such.
     """
@@ -62,7 +62,7 @@ PAGES = {
 
 
 def parse_object(body: bytes) -> dict[str, Any] | None:
-    """Return the JSON object in a reply's body; None when it is none, or none that anybody would mean."""
+    """Return the JSON object in a reply's body; None for other text, and for an object nested too deep to parse."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -71,7 +71,7 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
 
 
 def fits(value: Any, shape: Any) -> bool:
-    """Return whether a value is what a shape says."""
+    """Return whether a value has a shape."""
     if isinstance(shape, Shape):
         return isinstance(value, dict) and _has(value, shape)
     if isinstance(shape, list):

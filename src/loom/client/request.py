@@ -1,7 +1,7 @@
 """One HTTP request and its reply, within one deadline, over a connection of its own or one that was kept.
 
-Rule: every wait (for the name, the connection, TLS, and each piece that is sent or comes back) gets what is left of the
-deadline. With a time for each of them, a server that dribbles a byte a second holds its client for ever.
+Rule: every wait (for the name, the connection, TLS, and each send and receive) gets the time that is left until the
+deadline. With a limit for each wait, a server that dribbles a byte a second would hold its client for ever.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Request = tuple[str, str, bytes | None, Mapping[str, str]]
 
 
 class ControlReply(NamedTuple):
-    """What came back, whole. `location` is where a redirect leads, `date` what the server's clock said; "" without."""
+    """The whole reply. location: the target of a redirect; date: the time of the server's clock; "" without."""
 
     status: int
     location: str
@@ -35,11 +35,11 @@ class ControlReply(NamedTuple):
 
 
 class ReplyTooLarge(Exception):
-    """The reply's body is larger than anything that was asked for."""
+    """The reply's body is larger than any reply to that request may be."""
 
 
 class Deadline:
-    """A moment that everything of one request has to keep."""
+    """The moment at which one request must be done."""
 
     def __init__(self, timeout_s: float) -> None:
         self._ends = time.monotonic() + timeout_s
@@ -160,7 +160,7 @@ def _connect(addresses: list[Any], deadline: Deadline) -> socket.socket:
 
 
 class _Wire:
-    """As much of a socket as http.client asks for; every operation gets what is left of the deadline."""
+    """The methods of a socket that http.client calls; each call gets the time that is left until the deadline."""
 
     def __init__(self, one: socket.socket, deadline: Deadline) -> None:
         self._socket = one

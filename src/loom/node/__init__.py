@@ -1,1 +1,1 @@
-"""The node: hands out this machine's cache, and tells the control plane so."""
+"""The node: uploads this machine's cache to peers, and tells the control plane what the cache holds."""

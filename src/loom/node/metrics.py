@@ -1,4 +1,4 @@
-"""What a node tells Prometheus of itself, at /metrics of the port that peers ask."""
+"""A node's metrics for Prometheus, at /metrics of the port that peers ask."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A node: hands out what this machine's cache holds, and tells the control plane so, until it is stopped.
+"""A node: uploads this machine's cache to peers, and tells the control plane what it holds, until it is stopped.
 
 | state | event | next |
 |---|---|---|
-| starting | it listens where peers will find it, and answers them | unknown |
+| starting | it listens at the address that peers are told, and answers them | unknown |
 | | it cannot listen, or may not without a token | ended (UsageError) |
 | unknown | the control plane takes a heartbeat that lists the cache | known |
 | known | BEAT_S are over: a heartbeat; it lists the cache if that has changed | known |
@@ -54,7 +54,7 @@ DRAIN_S = 10.0
 """Seconds that uploads under way may take once the node is asked to stop."""
 
 REFUSALS_EVERY_S = 60.0
-"""Seconds, at least, between two notes about peers that were refused."""
+"""Seconds between two notes about refused peers, at least."""
 
 _TIMEOUT_S = 3.0
 _RESOLVE_S = 10.0
@@ -64,7 +64,7 @@ _RESOLVE_S = 10.0
 class NodeOptions:
     """The choices of one node. Raises UsageError when they do not go together.
 
-    cache: the cache's folder. control: the control plane's URL. node: what this machine is called.
+    cache: the cache's folder. control: the control plane's URL. node: this machine's name.
     listen: "HOST:PORT". token: the fleet's; without it only loopback is listened on, unless allow_anonymous.
     """
 
@@ -81,7 +81,7 @@ class NodeOptions:
 
 
 class Node:
-    """Runs as long as a `with` block lasts; on its end it leaves the fleet and lets uploads end.
+    """Runs for the length of a `with` block; at its end the node leaves the fleet and lets uploads end.
 
     on_trouble: called with a sentence when the control plane goes away, and with "" when it is back. on_note: called
     with a sentence when peers were refused since the last heartbeat, and when the clock of this machine is off.
@@ -125,7 +125,7 @@ class Node:
 
     @property
     def url(self) -> str:
-        """Where peers find it."""
+        """The address that peers are told."""
         return f"http://{self._face.authority}"
 
     def __enter__(self) -> Self:
@@ -188,6 +188,6 @@ def _facing(control: str) -> str:
     endpoint = parse_control_url(control).endpoint
     address = own_address(endpoint.host, endpoint.port, _RESOLVE_S)
     if address is None:
-        message = f"{endpoint.host} cannot be found, so it is not known which address of this machine faces it"
+        message = f"{endpoint.host} cannot be found, so the address of this machine that faces it is unknown"
         raise UsageError(message, "check --control, or name the address: --listen HOST:PORT")
     return address

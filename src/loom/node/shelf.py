@@ -1,4 +1,4 @@
-"""The cache as a shelf: what `loom node` hands out."""
+"""The cache as a shelf: the files that `loom node` offers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ MAX_INVENTORY = 900_000
 """Bytes of a heartbeat's inventory: a control plane reads a body of 1 MiB."""
 
 MAX_REMEMBERED = 64
-"""Files whose units' digests are remembered: as they were when first asked for, so that a disk that spoils them later
-is found out.
+"""Files whose units' digests are remembered, as they were at the first question: then a disk that spoils them later is
+found out.
 """
 
 
 class Stock(NamedTuple):
-    """How much a cache holds: files and their bytes; offered: models that peers may have."""
+    """The size of a cache: files and their bytes; offered: models that peers may have."""
 
     blobs: int = 0
     size: int = 0
@@ -50,7 +50,7 @@ class CacheShelf:
         self._cache = Cache(root)
         self._audiences = ("anyone", "fleet") if audience == "fleet" else ("anyone",)
         self.stock = Stock()
-        """What was there when `holdings` last went through it."""
+        """The size when `holdings` last listed the cache."""
         self._lock = threading.Lock()
         self._looked_at = float("-inf")
         self._keys: dict[str, str] = {}  # version key or digest -> reference
@@ -79,7 +79,7 @@ class CacheShelf:
         return iter(sorted(named.items()))
 
     def holdings(self) -> Iterator[dict[str, object]]:
-        """Yield what a heartbeat lists: every model that can be handed out, once, as many as one heartbeat takes."""
+        """Yield the models that a heartbeat lists: each one that is offered, once, up to the limit of a heartbeat."""
         named: set[str] = set()
         room = MAX_INVENTORY
         blobs: dict[str, int] = {}
@@ -115,7 +115,7 @@ class CacheShelf:
 
     def _read(self, reference: str) -> Ref | None:
         if not is_key(reference):
-            return None  # a stranger's word, which is to be no path
+            return None  # a stranger's text: it must not become a path
         ref = self._cache.find(reference)
         return ref if ref is not None and self._may_have(ref) else None
 
@@ -123,7 +123,7 @@ class CacheShelf:
         return ref.audience in self._audiences
 
     def _is_right(self, reference: str, key: str) -> bool:
-        """Return whether a reference still leads to what it led to, and may."""
+        """Return whether a reference still leads to the same blob, and peers may have it."""
         ref = self._cache.read(reference)
         return ref is not None and self._may_have(ref) and key in (_key_of(reference, ref), f"sha256:{ref.digest}")
 

@@ -1,1 +1,1 @@
-"""The protocol between nodes: both ends of the wire (wire, source, face), and the files that are handed out (shelf)."""
+"""The peers' protocol: both ends of the wire (wire, source, face), and the files that a process offers (shelf)."""

@@ -1,11 +1,11 @@
-"""What a node answers peers: the peers' protocol (loom.peers.wire) as a face of the HTTP server.
+"""The peers' protocol (loom.peers.wire) as a face of the HTTP server.
 
-A range that is there in part is answered with that part: Content-Range tells. One that is not there at all is a 504, as
-for `only-if-cached` (RFC 9111 section 5.2.1.7): nothing is fetched for others. Without a free slot a node answers 503
-with Retry-After.
+A node answers a range that it has in part with that part: Content-Range tells. A range that it does not have is a 504,
+as for `only-if-cached` (RFC 9111 section 5.2.1.7): a node fetches nothing for others. Without a free slot a node
+answers 503 with Retry-After.
 
-It knows keys and digests, no paths and no URLs. In a fleet with a token every request must prove that it knows it; one
-that does not is answered with 401 and a challenge (loom.core.proof).
+The face knows keys and digests, no paths and no URLs. In a fleet with a token every request must prove that it knows
+the token; one that does not is answered with 401 and a challenge (loom.core.proof).
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ TELL_S = 0.3
 class PeerFace:
     """Answers peers from a shelf.
 
-    token: the fleet's, or several, one a line: a peer proves that it knows one of them; None serves every client that
-    can reach it, except pages in browsers. on_visit: called, on the server's thread, with the key that a peer asks
-    about, and with that peer if it introduces itself and comes from where it says that it listens, else None. The
-    counters may be read from any thread.
+    token: the fleet's, or several, one a line: a peer proves that it knows one of them. None serves every client that
+    can reach it, except pages in browsers. on_visit: called on the server's thread with the key that a peer asks about,
+    and with that peer, or None. It is None unless the peer introduces itself and comes from the address where it says
+    that it listens. The counters may be read from any thread.
     """
 
     methods = frozenset(("GET",))
@@ -58,21 +58,21 @@ class PeerFace:
         on_visit: Callable[[str, Caller | None], None] = lambda _key, _caller: None,
     ) -> None:
         self.authority = ""
-        """host:port as peers are told: a request made for another one is refused. "" takes any."""
+        """Our host:port as peers are told: a request with another Host field is refused. "" takes any."""
         self.served_of: Counter[str] = Counter()
-        """Bytes handed out, by the key that was asked for."""
+        """Bytes uploaded, by the key that was asked for."""
         self.refused = 0
         """Requests whose proof was wrong: of another token, or repeated by a stranger for something else."""
         self.refused_from = ""
-        """The IP address that the last one of them came from."""
+        """The IP address of the last one of them."""
         self.hits = self.misses = 0
         """Requests for a file that was here, and for one that was not."""
         self.show_metrics: Callable[[], bytes] | None = None
-        """What GET /metrics shows, to every client; None for nothing."""
+        """Returns the text of GET /metrics, for every client; None for no metrics."""
         self.asked_at = time.monotonic()
         """When a peer last asked for something."""
         self.nameless_at = float("-inf")
-        """When a peer that does not listen last asked: it is not known what such a peer has."""
+        """When a peer that does not listen last asked: such a peer's availability is unknown."""
         self._shelf = shelf
         self._tokens = split_tokens(token)
         self._challenges = Challenges(secrets.token_bytes(32))
@@ -165,7 +165,7 @@ class PeerFace:
         self.served_of[key] += size
 
     def _tell(self, key: str) -> Reply:
-        """Tell what a reference leads to."""
+        """Tell the version of a reference."""
         found = self._shelf.find_reference(key)
         if found is None:
             raise Refused(404, "not-found")
@@ -183,7 +183,7 @@ class PeerFace:
 
 
 def _refuse_pages(fields: Mapping[str, str]) -> None:
-    """Refuse a page in a browser: of a stranger, for we have none. A person who types our address may ask."""
+    """Refuse a page in a browser: it is a stranger's, for we have none. A user may type our address."""
     if names_its_page(fields) or (can_be_rebound(fields.get("host", "")) and is_browser(fields)):
         raise Refused(403, "forbidden", {"Connection": "close"})
 

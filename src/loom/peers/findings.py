@@ -1,4 +1,4 @@
-"""What peers will find of this machine, for `loom doctor`: the address that they are told, and whether it is free."""
+"""Checks for `loom doctor`: the address that peers are told, and whether its port is free."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT_S = 1.5
 
 
 def checks(control: str | None, listen: str | None, *, has_token: bool, allow_anonymous: bool) -> list[Check]:
-    """Return what can be found out about being asked by peers; nothing without a control plane, which names peers."""
+    """Return the checks of uploads to peers; none without a control plane, which names peers."""
     if not control:
         return []
 

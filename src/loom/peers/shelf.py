@@ -1,11 +1,11 @@
-"""The port `Shelf`: files, whole or still arriving, that can be handed out; and the shelf of one process.
+"""The port `Shelf`: files, whole or still arriving, that are offered to peers; and the shelf of one process.
 
 Contract, which `loom.testing.shelf_contract` holds every shelf to:
 
 - An item is found by its key: a version key, or "sha256:<digest>". Any other text finds nothing, and is no error.
-- `names(prefix)` tells the key of everything that has a name and that `find` would give, sorted by name.
-- What `available` says is there, `open` gives: the same bytes at the same offsets, as a file or as memory.
-- Nothing raises but `open` (OSError). What cannot be read is not there.
+- `names(prefix)` yields each name and key that `find` would give, sorted by name.
+- `open` gives the bytes that `available` tells: the same bytes at the same offsets, as a file or as memory.
+- Only `open` raises (OSError). An item that cannot be read is not found.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Item(Protocol):
-    """One file that can be handed out. Called from the server's thread.
+    """One file that is offered. Called from the server's thread.
 
     size: of the whole file, bytes. version: of its reference.
     """
@@ -37,7 +37,7 @@ class Item(Protocol):
     version: Version
 
     def available(self) -> Availability:
-        """Return the units that can be handed out."""
+        """Return the units that are here."""
 
     def end_from(self, start: int, end: int) -> int:
         """Return up to where, at most `end`, the bytes from `start` on are there without a gap; `start` for none."""
@@ -52,13 +52,13 @@ class Item(Protocol):
 
 
 class Shelf(Protocol):
-    """Where items are found. From any thread."""
+    """Finds items. From any thread."""
 
     def find(self, key: str) -> Item | None:
         """Return the item with this version key, or with this digest ("sha256:...")."""
 
     def find_reference(self, key: str) -> tuple[str, Item] | None:
-        """Return what a reference leads to, by its key: the version key, and the item."""
+        """Return the version key and the item of a reference, by its key."""
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         """Yield the name and version key of each item whose name begins with `prefix`: models' names, sorted."""
@@ -102,7 +102,7 @@ class WholeFile:
 
 
 class OwnShelf:
-    """What one process has in its hands: any number of items, each put and removed by the fetch that it belongs to.
+    """The shelf of one process: any number of items, each put and removed by the fetch that it belongs to.
 
     Of several items under one key the last one put is found. Thread-safe.
     """
@@ -114,7 +114,7 @@ class OwnShelf:
         self._lock = threading.Lock()
 
     def put(self, key: str, item: Item, reference: str = "", digest: str = "", name: str = "") -> None:
-        """Hand out `item` from now on, under its version key and, if that is known, its digest.
+        """Offer `item` from now on, under its version key and, if that is known, its digest.
 
         reference: the key of the reference that leads to it. name: of the model.
         """
@@ -127,7 +127,7 @@ class OwnShelf:
                 self._names[name] = key
 
     def remove(self, item: Item) -> None:
-        """Hand out `item` no more; removing it twice is as good as once."""
+        """Offer `item` no more; to remove it again is harmless."""
         with self._lock:
             for key, items in list(self._items.items()):
                 items[:] = [one for one in items if one is not item]

@@ -1,7 +1,7 @@
 """A peer as a source: another node that has some of the same bytes (the protocol: loom.peers.wire).
 
-A peer's failure is never an error that a user meets: its Fault says what to think of the peer
-(loom.core.faults.Verdict), and the bytes are taken from elsewhere.
+A peer's failure is never an error for the user: its Fault has a verdict on the peer (loom.core.faults.Verdict), and
+another source is asked for the bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TIMEOUT_S = 3.0
 """Seconds for a connection and the head of a reply: a peer is near, and a slow one is not worth the wait."""
 
 ASK_S = 1.0
-"""Seconds for an answer about digests: the end of the fetch may wait for nothing else."""
+"""Seconds for an answer about digests: the end of the fetch may wait for it alone."""
 
 MAX_FACTS = 16 * 1024
 """Most bytes of an answer that tells digests or a version."""
@@ -99,7 +99,7 @@ class RemotePeer:
     def fault(
         self, verdict: Verdict, why: str, offers: Availability | None = None, wait_s: float | None = None
     ) -> Fault:
-        """Return a fault of this peer. why: what it did, in words that follow its name."""
+        """Return a fault of this peer. why: its deed, in words that follow its name."""
         return fault_of_peer(split_key(self.key)[0], verdict, why, offers, wait_s)
 
     async def resolve(self, pool: Pool, reference: str) -> Version:
@@ -117,7 +117,7 @@ class RemotePeer:
             raise self.fault(Verdict.FAILED, "answered in a way that makes no sense") from error
 
     async def get(self, pool: Pool, target: str, span: str = "") -> Response:
-        """Ask; when the peer wants a proof over a challenge that is new to us, ask again with it, once. Raises Fault.
+        """Ask; when the peer sends a challenge that is new to us, ask again with a proof, once. Raises Fault.
 
         span: the bytes to ask for, as a Range field has them.
         """
@@ -175,7 +175,7 @@ class PeerSource:
             if served.size != self._grid.size or response.head.length != served.end - span.start:
                 raise self._fault(Verdict.WRONG, "sent another length than it announced")
             if served.end < min(span.end, self._grid.reach(offers, span.start)):
-                raise self._fault(Verdict.WRONG, "sent less than it says that it has")
+                raise self._fault(Verdict.WRONG, "sent less than it offers")
         except BaseException:
             response.connection.close()
             raise
@@ -234,7 +234,7 @@ class PeerSource:
         if head.status == 503:
             raise self._fault(Verdict.BUSY, "is busy", offers, _seconds(head.fields.get("retry-after", "")))
         if head.status == 504 and offers.units == self._grid.everything:
-            raise self._fault(Verdict.WRONG, "says that it has everything, and does not have what it is asked for")
+            raise self._fault(Verdict.WRONG, "offers all bytes, and does not have those that it was asked for")
         if head.status == 504:
             raise self._fault(Verdict.ABSENT, "does not have those bytes", offers)
         if head.status != wanted:
@@ -254,10 +254,10 @@ def _url_of(address: str, target: str) -> Url:
 
 async def _ask(pool: Pool, url: Url, headers: Callable[[], dict[str, str]]) -> Response:
     while True:
-        with contextlib.suppress(Stale):  # the fetch there is done, and another process has its port now
+        with contextlib.suppress(Stale):  # that fetch has ended, and another process has its port now
             return await pool.get(url, headers())
 
 
 def _seconds(text: str) -> float:
-    """Return the seconds for which a peer wants to be left alone, within bounds; 0.5 when it makes no sense."""
+    """Return the seconds that a busy peer asks us to wait, within bounds; 0.5 when the text makes no sense."""
     return min(max(float(text), 0.05), MAX_BUSY_S) if _SECONDS.fullmatch(text) else 0.5

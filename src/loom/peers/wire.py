@@ -1,12 +1,12 @@
-"""The peers' protocol, both ends of the wire: what a node asks another one, and what it is answered. Pure.
+"""The peers' protocol, both ends of the wire: a node's requests to another node, and their answers. Pure.
 
     GET /blobs/{key}                   a range of a file (206 may bring its beginning alone); key: a version
                                        key, or sha256:<digest>
-    GET /blobs/{key}/have              which units are there
+    GET /blobs/{key}/have              the units that are there
     GET /blobs/{key}/digests/{units}   the SHA-256 of those units (a bitmap in hexadecimal) that this node vouches for,
                                        a line each: unit, blank, 64 hex digits; fewer than asked for if it takes long
-    GET /refs/{key}                    which version a reference (its key) leads to, as JSON
-    GET /healthz  /metrics             it answers; what it did, for Prometheus. These need no proof
+    GET /refs/{key}                    the version that a reference (its key) leads to, as JSON
+    GET /healthz  /metrics             a sign of life; counters for Prometheus. These need no proof
 
 A request names its sender: Loom-Node, Loom-Identity, and Loom-Address when the sender listens. Every answer about a
 file tells the units that are there (Loom-Have) and the size of the whole (Loom-Size). In a fleet with a token a request
@@ -37,7 +37,7 @@ METRICS = "/metrics"
 SHA256_SIZE = 32
 
 _VALIDATOR = re.compile("[\t -~\x80-\xff]*")
-"""What a field of a reply can hold (RFC 9110 section 5.5), as `loom.net.head` decodes it."""
+"""Pattern of a reply's field (RFC 9110 section 5.5), as `loom.net.head` decodes it."""
 
 
 # Requests
@@ -49,7 +49,7 @@ def keys_of(key: str, digest: str) -> tuple[str, ...]:
 
 
 class Ask(NamedTuple):
-    """What a target asks for. what: "blob", "have", "digests" or "reference". units: of digests, a bitmap as text."""
+    """The question of a target. what: "blob", "have", "digests" or "reference". units: of digests, a bitmap as text."""
 
     what: str
     key: str
@@ -72,12 +72,12 @@ def digests_target(key: str, units: int) -> str:
 
 
 def reference_target(key: str) -> str:
-    """Return the target of what a reference leads to, by its key."""
+    """Return the target of a reference's version, by its key."""
     return f"/refs/{key}"
 
 
 def parse_target(target: str) -> Ask | None:
-    """Return what a target asks for; None when there is nothing of that name."""
+    """Return the question of a target; None for a target of another form."""
     match target.split("/"):
         case ["", "blobs", key]:
             return Ask("blob", key)
@@ -103,17 +103,17 @@ class Caller:
 
     @property
     def key(self) -> str:
-        """What tells it from every other node (loom.core.names.node_key)."""
+        """Its node key (loom.core.names.node_key)."""
         return node_key(self.node, self.identity)
 
     def fields(self) -> dict[str, str]:
-        """Return how it introduces itself."""
+        """Return the fields by which it introduces itself."""
         said = {"Loom-Node": self.node, "Loom-Identity": self.identity, "Loom-Address": self.address}
         return {name: text for name, text in said.items() if text}
 
 
 def parse_caller(fields: Mapping[str, str]) -> Caller | None:
-    """Return the sender of a request; None if it does not say, or if its words could be taken for something else.
+    """Return the sender of a request; None if it does not say, or if its words are not valid names.
 
     fields: of a request, names in lower case, values as they are on the wire (latin-1): names are sent as UTF-8.
     """
@@ -131,12 +131,12 @@ def _introduction(fields: Mapping[str, str]) -> Said:
 
 
 def said_by(caller: Caller, authority: str, target: str, span: str = "") -> Said:
-    """Return what the asker's proof covers. span: the value of its Range field, "" without one."""
+    """Return the facts that the asker's proof covers. span: the value of its Range field, "" without one."""
     return Said(authority, target, span, caller.node, caller.identity, caller.address)
 
 
 def said_in(method: str, target: str, fields: Mapping[str, str]) -> Said:
-    """Return what the proof in a request has to cover, whatever it says: the words are checked later."""
+    """Return the facts that the proof in a request must cover, as they are: the words are checked later."""
     authority, span = fields.get("host", ""), fields.get("range", "")
     return _introduction(fields)._replace(authority=authority, target=target, span=span, method=method)
 
@@ -150,12 +150,12 @@ def about(available: Availability, size: int) -> dict[str, str]:
 
 
 def parse_size(fields: Mapping[str, str]) -> str:
-    """Return how large the file is, as the answer says it. Raises KeyError."""
+    """Return the file's size, as the answer has it. Raises KeyError."""
     return fields["loom-size"]
 
 
 def parse_have(fields: Mapping[str, str], grid: Grid) -> Availability:
-    """Return what the answer says that is there. Raises KeyError, ValueError."""
+    """Return the availability in an answer. Raises KeyError, ValueError."""
     return parse_availability(fields["loom-have"], grid)
 
 
@@ -178,15 +178,15 @@ def _parse_digest(line: str) -> tuple[int, str]:
 
 
 def format_version(key: str, size: int, version: Version) -> bytes:
-    """Return what a reference leads to. key: of the bytes."""
+    """Return the body that tells a reference's version. key: of the bytes."""
     facts = {"key": key, "size": size, "etag": version.etag, "last_modified": version.last_modified}
     return json.dumps(facts).encode()
 
 
 def parse_version(body: bytes) -> Version:
-    """Parse what a peer says of a reference. Raises ValueError, LookupError, TypeError, RecursionError.
+    """Parse a peer's answer about a reference. Raises ValueError, LookupError, TypeError, RecursionError.
 
-    Nothing is taken from peers of a file that has no bytes, or no validator: it might be another one.
+    Refused: a file without bytes, and a file without a validator: it might be another one.
     """
     facts = json.loads(body)
     version = Version(facts["size"], facts["etag"], facts["last_modified"])
