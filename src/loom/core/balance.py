@@ -22,7 +22,7 @@ MIN_GAIN_S = 0.02
 """Seconds by which a steal must end the transfer sooner: it costs the victim's connection and a request."""
 
 SPLIT_ALIGN = 64 * 1024
-"""Spans are split at multiples of this: whole pages and whole TLS records, far below a chunk."""
+"""Bytes: spans are split at multiples of this, which are whole pages and whole TLS records, far below a chunk."""
 
 NEVER_S = 1e6
 """Seconds assumed to be left for a silent run: large but finite, so that silent runs still sort by bytes left."""
@@ -64,7 +64,7 @@ def plan_takeover(
 def plan_shortening(runs: Iterable[Run], step: int, kept: int) -> list[tuple[Run, int]]:
     """Return where to end each run that is to leave bytes to others: at the next multiple of `step`, in bytes.
 
-    Only `kept` runs, those with the least before them, go on so far; the others end at the next sensible edge.
+    Only `kept` runs, those nearest to such an edge, go on to it; the others end at the next edge of SPLIT_ALIGN.
     """
     long = sorted((run for run in runs if run.left > SPLIT_ALIGN), key=lambda run: next_edge(run, step) - run.pos)
     return [(run, next_edge(run, step if number < kept else SPLIT_ALIGN)) for number, run in enumerate(long)]

@@ -15,16 +15,16 @@ PROVING_POLL_S = 0.002
 """Seconds until the next look while all wait for the first far range."""
 
 SAMPLE_S = 0.25
-"""Length of one rate sample: some 10 round trips near by, and short beside any transfer worth balancing."""
+"""Seconds of one rate sample: some 10 round trips near by, and short beside any transfer worth balancing."""
 
 STARVED_BYTES_PER_SECOND = 1024
-"""Below this a connection is not slow but stuck; the same order as curl's --speed-limit examples."""
+"""Bytes per second below which a connection is not slow but stuck; the order of curl's --speed-limit examples."""
 
 STARVED_SHARE = 0.01
-"""A connection a hundred times slower than the best one of the same transfer is worth a new one."""
+"""Share of the best connection's rate, in the same transfer, below which a connection is replaced."""
 
 WINDOW_STEPS = 4
-"""Steps in which a window slides: what falls silent is noticed after one window and at most a quarter."""
+"""Steps in which a window slides: a silent connection is noticed after one window and at most a quarter."""
 
 GAP_FACTOR = 2.0
 """Factor by which silence may exceed the longest gap lately and still say nothing about the rate."""

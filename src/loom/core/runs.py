@@ -16,7 +16,7 @@ HEADWAY = 1024 * 1024
 
 HEDGE_FACTOR = 2.0
 HEDGE_SLACK_S = 0.4
-"""A request is silent for too long when it is so for twice as long as is usual, and these seconds more."""
+"""Seconds, beyond HEDGE_FACTOR times the usual silence, after which a request is silent for too long."""
 
 MIN_LEARN = 256 * 1024
 """Bytes from which on a request says something about the rate."""
@@ -55,7 +55,7 @@ class Run:
     hedged: bool = False
     is_probe: bool = False
     is_late: bool = False
-    """It waits while others are served, and the limit knows."""
+    """Whether it waits while others are served, and the limit counts it."""
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.asked_at)
@@ -77,7 +77,7 @@ class Run:
         self.meter = Meter(now)
 
     def waits(self, now: float, patience_s: float) -> bool:
-        """Return whether nothing has come of it yet, for longer than is usual."""
+        """Return whether it has brought no byte yet, and been silent for longer than `patience_s`."""
         return not self.brought and now - self.heard_at > patience_s
 
     def tries(self, now: float, chunk_size: int, timeout_s: float) -> int:

@@ -63,7 +63,7 @@ class Service:
         return True
 
     def left_waiting(self, timeout_s: float, now: float) -> list[int]:
-        """Return the workers that are not cut though nothing comes: they wait for a cache that serves others."""
+        """Return the workers that are not cut though no byte comes: they wait for a cache that serves others."""
         if not self._limit.is_in_order or now - self.fed_at >= timeout_s:
             return []
         late = [worker for worker, run in self._runs.items() if run.is_late and not run.brought]

@@ -1,4 +1,4 @@
-"""How much of the free bytes one request gets."""
+"""The share of the free bytes that one request gets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ NEAR_S = 0.01
 NEAR_SPAN = 40_000_000
 NEAR_WINDOW = 640_000_000
 """Seconds from a request to its reply below which a request costs next to nothing. Then spans have NEAR_SPAN bytes at
-most, and all workers together keep within a window of NEAR_WINDOW bytes: so the file grows from its front, which
-hashing likes, and the blocks of a span can be allocated before it comes (docs/decisions)."""
+most, and all workers together keep within a window of NEAR_WINDOW bytes. So the file grows from its front, as hashing
+needs it, and the blocks of a span can be allocated before it comes (docs/decisions)."""
 
 
 @dataclass(frozen=True)

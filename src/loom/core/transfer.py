@@ -6,12 +6,11 @@ time comes in as `now`, randomness as `jitter`. A test drives it with a simulato
 
 Theory of operation. Every byte is in place, free, or asked for (loom.core.assignments). Free bytes are *pieces*, each
 with the number of tries it has cost. A worker asks `next`: it gets a Span (which becomes its *run*), a Wait, or None
-when all bytes are in place. Spans are long, about size / workers, because a request costs a round trip whatever its
-length. A worker that runs out takes the
-far part of the run that would end last, if that ends the transfer sooner after paying for its own round trip: the
-victim learns its new end from the next `received`. What is left of a straggler is asked for twice (a hedge); the first
-answer wins (loom.core.balance). A run that falls silent for longer than a reply takes to begin counts as dead, for all
-that its past rate was.
+when all bytes are in place. Spans are long, about size / workers, because a request of any length costs a round trip.
+A worker without a span takes the far part of the run that would end last, if the transfer then ends sooner even with
+the new round trip. The victim learns its new end from the next `received`. The rest of a straggler is asked for twice
+(a hedge); the first answer wins (loom.core.balance). A run that is silent for longer than a reply takes to begin counts
+as dead, whatever its past rate was.
 
 What becomes of a request (a run), by what happens to it:
 
@@ -27,18 +26,18 @@ What becomes of a request (a run), by what happens to it:
     failed: ELSEWHERE (a peer)         no try; free again
     failed: NONE                       the transfer ends with the error
 
-Why it ends. Bytes only come. Every request that fails without headway adds a try to the bytes it asked for, and the
-next one that asks for them (a thief, a hedge) takes over the tries; when they are used up the transfer ends with the
+Why it ends. Bytes that are in place stay. Every request that fails without headway adds a try to the bytes it asked
+for. The next request for them (a thief, a hedge) takes over the tries; when they are used up the transfer ends with the
 error. A failure that costs no try needs bytes that others brought meanwhile. So every request brings bytes, uses up
-a try, or used bytes of another one; the file bounds those.
+a try, or needs bytes of another one; the file bounds those.
 
 Sources. Each run carries the id of the source that it asks (loom.core.source). The origin and each mirror is an
 Upstream with a limit, pauses, rates and shares of its own (loom.core.upstream; the limit's states: core.concurrency).
-While an upstream serves the file from its front only (a cache that fills), pieces are taken in order, nothing is taken
-over, and two requests are left waiting.
+A cache that fills serves the file from its front only. Then pieces are taken in order, no work is taken over, and two
+requests are left waiting.
 
-Peers. In a swarm the swarm (loom.core.swarm) decides what is asked for: it `claim`s free pieces, for requests to the
-origin and to peers. A peer has no Upstream here: its failures cost no try and move no limit.
+Peers. In a swarm the swarm (loom.core.swarm) decides which bytes are asked for: it `claim`s free pieces, for requests
+to the origin and to peers. A peer has no Upstream here: its failures cost no try and move no limit.
 
 Two runs may write the same bytes (a hedge; a victim that had passed its new end before it learnt of it): they are the
 same bytes, since every request pins the version.
@@ -74,9 +73,9 @@ __all__ = ["Transfer", "Wait"]
 class Transfer:
     """One file of known size, fetched by up to `options.workers` workers, numbered from 0.
 
-    `done` are the indexes of chunks that are in place already, `ranges` other bytes that are; `round_trip_s` is what
-    the probe's request took to be answered; may_be_cold: whether it may come from a cache that does not have the file
-    yet. Not thread-safe: threads that share it hold a lock.
+    done: indexes of chunks that are in place already. ranges: other bytes that are. round_trip_s: seconds until the
+    reply to the probe began. may_be_cold: whether the file may come from a cache that does not have it yet. Not
+    thread-safe: threads that share it hold a lock.
 
     brought: bytes that came from each source, by its id; bytes that came twice count twice.
     """
@@ -236,8 +235,8 @@ class Transfer:
     def shorten(self, step: int, kept: int) -> None:
         """Free the bytes that the origin is being asked for beyond the next multiple of `step`.
 
-        Only `kept` requests, those with the least before them, go on so far; the others end sooner. A node that fetched
-        alone, or nearly, lets others have their share.
+        Only `kept` requests, those nearest to such a multiple, go on to it; the others end sooner. A node that fetched
+        alone, or nearly, leaves their share to others.
         """
         for run, end in plan_shortening(self._origin.runs.values(), step, kept):
             self._bytes.cut(run, end)
@@ -354,7 +353,7 @@ class Transfer:
         offers: Callable[[Span], bool] | None = None,
         window_s: float | None = None,
     ) -> Span | None:
-        """Take the far part of the run that would end last, or ask for all its rest when it is as good as dead.
+        """Take the far part of the run that would end last, or ask for all its rest when it seems dead.
 
         offers: whether a peer has some bytes; None when an upstream is to be asked. A peer counts as near as
             the origin.

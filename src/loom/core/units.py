@@ -1,6 +1,6 @@
-"""Units: how a file is cut into what nodes tell each other about, what a node has of them, and bitmaps of them.
+"""Units: the parts of a file that nodes tell each other about, their availability, and bitmaps of them.
 
-Pure. What a node decides by it is loom.core.swarm's business.
+Pure. loom.core.swarm decides by them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MAX_PREFIXES = 64
 
 
 class Availability(NamedTuple):
-    """What a node can hand out: `units` is a bitmap of those it has whole; `prefixes` tells how many bytes of others,
-    from their beginning, are there; `coming` is a bitmap of those that it is asking the origin for, and `vouched` of
-    those whose digest it vouches for (loom.core.vouching).
+    """The bytes that a node offers. units: a bitmap of those it has whole. prefixes: of others, how many bytes are
+    there from the beginning. coming: a bitmap of those that it asks the origin for. vouched: of those whose digest it
+    vouches for (loom.core.vouching).
     """
 
     units: int
@@ -59,14 +59,14 @@ class Grid:
         return bits
 
     def reach(self, it: Availability, start: int) -> int:
-        """Return up to where the bytes from `start` on are there, by what is told; `start` when none are."""
+        """Return the end of the bytes from `start` on that `it` offers without a gap; `start` when there are none."""
         while start < self.size and it.units >> start // self.unit_size & 1:
             start = self.span(start // self.unit_size).end
         unit = start // self.unit_size
         return max(start, unit * self.unit_size + it.prefixes.get(unit, 0))
 
     def available(self, have: RangeSet, asked: Iterable[Span] = ()) -> Availability:
-        """Return what can be handed out of `have`; `asked` is what the origin is being asked for."""
+        """Return the availability of `have`; `asked`: spans that the origin is being asked for."""
         units, prefixes = 0, {}
         for start, end in have:
             first, last = -(-start // self.unit_size), end // self.unit_size
@@ -89,7 +89,7 @@ def format_availability(it: Availability) -> str:
 
 
 def parse_availability(text: str, grid: Grid) -> Availability:
-    """Parse what a peer says that it has. Raises ValueError when it makes no sense for this file."""
+    """Parse a peer's availability. Raises ValueError when it makes no sense for this file."""
     *bitmaps, rest = text.split(";")
     if len(rest) > MAX_PREFIXES * 32:
         raise ValueError("too long")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loom.core.runs import Piece, Run
 
 FREE_REFUSALS = 2
-"""Refusals of bytes, while others were served, after which they are asked for after a pause that grows."""
+"""Refusals of the same bytes, while others were served, after which a growing pause comes before the next request."""
 
 
 class Upstream:

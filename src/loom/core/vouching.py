@@ -1,4 +1,4 @@
-"""Vouching: whether what came from peers is what the origin has, unit by unit.
+"""Vouching: whether bytes of peers are those of the origin, unit by unit.
 
 Theory of operation. A node that took all of a unit from the origin knows the right bytes; one that took some of it
 from peers knows only what they handed out. So every node hashes each unit when it is whole. It *vouches* for the units
@@ -8,8 +8,8 @@ again, and that shows who was wrong, the voucher or a peer that handed out the b
 
 A peer's word about bytes that it has itself handed out is worth less. It counts when the peer is the unit's home,
 which most likely took them from the origin, or when no other peer is left to be asked. So bytes that were damaged on a
-disk, in memory or on the way are found out, and so is a peer that lies alone. A home that lies about what it alone has
-asked the origin for is believed: only a digest from elsewhere (`--sha256`) helps against that.
+disk, in memory or on the way are found out, and so is a peer that lies alone. A home that lies about units that it
+alone has asked the origin for is believed: only a digest from elsewhere (`--sha256`) helps against that.
 
 Pure, and not thread-safe.
 """
@@ -40,7 +40,7 @@ class Dispute(NamedTuple):
 
 
 class Vouching:
-    """What one fetch knows of the units of its file. `unknown`: bytes that were here before it began, from anywhere."""
+    """The verdicts of one fetch on its units. unknown: bytes that were here before it began, from any source."""
 
     def __init__(self, grid: Grid, unknown: Iterable[Span] = ()) -> None:
         self.grid = grid
@@ -69,7 +69,7 @@ class Vouching:
         self.vouched |= (1 << unit) & ~self._foreign
 
     def told(self, peer: str, asked: int, digests: dict[int, str]) -> None:
-        """A peer has answered what it vouches for of the units `asked`."""
+        """A peer has told digests of the units `asked`, those that it vouches for."""
         answered = [unit for unit in units_of(asked & self.pending) if unit in digests]
         for unit in answered:
             if digests[unit] == self._digests[unit]:
@@ -86,7 +86,7 @@ class Vouching:
         self.hashed(unit, digest)
 
     def disbelieve(self, peer: str) -> None:
-        """What a peer vouches for does not count any more."""
+        """The digests that a peer tells do not count any more."""
         self.disputes = [dispute for dispute in self.disputes if dispute.voucher != peer]
         self._mute[peer] = self.grid.everything
 
@@ -106,7 +106,7 @@ class Vouching:
 
     @property
     def unsound(self) -> int:
-        """A bitmap: units with bytes of which it is not known, so far, that they are right."""
+        """A bitmap: units with bytes that are not confirmed so far."""
         return self._foreign & ~self.vouched & ~self._excused
 
     @property

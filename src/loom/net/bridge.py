@@ -18,7 +18,7 @@ from loom.net.ready import receive, send_all
 _PIECE = 256 * 1024
 
 _pumps: set[asyncio.Task[None]] = set()
-"""Tasks under way: a loop keeps only weak references to its tasks."""
+"""Tasks of open bridges: a loop keeps only weak references to its tasks."""
 
 
 def bridge(outer: socket.socket) -> socket.socket:

@@ -30,7 +30,7 @@ IDLE_S = 60.0
 
 
 class Stale(OSError):
-    """A connection that had been idle turned out to be closed: not a failure, open another one."""
+    """An idle connection turned out to be closed. Not a failure: open another one."""
 
 
 class Connection:
@@ -67,7 +67,7 @@ class Connection:
         try:
             await send_or_raise_alert(self.sock, head)
             reply, early = await read_head(self.sock)
-        except (ConnectionLost, ConnectionError, ssl.SSLError) as error:  # many close TLS without the word for it
+        except (ConnectionLost, ConnectionError, ssl.SSLError) as error:  # many servers close TLS without close_notify
             if self.is_reused:
                 raise Stale(str(error)) from error
             raise
@@ -120,7 +120,7 @@ class Response:
     async def stream_into(self, sink: Sink, accept: Callable[[int], int], limit: RateLimit | None = None) -> int:
         """Move a body of unknown length (chunked, or ended by the connection's end) to the sink; return its size.
 
-        limit: what may be moved in a second, shared with others; None for no bound.
+        limit: bytes per second, shared with others; None for no bound.
         """
         reader = _Reader(self.connection.sock, self._early)
         self._early = b""
@@ -190,7 +190,7 @@ def _peer_of(sock: socket.socket) -> tuple[Any, ...] | None:
 
 
 class _Reader:
-    """Bytes from a socket with what was read ahead."""
+    """Bytes read ahead, then those of a socket."""
 
     def __init__(self, sock: socket.socket, early: bytes) -> None:
         self._sock = sock
@@ -199,7 +199,7 @@ class _Reader:
 
     @property
     def rest(self) -> bytes:
-        """What was read ahead and not taken."""
+        """The bytes that were read ahead and not taken."""
         return self._data[self._at :]
 
     async def some(self, most: int) -> memoryview:
@@ -322,7 +322,7 @@ class Pool:
             response.connection.close()
 
     def sweep(self) -> None:
-        """Close kept connections that the other end has closed, or that were of no use for IDLE_S."""
+        """Close kept connections that the other end has closed, or that carried no request for IDLE_S."""
         oldest = time.monotonic() - IDLE_S
         for kind, connections in list(self._idle.items()):
             for connection in connections[:]:

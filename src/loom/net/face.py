@@ -1,4 +1,4 @@
-"""The port `Face`: what an HTTP server answers, apart from how bytes move. `loom.net.http_server` serves a face.
+"""The port `Face`: the answers of an HTTP server, apart from how bytes move. `loom.net.http_server` serves a face.
 
 A face maps a `Request` to a `Reply` and never touches a socket. The server reads heads and bodies within its bounds,
 moves the reply's body, keeps connections and counts. Every face is held to `loom.testing.face_contract`.
@@ -22,13 +22,13 @@ REASONS = {
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
     503: "Service Unavailable", 504: "Gateway Timeout",
 }  # fmt: skip
-"""The statuses that a face may answer with."""
+"""Statuses that a face may answer with."""
 
 _TARGET = re.compile(r"/[!-~]*")
-"""RFC 3986 allows printable ASCII alone; some other characters have a meaning for file systems."""
+"""Pattern of a target: RFC 3986 allows printable ASCII alone; some other characters have a meaning for file systems."""
 
 _ABSOLUTE = re.compile(r"http://([!-.0-~]+)(/[!-~]*)?", re.IGNORECASE)
-"""The absolute form (RFC 9112 section 3.2.2), which clients of object stores send: the AWS C++ SDK does."""
+"""Pattern of the absolute form (RFC 9112 section 3.2.2), which clients of object stores send: the AWS C++ SDK does."""
 
 _METHOD = re.compile(r"[A-Z]{1,16}")
 
@@ -82,7 +82,7 @@ class OpenFile(NamedTuple):
 
 
 Opened: TypeAlias = "OpenFile | memoryview"
-"""What an item opens as: a file, which `sendfile` moves, or memory, which must not change while it is sent."""
+"""An open item: a file, which `sendfile` moves, or memory, which must not change while it is sent."""
 
 
 class Slice(NamedTuple):
@@ -113,7 +113,7 @@ class Stream(NamedTuple):
 class Reply:
     """An answer. fields: without Content-Length and Transfer-Encoding; "Connection: close" ends the connection.
 
-    kept: fields that an error keeps which the server sends instead (503 without a free slot, 404 for what cannot open).
+    kept: fields for the error that the server may send instead (503 without a free slot, 404 when `open` fails).
     """
 
     status: int
@@ -140,7 +140,7 @@ class Face(Protocol):
     """Answers requests. All calls come on the server's thread, and none may block it for long."""
 
     methods: frozenset[str]
-    """What it answers beside HEAD, which is answered as GET without the body. Other methods get 405."""
+    """Methods that it answers, beside HEAD: that is answered as GET without the body. Other methods get 405."""
 
     max_body: int
     """Most bytes of a request's body that are read; a larger body is refused before it is read."""
@@ -152,7 +152,7 @@ class Face(Protocol):
         """Return an error as this face words it: also those of the server, such as 400, 413 and 503."""
 
     def close(self) -> None:
-        """Let go of what it holds. Called once, after the last reply, from the thread that stops the server."""
+        """Free its resources. Called once, after the last reply, from the thread that stops the server."""
 
 
 def explain_in_json(refused: Refused) -> Reply:
@@ -205,7 +205,7 @@ def _parse_fields(lines: list[str]) -> dict[str, str]:
 
 
 def parse_body_size(request: Request, face: Face) -> int:
-    """Return the bytes of the body that follows a head. Raises Refused for a method or body that the face wants not."""
+    """Return the bytes of the body that follows a head. Raises Refused for a method or body that the face refuses."""
     if request.method not in face.methods and not (request.method == "HEAD" and "GET" in face.methods):
         allowed = face.methods | ({"HEAD"} if "GET" in face.methods else set())
         raise Refused(405, "bad-method", {"Allow": ", ".join(sorted(allowed))})

@@ -1,4 +1,4 @@
-"""What the network's room can find out about this machine, for `loom doctor`."""
+"""Checks of this machine's network, for `loom doctor`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
 ENOUGH_FILES = 1024
-"""Open files: 64 workers need some 200, and a node as many as it has connections, 512 at most."""
+"""Open files that are enough: 64 workers need some 200, and a node one for each connection, 512 at most."""
 
 CONNECT_S = 1.5
 """Seconds for a connection to a proxy."""
@@ -33,9 +33,9 @@ CONNECT_S = 1.5
 def checks(
     environ: Mapping[str, str], control: str | None, ca_files: Mapping[str, str | None], workers: int
 ) -> list[Check]:
-    """Return what can be found out about the network here.
+    """Return the checks of the network here.
 
-    environ: where proxies are named. control: the control plane's URL, None for none. ca_files: by flag. workers: of a
+    environ: names the proxies. control: the control plane's URL, None for none. ca_files: by flag. workers: of a
     fetch.
     """
     looks: dict[str, Callable[[], Iterable[Finding]]] = {

@@ -1,4 +1,4 @@
-"""The HTTP/1.1 server: one thread, many connections, and a `Face` that says what is answered (RFC 9110, RFC 9112).
+"""The HTTP/1.1 server: one thread, many connections, and a `Face` that gives the answers (RFC 9110, RFC 9112).
 
 A connection is in one of these states:
 
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
     from loom.net.limit import RateLimit
 
 BLOCK_SIZE = 1024 * 1024
-"""Bytes that are sent at once: what `block_s` and the rate limit are counted by."""
+"""Bytes that are sent at once: the unit of `block_s` and of the rate limit."""
 
 SLOTS = 16
-"""Uploads at once. More only make all of them slower, and every copy whole later."""
+"""Most uploads at once. More only make all of them slower, and complete every copy later."""
 
 RETRY_AFTER_S = 0.2
 """Seconds after which a client without a slot may come back."""
 
 LINGER_S = 2.0
 LINGER_BYTES = 1024 * 1024
-"""How long, and how much, is read of a client that is refused before its connection is closed: a close over unread
-bytes would be a reset, which takes the reply with it (RFC 9112 section 9.6).
+"""Seconds, and bytes, for which a refused client is read before its connection is closed: a close over unread bytes
+would be a reset, and the client would lose the reply (RFC 9112 section 9.6).
 """
 
 COUNTED = (200, 206, 400, 401, 403, 404, 405, 416, 503, 504)
@@ -60,7 +60,7 @@ _log = logging.getLogger("loom.net")
 
 @dataclass(frozen=True)
 class ServerBounds:
-    """What a server takes.
+    """The bounds of a server.
 
     slots: uploads at once. connections: at once. head: most bytes of a request's head. head_s: seconds for a
     connection's first head, and for a body; idle_s: for each later head. block_s: seconds in which a client must take
@@ -78,8 +78,8 @@ class ServerBounds:
 class HttpServer:
     """Serves a face on a thread of its own, from `start` to `stop`, which closes the socket and the face.
 
-    listening: a socket that listens. limit: what all uploads together may send in a second. The counters may be read
-    from any thread.
+    listening: a socket that listens. limit: bytes per second of all uploads together. The counters may be read from any
+    thread.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class HttpServer:
             writer.transport.abort()
 
     def _make_room(self) -> bool:
-        """End the connection that has waited longest: clients that ask nothing keep no other one out."""
+        """End the connection that has waited longest: clients without a request keep no other one out."""
         for task in self._waiting:
             del self._waiting[task]
             self._connections.discard(task)
@@ -338,7 +338,7 @@ class _ServerConnection:
 
 
 async def _not_empty(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield what has bytes: an empty chunk would end a body that is sent in chunks."""
+    """Yield the chunks that are not empty: an empty one would end a body that is sent in chunks."""
     async for chunk in chunks:
         if chunk:
             yield chunk

@@ -1,4 +1,4 @@
-"""Where this machine listens, and by which of its addresses it reaches another one."""
+"""Sockets that listen, and the address by which this machine reaches another one."""
 
 from __future__ import annotations
 

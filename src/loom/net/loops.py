@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_LOOPS = 4
-"""Most loops of a process. More were not measured: two cores are what we have had (docs/decisions)."""
+"""Most loops of a process. More were not measured: we have had two cores (docs/decisions)."""
 
 _CANCEL_AGAIN_S = 0.1
 """Seconds after which a task that has not ended is cancelled again."""
@@ -29,7 +29,7 @@ _CANCEL_AGAIN_S = 0.1
 _CGROUP_QUOTA = "/sys/fs/cgroup/cpu.max"
 
 _owner: ContextVar[Tasks | None] = ContextVar("loom_tasks", default=None)
-"""The owner of the task that runs; every task that it begins inherits it."""
+"""Owner of the task that runs; every task that it begins inherits it."""
 
 
 class Loops:

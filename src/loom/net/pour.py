@@ -1,10 +1,9 @@
-"""Pouring: the body of a reply goes from the socket into a file, as far as possible without passing through Python.
+"""Pouring: the body of a reply goes from the socket into a file, where possible without passing through Python.
 
-Plain HTTP on Linux: `splice` from the socket into a pipe and from the pipe into the file, so that the bytes are copied
-once, by the kernel, into the page cache. TLS, and wherever splice does not work: `recv_into` a reused buffer, then one
-write. A sink in memory hands out that memory, and the bytes are received into it: no pipe, no buffer. A Pourer owns one
-pipe and one buffer and belongs to one event loop, so memory grows neither with the size of the file nor with the number
-of connections.
+Plain HTTP on Linux: `splice` from the socket into a pipe and from the pipe into the file. The kernel copies the bytes
+once, into the page cache. TLS, and systems where splice does not work: `recv_into` a reused buffer, then one write. A
+sink in memory hands out that memory, and the bytes are received into it: no pipe, no buffer. A Pourer owns one pipe and
+one buffer and belongs to one event loop. So memory grows neither with the file nor with the number of connections.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ class Sink(Protocol):
 class Pourer:
     """The pipe and the buffer of one event loop. Not thread-safe.
 
-    limit: what all pours together may move in a second, shared with other loops; None for no bound.
+    limit: bytes per second of all pours together, shared with other loops; None for no bound.
     """
 
     def __init__(self, limit: RateLimit | None = None) -> None:
@@ -70,7 +69,7 @@ class Pourer:
 
     def close(self) -> None:
         """Close the pipe."""
-        pipe, self._pipe = self._pipe, None  # first: what is closed is not closed again, whatever interrupts this
+        pipe, self._pipe = self._pipe, None  # first: after an interruption, no descriptor is closed twice
         for end in pipe or ():
             os.close(end)
 
@@ -106,12 +105,12 @@ class Pourer:
             self._splices = False
             self._empty_pipe(sink, size, offset)
         except BaseException:
-            self.close()  # it still holds bytes that belong to nobody now
+            self.close()  # it still holds bytes that no file needs now
             raise
         return size
 
     def _empty_pipe(self, sink: Sink, size: int, offset: int) -> None:
-        """The file system cannot splice: what is in the pipe already takes the other way."""
+        """The file system cannot splice: write the bytes that are in the pipe already."""
         if self._pipe is None:
             raise RuntimeError("there is no pipe to empty")
         end = offset + size
@@ -189,7 +188,7 @@ class Pour:
             self._loop.remove_reader(self._fd)
 
     def _resume(self) -> None:
-        """Watch the socket, and take at once what is there."""
+        """Watch the socket, and move the bytes that are there already."""
         self._resumes = None
         self._loop.add_reader(self._fd, self._on_readable)
         self._on_readable()
@@ -200,7 +199,7 @@ class Pour:
         self._resumes = self._loop.call_later(limit.pause_s, self._resume)
 
     def _on_readable(self) -> None:
-        """Take what has arrived. A callback, not a coroutine step: it runs some 10 000 times for a large file."""
+        """Move the bytes that have arrived. A callback, no coroutine step: some 10 000 calls for a large file."""
         if self._done.done():
             return
         try:
@@ -209,7 +208,7 @@ class Pour:
                     return
         except (BlockingIOError, ssl.SSLWantReadError):
             return
-        except Exception as error:  # noqa: BLE001 - handed to whoever awaits
+        except Exception as error:  # noqa: BLE001 - handed to the caller of `run`
             self._done.set_exception(error)
             return
         if isinstance(self._sock, ssl.SSLSocket):

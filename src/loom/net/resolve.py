@@ -1,4 +1,4 @@
-"""The addresses of names: looked up on a thread, remembered, and looked up again when one of them fails.
+"""The addresses of names: looked up on a thread, cached, and looked up again when one of them fails.
 
     state       event                                             next
     trusted     a connection to it fails or falls silent          distrusted for DISTRUST_S: it is tried last

@@ -22,7 +22,7 @@ _ABOUT_OURS = (
     "CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "UNKNOWN_CA", "CERTIFICATE_EXPIRED", "CERTIFICATE_REVOKED",
     "CERTIFICATE_UNKNOWN", "UNSUPPORTED_CERTIFICATE",
 )  # fmt: skip
-"""Alerts of a server (RFC 8446 section 6.2) that can only mean the client's certificate, or that it sent none."""
+"""Names of a server's alerts (RFC 8446 section 6.2) that can only mean a wrong or missing client certificate."""
 
 
 class ClientCertificate(NamedTuple):

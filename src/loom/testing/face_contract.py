@@ -1,4 +1,4 @@
-"""What holds for every `Face` behind the HTTP server, asked by real clients over loopback: http.client, sockets, curl.
+"""The contract of a `Face` behind the HTTP server, asked by real clients over loopback: http.client, sockets, curl.
 
 class TestMyFace(FaceContract):
 @pytest.fixture
@@ -40,8 +40,8 @@ RECEIVED_AHEAD = 64 * 1024
 class Subject:
     """A face under test. new: makes one. small: a target that is answered with `told`, a body in memory.
 
-    large: a target whose body takes an upload slot; `fields` are sent with it, and `whole` is what comes: more bytes
-    than the server's socket takes ahead (8 MB are enough). status: of its reply.
+    large: a target whose body takes an upload slot; `fields` are sent with it, and `whole` is its body: more bytes than
+    the server's socket takes ahead (8 MB are enough). status: of its reply.
     """
 
     new: Callable[[], Face]
@@ -88,7 +88,7 @@ class Talk:
             return reply.status, dict(reply.headers), reply.read()
 
     def reaches_the_end(self) -> bool:
-        """Read what is left; return whether the other end has closed the connection, rather than kept it silent."""
+        """Read to the end; return whether the other end has closed the connection, rather than kept it silent."""
         try:
             while self._file.read1(1 << 20):
                 pass
@@ -228,7 +228,7 @@ class FaceContract:
             assert served.ask("GET", subject.small, "X: " + "x" * 1000)[0] == 200
 
     def test_an_unknown_method_is_refused(self, served: Served) -> None:
-        """405 tells what is allowed; the connection ends, for a body may follow."""
+        """405 tells the methods that are allowed; the connection ends, for a body may follow."""
         with served.connect() as one:
             one.send(served.head("BREW", served.subject.small))
             status, fields, _ = one.reply()
@@ -241,7 +241,7 @@ class FaceContract:
         assert status in (405, 413)
 
     def test_a_client_that_sends_the_body_all_the_same_can_read_why_not(self, served: Served) -> None:
-        """The connection is not reset over what the client has sent."""
+        """The connection is not reset over bytes that the client has sent."""
         size = 500_000
         with served.connect() as one:
             one.send(served.head("PUT", served.subject.small, f"Content-Length: {size}") + b"x" * size)

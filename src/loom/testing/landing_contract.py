@@ -67,7 +67,7 @@ def publish(bench: Bench, version: Version = VERSION, data: bytes = DATA, **choi
 
 
 def left(bench: Bench) -> JournalState | None:
-    """Return what an ended fetch left, as the next landing finds it."""
+    """Return the state that an ended fetch left, as the next landing finds it."""
     landing = bench.make()
     assert landing.find() is None
     landing.close()
@@ -80,7 +80,7 @@ class LandingContract:
     # Publishing
 
     def test_published(self, bench: Bench) -> None:
-        """What is published is there, whole, and says so."""
+        """A published entry is there, whole, and the landing says so."""
         present = publish(bench)
         assert (present.version, present.outcome, bench.content()) == (VERSION, "fetched", DATA)
 
@@ -94,7 +94,7 @@ class LandingContract:
 
     @pytest.mark.parametrize("is_unchanged", [True, False])
     def test_what_is_current(self, bench: Bench, is_unchanged: bool) -> None:
-        """What was published is not fetched again when the origin calls it current, in either of its ways."""
+        """A published entry is not fetched again when the origin calls it current, in either of its ways."""
         publish(bench)
         landing = bench.make(revalidate=True)
         assert (landing.find(), landing.have) == (None, VERSION)
@@ -103,7 +103,7 @@ class LandingContract:
         assert (present.version, present.outcome in ("cached", "present"), bench.content()) == (VERSION, True, DATA)
 
     def test_what_has_changed(self, bench: Bench) -> None:
-        """Another version takes the place of what is there."""
+        """Another version replaces the published one."""
         publish(bench)
         publish(bench, NEW, DATA[::-1], revalidate=True)
         assert bench.content() == DATA[::-1]
@@ -129,7 +129,7 @@ class LandingContract:
         assert (present.digest, present.proof is not None) == (SHA256, True)
 
     def test_offline(self, bench: Bench) -> None:
-        """What is not here is refused when the origin may not be asked."""
+        """A missing entry is refused when the origin may not be asked."""
         landing = bench.make(offline=True)
         with pytest.raises(NotCached):
             landing.find()
@@ -146,7 +146,7 @@ class LandingContract:
         assert bench.content() == DATA
 
     def test_a_view(self, bench: Bench) -> None:
-        """Memory that is handed out is the entry's own: what is received into it is there."""
+        """Memory that is handed out is the entry's own: bytes received into it are there."""
         _, staged = begin(bench)
         view = staged.view(CHUNK, CHUNK)
         if view is not None:
@@ -217,7 +217,7 @@ class LandingContract:
     # The record
 
     def test_what_is_left(self, bench: Bench) -> None:
-        """What is on record when a landing is closed is gone on with by the next one."""
+        """The next landing resumes from the bytes on record when one is closed."""
         landing, staged = begin(bench)
         staged.write(memoryview(DATA)[: CHUNK + 100], 0)
         staged.record([0])
@@ -233,7 +233,7 @@ class LandingContract:
         assert bench.content() == DATA
 
     def test_what_is_left_is_given_up(self, bench: Bench) -> None:
-        """A landing that begins anew keeps nothing of what was left: bytes of two versions never meet."""
+        """A landing that begins anew keeps no bytes of the fetch before: bytes of two versions never meet."""
         landing, staged = begin(bench)
         staged.write(memoryview(DATA), 0)
         staged.record([0, 1])
@@ -255,7 +255,7 @@ class LandingContract:
         assert list(state.have()) == [Span(2 * CHUNK, 3 * CHUNK)]
 
     def test_what_is_disproved(self, bench: Bench) -> None:
-        """Wrong bytes leave the record, and what was found out before that does not put them back."""
+        """Wrong bytes leave the record, and a verdict from before that does not put them back."""
         landing, staged = begin(bench)
         staged.write(memoryview(DATA), 0)
         before = staged.edition
@@ -289,7 +289,7 @@ class LandingContract:
         assert staged.kept == SIZE
 
     def test_a_sync(self, bench: Bench) -> None:
-        """A sync says that all that is on record is as safe as it gets."""
+        """A sync says that all bytes on record are on the disk, where there is one."""
         _, staged = begin(bench)
         staged.write(memoryview(DATA), 0)
         staged.record([0])
@@ -306,7 +306,7 @@ class LandingContract:
     # Ending
 
     def test_discarded(self, bench: Bench) -> None:
-        """Of what is discarded the next fetch finds nothing."""
+        """The next fetch finds no discarded bytes."""
         landing, staged = begin(bench)
         staged.write(memoryview(DATA), 0)
         staged.record([0])

@@ -1,7 +1,7 @@
 """A source that serves bytes from memory, and lies when told to.
 
-Its answers have real bodies: a connection of this process, over which the bytes come as from any peer. So what takes
-them (a worker, a pourer, a retry) is the real thing.
+Its answers have real bodies: a connection of this process, over which the bytes come as from any peer. So their
+receiver (a worker, a pourer, a retry) is the real one.
 
     source = LyingSource(data, version, Manner(brings=1000, then=Ending.BREAKS), Manner(fault=busy))
 
@@ -36,7 +36,7 @@ _STEP_S = 0.01
 
 
 class Ending(Enum):
-    """What becomes of a body that has brought all that it will bring."""
+    """The end of a body, after its last byte."""
 
     ENDS = "ends in good order"
     BREAKS = "breaks off"

@@ -1,4 +1,4 @@
-"""What holds for every `Resolver` (loom.sources.resolver).
+"""The contract of a `Resolver` (loom.sources.resolver).
 
 class TestMyResolver(ResolverContract):
 @pytest.fixture
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Subject:
     """A resolver under test. new: makes one, from the options of a fetch.
 
-    reference: what it resolves. files: the content of each file that it names, by path. secret: a token of the caller,
-    which `options` has.
+    reference: one that it resolves. files: the content of each file of that reference, by path. secret: a token of the
+    caller, which `options` has.
     """
 
     new: Callable[[Options], Resolver]

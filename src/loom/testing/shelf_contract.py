@@ -1,4 +1,4 @@
-"""What holds for every `Shelf`, and for the items that are found on it.
+"""The contract of a `Shelf`, and of the items that are found on it.
 
 class TestMyShelf(ShelfContract):
 @pytest.fixture
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Stocked:
     """A shelf with one item on it. key: its version key. digest: 64 hex digits. reference: the key that leads to it.
 
-    name: the model's. data: the whole file. here: how many bytes of it are there, from its beginning. take_off: has the
-    shelf hand out the item no more.
+    name: the model's. data: the whole file. here: how many bytes of it are there, from its beginning. take_off: removes
+    the item from the shelf.
     """
 
     shelf: Shelf
@@ -90,7 +90,7 @@ class ShelfContract:
         assert all(stocked.shelf.find(key) for _, key in names)
 
     def test_what_is_there_opens_as_what_it_is(self, stocked: Stocked, found: Item) -> None:
-        """At the same offsets; a range goes as far as there is no gap."""
+        """At the same offsets; a range ends at the first gap."""
         size, here = len(stocked.data), stocked.here
         assert found.size == size
         assert found.end_from(0, size) == here

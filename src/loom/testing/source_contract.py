@@ -1,4 +1,4 @@
-"""What holds for every `Source` (loom.core.source), asked over real connections.
+"""The contract of a `Source` (loom.core.source), asked over real connections.
 
 class TestMySource(SourceContract):
 @pytest.fixture
@@ -165,7 +165,7 @@ class SourceContract:
         assert run(scene) == subject.data
 
     def test_requests_are_independent(self, subject: Subject) -> None:
-        """Many requests may be under way at once, and are answered whatever becomes of the others."""
+        """Many requests may be under way at once, and each is answered, also when others fail."""
 
         async def scene(pool: Pool) -> None:
             source = subject.honest()
@@ -179,7 +179,7 @@ class SourceContract:
         run(scene)
 
     def test_a_body_can_be_given_back_before_its_end(self, subject: Subject) -> None:
-        """A caller that wants no more gives the body back; the next request is not disturbed by what was left."""
+        """A caller that wants no more gives the body back; the bytes that were left do not disturb the next request."""
 
         async def scene(pool: Pool) -> None:
             source, span = subject.honest(), Span(0, len(subject.data))
