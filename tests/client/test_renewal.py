@@ -34,6 +34,21 @@ def test_all_leases_are_renewed_on_one_thread(renewal: Renewal) -> None:
     assert [name for name, _ in said].count("seldom") == 1
 
 
+def test_a_slow_control_plane_is_asked_about_frequent_leases_first(renewal: Renewal) -> None:
+    """A fetch does not wait for its turn behind hundreds of files that are handed on, nor these for ever behind it."""
+    said: list[str] = []
+    began, may_go_on = threading.Event(), threading.Event()
+    renewal.add(Lease(lambda: (began.set(), may_go_on.wait()), 1000.0))
+    assert began.wait(20)
+    for number in range(100):
+        renewal.add(Lease(lambda number=number: said.append(f"file {number}"), 1000.0))
+    renewal.add(Lease(lambda: said.append("fetch"), 0.0))
+    may_go_on.set()
+    until(lambda: len({*said}) == 101, "each has been said")
+    assert said.index("fetch") < 2
+    assert said[:200].count("fetch") in range(99, 102)
+
+
 def test_the_last_word_is_said_once_and_at_once(renewal: Renewal) -> None:
     """However long the period is; then nothing more is said, and ending it again is no harm."""
     said: list[str] = []
