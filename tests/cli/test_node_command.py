@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 from tests.control.plane import running
 from tests.origins.things import Thing, seeded
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +37,7 @@ def test_a_node_hands_out_the_cache_and_leaves_when_told(tmp_path: Path, origin:
             try:
                 assert node.stdout is not None
                 told = json.loads(node.stdout.readline())
-                while not any(one.get("address") for one in plane.get("/nodes")["nodes"]):
-                    time.sleep(0.02)
+                until(lambda: any(one.get("address") for one in plane.get("/nodes")["nodes"]), "the node is listed")
                 there = {**here, "LOOM_CACHE": str(tmp_path / "b")}
                 said = loom(
                     "fetch", url, "-o", str(tmp_path / "b.bin"), "--node", "b", "--json", "--linger", "0", **there

@@ -13,6 +13,7 @@ from loom.net.limit import BURST_S, LEAST, RateLimit
 from loom.net.pour import Pour, Pourer
 from tests.net.conftest import MemorySink, connected, run
 from tests.origins.things import Thing
+from tests.waiting import until_async
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,8 @@ def test_a_pour_stops_at_the_limit_and_goes_on_with_time() -> None:
             return len(data) - moved
 
         pour = asyncio.ensure_future(Pour(Pourer(limit), ours, sink, 0, len(data), accept).run())
-        for _ in range(20):
+        await until_async(lambda: moved, "the burst comes")
+        for _ in range(20):  # to fail, a pour that does not stop needs one of them
             await asyncio.sleep(0.01)
         at_first = moved
         while not pour.done():

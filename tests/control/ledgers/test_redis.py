@@ -27,10 +27,10 @@ from tests.origins.nginx import OriginUnavailable
 from tests.waiting import DEADLINE_S, Deadline, until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
     from pathlib import Path
 
-    from loom.control.ledgers.ledger import Batch, Ledger
+    from loom.control.ledgers.ledger import Batch, Ledger, Snapshot
     from loom.core.changes import Change
     from tests.control.ledgers.servers import ClusterServer
     from tests.origins.tls import Authority
@@ -662,18 +662,29 @@ def test_a_location_is_understood_or_refused(scheme: str, rest: str) -> None:
         assert parse_redis_location(scheme + rest).hosts
 
 
-def test_a_key_of_another_kind_is_one_trouble_until_it_is_gone(redis: RedisServer) -> None:
+def test_a_key_of_another_kind_is_one_trouble_until_it_is_gone(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While no change can be kept, the registry does not say twice a second that all is well."""
     said: list[str] = []
+    loads: list[Coroutine[object, object, Snapshot]] = []
+    ledger = open_ledger(redis.url)
+    load = ledger.load
+
+    def counted() -> Coroutine[object, object, Snapshot]:
+        loads.append(load())
+        return loads[-1]
+
+    monkeypatch.setattr(ledger, "load", counted)
 
     async def work() -> None:
-        registry = Registry(open_ledger(redis.url), said.append)
+        registry = Registry(ledger, said.append)
         await registry.start()
         try:
             redis.ask("SET", "{loom}:registered", "something else")
             with pytest.raises(RegistryUnavailable, match="WRONGTYPE"):
                 await registry.submit(Registered("a", Holding("m")))
-            await asyncio.sleep(1.5)
+            await until_async(lambda: len(loads) >= 4, "three more tries")
             assert len(said) == 1
             assert redis.ask("XLEN", "{loom}:batches").strip() == ":0"
             redis.ask("DEL", "{loom}:registered")
