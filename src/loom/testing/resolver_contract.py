@@ -1,8 +1,6 @@
 """The contract of a `Resolver` (loom.sources.resolver).
 
-class TestMyResolver(ResolverContract):
-@pytest.fixture
-def subject(self) -> Subject: ...
+Subclass ResolverContract in a test module, and give the subclass a fixture `subject` that returns a Subject.
 """
 
 from __future__ import annotations

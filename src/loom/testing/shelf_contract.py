@@ -1,8 +1,6 @@
 """The contract of a `Shelf`, and of the items that are found on it.
 
-class TestMyShelf(ShelfContract):
-@pytest.fixture
-def stocked(self) -> Stocked: ...
+Subclass ShelfContract in a test module, and give the subclass a fixture `stocked` that returns a Stocked.
 """
 
 from __future__ import annotations

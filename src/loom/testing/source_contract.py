@@ -1,8 +1,6 @@
 """The contract of a `Source` (loom.core.source), asked over real connections.
 
-class TestMySource(SourceContract):
-@pytest.fixture
-def subject(self) -> Subject: ...
+Subclass SourceContract in a test module, and give the subclass a fixture `subject` that returns a Subject.
 """
 
 from __future__ import annotations
