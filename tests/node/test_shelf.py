@@ -40,18 +40,19 @@ class TestCacheShelf(ShelfContract):
         path = tmp_path / "blobs" / blob
         path.parent.mkdir(parents=True)
         path.write_bytes(data)
-        url = "https://host/models/m"
-        key = reference_key(url)
 
-        def record(audience: str) -> None:
+        def record(name: str, audience: str = "anyone") -> str:
             mtime_ns = path.stat().st_mtime_ns
+            url = f"https://{name}"
             ref = Ref(url, "m", blob, len(data), mtime_ns, etag='"e"', digest=digest, audience=audience)
-            cache.write(key, ref)
+            cache.write(reference_key(url), ref)
+            return reference_key(url)
 
-        record("anyone")
+        name = "host/models/m"
+        key = record(name)
         shelf = CacheShelf(cache.root, "anyone")
         version = version_key(key, '"e"', "", len(data))
-        return Stocked(shelf, version, digest, key, "host/models/m", data, len(data), partial(record, "nobody"))
+        return Stocked(shelf, version, digest, key, name, data, len(data), partial(record, name, "nobody"), record)
 
 
 def put(cache: Cache, url: str, audience: str = "anyone", digest: str = DIGEST) -> str:

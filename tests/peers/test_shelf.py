@@ -83,7 +83,11 @@ class TestOwnShelf(ShelfContract):
         shelf = OwnShelf()
         shelf.put(KEY, item, REFERENCE, DIGEST, NAME)
         here = item.end_from(0, item.size)
-        return Stocked(shelf, KEY, DIGEST, REFERENCE, NAME, DATA, here, lambda: shelf.remove(item))
+
+        def add(name: str) -> None:
+            shelf.put(hashlib.sha256(name.encode()).hexdigest(), InMemory(), name=name)
+
+        return Stocked(shelf, KEY, DIGEST, REFERENCE, NAME, DATA, here, lambda: shelf.remove(item), add)
 
 
 def test_the_last_item_put_is_found_until_it_is_removed() -> None:

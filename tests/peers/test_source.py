@@ -178,6 +178,16 @@ def test_a_reference_that_the_peer_does_not_know(address: str) -> None:
     assert run(scene).verdict is Verdict.STRANGER
 
 
+def test_a_file_of_another_size_is_another_file(address: str) -> None:
+    """The peer is a stranger to ours: it has done nothing wrong."""
+
+    async def scene(pool: Pool) -> list[Fault]:
+        source = source_at(address, "e" * 64)
+        return [await fault_of(source.open(pool, Span(0, 10), VERSION)), await fault_of(source.have(pool))]
+
+    assert [fault.verdict for fault in run(scene)] == [Verdict.STRANGER] * 2
+
+
 def test_the_fleets_token_is_proved(shelf: OwnShelf) -> None:
     """The first request costs a challenge, the others none; without the token, or with another one, it is refused."""
 

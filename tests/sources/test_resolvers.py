@@ -17,6 +17,7 @@ from loom.sources import schemes
 from loom.sources.schemes import resolver_for
 from loom.sources.web import WebResolver
 from loom.testing.resolver_contract import ResolverContract, Subject
+from loom.testing.source_contract import run
 from tests.fetching.kit.getter import SECRET
 from tests.origins.replies import answers, redirects
 from tests.origins.things import Thing, seeded
@@ -24,8 +25,9 @@ from tests.sources import toy
 from tests.sources.toy import Catalogue, ToyResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+    from loom.net.connection import Pool
     from tests.origins.fault import Exchange, Origin
 
 DATA = seeded(300_000)
@@ -68,6 +70,18 @@ class TestWebResolver(ResolverContract):
     def subject(self, origin: Origin) -> Subject:
         reference = parse_reference(origin.put("/models/m.bin", Thing(DATA)) + f"?X-Amz-Signature={SECRET}")
         return Subject(WebResolver, reference, {"m.bin": DATA}, Options(token=TOKEN), SECRET)
+
+
+def test_a_url_is_asked_with_the_callers_headers() -> None:
+    """The target of http has the token as a field, and the caller's own fields."""
+
+    async def scene(pool: Pool) -> Mapping[str, str]:
+        resolver = WebResolver(Options(token=TOKEN, headers={"X-Own": "1"}))
+        manifest = await resolver.manifest(pool, parse_reference("http://host/m.bin"))
+        return (await resolver.target(pool, manifest.only())).headers
+
+    headers = run(scene)
+    assert (headers["Authorization"], headers["X-Own"]) == (f"Bearer {TOKEN}", "1")
 
 
 class TestToyResolver(ResolverContract):

@@ -5,6 +5,7 @@ Subclass ResolverContract in a test module, and give the subclass a fixture `sub
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,10 @@ class ResolverContract:
             manifest = await subject.new(subject.options).manifest(pool, subject.reference)
             assert sorted(entry.path for entry in manifest.entries) == sorted(subject.files)
             for entry in manifest.entries:
-                assert entry.size in (None, len(subject.files[entry.path]))
+                data = subject.files[entry.path]
+                assert entry.size in (None, len(data))
+                if entry.digest is not None:
+                    assert entry.digest.value == hashlib.new(entry.digest.algorithm, data).hexdigest()
 
         run(scene)
 

@@ -25,7 +25,7 @@ class Stocked:
     """A shelf with one item on it. key: its version key. digest: 64 hex digits. reference: the key that leads to it.
 
     name: the model's. data: the whole file. here: how many bytes of it are there, from its beginning. take_off: removes
-    the item from the shelf.
+    the item from the shelf. add: puts another item on the shelf, under the name that it is given.
     """
 
     shelf: Shelf
@@ -36,6 +36,7 @@ class Stocked:
     data: bytes
     here: int
     take_off: Callable[[], object]
+    add: Callable[[str], object]
 
 
 def read_from(item: Item, start: int, end: int) -> bytes:
@@ -83,8 +84,14 @@ class ShelfContract:
         assert (stocked.name, stocked.key) in list(stocked.shelf.names())
         assert (stocked.name, stocked.key) in list(stocked.shelf.names(stocked.name[:3]))
         assert not list(stocked.shelf.names(stocked.name + "?"))
+
+    def test_names_are_sorted(self, stocked: Stocked) -> None:
+        """Of many items, in whatever order they were put there; each name's key finds one."""
+        others = [f"{stocked.name[:-1]}{letter}" for letter in "tqzbw"]
+        for name in others:
+            stocked.add(name)
         names = list(stocked.shelf.names())
-        assert names == sorted(names)
+        assert [name for name, _ in names] == sorted([stocked.name, *others])
         assert all(stocked.shelf.find(key) for _, key in names)
 
     def test_what_is_there_opens_as_what_it_is(self, stocked: Stocked, found: Item) -> None:
@@ -94,6 +101,7 @@ class ShelfContract:
         assert found.end_from(0, size) == here
         assert found.end_from(0, here // 2) == here // 2
         assert found.end_from(here, size) == here
+        assert found.end_from(0, size + 1) == here
         for start, end in ((0, here), (here // 3, here // 2), (here - 1, here)):
             assert read_from(found, start, end) == stocked.data[start:end]
 
