@@ -248,6 +248,23 @@ def test_gc_by_size_takes_unfinished_downloads(cache, half, capsys) -> None:
     assert list(Path(cache.root, "staging").glob("*.loom.*")) == []
 
 
+def test_the_beginning_of_a_digest(cache, capsys) -> None:
+    """Six digits name a model; fewer do not, and the hint says so."""
+    digest = blobs(cache)[0].name
+    assert run(["cache", "path", digest[:6]]) == 0
+    assert run(["cache", "path", digest[:5]]) == 4
+    assert "at least 6 digits" in capsys.readouterr().err
+
+
+def test_a_blob_without_a_name(cache, capsys) -> None:
+    """The table shows no digest in the place of the name: its ID has its own column."""
+    for record in Path(cache.root, "refs").iterdir():
+        record.unlink()
+    assert run(["cache", "ls"]) == 0
+    rows = [line.split() for line in told(capsys).splitlines() if "unreferenced" in line]
+    assert [row[0] for row in rows] == ["-", "-"]
+
+
 def test_what_is_not_there_is_named_without_its_secrets(cache, capsys) -> None:
     """Of several words it must be clear which one leads nowhere; a URL is told as it may be shown."""
     assert run(["cache", "info", "nothing.gguf"]) == 4

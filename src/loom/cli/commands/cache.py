@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from string import hexdigits
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loom.cli.flags import CACHE, CACHE_COMMAND_FLAGS, CONFIG, JSON, parse_value
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _SHOWN = 10
 """Most models that are listed with why they were kept."""
+
+SHORTEST = 6
+"""Digits of a digest that name a blob or a part, at least."""
 
 _STATES = {
     "supplied": "sha256 supplied", "told": "sha256 told", "computed": "sha256 computed", "unhashed": "not yet hashed",
@@ -72,12 +76,13 @@ def _ls(cache: Cache, _raw: Mapping[str, Any], voice: Voice) -> int:
         return 0
     now = time.time()
     rows = [
-        [blob.title, format_size(blob.size), format_age(now - _fetched_at(blob)), format_age(now - blob.used_at),
+        [_name_of(blob), format_size(blob.size), format_age(now - _fetched_at(blob)), format_age(now - blob.used_at),
          str(blob.links + len(blob.symlinks)), _STATES.get(blob.state, blob.state),
          (blob.digest or blob.name.rpartition("/")[2])[:12]]
         for blob in blobs
     ] + [
-        [part.title, format_size(part.size), "-", format_age(now - part.used_at), "-", _state_of(part), part.key[:12]]
+        [part.name or "-", format_size(part.size), "-", format_age(now - part.used_at), "-", _state_of(part),
+         part.key[:12]]
         for part in reversed(inventory.parts)
     ]  # fmt: skip
     if rows:
@@ -115,6 +120,11 @@ def _part_to_dict(part: Part) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _name_of(blob: Blob) -> str:
+    """Return the file's name; "-" when no reference tells it."""
+    return blob.title if blob.refs else "-"
+
+
 def _fetched_at(blob: Blob) -> float:
     """Return when the blob was published, seconds since 1970."""
     return max((ref.mtime_ns / 1e9 for ref in blob.refs.values()), default=blob.used_at)
@@ -141,7 +151,7 @@ def _to_dict(cache: Cache, blob: Blob) -> dict[str, Any]:
 
 
 def _pick(cache: Cache, raw: Mapping[str, Any]) -> Blob | Part:
-    """Return what REF means: a URL, a name, or a digest or its beginning; a blob if there is one, else a part."""
+    """Return what REF means: a URL, a name, a digest or its beginning; a blob if there is one, else a part."""
     text = str(raw["ref"] or "")
     if not text:
         raise UsageError("REF is missing", "a URL, a name or a digest: `loom cache ls` shows them")
@@ -150,7 +160,7 @@ def _pick(cache: Cache, raw: Mapping[str, Any]) -> Blob | Part:
     blobs = inventory.blobs
     found = [blob for blob in blobs if key in blob.refs]
     found = found or [blob for blob in blobs if text in (blob.title, *(ref.name for ref in blob.refs.values()))]
-    if len(digest) >= 6:
+    if len(digest) >= SHORTEST:
         found = found or [blob for blob in blobs if (blob.digest or blob.name.rpartition("/")[2]).startswith(digest)]
     if not found:
         return _pick_part(inventory, text, key)
@@ -162,10 +172,12 @@ def _pick(cache: Cache, raw: Mapping[str, Any]) -> Blob | Part:
 
 def _pick_part(inventory: Inventory, text: str, key: str) -> Part:
     found = [part for part in inventory.parts if key == part.key or text == part.name]
-    if len(text) >= 6:
+    if len(text) >= SHORTEST:
         found = found or [part for part in inventory.parts if part.key.startswith(text.lower())]
     if not found:
-        raise NotCached(f"{redact(text)} is not in the cache", "`loom cache ls` shows what there is")
+        is_short = len(text) < SHORTEST and all(digit in hexdigits for digit in text)
+        short = f"of a digest at least {SHORTEST} digits are needed; " if is_short else ""
+        raise NotCached(f"{redact(text)} is not in the cache", f"{short}`loom cache ls` shows what there is")
     if len(found) > 1:
         ids = ", ".join(part.key[:12] for part in found)
         message = f"{len(found)} unfinished downloads are called {found[0].title}"
@@ -303,7 +315,7 @@ class _Action(NamedTuple):
 
 ACTIONS = {
     "ls": _Action("ls", "list cached files: size, age, last use, links, how each was verified", _ls),
-    "info": _Action("info REF", "all about one model; REF is a URL, a name, or a digest or its beginning", _info),
+    "info": _Action("info REF", "all about one model; REF is a URL, a name, or at least 6 digits of a digest", _info),
     "verify": _Action(
         "verify", "read every blob whose digest is known; a damaged one goes into quarantine (exit code 7)", _verify
     ),
