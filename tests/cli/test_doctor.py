@@ -126,6 +126,16 @@ def test_outputs_on_another_file_system_are_copies(cache: Cache, tmp_path: Path)
     assert look(cache, "/proc")["outputs"].level == WARNING
 
 
+def test_a_folder_that_takes_no_outputs(cache: Cache, tmp_path: Path) -> None:
+    """The one that the caller named is a failure; the working folder, where perhaps no output goes, a warning."""
+    (tmp_path / "file").touch()
+    for folder in (f"{tmp_path}/none", f"{tmp_path}/file"):
+        code, found = doctor(cache, folder)
+        assert (code, levels(found, "outputs")) == (1, {FAILURE})
+        assert found["outputs"][0]["hint"]
+        assert look(cache, folder)["outputs"].level == WARNING
+
+
 def test_a_limit_that_cannot_be_reached_is_told(cache: Cache) -> None:
     """The cache would fill the disk first."""
     assert look(cache, max_size=10**18)["room"].level == WARNING

@@ -36,17 +36,21 @@ FORGOTTEN_S = 7 * 86400.0
 """Seconds after which an unfinished download is not expected to go on."""
 
 
-def checks(root: str, folder: str, link: str = "auto", max_size: int | None = None) -> list[Check]:
+def checks(
+    root: str, folder: str, link: str = "auto", max_size: int | None = None, *, is_named: bool = False
+) -> list[Check]:
     """Return the checks of the cache at `root`, "" for none.
 
     folder: where outputs go. link: how they get their bytes. max_size: the cache's limit, bytes.
+    is_named: outputs are meant to go to that folder. Then it is a failure if none can; else it is only the working
+    folder, and a warning.
     """
     if not root:
         hint = "set LOOM_CACHE, or fetch with --no-cache"
         return [Check("store", "cache", lambda: [Finding(FAILURE, "cache", "there is no home folder for it", hint)])]
     cache = Cache(root)
     looks = {
-        "cache": partial(_look_at_folder, cache), "outputs": partial(_look_at_outputs, cache, folder, link),
+        "cache": partial(_look_at_folder, cache), "outputs": partial(_look_at_outputs, cache, folder, link, is_named),
         "room": partial(_look_at_room, cache, max_size), "content": partial(_look_at_content, cache),
     }  # fmt: skip
     return [Check("store", what, look) for what, look in looks.items()]
@@ -74,7 +78,7 @@ def _nearest(path: str) -> str:
     return path
 
 
-def _look_at_outputs(cache: Cache, folder: str, link: str) -> Iterator[Finding]:
+def _look_at_outputs(cache: Cache, folder: str, link: str, is_named: bool) -> Iterator[Finding]:
     if not cache.inside.has_folder("staging"):
         return
     trial = cache.temporary()
@@ -82,7 +86,8 @@ def _look_at_outputs(cache: Cache, folder: str, link: str) -> Iterator[Finding]:
         os.close(trial.create())
         way = try_to_place(trial, folder, link)
     except LoomError as error:
-        yield Finding(WARNING, "outputs", error.message, error.hint)
+        hint = error.hint or "make it a folder that you may write to, or name another one: loom doctor FOLDER"
+        yield Finding(FAILURE if is_named else WARNING, "outputs", error.message, hint)
     except OSError:
         return  # the cache cannot be written to: another check tells
     else:

@@ -56,7 +56,7 @@ def run_doctor(arguments: list[str], voice: Voice) -> int:
     raw = parse(doctor_parser(), arguments)
     settings = read_settings(raw, voice)
     folder = str(Path(str(raw["folder"])).absolute()) if raw["folder"] else working_folder()
-    rows = collect(checks_of(settings, folder), TIME_S)
+    rows = collect(checks_of(settings, folder, is_named=bool(raw["folder"])), TIME_S)
     code = int(any(row.finding.level == FAILURE for row in rows))
     if voice.as_json:
         print_json({"ok": not code, "findings": [_to_dict(row) for row in rows]})
@@ -65,8 +65,11 @@ def run_doctor(arguments: list[str], voice: Voice) -> int:
     return code
 
 
-def checks_of(settings: Mapping[str, Setting], folder: str) -> list[Check]:
-    """Return the checks of all rooms. Raises UsageError when a token or a certificate cannot be read."""
+def checks_of(settings: Mapping[str, Setting], folder: str, *, is_named: bool) -> list[Check]:
+    """Return the checks of all rooms. is_named: the command names the folder.
+
+    Raises UsageError when a token or a certificate cannot be read.
+    """
     from loom.client import findings as client
     from loom.net import findings as net
     from loom.peers import findings as peers
@@ -76,9 +79,9 @@ def checks_of(settings: Mapping[str, Setting], folder: str) -> list[Check]:
     token = fleet_token(settings, os.environ)
     files = {"--ca-file": value["ca_file"], "--control-ca-file": value["control_ca_file"]}
     certificate, hint = control_certificate(settings), denied_hint(settings, os.environ)
-    control = value["control"]
+    control, root = value["control"], cache_root(value["cache"], os.environ)
     return [
-        *store.checks(cache_root(value["cache"], os.environ), folder, value["link"], value["max_cache_size"]),
+        *store.checks(root, folder, value["link"], value["max_cache_size"], is_named=is_named),
         *net.checks(os.environ, control, files, value["workers"]),
         *client.checks(control, token, value["control_ca_file"], certificate, hint),
         *peers.checks(control, value["listen"], has_token=bool(token), allow_anonymous=value["allow_anonymous"]),
