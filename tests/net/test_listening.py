@@ -41,8 +41,9 @@ def test_a_free_port_of_a_range_is_found() -> None:
     """Each port once; when all are taken it says so, or takes any other one where that was allowed."""
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UsageError, match="Address already in use"):
+        with pytest.raises(UsageError, match=f"127.0.0.1:{port}: address already in use") as caught:
             listen_in("127.0.0.1", range(port, port + 1))
+        assert "is a node running already?" in caught.value.hint
         with listen_in("127.0.0.1", range(port, port + 1), or_any=True) as other:
             assert other.getsockname()[1] != port
         ports = range(port, port + 8)

@@ -22,6 +22,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from loom.control.access import Forbidden
 from loom.control.messages import ErrorFacts, ErrorReply
+from loom.core.addresses import format_authority
 from loom.core.names import MAX_MODEL
 from loom.errors import AccessDenied, LoomError, NotFound, RegistryFull, RegistryUnavailable, UsageError
 
@@ -247,9 +248,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for one in sockets:
             one.close()
-        is_taken = error.errno == errno.EADDRINUSE
+        is_taken, reason = error.errno == errno.EADDRINUSE, (error.strerror or str(error)).lower()
         hint = "is a control plane running already? choose another --port" if is_taken else "check --host"
-        raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror or error}", hint) from error
+        raise UsageError(f"cannot listen on {format_authority(host, port)}: {reason}", hint) from error
     return sockets
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import secrets
 import socket
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
+from loom.core.addresses import format_authority
 from loom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +28,10 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except (OSError, OverflowError) as error:
         listening.close()
-        message = f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}"
-        raise UsageError(message, "choose another address: --listen HOST:PORT") from error
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        message = f"cannot listen on {format_authority(host, port)}: {reason}"
+        hint = "is a node running already? " if getattr(error, "errno", None) == errno.EADDRINUSE else ""
+        raise UsageError(message, f"{hint}choose another address: --listen HOST:PORT") from error
     return listening
 
 
