@@ -80,8 +80,9 @@ def test_no_spelling_leads_elsewhere(address: str) -> None:
 def test_only_allowed_networks_are_taken() -> None:
     """Public addresses want to be allowed, and so does loopback, unless the control plane is only there."""
     for address in ("http://8.8.8.8:80", "http://127.0.0.1:80", "http://[::1]:80"):
-        with pytest.raises(UsageError, match="not in a network"):
+        with pytest.raises(UsageError, match="not in a network") as caught:
             Allowed().check(address)
+        assert ("--allow-cidr" if "8.8" in address else "address that others use") in caught.value.hint
     assert Allowed(loopback=True).check("http://127.0.0.1:80")
     assert Allowed(("8.8.8.0/24",)).check("http://8.8.8.8:80")
     with pytest.raises(UsageError):
