@@ -83,7 +83,7 @@ class Allowed:
         if not any(place.ip in network for network in self._networks):
             hint = f"loom control --allow-cidr {place.ip}, or the network around it; it replaces the private networks"
             if place.ip.is_loopback:
-                hint = "no other machine reaches it: give --control the address that others use, or name your own: --listen"
+                hint = "no other machine reaches it: give --control the address that others use, or name it: --listen"
             raise UsageError(f"{place.ip} is not in a network that nodes may be in", hint)
         return str(place)
 
