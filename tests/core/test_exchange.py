@@ -11,9 +11,10 @@ from loom.core.exchange import FED_S, FIRST_PULL, IDLE_S, Contact, Exchange
 from loom.core.faults import Fault, Remedy, Verdict, fault_of_peer
 from loom.core.homes import Homes, listed_homes
 from loom.core.options import Options
-from loom.core.peer import GONE_MISSED
+from loom.core.peer import MOST_MISSED
+from loom.core.polls import HEAR_S
 from loom.core.ranges import Span
-from loom.core.swarm import HEAR_S, PULLS, Swarm
+from loom.core.swarm import PULLS, Swarm
 from loom.core.transfer import Transfer, Wait
 from loom.core.units import Availability, Grid
 from loom.errors import OriginUnreachable
@@ -150,7 +151,7 @@ def test_a_peer_that_brings_less_than_asked_has_failed() -> None:
         (Verdict.GONE, 0, False, False),
         (Verdict.FAILED, 1, False, False),
         (Verdict.REFUSED, 1, False, False),
-        (Verdict.DEAD, GONE_MISSED, False, False),
+        (Verdict.DEAD, MOST_MISSED, False, False),
         (Verdict.WRONG, 0, False, True),
     ],
 )
@@ -207,14 +208,14 @@ def test_a_fetch_is_over_when_its_bytes_are_vouched_for() -> None:
     it.polled(B, NOTHING, 0.0)
     it.polled(B, Availability(GRID.everything, {}), 0.0)
     assert it.transfer.is_complete
-    assert not it.is_over(0.0)
+    assert not it.end_if_over(0.0)
     it.polled(B, EVERYTHING, 0.0)
     while questions := it.questions(0.0):
         for peer, units in questions:
             assert peer == B  # the word of a peer about its own bytes counts last
             it.told(peer, units, {unit: RIGHT for unit in range(GRID.count) if units >> unit & 1})
     assert it.confirmation.vouching.vouched == GRID.everything
-    assert it.is_over(0.0)
+    assert it.end_if_over(0.0)
     assert it.confirmation.unconfirmed == 0
 
 
@@ -224,7 +225,7 @@ def test_what_no_peer_vouches_for_is_excused_in_the_end() -> None:
     take_all(it, A, 0.0)
     it.polled(A, Availability(GRID.everything, {}), 0.0)
     hash_all(it, 0.0)
-    assert [it.is_over(0.0), it.is_over(LAST_S - 0.1), it.is_over(LAST_S + 0.1)] == [False, False, True]
+    assert [it.end_if_over(0.0), it.end_if_over(LAST_S - 0.1), it.end_if_over(LAST_S + 0.1)] == [False, False, True]
     assert it.confirmation.unconfirmed == SIZE
 
 

@@ -10,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loom.core.homes import MAX_HOMES, Homes, listed_homes
-from loom.core.peer import GONE_MISSED, HEADWAY, MIN_PIECE, PULLS_PER_PEER
+from loom.core.peer import HEADWAY, MIN_PIECE, MOST_MISSED, PULLS_PER_PEER
+from loom.core.polls import HEAR_S, MAX_HEAR_S
 from loom.core.ranges import RangeSet, Span
 from loom.core.swarm import (
-    HEAR_S,
     HELP_AFTER_S,
-    MAX_HEAR_S,
     MAX_PATIENCE_S,
     MAX_PEERS,
     PATIENCE_S,
@@ -371,7 +370,7 @@ def test_who_comes_back_at_another_address_begins_afresh() -> None:
     """Its process is a new one; but who handed out wrong bytes is the same node still."""
     it = swarm_of("a", "b")
     for peer in it.peers.values():
-        it.failed(peer, 0.0, GONE_MISSED)
+        it.failed(peer, 0.0, MOST_MISSED)
     it.reject(it.peers["b"])
     for name in ("a", "b"):
         it.meet(name, f"http://{name}:2")

@@ -64,7 +64,7 @@ def scrape(node: Node) -> dict[str, float]:
 @pytest.mark.usefixtures("unhurried")
 def test_a_node_has_metrics(tmp_path: Path, plane: Plane, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it handed out and holds, for Prometheus, which has no token; the fleet counts the same bytes."""
-    for name in ("core.swarm.HEAR_S", "core.swarm.MAX_HEAR_S", "core.swarm.STALL_S", "core.exchange.WINDOW_S"):
+    for name in ("core.polls.HEAR_S", "core.polls.MAX_HEAR_S", "core.swarm.STALL_S", "core.exchange.WINDOW_S"):
         monkeypatch.setattr(f"loom.{name}", DEADLINE_S)  # the node answers, however late: nothing comes from the origin
     url = origin.put("/model.bin", Thing(DATA))
     fetch(url, plane, tmp_path, "a", "cache")

@@ -11,7 +11,7 @@ What becomes of a unit that peers had a hand in:
     whole        `hashed`                                 pending
     pending      `told` the same digest                   vouched for: it goes on record, and peers hear its digest
                  `told` another digest                    disputed
-                 `is_over`: no peer is left to ask        excused: it stays, and the receipt counts it
+                 `end_if_over`: no peer is left to ask        excused: it stays, and the receipt counts it
     disputed     `decided`: the origin's digest           vouched for; who was wrong is blamed
 
 A unit that came from the origin alone is vouched for when it is hashed. Pure: time comes in as `now`, in seconds. Not
@@ -187,8 +187,11 @@ class Confirmation:
         peer = self._swarm.peers.get(name)
         return peer is not None and not peer.vouched & (1 << unit) and self._offences[name] < OFFENCES
 
-    def is_over(self, now: float) -> bool:
-        """Return whether nothing is left to wait for, and excuse what no peer vouches for then."""
+    def end_if_over(self, now: float) -> bool:
+        """End it when nothing is left to wait for: excuse what no peer vouches for. Return whether that is so.
+
+        While vouchers may still turn up, their homes are polled.
+        """
         if not self._transfer.is_complete or self._writing:
             return False
         pending = self.vouching.pending

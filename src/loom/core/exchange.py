@@ -10,7 +10,7 @@ The shell's part, each as often as it likes:
     next_pull           what to ask a peer for, until it returns None
     due_polls           which peers to ask for their availability
     let_go              what the origin is being asked for is left to others: call it now and then
-    next_to_hash, questions, question_for_origin, is_over
+    next_to_hash, questions, question_for_origin, end_if_over
                         what to do to confirm the bytes of peers, and whether the fetch is done
 
 A request, to the origin or to a peer, is known by its number. The shell that carries it out tells `opened`, `received`
@@ -20,7 +20,7 @@ and, as the last thing, `ended` or `failed`. What a failure means:
     --------------------    -----------------------------------------
     BUSY                    busy: asked again after the time that it named
     ABSENT                  nothing but what it said that it has
-    STRANGER                lost
+    STRANGER                stranger
     GONE                    gone
     DEAD                    failed, as often as makes it no home
     FAILED, REFUSED         failed
@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from loom.core.confirmation import Confirmation
 from loom.core.faults import Verdict, fault_of_peer
 from loom.core.names import split_key
-from loom.core.peer import GONE_MISSED
+from loom.core.peer import MOST_MISSED
 from loom.core.source import ORIGIN
 from loom.core.swarm import PULLS
 from loom.core.transfer import Wait
@@ -301,11 +301,11 @@ class Exchange:
             swarm.saw(peer, fault.offers, now)
         if verdict in (Verdict.DEAD, Verdict.FAILED, Verdict.REFUSED):
             self._unreached[peer.name] = fault.why
-            swarm.failed(peer, now, GONE_MISSED if verdict is Verdict.DEAD else 1)
+            swarm.failed(peer, now, MOST_MISSED if verdict is Verdict.DEAD else 1)
         elif verdict is Verdict.BUSY:
             swarm.busy(peer, fault.wait_s or 0.0, now)
         elif verdict is Verdict.STRANGER:
-            swarm.lost(peer, now)
+            swarm.stranger(peer, now)
         elif verdict is Verdict.GONE:
             swarm.gone(peer, now)
         elif verdict is Verdict.WRONG:
@@ -364,9 +364,12 @@ class Exchange:
         for name, why in blame.rejected.items():
             self._reject(name, why)
 
-    def is_over(self, now: float) -> bool:
-        """Return whether the file is complete and no question about it is left. Call it when nothing else is to do."""
-        return self.confirmation.is_over(now)
+    def end_if_over(self, now: float) -> bool:
+        """End it when the file is complete and no question is left; return whether that is so.
+
+        Call it when nothing else is left to do.
+        """
+        return self.confirmation.end_if_over(now)
 
 
 def _contact(peer: Peer) -> Contact:

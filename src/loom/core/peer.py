@@ -11,8 +11,8 @@ last word counts (`heard_at`). *Unheard*: none of these. What becomes of it, by 
     saw: a reply tells its units   live        live, with the newer word     live                 rejected
     fed: HEADWAY bytes came        strikes, breaks: 0                        the same             the same
     busy                           asked for no bytes until `busy_until`; what it has counts
-    lost: it does not know the     unheard     unheard; a poll 0 to 3 s on   avoided              rejected
-      file
+    stranger: it does not know     unheard     unheard; a poll 0 to 3 s on   avoided              rejected
+      the file
     gone: a reply broke off        unheard     unheard; a poll at once; from the third break in a row as `failed`
     failed                         avoided     avoided                       avoided, longer      rejected
     moved: another address         unheard     unheard                       unheard              rejected
@@ -45,8 +45,8 @@ AVOID_S = 2.0
 MAX_AVOID_S = 60.0
 """Seconds for which a peer that failed is left alone, doubled at each failure; and the most of them."""
 
-GONE_MISSED = 3
-"""Failures in a row after which a home is none any more for this node, until it answers. Others may still reach it:
+MOST_MISSED = 3
+"""Failures in a row after which a home is given up by this node, until it answers. Others may still reach it:
 where two nodes have different homes, a unit is asked for twice."""
 
 MUTE_MISSED = 2
@@ -100,9 +100,9 @@ class Peer:
         return not self.is_rejected and self.avoided_until <= now and self.heard_at > NEVER
 
     @property
-    def is_gone(self) -> bool:
-        """Whether it is no home for this node. A peer that has never said a word is given up sooner."""
-        return self.is_rejected or self.missed >= (GONE_MISSED if self.has_spoken else MUTE_MISSED)
+    def is_given_up(self) -> bool:
+        """Whether it is no home for this node any more. A peer that has never answered is given up sooner."""
+        return self.is_rejected or self.missed >= (MOST_MISSED if self.has_spoken else MUTE_MISSED)
 
     # What happens to it
 
@@ -128,7 +128,7 @@ class Peer:
         """It has no slot to spare until then."""
         self.busy_until = until
 
-    def lost(self, polled_at: float) -> None:
+    def stranger(self, polled_at: float) -> None:
         """It does not know the file: it has not begun, has ended, or has another version. polled_at: as if then."""
         self._forget()
         self.polled_at = polled_at

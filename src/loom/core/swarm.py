@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from loom.core.homes import MAX_HOMES, Homes
 from loom.core.offers import Offers, pick
-from loom.core.peer import CALM_POLL_S, GONE_MISSED, HEADWAY, NEVER, PULLS_PER_PEER, Peer
+from loom.core.peer import CALM_POLL_S, HEADWAY, MOST_MISSED, PULLS_PER_PEER, Peer
+from loom.core.polls import FirstAnswers, Polls
 from loom.core.units import Free
 
 if TYPE_CHECKING:
@@ -57,24 +58,12 @@ MAX_SHARE = 5_000_000
 for an hour and a half. But not more than MAX_SHARE: of a very large file a fleet behind a thin link brings no
 thousandth in time, and all of it would turn to the origin."""
 
-POLL_S = 0.5
-"""Seconds after which a peer that may have what is wanted is asked again what it has."""
-
 HELP_AFTER_S = 2.0
 """Seconds without a unit of its own after which a home goes on with units of which it is second. Some homes drew many,
 and one alone would get to the last of them late. At once would be too soon: all begin together, and hear late."""
 
-HEAR_S = 2.0
-"""Seconds that a node waits for a peer that it has just met to say what it has, before it asks the origin."""
-
-MAX_HEAR_S = 4.0
-"""Most seconds that a node waits for such peers, all of them together: a list may hold any number of dead ones."""
-
 FRESH_S = 1.0
 """Most seconds since a home heard from the rivals for a unit, when it asks the origin for it."""
-
-POLLS_PER_S = 10.0
-"""Most polls per second; they do not multiply with the nodes, for replies that bring bytes tell the same."""
 
 CANDIDATES = 4
 """Peers that have something and are looked at before one is chosen."""
@@ -101,17 +90,14 @@ class Swarm:
         self.peers: dict[str, Peer] = {}
         self.homes = self._listed_homes = Homes.alone(key, me, grid.count)
         self._random = random
-        self._to_check: set[str] = set()
+        self._polls = Polls(grid.everything)
+        self._first_answers = FirstAnswers()
         self._impatient = 0
-        self._polls_left = 0.0
-        self._polled_at = 0.0
         self._hungry_since: float | None = None
         self._fed_at: float | None = None
         self._brought = 0
         self._headway = max(HEADWAY, min(grid.size // SHARES, MAX_SHARE))
         self._fed_mark = self._headway
-        self._awaiting_since: float | None = None
-        self._hear_left_s = MAX_HEAR_S
         self._busy_at: float | None = None
 
     # What the node learns
@@ -142,7 +128,7 @@ class Swarm:
         for name, address in addresses.items():
             self.meet(name, address, most=0)
         self._listed_homes = homes
-        self._drop_gone_homes()
+        self._drop_given_up_homes()
 
     def visited(self, name: str, address: str) -> str | None:
         """A node that is fetching the same has introduced itself, perhaps before the control plane told of it. Return
@@ -161,21 +147,21 @@ class Swarm:
     def add_homes(self, newcomers: Homes) -> None:
         """Let nodes that have introduced themselves be homes, too, as far as there is room."""
         self._listed_homes = self._listed_homes.plus(newcomers)
-        self._drop_gone_homes()
+        self._drop_given_up_homes()
 
-    def _drop_gone_homes(self) -> None:
+    def _drop_given_up_homes(self) -> None:
         """Let those homes count that have not failed this node again and again."""
-        gone = {peer.name for peer in self.peers.values() if peer.is_gone}
-        left = tuple(name for name in self._listed_homes.names if name not in gone) or (self.me,)
+        given_up = {peer.name for peer in self.peers.values() if peer.is_given_up}
+        left = tuple(name for name in self._listed_homes.names if name not in given_up) or (self.me,)
         if left != self.homes.names or self.homes.me != self.me:
-            self.homes = self._listed_homes.without(gone)
+            self.homes = self._listed_homes.without(given_up)
 
     def saw(self, peer: Peer, it: Availability, now: float) -> None:
         """A peer has said what it has."""
         was_missed = peer.missed
         peer.saw(it, now)
         if was_missed:
-            self._drop_gone_homes()
+            self._drop_given_up_homes()
 
     def fed(self, peer: Peer, now: float, size: int = HEADWAY) -> bool:
         """Bytes have come from a peer; return whether that makes headway, together with those before.
@@ -193,51 +179,35 @@ class Swarm:
         peer.busy(now + wait_s * (0.5 + self._random()))
 
     def failed(self, peer: Peer, now: float, strikes: int = 1) -> None:
-        """A peer broke off, did not answer or made no sense. strikes: GONE_MISSED when nothing listens where it was."""
+        """A peer broke off, did not answer or made no sense. strikes: MOST_MISSED when nothing listens where it was."""
         peer.failed(now, strikes)
-        self._drop_gone_homes()
+        self._drop_given_up_homes()
 
-    def lost(self, peer: Peer, now: float) -> None:
+    def stranger(self, peer: Peer, now: float) -> None:
         """A peer does not know the file. Ask again later."""
-        peer.lost(now + CALM_POLL_S * self._random())
+        peer.stranger(now + CALM_POLL_S * self._random())
 
     def gone(self, peer: Peer, now: float) -> None:
         """A peer broke off a reply that had begun."""
         peer.gone(now)
-        self._drop_gone_homes()
+        self._drop_given_up_homes()
 
     def reject(self, peer: Peer) -> None:
         """A peer handed out wrong bytes or nonsense: never again."""
         peer.reject()
-        self._drop_gone_homes()
+        self._drop_given_up_homes()
 
     # What the node decides
 
     def charge_waiting(self, now: float) -> None:
         """Count the time that this node has waited for peers that it has just met. Call it whenever time has passed."""
-        for peer in self.peers.values():
-            if peer.is_neighbour and peer.met_at is None:
-                peer.met_at = now
-        was_since, self._awaiting_since = self._awaiting_since, None
-        if self._awaits_word(now):
-            self._awaiting_since = now
-            self._hear_left_s -= 0.0 if was_since is None else now - was_since
+        self._first_answers.charge(self.peers.values(), now)
 
     def is_alone(self, now: float) -> bool:
         """Return whether no other node is there, to take bytes from or to share the origin with."""
-        if self.homes.names != (self.me,) or self._awaits_word(now):
+        if self.homes.names != (self.me,) or self._first_answers.are_awaited(self.peers.values(), now):
             return False
         return not any(peer.is_live(now) for peer in self.peers.values())
-
-    def _awaits_word(self, now: float) -> bool:
-        """Return whether a peer has just been met and may still speak up, while there is time for that."""
-        return self._hear_left_s > 0 and any(self._is_expected(peer, now) for peer in self.peers.values())
-
-    def _is_expected(self, peer: Peer, now: float) -> bool:
-        """Return whether a peer has just been met and may still say that it has everything."""
-        if not peer.is_neighbour or peer.is_rejected or peer.strikes or peer.heard_at > NEVER:
-            return False
-        return peer.met_at is None or now - peer.met_at < HEAR_S
 
     def choose(self, spans: Iterable[Span], now: float) -> Choice | None:
         """Return what to take from whom. spans: the bytes that are missing and that no request has yet."""
@@ -284,7 +254,11 @@ class Swarm:
 
     def check(self, names: Iterable[str]) -> None:
         """Have nodes asked for their availability, neighbours or not."""
-        self._to_check.update(names)
+        self._polls.add(names)
+
+    def to_poll(self, now: float, *, is_idle: bool) -> list[Peer]:
+        """Return the peers that are to be asked for their availability, and note that they are."""
+        return self._polls.take_due(self.peers, now, is_idle=is_idle)
 
     def most_at_origin(self, workers: int) -> int:
         """Return how many requests this node may have under way at the origin: all homes together as many as two alone.
@@ -297,10 +271,10 @@ class Swarm:
         """Return what this node has to ask the origin for now; None when others see to all that is free."""
         if self._fed_at is None:
             self._fed_at = now
-        if self._awaits_word(now):
+        if self._first_answers.are_awaited(self.peers.values(), now):
             return None
         free = Free(spans, self.grid)
-        wanted, ranks = free.units, self.homes.mine
+        wanted = free.units
         stalled_s = max(0.0, now - self._fed_at - STALL_S)
         held = coming = 0
         for peer in self.peers.values():
@@ -308,19 +282,23 @@ class Swarm:
                 held, coming = held | peer.units, coming | peer.coming
         if stalled_s:
             held = 0
-        untaken = wanted & ~held & ~coming
-        mine = self._checked(untaken & ranks[0], now)
-        if self._busy_at is None or untaken & ranks[0]:
-            self._busy_at = now
-        elif now - self._busy_at >= HELP_AFTER_S and len(ranks) > 1:
-            mine = self._checked(untaken & ranks[1], now, is_help=True)
+        mine = self._as_home(wanted & ~held & ~coming, now)
         hungry_s = 0.0 if self._hungry_since is None else now - self._hungry_since
         waited_s = max(hungry_s, stalled_s)
         if not mine and waited_s >= PATIENCE_S:
-            self._to_check.update(self._mute_homes())
+            self._polls.add(self._mute_homes())
             mine = wanted & ~held & self._may_ask(waited_s)
             self._impatient |= mine
         return free.first(*self.grid.span(pick(mine, self._random))) if mine else None
+
+    def _as_home(self, untaken: int, now: float) -> int:
+        """Return one of the units that this node asks for as their home or, without any of its own, as their second."""
+        ranks = self.homes.mine
+        if self._busy_at is None or untaken & ranks[0]:
+            self._busy_at = now
+        elif now - self._busy_at >= HELP_AFTER_S and len(ranks) > 1:
+            return self._checked(untaken & ranks[1], now, is_help=True)
+        return self._checked(untaken & ranks[0], now)
 
     def should_yield(self, span: Span, now: float) -> bool:
         """Return whether what the origin is being asked for had better be left to others: they have it by now, or one
@@ -341,15 +319,15 @@ class Swarm:
 
         A helper begins at the other end than the home, and does not take a missed answer for a no.
         """
-        most = GONE_MISSED if is_help else 1
+        most = MOST_MISSED if is_help else 1
         while units:
             bit = 1 << units.bit_length() - 1 if is_help else units & -units
             units ^= bit
             unknown = [name for name in self.homes.rivals(bit.bit_length() - 1) if self._is_unknown(name, now, most)]
-            self._to_check.update(unknown)
+            self._polls.add(unknown)
             if not unknown:
                 return bit
-            if len(self._to_check) >= PULLS:
+            if self._polls.is_full:
                 break
         return 0
 
@@ -371,32 +349,3 @@ class Swarm:
         for mine in self.homes.mine[: int(waited_s / PATIENCE_S) + 1]:
             bits |= mine
         return bits
-
-    def _afford_polls(self, now: float) -> int:
-        """Return how many polls there may be now."""
-        self._polls_left = min(self._polls_left + (now - self._polled_at) * POLLS_PER_S, POLLS_PER_S)
-        self._polled_at = now
-        return int(self._polls_left)
-
-    def to_poll(self, now: float, *, is_idle: bool) -> list[Peer]:
-        """Return the peers that are to be asked for their availability, and note that they are."""
-        age_s = POLL_S if is_idle else CALM_POLL_S
-        due = [
-            peer
-            for peer in self.peers.values()
-            if peer.is_neighbour
-            and not peer.is_rejected
-            and peer.avoided_until <= now
-            and now - peer.heard_at >= age_s
-            and now - peer.polled_at >= POLL_S
-            and peer.vouched != self.grid.everything
-        ]
-        unheard = [peer for peer in due if peer.heard_at == NEVER]
-        due = sorted(due, key=lambda peer: peer.heard_at)[: max(len(unheard), self._afford_polls(now))]
-        self._polls_left -= len(due) - len(unheard)
-        checked = [self.peers[name] for name in self._to_check if name in self.peers]
-        due += [peer for peer in checked if peer not in due and peer.avoided_until <= now]
-        self._to_check.clear()
-        for peer in due:
-            peer.polled_at = now
-        return due

@@ -162,7 +162,7 @@ class Transfer:
         lost = [worker for worker, run in runs.items() if run.left and self._bytes.is_covered(run)]
         return [*(worker for worker in starved if worker not in excused), *(w for w in lost if w not in starved)]
 
-    def is_lost(self, worker: int) -> bool:
+    def is_overtaken(self, worker: int) -> bool:
         """Return whether `worker` asks for what others have brought: then nothing is wrong with its connection."""
         run = self._bytes.runs.get(worker)
         return run is not None and self._bytes.is_covered(run)

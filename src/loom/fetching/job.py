@@ -158,7 +158,7 @@ class Job:
     def why_cut(self, number: int) -> Cut:
         """Return what it means that a request is cut now."""
         with self._lock:
-            if self._transfer.is_lost(number):
+            if self._transfer.is_overtaken(number):
                 return Cut.OVERTAKEN
             return Cut.STARVED if self._transfer.has_begun(number) else Cut.SILENT
 
@@ -373,7 +373,7 @@ class Job:
     def end_if_over(self) -> bool:
         """Finish when the file is complete and no question is left; return whether that is so."""
         with self._lock:
-            is_over = self._peers.is_over(self._clock())
+            is_over = self._peers.end_if_over(self._clock())
         if is_over:
             self.finished.set()
         return is_over

@@ -43,7 +43,7 @@ GRID = Grid(SIZE)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience is a matter of seconds; here, of fractions."""
     monkeypatch.setattr("loom.core.swarm.STALL_S", 0.8)
-    monkeypatch.setattr("loom.core.swarm.HEAR_S", 0.8)
+    monkeypatch.setattr("loom.core.polls.HEAR_S", 0.8)
     monkeypatch.setattr("loom.core.peer.AVOID_S", 0.4)
     monkeypatch.setattr("loom.peers.source.TIMEOUT_S", 0.5)
     monkeypatch.setattr("loom.peers.source.ASK_S", 0.5)
