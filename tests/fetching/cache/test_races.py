@@ -133,26 +133,27 @@ def test_an_heir(origin, cached, python):
     """Whoever waits sees how far the other one is, and goes on from there when that one is killed."""
     wire = Tripwire(SIZE // 2)
     url = origin.put("/m.bin", Thing(DATA), wire)
-    owner, heir = (
-        python(_CHILD, url, str(cached.out(name)), str(cached.root), "watch settle", "{}") for name in ("owner", "heir")
+    owner, successor = (
+        python(_CHILD, url, str(cached.out(name)), str(cached.root), "watch settle", "{}")
+        for name in ("owner", "successor")
     )
     owner.stdin.write("\n")
     owner.stdin.flush()
     until(wire.tripped.is_set, "the bytes are sent")
     assert next(line for line in owner.stdout if line.startswith("fetching"))
-    heir.stdin.write("\n")
-    heir.stdin.flush()
-    seen = next(line.split() for line in heir.stdout if line.startswith("waiting"))
+    successor.stdin.write("\n")
+    successor.stdin.flush()
+    seen = next(line.split() for line in successor.stdout if line.startswith("waiting"))
     while not int(seen[1]):
-        seen = heir.stdout.readline().split()
+        seen = successor.stdout.readline().split()
     assert (seen[0], int(seen[2])) == ("waiting", SIZE)
     assert CHUNK <= int(seen[1]) <= SIZE // 2 + CHUNK
     origin.put("/m.bin", Thing(DATA))
     owner.kill()
-    with within(10.0, "the heir has seen that its owner is gone, long before four times --timeout"):
-        told, errors = heir.communicate()
+    with within(10.0, "the successor has seen that its owner is gone, long before four times --timeout"):
+        told, errors = successor.communicate()
     receipt = json.loads(told.splitlines()[-1])
-    assert (errors, receipt["outcome"], cached.out("heir").read_bytes() == DATA) == ("", "resumed", True)
+    assert (errors, receipt["outcome"], cached.out("successor").read_bytes() == DATA) == ("", "resumed", True)
     assert SIZE - receipt["resumed"] == receipt["sources"]["origin"] <= SIZE - int(seen[1]) + CHUNK
     assert (cached.out("owner").exists(), cached.staged()) == (False, [])
 

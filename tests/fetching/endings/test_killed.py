@@ -226,7 +226,7 @@ def test_an_error_keeps_all_that_came(origin, tmp_path):
     assert (receipt.resumed, out.read_bytes() == data) == (1000, True)
 
 
-_HEIR = """
+_SUCCESSOR = """
 import loom, sys
 def watch(progress):
     print(progress.phase, flush=True)
@@ -238,10 +238,10 @@ def test_an_heir_goes_on(serve, tmp_path, python):
     """A process that waits for another one takes over, with what is there, when that one is killed."""
     file, out = serve(SIZE), tmp_path / "model.bin"
     owner = run_until(python, file.url, out, SIZE // 4, "150k", "yes")
-    heir = python(_HEIR, file.url, str(out))
-    assert heir.stdout.readline() == "waiting\n"
+    successor = python(_SUCCESSOR, file.url, str(out))
+    assert successor.stdout.readline() == "waiting\n"
     owner.kill()
-    told, errors = heir.communicate()
+    told, errors = successor.communicate()
     assert (errors, int(told.split()[-1]) > 0) == ("", True)
     assert (out.read_bytes() == file.content, leftovers(out)) == (True, [])
 
