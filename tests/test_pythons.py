@@ -88,7 +88,7 @@ def test_a_newer_python(python, origin, tls_origin, authority) -> None:
     assert "usage: loom fetch URL" in results["help"][1]
     assert "did you mean --workers?" in results["wrong flag"][2]
     assert "from the cache" in results["hit"][2]
-    assert "did not foresee" not in str(results)
+    assert "in an unexpected way" not in str(results)
     assert "Warning" not in str(results)
     assert len(results["digests"]) == 3
     assert results["digests"][0] == results["digests"][1]

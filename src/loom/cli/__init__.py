@@ -1,1 +1,1 @@
-"""The command line: one table of flags, settings resolved from it, commands, and what they print."""
+"""The command line: one table of flags, settings resolved from it, commands, and their output."""

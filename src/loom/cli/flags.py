@@ -29,9 +29,9 @@ class Flag:
     """One setting.
 
     name: its key in the configuration file; `--name` and LOOM_NAME follow from it.
-    parse: turns text into the value; raises ValueError with what would be right.
+    parse: turns text into the value; raises ValueError with the form that would be right.
     default: the value when no flag, variable or file sets it.
-    metavar: what stands for the value in help; "" for a switch.
+    metavar: the word for the value in help; "" for a switch.
     help: one sentence, without a full stop.
     field: the field of loom.Options that it sets; "" when the command itself uses it.
     short: a one-letter form, or "".
@@ -69,7 +69,7 @@ class Flag:
 
     @property
     def variable(self) -> str:
-        """The environment variable; "" for what belongs to one call."""
+        """The environment variable; "" for a flag that belongs to one call."""
         return self.env or "LOOM_" + self.name.upper() if self.scope == "settings" else ""
 
 
@@ -156,7 +156,7 @@ CONTROL_FLAGS = (
          "private key of --control-cert (PEM, not encrypted), if it is in another file",
          "control_key"),
 )  # fmt: skip
-"""How to reach a control plane."""
+"""Flags that tell how to reach a control plane."""
 
 NODE = Flag("node", parse_text, None, "NAME", "name of this machine in the fleet (default: its host name)", "node")
 ZONE = Flag("zone", parse_text, None, "NAME", "zone of this machine; nodes of the same zone are preferred", "zone")
@@ -179,7 +179,7 @@ PEER_FLAGS = (
     LIMIT_UPLOAD_RATE,
     Flag("no_peers", parse_switch, False, "", "do not use peers: no download from them, no upload to them", "no_peers"),
 )  # fmt: skip
-"""How a fetch and its peers find each other."""
+"""Flags that tell how a fetch and its peers find each other."""
 
 SERVE = Flag("serve", parse_switch, False, "", "run a control plane beside the fetch, and after it until stopped",
              scope="call")  # fmt: skip
@@ -203,7 +203,7 @@ LISTEN_FLAGS = (
     Flag("allow_host", parse_text, (), "NAME", "name with a dot by which a browser may call it when there is no token; "
          "may be given several times", is_list=True),
 )  # fmt: skip
-"""How a control plane listens. Not LOOM_PORT: Kubernetes sets that for a service called loom, to tcp://..."""
+"""Flags of a listening control plane. Not LOOM_PORT: Kubernetes sets that for a service called loom, to tcp://..."""
 
 CACHE_COMMAND_FLAGS = (
     Flag("repair", parse_switch, False, "", "verify: also rebuild missing index entries and delete unusable files",
@@ -239,7 +239,7 @@ def parse_value(flag: Flag, text: str, where: str) -> Any:
 
 
 def parse_toml(flag: Flag, value: Any, where: str) -> Any:
-    """Parse what TOML made of a line in the file: text as parse_value does, else a value of the flag's own type.
+    """Parse the TOML value of a line in the file: text as parse_value does, else a value of the flag's own type.
 
     Without this `token = ["x"]` would be sent as the text "['x']". Raises UsageError, never quoting a secret.
     """

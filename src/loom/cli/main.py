@@ -1,4 +1,4 @@
-"""Carries out a command line: which command it is, and how its errors are told."""
+"""Carries out a command line: finds the command, runs it, and prints its errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _THAT_IMPORT_MORE = frozenset(("fetch", "original"))
-"""Commands that say for themselves when a signal no longer ends them at once: when they have loaded what they need."""
+"""Names of commands that call `interrupt` themselves, once loaded: until then a signal ends them at once."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def _unforeseen(error: Exception) -> LoomError:
         import traceback
 
         traceback.print_exception(error)
-    message = f"loom failed in a way it did not foresee: {type(error).__name__}"
+    message = f"loom failed in an unexpected way: {type(error).__name__}"
     return LoomError(message, "set LOOM_DEBUG=1 to see where, and please report it")
 
 
@@ -89,7 +89,7 @@ def _tell(error: LoomError | Interrupted, voice: Voice) -> int:
 
 
 def runner_of(name: str) -> Callable[[list[str], Voice], int]:
-    """Return what carries out a command."""
+    """Return the function that carries out a command."""
     run: Callable[[list[str], Voice], int] = getattr(_module_of(name), f"run_{name}")
     return run
 

@@ -1,4 +1,4 @@
-"""What people read: sizes, rates and times in words, the progress line, the last line. Pure but for `Talk`."""
+"""Output for people: sizes, rates and times in words, the progress line, the last line. Pure but for `Talk`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEARTBEAT_S = 5.0
 
 LONGEST_HEARTBEAT_S = 60.0
 HEARTBEAT_SHARE = 1 / 12
-"""After a minute a line comes whenever a twelfth of the time so far has passed: the log of an hour stays short."""
+"""Share of the time so far after which the next line comes, after a minute: the log of an hour stays short."""
 
 _BAR_WIDTH = 20
 _MIN_WIDTH_FOR_BAR = 90
@@ -107,7 +107,7 @@ def _motion(progress: Progress) -> list[str]:
 
 
 def format_receipt(receipt: Receipt, folder: str) -> str:
-    """Return the one line that says what happened; the path is shown as seen from `folder`, the working folder."""
+    """Return the line that tells the result; the path is shown relative to `folder`, the working folder."""
     name = printable(path_from(folder, receipt.out))
     if receipt.outcome == "present":
         parts = [name, format_size(receipt.size), "already here and current", count(receipt.requests, "requests")]
@@ -176,7 +176,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 class Talk:
-    """What goes to stderr while a fetch runs: a line kept in place on a terminal, else a heartbeat now and then."""
+    """Talk on stderr while a fetch runs: a line kept in place on a terminal, else a progress line now and then."""
 
     def __init__(self, name: str, environ: Mapping[str, str], *, quiet: bool) -> None:
         self._name = name
@@ -188,7 +188,7 @@ class Talk:
         self._next_beat = self._since + HEARTBEAT_S
 
     def progress(self, progress: Progress) -> None:
-        """Show where things stand."""
+        """Show the progress."""
         if progress.phase == "done":
             return
         if self._is_live:

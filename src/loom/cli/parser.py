@@ -1,4 +1,4 @@
-"""argparse, fed from the table of flags; its errors become ours, with a guess at what was meant."""
+"""argparse, fed from the table of flags; its errors become ours, with a suggestion."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{count} too many for `{self.prog}`", hint)
 
     def arguments(self) -> list[argparse.Action]:
-        """Return what it takes, but for --help."""
+        """Return the flags that it takes, without --help."""
         return [action for action in self._actions if action.dest != "help"]
 
     def _guess(self, flag: str) -> str:

@@ -1,7 +1,7 @@
 """The quick way: a complete cache hit is answered here, before anything heavy is imported.
 
-Rule: it answers only what it understands to the last word; everything else (None) goes the long way, which gives the
-same answer, and all errors, some 100 ms later. What a hit imports is held to an allow-list by a test.
+Rule: it answers a command line only if it understands every word. For all others it returns None, and they go the long
+way, which gives the same answer, and all errors, some 100 ms later. A test holds the imports of a hit to an allow-list.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 VALUES = {"--url": "url", "--out": "out", "-o": "out", "--workers": "workers", "--cache": "cache", "--link": "link"}
 SWITCHES = {"--quiet": "quiet", "-q": "quiet"}
-"""The flags that are understood here, spelled out: reading them from the table would import it."""
+"""Names of the flags that are understood here, spelled out: reading them from the table would import it."""
 
 LINKS = {"auto": "hard", "hard": "hard", "symlink": "symlink"}
-"""--link -> the one way that is tried here. A copy may take its time: it is for the long way, which shows progress."""
+"""Values of --link, each with the one way that is tried here. Copies go the long way, which shows progress."""
 
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-")
 
@@ -56,7 +56,7 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
             cache.pin(f"{folder}/{os.path.basename(out)}")
         placement = place(cache.blob(ref.blob), f"{folder}/{os.path.basename(out)}", how)
     except (OSError, ValueError):
-        return None  # the long way finds another way, or says what is wrong
+        return None  # the long way finds another way, or tells the error
     cache.touch(key)
     if "quiet" not in words:
         elapsed_s, name = time.monotonic() - started, printable(path_from(working_folder(), out))
@@ -140,7 +140,7 @@ def _is_same_file(name: str, blob: Place) -> bool:
 
 
 def _has_more_settings(environ: Mapping[str, str]) -> bool:
-    """Return whether anything may be set that is not understood here: a variable, or a settings file."""
+    """Return whether a setting may exist that is not understood here: a variable, or a settings file."""
     if has_settings(environ):
         return True
     folder = user_folder("config", environ)

@@ -73,9 +73,9 @@ def read_settings(raw: Mapping[str, Any], voice: Voice) -> dict[str, Setting]:
 
 
 def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return the settings file's path, "" for none, and who named it: "--config", "LOOM_CONFIG" or "default".
+    """Return the settings file's path, "" for none, and where it is named: "--config", "LOOM_CONFIG" or "default".
 
-    A file that a user named must exist; the default one need not.
+    A file that is named must exist; the default one need not.
     """
     if given:
         return given, "--config"
@@ -86,7 +86,7 @@ def config_path(given: str | None, environ: Mapping[str, str]) -> tuple[str, str
 
 
 def read_config(path: str, *, must_exist: bool) -> dict[str, Any]:
-    """Return what the file says. Raises UsageError when it cannot be read or is not TOML."""
+    """Return the content of the file. Raises UsageError when it cannot be read or is not TOML."""
     try:
         with open(path, "rb") as file:
             return _parse_toml(file.read(), path)
@@ -173,7 +173,7 @@ def _parse_line(flag: Flag, value: Any, source: str) -> Setting:
 
 
 def _check_bounds(setting: Setting) -> None:
-    """Have each value judged by itself, so that the error can say where it came from."""
+    """Check each value alone, so that the error can say where it came from."""
     if setting.flag.field and setting.source != "default":
         ((field, value),) = option_of(setting).items()
         try:
@@ -227,8 +227,8 @@ def fleet_token(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> 
     """Return the fleet's token: from --token-file, else LOOM_FLEET_TOKEN; None without one.
 
     While tokens are exchanged there are several, one a line: the first is sent, all of them are accepted.
-    Never LOOM_TOKEN: that is what the origin gets, and neither may get the other's. Raises UsageError when the file
-    cannot be read, is empty, or holds something else than tokens.
+    Never LOOM_TOKEN: that is for the origin, and neither may get the other's. Raises UsageError when the file cannot be
+    read, is empty, or holds other text than tokens.
     """
     return _tokens_of(settings["token_file"], "LOOM_FLEET_TOKEN", environ)
 
@@ -262,7 +262,7 @@ def _tokens_of(setting: Setting, variable: str, environ: Mapping[str, str]) -> s
 def denied_hint(settings: Mapping[str, Setting], environ: Mapping[str, str]) -> str:
     """Return the hint for a refusal by a control plane; "" for its own hint.
 
-    A user who set LOOM_TOKEN alone may think that it is the fleet's.
+    Users that set LOOM_TOKEN alone may think that it is the fleet's.
     """
     is_given = settings["token_file"].value or environ.get("LOOM_FLEET_TOKEN", "").strip()
     if is_given or not environ.get("LOOM_TOKEN"):

@@ -1,8 +1,8 @@
 """SIGINT and SIGTERM, from the first line on.
 
-Until a command runs there is nothing to keep, so a signal ends the process at once; an exception that comes within the
-import of a module could be lost there, or leave the module half loaded. Then the first signal interrupts: the command
-stops and keeps what it has. The second one ends the process at once. The exit code is that of the signal: 130, 143.
+Before a command runs there are no bytes to keep, so a signal ends the process at once: an exception within the import
+of a module could be lost, or leave the module half loaded. Later the first signal interrupts: the command stops and
+keeps the bytes that it has. The second one ends the process at once. The exit code is that of the signal: 130, 143.
 
 A signal that was ignored when we were started (nohup, a script's background job) stays ignored.
 
@@ -12,7 +12,7 @@ Rule: this module is imported before anything else, so it imports only what the 
 from __future__ import annotations
 
 import os
-from _signal import (  # type: ignore[import-not-found]  # what the module `signal` wraps costs no import
+from _signal import (  # type: ignore[import-not-found]  # the module under `signal` costs no import
     SIG_IGN,
     SIGINT,
     SIGTERM,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _came: list[int] = []
-"""The signals that interrupted."""
+"""Numbers of the signals that interrupted."""
 
 _is_told = [False]
 """Whether KeyboardInterrupt was raised again after a signal: once is enough."""

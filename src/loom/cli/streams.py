@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 READER_LEFT = 141
-"""The exit code when the reader of stdout has left: what a shell shows for other tools, which SIGPIPE (13) ends."""
+"""Exit code when the reader of stdout has left: as a shell shows it for other tools, which SIGPIPE (13) ends."""
 
 
 class ReaderLeft(Exception):
@@ -24,8 +24,8 @@ class ReaderLeft(Exception):
 def open_streams() -> None:
     """Make sure that descriptors 0 to 2 and the streams on them exist.
 
-    The parent process may have closed some (`2>&-`, a daemon): sys.stderr is None then, and the next file opened, the
-    model perhaps, would get the number 2 and with it whatever a library prints there.
+    The parent process may have closed some (`2>&-`, a daemon). Then sys.stderr is None, and the next file that is
+    opened, perhaps the model, would get the number 2 and all output of libraries to stderr.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -36,7 +36,7 @@ def open_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Write to stderr. That is only talk: a reader that has left changes nothing."""
+    """Write to stderr. A reader that has left is ignored: it is only talk."""
     try:
         sys.stderr.write(text)
     except OSError:
@@ -44,10 +44,10 @@ def say(text: str) -> None:
 
 
 def close_streams(code: int) -> int:
-    """Flush what was printed; return the exit code.
+    """Flush stdout and stderr; return the exit code.
 
     A stream that cannot be flushed now would fail again when the interpreter ends, which then complains and turns any
-    exit code into 120. What goes to stderr is only talk; a result lost on stdout is exit code 1, or READER_LEFT.
+    exit code into 120. stderr is only talk; a result lost on stdout is exit code 1, or READER_LEFT.
     """
     if _failure(sys.stderr):
         _drop(sys.stderr.fileno())

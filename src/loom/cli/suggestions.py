@@ -1,7 +1,7 @@
-"""What was probably meant by a word that is none of ours. Pure.
+"""Suggestions for unknown words of a command line. Pure.
 
-Rule: a wrong guess costs more than none. Only a word that is a slip of the finger away is suggested, and never one that
-starts something or opens it to others: a reader may run what the hint says.
+Rule: a wrong suggestion costs more than none. Only a word that is one typing error away is suggested. Words that start
+a server, make a node leave, or open a door never are: a reader may run the command of a hint.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _NEVER = frozenset(("control", "node", "withdraw", "serve", "allow-anonymous", "allow-redirect-to", "allow-cidr"))
-"""What starts a server, makes a node leave the fleet, or opens a door."""
+"""Words that start a server, make a node leave the fleet, or open a door."""
 
 _NO_INSECURE = "certificates are always verified: --ca-file FILE names an authority of your own to trust"
 _EXPLAINED = {
@@ -32,12 +32,12 @@ _EXPLAINED = {
 
 
 def explain(flag: str) -> str:
-    """Return what to do instead of a flag that other tools have; "" when nothing is known about it."""
+    """Return the hint for a flag that other tools have; "" for an unknown flag."""
     return _EXPLAINED.get(flag, "")
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Return the candidate that is a slip of the finger away from `word`, "" when there is none or several are."""
+    """Return the candidate that is one typing error away from `word`, "" when there is none or several are."""
     bare = _bare(word)
     far = 1 if len(bare) < 6 else 2
     near = sorted(

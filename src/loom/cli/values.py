@@ -1,5 +1,5 @@
-"""Text to values, as flags, environment and settings file write them. Each parser raises ValueError with what would be
-right. Pure.
+"""Text to values, as flags, environment and settings file write them. Each parser raises ValueError with the form that
+would be right. Pure.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def parse_age(text: str) -> float:
 
 
 def parse_ttl(text: str) -> float:
-    """Parse how long a registration may stay, as seconds."""
+    """Parse the time that a registration may stay, as seconds."""
     try:
         age = parse_age(text)
     except ValueError:
@@ -85,7 +85,7 @@ def parse_ttl(text: str) -> float:
 
 
 def parse_limit(text: str) -> int:
-    """Parse how many rows may be in an answer."""
+    """Parse the most rows of an answer."""
     if not 1 <= (limit := parse_count(text)) <= MAX_REPLICAS:
         raise ValueError(f"a whole number from 1 to {MAX_REPLICAS}")
     return limit
@@ -99,7 +99,7 @@ def parse_link(text: str) -> str:
 
 
 def parse_switch(text: str) -> bool:
-    """Parse what means yes or no in an environment variable."""
+    """Parse the yes or no of an environment variable."""
     answer = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     try:
         return answer[text.strip().lower()]

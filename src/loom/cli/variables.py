@@ -25,14 +25,14 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 _TEXTS = frozenset(("CACHE", "TOKEN", "FLEET_TOKEN", "CA_FILE"))
 _FILES = frozenset(("TOKEN_FILE", "CONTROL_CA_FILE", "CERT", "PROXY_CERT", "CONTROL_CERT"))
 _KEYS = {"LOOM_KEY": "LOOM_CERT", "LOOM_PROXY_KEY": "LOOM_PROXY_CERT", "LOOM_CONTROL_KEY": "LOOM_CONTROL_CERT"}
-"""The key of a client certificate -> that certificate, without which it is an error."""
+"""Names of the variables of keys, each with that of its certificate: a key without one is an error."""
 
 _NAMES = frozenset(("NODE", "ZONE"))
 MAX_TOKENS = 8
-"""Lines in a file of tokens, as in loom.core.tokens, which a hit does not import."""
+"""Most lines in a file of tokens, as in loom.core.tokens, which a hit does not import."""
 
 HARMLESS = frozenset((*_NUMBERS, *_SIZES, *_TEXTS, *_FILES, *_NAMES, "HEADER", "OFFLINE", "CONTROL"))
-"""Settings, without LOOM_, that change nothing about a hit if the long way would take their values."""
+"""Names of settings, without LOOM_, that change nothing about a hit if the long way would take their values."""
 
 OTHERS = frozenset(
     (
@@ -66,14 +66,14 @@ OTHERS = frozenset(
         "VERBOSE",
     )
 )
-"""All other settings, without LOOM_, one a line: one that is set sends a fetch the long way."""
+"""Names of all other settings, without LOOM_, one a line: one that is set sends a fetch the long way."""
 
 _LINK_SCHEMES = frozenset(("tcp", "udp", "sctp"))
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-")
 
 
 def has_settings(environ: Mapping[str, str]) -> bool:
-    """Return whether any variable is set that may change a hit, or how it is told, or that holds a wrong value."""
+    """Return whether a variable is set that may change a hit or its output, or that holds a wrong value."""
     return any(
         name.startswith("LOOM_") and not (_changes_nothing(name[5:], environ[name]) or _is_key(name, environ))
         for name in environ
@@ -116,7 +116,7 @@ def _changes_nothing(name: str, text: str) -> bool:
 def _is_right(name: str, text: str) -> bool:
     """Return whether a harmless setting's value is right beyond doubt.
 
-    A wrong one is told on a hit as it is on a miss: it must not wait for the machine that has nothing in its cache.
+    A wrong value is an error on a hit as on a miss: it must not first appear on a machine with an empty cache.
     """
     if not text or (name in _TEXTS and text.isascii() and text.isprintable() and text.strip()):
         return True

@@ -46,7 +46,7 @@ def count(number: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text without what could steer a terminal: names and answers come from strangers."""
+    """Return the text without characters that could steer a terminal: names and answers come from strangers."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -59,7 +59,7 @@ def working_folder() -> str:
 
 
 def path_from(folder: str, path: str) -> str:
-    """Return a path as seen from a folder, the working one; as it is when that is not known ("") or not above it."""
+    """Return a path relative to the working folder; unchanged when that is unknown ("") or not above the path."""
     return path.removeprefix(folder.rstrip("/") + "/") if folder else path
 
 

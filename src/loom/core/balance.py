@@ -43,8 +43,8 @@ def plan_takeover(
 
     candidates: the runs that may be taken from; everyone: all runs, for the usual rate.
 
-    The rest of a run is asked for twice (a hedge) only when a new request would bring it in less than half the time, by
-    a clear margin: a hedge fetches bytes in vain.
+    A hedge asks for the rest of a run twice, so it fetches bytes in vain. It is planned only when a new request would
+    bring them in less than half the time, by a clear margin.
     """
     typical = known.typical_rate(candidates, now)
     if not candidates or not typical:

@@ -7,8 +7,8 @@ time comes in as `now`, randomness as `jitter`. A test drives it with a simulato
 Theory of operation. Every byte is in place, free, or asked for (loom.core.assignments). Free bytes are *pieces*, each
 with the number of tries it has cost. A worker asks `next`: it gets a Span (which becomes its *run*), a Wait, or None
 when all bytes are in place. Spans are long, about size / workers, because a request of any length costs a round trip.
-A worker without a span takes the far part of the run that would end last, if the transfer then ends sooner even with
-the new round trip. The victim learns its new end from the next `received`. The rest of a straggler is asked for twice
+A worker without a span takes the far part of the run that would end last, if the transfer then ends sooner, the new
+round trip included. The victim learns its new end from the next `received`. The rest of a straggler is asked for twice
 (a hedge); the first answer wins (loom.core.balance). A run that is silent for longer than a reply takes to begin counts
 as dead, whatever its past rate was.
 

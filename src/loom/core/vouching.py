@@ -6,8 +6,8 @@ that it took from the origin, and for those whose digest another node has vouche
 goes back to a node that asked the origin. Where digests differ no node is believed: the origin is asked for that unit
 again, and that shows who was wrong, the voucher or a peer that handed out the bytes.
 
-A peer's word about bytes that it has itself handed out is worth less. It counts when the peer is the unit's home,
-which most likely took them from the origin, or when no other peer is left to be asked. So bytes that were damaged on a
+A peer's word about bytes that it has itself handed out is worth less. It counts when the peer is the unit's home, which
+most likely took them from the origin. It also counts when no other peer can be asked. So bytes that were damaged on a
 disk, in memory or on the way are found out, and so is a peer that lies alone. A home that lies about units that it
 alone has asked the origin for is believed: only a digest from elsewhere (`--sha256`) helps against that.
 
@@ -94,7 +94,7 @@ class Vouching:
         """Be content with units that no peer vouches for: none is left that could."""
         self._excused |= self.pending
 
-    # What is known
+    # Verdicts
 
     @property
     def pending(self) -> int:

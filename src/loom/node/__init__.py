@@ -1,1 +1,1 @@
-"""The node: uploads this machine's cache to peers, and tells the control plane what the cache holds."""
+"""The node: uploads this machine's cache to peers, and lists it at the control plane."""

@@ -1,4 +1,4 @@
-"""A node: uploads this machine's cache to peers, and tells the control plane what it holds, until it is stopped.
+"""A node: uploads this machine's cache to peers, and lists it at the control plane, until it is stopped.
 
 | state | event | next |
 |---|---|---|

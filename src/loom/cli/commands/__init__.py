@@ -16,10 +16,10 @@ COMMANDS = {
     "config": "show every setting, its value and where it came from",
     "help": "show this page, or a command's: loom help fetch",
 }
-"""Name -> what it does: help and docs list the commands from here."""
+"""Names of the commands, each with its help: help and docs list the commands from here."""
 
 MODULES = {
     "original": "fetch", "nodes": "fleet", "models": "fleet", "locate": "fleet", "register": "registering",
     "withdraw": "registering", "config": "about", "help": "about",
 }  # fmt: skip
-"""Commands that share a module; others have one of their own name. "original" is the form without a command."""
+"""Names of commands that share a module; others have one of their own name. "original": the form without a command."""

@@ -108,7 +108,7 @@ def _summary(cache: Cache, inventory: Inventory) -> str:
 
 
 def _state_of(part: Part) -> str:
-    """Return how far an unfinished download is, and whether a process is at it."""
+    """Return the progress of an unfinished download, and whether a process holds it."""
     share = f"{part.received * 100 // part.whole} %, " if part.whole else ""
     return share + ("under way" if part.is_active else "unfinished")
 
@@ -151,7 +151,7 @@ def _to_dict(cache: Cache, blob: Blob) -> dict[str, Any]:
 
 
 def _pick(cache: Cache, raw: Mapping[str, Any]) -> Blob | Part:
-    """Return what REF means: a URL, a name, a digest or its beginning; a blob if there is one, else a part."""
+    """Return the blob that REF names, else the part: REF is a URL, a name, a digest or its beginning."""
     text = str(raw["ref"] or "")
     if not text:
         raise UsageError("REF is missing", "a URL, a name or a digest: `loom cache ls` shows them")
@@ -323,4 +323,4 @@ ACTIONS = {
     "gc": _Action("gc", "remove leftovers, and models by --max-size and --older-than; never a model in use", _gc),
     "path": _Action("path [REF]", "print the cache's folder, or a model's path in it", _path),
 }
-"""What `loom cache` can do; its help and its page are made of this."""
+"""Actions of `loom cache`; its help and its page are made of this."""

@@ -47,7 +47,7 @@ def run_control(arguments: list[str], voice: Voice) -> int:
 def control_options(
     settings: Mapping[str, Setting], token: str | None, read_token: str | None = None
 ) -> ControlOptions:
-    """Return what the settings ask of a control plane. Raises UsageError, also when its packages are missing."""
+    """Return the choices for a control plane. Raises UsageError, also when its packages are missing."""
     try:
         from loom.control.serving import ControlOptions
     except ImportError as error:
@@ -75,7 +75,7 @@ async def _serve(options: ControlOptions, talk: Talk, voice: Voice) -> None:
 
 
 def _collect_seldom() -> None:
-    """Have the garbage collector look at the fleet seldom: it is large, lives long, and has no cycles to find."""
+    """Make the garbage collector visit the fleet seldom: it is large, lives long, and has no cycles to find."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)

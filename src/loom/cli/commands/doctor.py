@@ -1,4 +1,4 @@
-"""`loom doctor`: what every room can find out about itself, collected and shown."""
+"""`loom doctor`: the findings of all rooms, collected and shown."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _show(rows: Sequence[Row], *, with_all: bool) -> None:
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield aligned lines; hints stand below what they are about."""
+    """Yield aligned lines; each hint stands below its finding."""
     table = [(level, room, what) for room, (level, what, _, _) in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for room, (level, what, message, hint) in rows:

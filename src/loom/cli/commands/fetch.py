@@ -33,13 +33,13 @@ __all__ = ["fetch_parser", "original_parser", "run_fetch", "run_original"]
 RENEW_S = 10.0
 RETRY_S = 2.0
 TTL_S = 30.0
-"""Seconds that the lease of a model lasts which --serve has registered: a kill -9 does not leave it there for ever."""
+"""Seconds that the lease of a model lasts when --serve registers it: a kill -9 does not leave it there for ever."""
 
 LEAVE_S = 5.0
 """Seconds that its withdrawal may take."""
 
 _UNFINISHED = frozenset(("connecting", "fetching", "waiting"))
-"""Phases in which a signal that was lost is raised anew; in the others what was interrupted is being put in order."""
+"""Names of the phases in which a lost signal is raised anew; in the others the fetch is cleaning up already."""
 
 
 def run_fetch(arguments: list[str], voice: Voice) -> int:
@@ -75,7 +75,7 @@ def _out_of(raw: str | None, default: str | None) -> str | None:
 
 
 def _fetch_as(raw: Mapping[str, Any], default_out: str | None, voice: Voice) -> int:
-    """Fetch what the raw values of flags ask for, and say what happened."""
+    """Fetch by the raw values of flags, and print the result."""
     settings = read_settings(raw, voice)
     from loom.core.reference import parse_reference
 
@@ -129,7 +129,7 @@ def _fetch_and_serve(
     choices: Mapping[str, Any],
     talk: Talk,
 ) -> int:
-    """Start a control plane, fetch with it, then serve until SIGINT or SIGTERM. Raises what the fetch raises."""
+    """Start a control plane, fetch with it, then serve until SIGINT or SIGTERM. Raises the fetch's error."""
     from loom.cli.commands.control import control_options, describe, tell_service_links, tell_trouble
     from loom.client.client import ControlClient
     from loom.control.serving import Beside

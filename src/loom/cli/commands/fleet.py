@@ -1,4 +1,4 @@
-"""`loom nodes`, `loom models`, `loom locate`: what a control plane knows of the fleet."""
+"""`loom nodes`, `loom models`, `loom locate`: lists of the fleet, by a control plane."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run_nodes(arguments: list[str], voice: Voice) -> int:
 
 
 def _optional(nodes: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the columns that say something: of most fleets none does."""
+    """Yield the columns that are not empty: in most fleets all are."""
     if any(row.get("namesakes") for row in nodes):
         yield "IDENTITY", [row.get("identity", "")[:8] or "-" for row in nodes]
     for head, name in (("FAILED", "failed"), ("REJECTED BY", "rejected_by")):
@@ -80,7 +80,7 @@ def _optional(nodes: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _show_one(client: ControlClient, name: str, voice: Voice) -> None:
-    """Show what a node holds; of several of that name what each of them holds."""
+    """Show the holdings of a node; of each one, where several have that name."""
     detail = client.node(name)
     heads, rows = ["MODEL", "STATE", "SIZE", "LEASE", "DIGEST"], [_holding(row) for row in detail["inventory"]]
     if others := [one["identity"] for one in detail.get("namesakes") or () if one.get("identity")]:
@@ -158,7 +158,7 @@ def run_models(arguments: list[str], voice: Voice) -> int:
 
 
 def _copies(row: dict[str, Any]) -> str:
-    """Return how many times the origin has sent the model, as nodes said."""
+    """Return how many times the origin has sent the model, as nodes have told."""
     copies = row.get("copies")
     return f"{copies:.2f}" if isinstance(copies, (int, float)) else "-"
 

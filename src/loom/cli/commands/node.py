@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _TEXT = """\
-Serve this machine's cache to peers, and keep the control plane informed of what it holds.
+Serve this machine's cache to peers, and tell the control plane which models it holds.
 
 It listens where it faces the control plane, on port 3001. Peers prove that they know the fleet's
 token: --token-file or LOOM_FLEET_TOKEN. /healthz and /metrics need none. SIGTERM ends it: it leaves
