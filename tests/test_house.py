@@ -1,14 +1,15 @@
-"""The lint of the house: a circle is shown as a path, annotations counted; a write outside store/ is found."""
+"""The lint of the house, and the pages that must stay true: the index of tests, the words and rooms of the design."""
 
 from __future__ import annotations
 
 import ast
+import re
 
 import grimp
 import pytest
 
 from scripts.house import describe_circle, find_circles, find_writes
-from tests import ROOT
+from tests import ROOT, SRC
 
 
 @pytest.fixture
@@ -82,3 +83,32 @@ def test_the_index_of_fetching_is_its_folders():
         if line.startswith("  test_"):
             listed.add(f"{folder}{first}.py")
     assert listed == {f"{path.parent.name}/{path.name}" for path in fetching.glob("*/test_*.py")}
+
+
+# docs/design.md
+
+
+@pytest.fixture(scope="module")
+def design():
+    """The page that tells the words and the rooms."""
+    return (ROOT / "docs" / "design.md").read_text()
+
+
+def test_each_class_of_the_glossary_is_there(design):
+    """A word in `code` is the name of a class."""
+    glossary = design[design.index("## Words") : design.index("## Rooms")]
+    words = set(re.findall(r"`([A-Z][A-Za-z]+)`", glossary))
+    trees = [ast.parse(path.read_text()) for path in (SRC / "loom").rglob("*.py")]
+    classes = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    assert words - classes == set()
+
+
+def test_each_module_has_its_place_in_the_rooms(design):
+    """Under its room; findings.py, the commands' modules and those of one ledger are told of together."""
+    listed, room = set(), ""
+    for line in design[design.index("## Rooms") : design.index("    cli > node")].splitlines():
+        room = found[1] if (found := re.match(r" {6}(\w+)/ ", line)) else room
+        listed |= {f"{room}/{word}" for word in re.findall(r"\w+", line)}
+    modules = {f"{path.parent.name}/{path.stem}" for path in (SRC / "loom").glob("*/*.py")}
+    told_together = re.compile(r".*/(__init__|findings)|(cli|testing)/.*")
+    assert {module for module in modules if not told_together.fullmatch(module)} - listed == set()
