@@ -75,7 +75,7 @@ class Fetch:
         vars(self.job)["_lock"] = self.lock
         self.homes = Homes.alone("key", "me", self.grid.count)
         self.names = [f"node-{number}" for number in range(MAX_HOMES - 1)]
-        self.job.join(Swarm("key", "me", self.grid, self.chance.random), {}, {})
+        self.job.join(Swarm("key", "me", self.grid, self.chance.random))
         self.pulls: list[Pull] = []
         self.spans: dict[int, Span] = {}
 

@@ -57,7 +57,7 @@ def job_of(staged: Staged | None = None) -> Job:
 
 def among_peers() -> Job:
     job = job_of()
-    job.join(Swarm("key", "me", GRID, random.Random(1).random), {}, {})
+    job.join(Swarm("key", "me", GRID, random.Random(1).random))
     job.learn({"a": (A.address, True)}, Homes.alone("key", "me", GRID.count), {})
     return job
 
@@ -93,7 +93,7 @@ def test_alone_whole_chunks_go_on_record_at_once_and_outside_the_lock() -> None:
 def test_among_peers_a_complete_file_is_not_done_before_it_is_confirmed() -> None:
     """The confirmer is woken instead."""
     job, woken = job_of(), []
-    job.join(Swarm("key", "me", GRID, random.Random(1).random), {}, {}, lambda: woken.append(1))
+    job.join(Swarm("key", "me", GRID, random.Random(1).random), lambda: woken.append(1))
     while isinstance(span := job.next(0), Span):
         job.opened(0)
         job.received(0, span.size)

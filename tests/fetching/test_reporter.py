@@ -82,7 +82,7 @@ def test_a_complete_file_says_whom_it_waits_for(clock) -> None:
         report.job = Job(None, None, transfer, None)
         if came_from is not None:
             swarm = Swarm("key", "me", Grid(MB), lambda: 0.0)
-            report.job.join(swarm, {}, {})
+            report.job.join(swarm)
             report.job._exchange.confirmation.came_from = came_from
         report.now()
     assert [progress.note for progress in told] == ["asking peers to confirm what they sent", "", ""]

@@ -101,21 +101,15 @@ class _Taking:
 class Exchange:
     """The decisions about one file. It owns transfer and swarm: only its methods call theirs.
 
-    taken, rejected: dicts that it counts in. Bytes by the peer's name; why a peer is not asked again, by its name.
+    taken: bytes by the peer's name. rejected: why a peer is not asked again, by its name.
     """
 
-    def __init__(
-        self,
-        transfer: Transfer,
-        swarm: Swarm,
-        taken: dict[str, int] | None = None,
-        rejected: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, transfer: Transfer, swarm: Swarm) -> None:
         self.transfer = transfer
         self.swarm = swarm
         self.confirmation = Confirmation(transfer, swarm)
-        self.taken = {} if taken is None else taken
-        self.rejected = {} if rejected is None else rejected
+        self.taken: dict[str, int] = {}
+        self.rejected: dict[str, str] = {}
         self._grid = swarm.grid
         self._takings: dict[int, _Taking] = {}
         self._polled: set[Contact] = set()

@@ -88,14 +88,12 @@ class Job:
         self._cuts: dict[int, Callable[[], None]] = {}
         self._most_active = 0
 
-    def join(
-        self, swarm: Swarm, taken: dict[str, int], rejected: dict[str, str], wake: Callable[[], None] = lambda: None
-    ) -> None:
-        """Go on among peers. taken, rejected: see Exchange. wake: called when all bytes are in place."""
+    def join(self, swarm: Swarm, wake: Callable[[], None] = lambda: None) -> None:
+        """Go on among peers. wake: called when all bytes are in place."""
         from loom.core.exchange import Exchange  # a fetch alone does without
 
         with self._lock:
-            self._exchange, self._wake = Exchange(self._transfer, swarm, taken, rejected), wake
+            self._exchange, self._wake = Exchange(self._transfer, swarm), wake
 
     # Requests, to the origin and to peers
 
@@ -256,6 +254,16 @@ class Job:
         """Bytes from peers that no other node could vouch for, in whole units."""
         with self._lock:
             return self._exchange.confirmation.unconfirmed if self._exchange is not None else 0
+
+    def taken(self) -> dict[str, int]:
+        """Return the bytes taken from each peer, by its name."""
+        with self._lock:
+            return dict(self._exchange.taken) if self._exchange is not None else {}
+
+    def rejected(self) -> dict[str, str]:
+        """Return why each rejected peer is not asked again, by its name."""
+        with self._lock:
+            return dict(self._exchange.rejected) if self._exchange is not None else {}
 
     # Among peers: only after `join`
 

@@ -49,12 +49,12 @@ class Peers:
 
     def __init__(self, reference: Reference, options: Options) -> None:
         self._audience = options.audience(reference)
-        self.taken: dict[str, int] = {}
-        self.rejected: dict[str, str] = {}
+        self._jobs: list[Job] = []
         self._zone = options.zone
         self._listed: dict[str, tuple[str, bool]] = {}
         self._homes: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._member: Member | None = None
         self._part: Arriving | None = None
         self._puller: Puller | None = None
@@ -92,10 +92,12 @@ class Peers:
         return _key_of(one) == self._caller.key or (bool(self.address) and one.get("address") == self.address)
 
     def _tell_swarm(self) -> None:
-        with self._lock:
-            puller, listed, homes = self._puller, dict(self._listed), self._homes
-        if puller is not None:
-            puller.learn(listed, homes)
+        """Tell the puller what is listed: one thread at a time, so that the newest list is the last that it hears."""
+        with self._telling:
+            with self._lock:
+                puller, listed, homes = self._puller, dict(self._listed), self._homes
+            if puller is not None:
+                puller.learn(listed, homes)
 
     @property
     def are_there(self) -> bool:
@@ -129,7 +131,8 @@ class Peers:
         pool: for requests to peers, of the loop that the puller runs on. is_from_peers: peers told the version, for
         the origin is away: then they get time to bring bytes, too.
         """
-        puller = Puller(job, key, self._asker, pool, self._options, self.taken, self.rejected)
+        puller = Puller(job, key, self._asker, pool, self._options)
+        self._jobs.append(job)
         if is_from_peers:
             job.expect_peers()
         version = job.version
@@ -159,7 +162,8 @@ class Peers:
     @property
     def told_rejected(self) -> dict[str, list[str]]:
         """Whom the control plane should know to have handed out wrong bytes or nonsense, as `register` says it."""
-        rejected = [split_key(key) for key in list(self.rejected)[:MAX_REJECTED]]
+        names = dict.fromkeys(name for job in list(self._jobs) for name in job.rejected())
+        rejected = [split_key(name) for name in list(names)[:MAX_REJECTED]]
         if not rejected:
             return {}
         return {"rejected": [name for name, _ in rejected], "rejected_identities": [one for _, one in rejected]}
@@ -167,14 +171,21 @@ class Peers:
     @property
     def taken_by_name(self) -> dict[str, int]:
         """Bytes taken from each peer, by what people are shown of it."""
-        taken = dict(self.taken)
+        taken = self._taken()
         shown = show_nodes((self._caller.key, *taken))
         return {shown[key]: size for key, size in taken.items()}
 
     @property
     def taken_in_all(self) -> int:
         """Bytes taken from peers."""
-        return sum(list(self.taken.values()))
+        return self._taken().total()
+
+    def _taken(self) -> Counter[str]:
+        """Return the bytes taken from each peer, by its name: by this job, and by those before it began again."""
+        taken: Counter[str] = Counter()
+        for job in list(self._jobs):
+            taken.update(job.taken())
+        return taken
 
     @property
     def served(self) -> int:

@@ -42,7 +42,7 @@ log = logging.getLogger("loom.fetch")
 class Puller:
     """Takes one file from peers. `run` belongs to one event loop, whose pool it uses.
 
-    key: names the bytes. taken, rejected: what is counted of peers; see Exchange.
+    key: names the bytes.
     """
 
     def __init__(
@@ -52,15 +52,12 @@ class Puller:
         asker: Asker,
         pool: Pool,
         options: Options,
-        taken: dict[str, int],
-        rejected: dict[str, str],
     ) -> None:
         self._job = job
         self._grid = Grid(job.size)
         self._key = key
         self._asker = asker
         self._pool = pool
-        self._rejected = rejected
         self._homes = Homes.alone(key, asker.caller.key, self._grid.count)
         self._sources: dict[Contact, PeerSource] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,7 +65,7 @@ class Puller:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._confirmer = Confirmer(job, self._grid, options, self._ask_digests)
         swarm = Swarm(key, asker.caller.key, self._grid, random.random)
-        job.join(swarm, taken, rejected, self.wake)
+        job.join(swarm, self.wake)
 
     @property
     def requests(self) -> int:
@@ -77,8 +74,9 @@ class Puller:
 
     def remarks(self) -> list[str]:
         """Return what a person should know of the peers, a sentence each."""
-        shown = show_nodes(self._rejected)
-        said = [f"{shown[key]} {why}: it was not asked again" for key, why in sorted(self._rejected.items())]
+        rejected = self._job.rejected()
+        shown = show_nodes(rejected)
+        said = [f"{shown[key]} {why}: it was not asked again" for key, why in sorted(rejected.items())]
         return said + self._tell_unreached()
 
     def _tell_unreached(self) -> list[str]:

@@ -56,10 +56,9 @@ class Fetch:
 
     def __init__(self, origin: Origin, wrong: Span | None = None) -> None:
         self.staged = StagedMemory(SIZE, 1_000_000)
-        self.rejected: dict[str, str] = {}
         transfer = Transfer(SIZE, Options())
         self.job = Job(origin, self.staged, transfer, VERSION)  # type: ignore[arg-type]
-        self.job.join(Swarm("key", "me", GRID, lambda: 0.0), {}, self.rejected)
+        self.job.join(Swarm("key", "me", GRID, lambda: 0.0))
         told = {peer.name: (peer.address, True) for peer in (GIVER, VOUCHER)}
         self.job.learn(told, Homes.alone("key", "me", GRID.count), {})
         self.job.polled(GIVER, Availability(ALL, {}))
@@ -91,7 +90,7 @@ def test_bytes_that_a_voucher_confirms_go_on_record_and_the_origin_is_not_asked(
     origin = Origin(DATA, VERSION)
     fetch = Fetch(origin).confirm(knows_all)
     fetch.job.keep()
-    assert (origin.asked, fetch.rejected, fetch.job.unconfirmed) == ([], {}, 0)
+    assert (origin.asked, fetch.job.rejected(), fetch.job.unconfirmed) == ([], {}, 0)
     assert fetch.staged.close() == (Span(0, SIZE),)
 
 
@@ -103,7 +102,7 @@ def test_wrong_bytes_are_read_again_from_the_origin() -> None:
     assert fetch.staged.read(SIZE, 0) == DATA
     assert origin.asked == [GRID.span(1)]
     assert fetch.staged.edition == 1  # it left the record before it was written over
-    assert fetch.rejected == {}
+    assert fetch.job.rejected() == {}
     assert fetch.job.snapshot().fetched == GRID.span(1).size
     assert fetch.job.error is None
 
@@ -117,7 +116,7 @@ def test_a_voucher_that_lies_is_rejected_and_the_bytes_stay() -> None:
     origin = Origin(DATA, VERSION)
     fetch = Fetch(origin).confirm(lies)
     assert fetch.staged.read(SIZE, 0) == DATA
-    assert fetch.rejected == {"voucher": "vouched for wrong bytes"}
+    assert fetch.job.rejected() == {"voucher": "vouched for wrong bytes"}
     assert len(origin.asked) == 1
 
 

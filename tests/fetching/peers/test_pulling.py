@@ -40,13 +40,11 @@ class Fetch:
 
     def __init__(self, peers: dict[str, str]) -> None:
         self.staged = StagedMemory(SIZE, 1_000_000)
-        self.taken: dict[str, int] = {}
-        self.rejected: dict[str, str] = {}
         source = SimpleNamespace(id="origin", pin=SimpleNamespace(is_loose=False))
         self.job = Job(source, self.staged, Transfer(SIZE, Options()), Version(SIZE, '"v1"'))  # type: ignore[arg-type]
         self._pool = Pool(Connector(environ={}))
         asker = Asker(Caller("me"))
-        self.puller = Puller(self.job, "key", asker, self._pool, Options(), self.taken, self.rejected)
+        self.puller = Puller(self.job, "key", asker, self._pool, Options())
         self.puller.learn({name: (address, True) for name, address in peers.items()}, {})
 
     def run(self) -> Fetch:
@@ -87,7 +85,7 @@ def test_all_bytes_come_from_peers_and_are_confirmed() -> None:
     with listening(honest, honest) as (a, b):
         fetch = Fetch({"a": a.url, "b": b.url}).run()
     assert fetch.staged.read(SIZE, 0) == DATA
-    assert sum(fetch.taken.values()) == SIZE
+    assert sum(fetch.job.taken().values()) == SIZE
     assert fetch.puller.requests == len(a.asked) + len(b.asked)
     assert (fetch.job.error, fetch.job.unconfirmed, fetch.puller.remarks()) == (None, 0, [])
 
@@ -112,8 +110,8 @@ def test_a_peer_that_sends_nonsense_is_rejected_and_told_of() -> None:
         fetch = Fetch({"a": a.url, "b": b.url})
         fetch.run()
     assert fetch.staged.read(SIZE, 0) == DATA
-    assert set(fetch.rejected) == {"a"}
-    assert fetch.taken == {"b": SIZE}
+    assert set(fetch.job.rejected()) == {"a"}
+    assert fetch.job.taken() == {"b": SIZE}
     assert fetch.puller.remarks() == ["a sent another range than the one asked for: it was not asked again"]
 
 
