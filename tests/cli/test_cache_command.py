@@ -256,6 +256,16 @@ def test_the_beginning_of_a_digest(cache, capsys) -> None:
     assert "at least 6 digits" in capsys.readouterr().err
 
 
+def test_flags_stand_anywhere(cache, capsys) -> None:
+    """Also between the action and the model."""
+    digest = blobs(cache)[0].name
+    for arguments in (["path", "--cache", cache.root, digest], ["--cache", cache.root, "path", digest]):
+        assert run(["cache", *arguments]) == 0
+        assert digest in told(capsys)
+    assert run(["cache", "info", "--", "--nothing"]) == 4
+    assert "--nothing is not in the cache" in capsys.readouterr().err
+
+
 def test_a_blob_without_a_name(cache, capsys) -> None:
     """The table shows no digest in the place of the name: its ID has its own column."""
     for record in Path(cache.root, "refs").iterdir():

@@ -149,8 +149,10 @@ def config_parser() -> Parser:
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> dict[str, object]:
-    """Return the raw values by name. Raises UsageError."""
-    raw, extras = parser.parse_known_args(list(arguments))
+    """Return the raw values by name. Flags may stand between the positional arguments. Raises UsageError."""
+    # Intermixed, argparse takes a word behind "--" for a flag; else it gives up an optional second word at a flag.
+    known = parser.parse_known_args if "--" in arguments else parser.parse_known_intermixed_args
+    raw, extras = known(list(arguments))
     extras = [word for word in extras if word != "--"]
     if extras:
         parser.refuse(extras)
