@@ -38,6 +38,20 @@ def fault_of(
         return Fault(Remedy.AT_ONCE, OriginUnreachable(f"{where} closed the connection", _AGAIN))
     if fault := _of_the_proxys_tls(url, error, proxy, for_proxy) or _of_tls(where, error, credentials):
         return fault
+    if fault := _of_the_way(url, error):
+        return fault
+    if isinstance(error, TimeoutError) and not error.errno:
+        return _fault_of_silence(where, timeout_s, proxy)
+    if isinstance(error, BadHead):
+        hint = "check the port: something else than HTTP may be spoken there"
+        return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}", hint))
+    is_refused = isinstance(error, ConnectionRefusedError)
+    hint = "check host and port: nothing listens there" if is_refused else _AGAIN
+    return Fault(Remedy.FEWER, OriginUnreachable(f"{where}: {_describe(error)}", hint))
+
+
+def _of_the_way(url: Url, error: Exception) -> Fault | None:
+    """Return the fault of a name, a redirect's guard or a proxy, where no connection to the host is open; else None."""
     if isinstance(error, Barred):
         hint = f"the origin is not there itself; if that is right: --allow-redirect-to {error.host}"
         return Fault(Remedy.NONE, OriginError(f"a redirect leads to {error}", hint))
@@ -47,19 +61,14 @@ def fault_of(
     if isinstance(error, socket.gaierror):
         remedy = _connect_remedy(error)
         return Fault(remedy, OriginUnreachable(f"cannot resolve {url.endpoint.host}", "check the name and the DNS"))
-    if isinstance(error, ProxyRefused):
-        return _fault_of_refusal(where, error)
-    if isinstance(error, TimeoutError) and not error.errno:
-        what = f"{where} did not answer within {timeout_s:g} s"
-        if proxy:
-            return Fault(Remedy.PATIENCE, OriginUnreachable(f"{what} through the proxy {proxy}", _PROXY_HINT))
-        return Fault(Remedy.PATIENCE, OriginUnreachable(what, "--timeout waits longer"))
-    if isinstance(error, BadHead):
-        hint = "check the port: something else than HTTP may be spoken there"
-        return Fault(Remedy.RETRY, OriginError(f"{where} gave an answer that makes no sense: {error}", hint))
-    is_refused = isinstance(error, ConnectionRefusedError)
-    hint = "check host and port: nothing listens there" if is_refused else _AGAIN
-    return Fault(Remedy.FEWER, OriginUnreachable(f"{where}: {_describe(error)}", hint))
+    return _fault_of_refusal(url.endpoint.authority, error) if isinstance(error, ProxyRefused) else None
+
+
+def _fault_of_silence(where: str, timeout_s: float, proxy: str) -> Fault:
+    what = f"{where} did not answer within {timeout_s:g} s"
+    if proxy:
+        return Fault(Remedy.PATIENCE, OriginUnreachable(f"{what} through the proxy {proxy}", _PROXY_HINT))
+    return Fault(Remedy.PATIENCE, OriginUnreachable(what, "--timeout waits longer"))
 
 
 def _fault_of_refusal(where: str, error: ProxyRefused) -> Fault:

@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from loom.core.faults import MAX_AT_ONCE, Fault, Remedy, retry_delay
@@ -156,33 +157,48 @@ async def read_again(
     the next request begins after its last byte. Raises LoomError when the tries are used up. Runs on the loop of
     `pool`.
     """
-    at, loop = span.start, asyncio.get_running_loop()
+    reading = _Reading(source, pool, span, version, sink, options.timeout_s, fed)
+    retrying = Retrying(options)
+    while reading.at < span.end:
+        await retrying.persist(reading.read_on)
 
-    async def read_on() -> None:
-        nonlocal at
-        begun = at
+
+class _Reading:
+    """A span that is read with one request after the other. at: where the next one begins."""
+
+    def __init__(
+        self, source: Source[Pool, Response], pool: Pool, span: Span, version: Version, sink: Sink, timeout_s: float,
+        fed: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self.at = span.start
+        self._source = source
+        self._pool = pool
+        self._end = span.end
+        self._version = version
+        self._sink = sink
+        self._timeout_s = timeout_s
+        self._fed = fed
+
+    async def read_on(self) -> None:
+        """Ask for the rest, and write what comes. Raises Fault."""
+        begun, pool = self.at, self._pool
         try:
-            async with asyncio.timeout(options.timeout_s):
-                answer = await source.open(pool, Span(at, span.end), version)
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._source.open(pool, Span(begun, self._end), self._version)
         except TimeoutError as error:
-            raise source.silent(pool) from error
+            raise self._source.silent(pool) from error
         try:
-            async with asyncio.timeout(options.timeout_s) as limit:
-
-                def accept(size: int) -> int:
-                    nonlocal at
-                    at += size
-                    limit.reschedule(loop.time() + options.timeout_s)
-                    fed(size)
-                    return span.end - at
-
-                await answer.body.pour_into(pool.pourer, sink, at, answer.span.size, accept)
+            async with asyncio.timeout(self._timeout_s) as silence:
+                accept = partial(self._accept, silence)
+                await answer.body.pour_into(pool.pourer, self._sink, begun, answer.span.size, accept)
         except OSError as error:
             pool.drop(answer.body.connection)
-            raise source.lost(error, at - begun) from error
+            raise self._source.lost(error, self.at - begun) from error
         finally:
             pool.put(answer.body)
 
-    retrying = Retrying(options)
-    while at < span.end:
-        await retrying.persist(read_on)
+    def _accept(self, silence: asyncio.Timeout, size: int) -> int:
+        self.at += size
+        silence.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+        self._fed(size)
+        return self._end - self.at
