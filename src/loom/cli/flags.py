@@ -76,7 +76,7 @@ class Flag:
 _OPTIONS = Options()
 
 OUT = Flag(
-    "out", parse_text, None, "FILE", "where the file goes; it replaces what stands there", short="o", scope="call"
+    "out", parse_text, None, "FILE", "where the file goes; an existing file is replaced", short="o", scope="call"
 )
 URL = Flag("url", parse_text, None, "URL", "what to fetch: http or https", scope="call")
 
@@ -128,7 +128,7 @@ CACHE_FLAGS = (
          "max_age_s"),
     Flag("offline", parse_switch, False, "",
          "never use the network; a file that is not in the cache is an error", "offline"),
-    Flag("max_cache_size", parse_size, None, "SIZE", "most bytes in the cache; what was used least recently is evicted "
+    Flag("max_cache_size", parse_size, None, "SIZE", "most bytes in the cache; files used least recently are evicted "
          "for a new file",
          "max_cache_size"),
     Flag("no_cache", parse_switch, False, "", "fetch straight to FILE, without the cache", "no_cache"),
@@ -208,10 +208,10 @@ LISTEN_FLAGS = (
 CACHE_COMMAND_FLAGS = (
     Flag("repair", parse_switch, False, "", "verify: also rebuild missing index entries and delete unusable files",
          scope="call"),
-    Flag("max_size", parse_size, None, "SIZE", "gc: remove what was used least recently until the cache has this size",
+    Flag("max_size", parse_size, None, "SIZE", "gc: remove the files used least recently until the cache has this size",
          scope="call"),
     Flag("older_than", parse_age, None, "AGE",
-         "gc: remove what was last used longer ago than this: 30d, 12h", scope="call"),
+         "gc: remove the files last used longer ago than this: 30d, 12h", scope="call"),
 )  # fmt: skip
 
 FLEET_FLAGS = (*CONTROL_FLAGS, NODE, ZONE, MODEL, *PEER_FLAGS)

@@ -133,7 +133,7 @@ def fetch_parser() -> Parser:
         parser,
         [OUT],
         {
-            "out": "where the file goes, in the place of what stands there (default: its own name, "
+            "out": "where the file goes; an existing file is replaced (default: its own name, "
             "which replaces no file of another URL)"
         },
     )

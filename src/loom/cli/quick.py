@@ -118,15 +118,15 @@ def _is_plain(words: dict[str, str]) -> bool:
 
 
 def _name_of(url: str) -> str:
-    """Return the last part of a URL's path if that has a suffix, as it stands there; "" for any other."""
+    """Return the last part of a URL's path if that has a suffix, unchanged; "" for any other."""
     name = url.partition("#")[0].partition("?")[0].rpartition("/")[2]
     return name if "." in name else ""
 
 
 def _may_take(name: str, blob: Place) -> bool:
-    """Return whether a name that the user did not give is plain, and nothing stands there but the blob itself.
+    """Return whether a name that the user did not give is plain, and free or the blob's own.
 
-    The long way finds out whose file it is that stands there.
+    The long way judges an existing file.
     """
     is_plain = bool(name) and _NAME_CHARS.issuperset(name) and name[0] not in ".-" and len(name) <= 255
     return is_plain and (not os.path.lexists(name) or _is_same_file(name, blob))

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 def plan_takeover(
     candidates: list[Run], everyone: Iterable[Run], known: Experience, chunk_size: int, now: float
 ) -> Plan | None:
-    """Return what to take over from the run that would end last, None when that gains nothing.
+    """Return the bytes to take over from the run that would end last, None when that gains no time.
 
     candidates: the runs that may be taken from; everyone: all runs, for the usual rate.
 

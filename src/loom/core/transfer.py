@@ -12,7 +12,7 @@ round trip included. The victim learns its new end from the next `received`. The
 (a hedge); the first answer wins (loom.core.balance). A run that is silent for longer than a reply takes to begin counts
 as dead, whatever its past rate was.
 
-What becomes of a request (a run), by what happens to it:
+The course after each event of a request (a run):
 
     event                              while others are served             while nothing is served
     -----                              -----------------------             -----------------------
@@ -163,7 +163,7 @@ class Transfer:
         return [*(worker for worker in starved if worker not in excused), *(w for w in lost if w not in starved)]
 
     def is_overtaken(self, worker: int) -> bool:
-        """Return whether `worker` asks for what others have brought: then nothing is wrong with its connection."""
+        """Return whether others have brought the bytes that `worker` asks for: then its connection is not at fault."""
         run = self._bytes.runs.get(worker)
         return run is not None and self._bytes.is_covered(run)
 

@@ -92,7 +92,7 @@ class Upstream:
         self.service.fed(run, size, front, now)
 
     def turned_away(self, run: Run, fault: Fault, jitter: Callable[[], float], now: float) -> Piece | None:
-        """Judge a closed run that failed. When it brought nothing while others were served, return what that costs.
+        """Judge a closed run that failed. When it brought no byte while others were served, return its cost.
 
         Then the limit falls, and the bytes wait for their turn. None: it is a failure like any other.
         """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from loom.core.units import Grid
 
 MAX_ASKED = 64
-"""Units that one question is about: what has to be hashed for the answer takes its time."""
+"""Most units of one question: the peer may have to hash them for its answer."""
 
 
 class Dispute(NamedTuple):

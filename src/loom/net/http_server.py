@@ -184,7 +184,7 @@ class HttpServer:
             self._waiting.pop(task, None)
 
     async def _read_request(self, head: bytes, connection: _ServerConnection) -> Request:
-        """Return the request, with its body. Raises Refused; what follows in the connection could be anything then."""
+        """Return the request, with its body. Raises Refused; then the next bytes of the connection may be anything."""
         request = parse_request(head, connection.client)
         size = parse_body_size(request, self._face)
         if not size:

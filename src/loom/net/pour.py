@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loom.net.limit import RateLimit
 
 PIPE_SIZE = 1024 * 1024
-"""Bytes in the pipe: what an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)."""
+"""Bytes in the pipe: the most that an unprivileged process may ask for (/proc/sys/fs/pipe-max-size)."""
 
 BUFFER_SIZE = 512 * 1024
 """Bytes in the buffer: 32 TLS records. With 256 KiB a file takes a tenth longer (docs/decisions)."""

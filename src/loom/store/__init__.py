@@ -1,1 +1,1 @@
-"""Files: the only code that writes them. Stage, verify, publish; nothing partial ever stands under a final name."""
+"""Files: the only code that writes them. Stage, verify, publish: a final name never has a partial file."""

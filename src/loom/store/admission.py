@@ -1,6 +1,6 @@
 """Checks before a fetch into the cache: folders that can be written to, an output that can be placed, and room.
 
-The last steps are tried first, on an empty file, so that what cannot end well is refused before anything is fetched.
+The last steps are tried first, on an empty file: a fetch that cannot end well is refused before it begins.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Admission:
         return ""
 
     def make_room(self, size: int) -> str:
-        """Evict what must go for `size` more bytes; return a sentence about it, "" for nothing. Raises StoreFull."""
+        """Evict to make room for `size` more bytes; return a sentence about it, "" for none. Raises StoreFull."""
         limit = self._options.max_cache_size
         if limit is None:
             return ""
@@ -127,9 +127,9 @@ class Admission:
             raise
 
     def require_room_for_copy(self, out: Path, size: int, missing: int) -> None:
-        """Refuse at once what would fit into the cache but not beside the output, where that gets a copy.
+        """Refuse at once a file that would fit into the cache but not beside the output, where that gets a copy.
 
-        Call it after `require_output`. size: bytes of the file; missing: of these, what the cache has yet to take in.
+        Call it after `require_output`. size: bytes of the file; missing: of these, bytes that the cache lacks.
         Raises StoreFull, and TakenOver when the cache was removed.
         """
         if not os.path.isdir(self._cache.root):
@@ -143,7 +143,7 @@ class Admission:
         require_room(size + missing if is_near else size, room, out.parent, hint)
 
     def hint_of_room(self) -> str:
-        """Return what could be removed for room, for an error's hint."""
+        """Return the hint of an error: how to make room."""
         from loom.store.evicting import evictable
         from loom.store.inventory import take_inventory
 

@@ -178,10 +178,10 @@ def is_blob_name(blob: str) -> bool:
 
 
 def read_boot_id() -> str:
-    """Return what names this boot of this machine: the kernel's boot id, the time of the boot in ns, and the host.
+    """Return the name of this boot of this machine: the kernel's boot id, the time of the boot in ns, and the host.
 
     Where /proc/sys is hidden (systemd's ProcSubset=pid) the id is "-". "" where the system tells neither id nor time:
-    then only what was synced is believed.
+    then only synced bytes are believed.
     """
     try:
         with open(_BOOT_ID, "rb", buffering=0) as file:

@@ -48,7 +48,7 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Removed:
-    """What was removed: blobs, parts, other files, and the bytes that are free again (none for linked blobs).
+    """The outcome: removed blobs, parts and other files, and the bytes that are free again (none for linked blobs).
 
     missing: bytes by which the cache is still larger than it may be; kept: why, for each of the blobs and parts passed
     over: title, bytes, reason.
@@ -163,7 +163,7 @@ def _excess(inventory: Inventory, needed: int, max_size: int, keep: str) -> int:
 
 
 def remove_blobs(cache: Cache, blobs: Iterable[Blob]) -> Removed:
-    """Remove blobs and what refers to them. Raises OSError."""
+    """Remove blobs and their records. Raises OSError."""
     gone: list[Blob] = []
     freed = 0
     for blob in blobs:

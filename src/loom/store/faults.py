@@ -1,4 +1,4 @@
-"""Errors of the file system, put into words, some before they occur: what could not be done where, and what helps."""
+"""Errors of the file system, put into words, some before they occur: the failed step, the path, and a hint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def translate(error: OSError, verb: str, path: Path | Place | str) -> StoreError
 
 
 def look_at_room(where: Path | int) -> os.statvfs_result | None:
-    """Return what the system says of the file system of a path or an open file; None where it does not tell."""
+    """Return the facts of the file system of a path or an open file (statvfs); None where they are unknown."""
     try:
         return os.statvfs(where)
     except OSError:
@@ -48,9 +48,9 @@ def look_at_room(where: Path | int) -> os.statvfs_result | None:
 
 
 def require_room(needed: int, room: os.statvfs_result | None, folder: Path, hint: str) -> None:
-    """Refuse at once what cannot fit, rather than after an hour of fetching it. Raises StoreFull.
+    """Refuse at once a file that cannot fit, rather than after an hour of fetching it. Raises StoreFull.
 
-    needed: bytes that are still to come; room: what the system says of the file system that `folder` is on.
+    needed: bytes that are still to come; room: facts of the file system that `folder` is on.
     """
     if room is None:
         return  # then the writes tell

@@ -103,7 +103,7 @@ def hash_file(path: Path | Place, on_hashed: Callable[[int], None] | None = None
 def hash_unchanged(path: Path | Place, on_hashed: Callable[[int], None] | None = None) -> tuple[str, int]:
     """Return the SHA-256 of a file and the modification time, in ns, that it had before and after.
 
-    Raises OSError, with ESTALE when the file was written to meanwhile: then the digest is of no particular content.
+    Raises OSError, with ESTALE when the file was written to meanwhile: then the digest belongs to no content.
     """
     fd = _open(path)
     before = os.fstat(fd).st_mtime_ns

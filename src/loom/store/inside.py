@@ -216,7 +216,7 @@ class Place:
         return fd
 
     def require_own(self) -> None:
-        """Raise Foreign when the name is taken by what `open_own` would refuse."""
+        """Raise Foreign when the name is taken and `open_own` would refuse it."""
         try:
             self._check_own(self.lstat())
         except FileNotFoundError:
@@ -255,7 +255,7 @@ class Place:
         self.inside.sync(self._folder)
 
     def unlink(self) -> bool:
-        """Remove the name, whatever it is of; return whether it was there."""
+        """Remove the name, of any kind of file; return whether it was there."""
         try:
             folder = self.inside.enter(self._folder)
         except FileNotFoundError:
@@ -269,7 +269,7 @@ class Place:
         return True
 
     def replace(self, target: Place) -> None:
-        """Give the file another name, in the place of what has it."""
+        """Rename the file, replacing a file that has the name."""
         self._with(target, os.replace)
 
     def link(self, target: Place) -> None:
@@ -327,7 +327,7 @@ class Place:
 
 
 def open_in(folder: int, name: str, flags: int, mode: int = 0) -> int:
-    """Open a name in an open folder; what has the name is not yet looked at. Raises OSError, Foreign."""
+    """Open a name in an open folder; the caller must check the file. Raises OSError, Foreign."""
     try:
         for _ in range(_LEASE_TRIES):
             try:

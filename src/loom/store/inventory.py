@@ -158,10 +158,10 @@ def blob_folders(cache: Cache) -> list[str]:
 
 
 def _look_at_links(cache: Cache) -> tuple[dict[tuple[int, int], list[str]], list[Place]]:
-    """Return the outputs that are symbolic links, by device and inode of what they lead to; and notes of no use.
+    """Return the outputs that are symbolic links, by device and inode of their blob; and useless notes.
 
-    A note is of no use when its output's folder is here and the link in it is not: from within another container, say,
-    it cannot be known.
+    A note is useless when its output's folder is here and the link in it is not. Without the folder, as within another
+    container, the link may exist.
     """
     pins: dict[tuple[int, int], list[str]] = {}
     stale: list[Place] = []

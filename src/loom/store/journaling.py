@@ -56,7 +56,7 @@ class Journal:
         self._can_append = False  # open, syncing, unvouched
         self._can_vouch = False  # open
         self.edition = 0
-        """Grows with each `disprove`: what was found out about the bytes before that counts no more."""
+        """Grows with each `disprove`: verdicts on bytes from before that count no more."""
 
     def try_claim(self) -> bool:
         """Take the lock; False when another process holds it, or did so a moment ago: then ask again."""

@@ -58,7 +58,7 @@ class NotOurs(StoreError):
 
 @dataclass(frozen=True)
 class Present:
-    """The file stands at the output: its version, how that came about, how it is linked to the cache, its digest.
+    """The file is at the output: its version, its outcome, its link to the cache, its digest.
 
     outcome: as in a Receipt. digest: 64 hex digits, "" when it is unknown. checked: how it was found to be current.
     proof: the digest that the origin told, by which the file was found.

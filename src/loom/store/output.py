@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from loom.store.inside import Place
 
 _MOUNTS = "/proc/self/mountinfo"
-_OTHER_NAME = "name it yourself: -o FILE replaces what stands there; or go to another folder"
+_OTHER_NAME = "name it yourself: -o FILE replaces an existing file; or go to another folder"
 _BLOCK = 1024 * 1024
 
 HINTS = {

@@ -2,8 +2,8 @@
 
 Rule: this module is on the path of a hit, so it imports next to nothing.
 
-Whatever stood at the path is replaced by a rename, so that a reader finds the old file or the new one, whole. A copy is
-made in a file without a name where the system has such, so that kill -9 leaves nothing behind.
+A rename replaces an earlier file at the path, so that a reader finds the old file or the new one, whole. A copy is made
+in a file without a name where the system has such, so that kill -9 leaves no file behind.
 """
 
 from __future__ import annotations

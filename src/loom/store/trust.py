@@ -67,7 +67,7 @@ class Trust:
             raise Foreign(errno.EPERM, f"a file of user {seen.st_uid}")
 
     def share(self, fd: int) -> None:
-        """Let the group that shares the folder read a file, whatever the umask is. Never fails."""
+        """Let the group that shares the folder read a file, under any umask. Never fails."""
         group = self.group
         if group < 0:
             return

@@ -177,7 +177,7 @@ def _pick_part(inventory: Inventory, text: str, key: str) -> Part:
     if not found:
         is_short = len(text) < SHORTEST and all(digit in hexdigits for digit in text)
         short = f"of a digest at least {SHORTEST} digits are needed; " if is_short else ""
-        raise NotCached(f"{redact(text)} is not in the cache", f"{short}`loom cache ls` shows what there is")
+        raise NotCached(f"{redact(text)} is not in the cache", f"{short}`loom cache ls` lists all")
     if len(found) > 1:
         ids = ", ".join(part.key[:12] for part in found)
         message = f"{len(found)} unfinished downloads are called {found[0].title}"
