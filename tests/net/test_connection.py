@@ -338,17 +338,17 @@ def test_a_kept_connection_is_judged_as_a_new_one() -> None:
     """What one fetch may connect to, the redirects of another one may not reach through its connection."""
     connector, loopback = Connector(environ={}), ("127.0.0.1", 80)
     origin, inside = Endpoint("http", "files.test", 80), Endpoint("http", "127.0.0.1", 80)
-    assert connector.permits(inside, loopback, None)
-    assert connector.permits(inside, loopback, RedirectGuard(inside))
-    assert not connector.permits(inside, loopback, RedirectGuard(origin))
-    assert connector.permits(inside, loopback, RedirectGuard(origin, ["127.0.0.0/8"]))
+    assert connector.admit(inside, loopback, None)
+    assert connector.admit(inside, loopback, RedirectGuard(inside))
+    assert not connector.admit(inside, loopback, RedirectGuard(origin))
+    assert connector.admit(inside, loopback, RedirectGuard(origin, ["127.0.0.0/8"]))
 
 
 def test_a_kept_connection_tells_where_home_is() -> None:
     """An origin on loopback may redirect to loopback, also when it is asked over a connection that was open."""
     connector, guard = Connector(environ={}), RedirectGuard(Endpoint("http", "files.test", 80))
     assert guard.bars_ip("127.0.0.2", "127.0.0.2") == "loopback"
-    assert connector.permits(Endpoint("http", "files.test", 80), ("127.0.0.1", 80), guard)
+    assert connector.admit(Endpoint("http", "files.test", 80), ("127.0.0.1", 80), guard)
     assert guard.bars_ip("127.0.0.2", "127.0.0.2") == ""
 
 
@@ -356,8 +356,8 @@ def test_through_a_proxy_the_spelling_of_the_host_is_judged() -> None:
     """The kept connection leads to the proxy: its address says nothing of the host."""
     connector = Connector(environ={"http_proxy": "http://127.0.0.1:3128"})
     metadata, guard = Endpoint("http", "169.254.169.254", 80), RedirectGuard(Endpoint("http", "files.test", 80))
-    assert not connector.permits(metadata, ("127.0.0.1", 3128), guard)
-    assert connector.permits(Endpoint("http", "cdn.test", 80), ("127.0.0.1", 3128), guard)
+    assert not connector.admit(metadata, ("127.0.0.1", 3128), guard)
+    assert connector.admit(Endpoint("http", "cdn.test", 80), ("127.0.0.1", 3128), guard)
 
 
 def test_what_a_pool_has_taken_back_is_not_taken_twice() -> None:

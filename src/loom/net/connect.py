@@ -140,11 +140,11 @@ class Connector:
             raise
         return sock
 
-    def permits(self, endpoint: Endpoint, peer: tuple[Any, ...] | None, guard: RedirectGuard | None) -> bool:
-        """Return whether a connection that is open already may be used where `open` would have asked this guard.
+    def admit(self, endpoint: Endpoint, peer: tuple[Any, ...] | None, guard: RedirectGuard | None) -> bool:
+        """Judge a connection that is open already as `open` would have; return whether it may be used with this guard.
 
         peer: the address at its other end. A fetch must not reach through the connection of another one what its own
-        redirects may not lead to.
+        redirects may not lead to. Like `open`, it tells the guard where the origin itself listens.
         """
         if guard is None:
             return True

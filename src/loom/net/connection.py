@@ -304,7 +304,7 @@ class Pool:
             if not connection.is_quiet:
                 idle.remove(connection)
                 connection.close()
-            elif self._connector.permits(kind[0], connection.peer, guard):
+            elif self._connector.admit(kind[0], connection.peer, guard):
                 idle.remove(connection)
                 connection.is_reused = True
                 return connection
