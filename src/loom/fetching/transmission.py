@@ -115,7 +115,7 @@ class Transmission:
 
     @property
     def unconfirmed(self) -> int:
-        """Bytes from peers that no other node vouched for; none if the digest of the whole was verified."""
+        """Bytes in units from peers that no other node vouched for; none if the digest of the whole was verified."""
         return self.job.unconfirmed if self.job and self.verifier.wanted is None else 0
 
     def keep(self) -> None:
@@ -193,7 +193,7 @@ class Transmission:
         if remark := self._source.pin.remark(job.version):
             self._warn(remark)
         if self.unconfirmed * USUAL_SHARE > job.size:
-            self._warn(f"{self.unconfirmed / 1e6:,.1f} MB came from peers, and no other node could vouch for them")
+            self._warn(f"no other node could vouch for {self.unconfirmed / 1e6:,.1f} MB that hold bytes from peers")
         self._report.now()
 
     def _can_join(self, old: Version, new: Version) -> bool:
