@@ -109,14 +109,14 @@ def _look_at_room(cache: Cache, max_size: int | None) -> Iterator[Finding]:
     if room is None:
         return
     free = room.f_bavail * room.f_frsize
-    message = f"{free / 1e9:,.1f} GB free at {cache.root}"
+    message = f"{_shown(free)} free at {cache.root}"
     hint = "`loom cache gc --max-size SIZE` makes room"
     if room.f_files and not room.f_favail:
         yield Finding(FAILURE, "room", f"the file system of {cache.root} takes no more files", "remove some")
     elif free < LITTLE_ROOM:
         yield Finding(WARNING, "room", message, hint)
     elif max_size is not None and (held := measure(cache)) + free < max_size:
-        message += f" beside {held / 1e9:,.1f} GB in the cache, whose limit is {max_size / 1e9:,.1f} GB: more than both"
+        message += f" beside {_shown(held)} in the cache, whose limit is {_shown(max_size)}: more than both"
         yield Finding(WARNING, "room", message, "lower --max-cache-size")
     else:
         yield Finding(OK, "room", message)
@@ -138,7 +138,7 @@ def _look_at_content(cache: Cache) -> Iterator[Finding]:
 
 def _look_at_blobs(inventory: Inventory) -> Iterator[Finding]:
     size = sum(blob.size for blob in inventory.blobs)
-    yield Finding(OK, "blobs", f"{len(inventory.blobs)} files, {size / 1e9:,.1f} GB")
+    yield Finding(OK, "blobs", f"{len(inventory.blobs)} files, {_shown(size)}")
     if inventory.quarantined:
         message = f"{len(inventory.quarantined)} files whose bytes turned out wrong are in quarantine"
         yield Finding(WARNING, "quarantine", message, "check disk and memory; then `loom cache gc` removes them")
@@ -157,7 +157,7 @@ def _look_at_parts(inventory: Inventory) -> Iterator[Finding]:
     old = [part for part in idle if time.time() - part.used_at > FORGOTTEN_S]
     if old:
         size = sum(part.size for part in old)
-        message = f"{len(old)} unfinished downloads have not grown for a week, {size / 1e9:,.1f} GB"
+        message = f"{len(old)} unfinished downloads have not grown for a week, {_shown(size)}"
         yield Finding(WARNING, "parts", message, "`loom cache gc --older-than 7d` removes them")
     elif inventory.parts:
         message = f"{len(inventory.parts)} unfinished downloads, {len(inventory.parts) - len(idle)} under way"
@@ -168,6 +168,10 @@ def _strange_files(cache: Cache) -> int:
     """Return how many files are not believed: of other users, or no regular files."""
     inside, folders = cache.inside, ("refs", "staging", "quarantine", *blob_folders(cache))
     return sum(len(list_names(inside, name)) - sum(1 for _ in look_into(inside, name)) for name in folders)
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
 
 
 def _reason(error: OSError) -> str:
