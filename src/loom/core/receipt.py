@@ -60,8 +60,8 @@ class Receipt:
     replicas: how many other nodes have all or a part of the model, by the control plane; None when it was not asked, or
         did not reply in time.
     peers: bytes taken from each peer, by its node's name.
-    unconfirmed: bytes that no other node could vouch for, in whole units: they hold bytes from peers, and may hold others; 0
-        when the digest was verified.
+    unconfirmed: bytes that no other node could vouch for, in whole units: they hold bytes from peers, perhaps others.
+        0 when the digest was verified.
     verified_by: the digest that the bytes were compared with, and its origin: "sha256 given by --sha256" or
         "sha256 told by X-Linked-ETag of hub.example"; None without a digest.
     checked: why the file counts as current: "origin" (the origin confirmed it in this fetch, or sent it), "digest" (the
