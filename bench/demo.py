@@ -65,6 +65,7 @@ def play(url: str, here: Path, source: Path) -> None:
     say("3. Another folder wants the same model: a hit, by hard link. No request, no byte moved.")
     other = here.parent / "there"
     other.mkdir()
+    print("\n   $ cd ../there", end="", flush=True)
     loom(url, other)
     compare(source, other / "model.gguf")
     say("   What the cache says:")
