@@ -168,7 +168,7 @@ class Announcer:
     # On the renewal's thread
 
     def _exchange(self) -> None:
-        """Say where we are, hear who else is there: whoever begins later than us hears of us."""
+        """Tell the control plane our address, and learn the other nodes. Nodes that begin later learn of us."""
         member = self._own_member()
         member.client.timeout_s = TIMEOUT_S if self._has_asked else BUDGET_S
         try:

@@ -123,7 +123,7 @@ class Conductor:
                 cut()
             for run in runs:
                 if run.done():
-                    run.result()  # a worker only ends before the job by an error that nobody foresaw
+                    run.result()  # a worker ends before the job only by an unexpected error
             if time.monotonic() >= keep_at:
                 job.keep(KEEP_LEAST)
                 keep_at = time.monotonic() + KEEP_EVERY_S

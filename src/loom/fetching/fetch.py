@@ -278,7 +278,7 @@ class _Fetch:
         )
 
     def interrupted(self) -> Interrupted:
-        """Return what to tell somebody who pressed Ctrl-C."""
+        """Return the message for a user who pressed Ctrl-C."""
         self._keep()
         again = "run the same command again"
         sent = self._transmission

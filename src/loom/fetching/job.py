@@ -304,7 +304,7 @@ class Job:
             return self._peers.unreached()
 
     def let_go(self) -> None:
-        """Leave to others what is not this node's to ask the origin for."""
+        """Shorten requests to the origin: beyond this node's share, and for units that others have or ask it for."""
         with self._lock:
             self._peers.let_go(self._clock())
 

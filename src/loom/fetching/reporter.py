@@ -1,4 +1,4 @@
-"""Snapshots of a running fetch, for whoever watches."""
+"""Snapshots of a running fetch, for its caller."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loom.fetching.stream import WholeStream
 
 RATE_WINDOW_S = 3.0
-"""The rate shown is the mean of so many seconds, or a little more: calm to read, and quick to tell a stall."""
+"""Seconds, or a little more, of which the shown rate is the mean: calm to read, and quick to tell a stall."""
 
 
 class Reporter:
@@ -56,7 +56,7 @@ class Reporter:
         self.now()
 
     def waiting(self, note: str, seen: tuple[int, int] | None = None) -> None:
-        """Report that somebody else has to finish first; `seen` is how far that is: bytes in place, and the size."""
+        """Report that another process has to finish first. seen: its bytes in place, and the size."""
         received, size = seen or (0, None)
         if self._on_progress is not None:
             self._on_progress(Progress("waiting", size, received, note=note))

@@ -197,7 +197,7 @@ class Transmission:
         self._report.now()
 
     def _can_join(self, old: Version, new: Version) -> bool:
-        """Return whether what is left of an earlier fetch may be gone on with: a validator, or a digest, proves it."""
+        """Return whether this fetch may go on from an earlier one's bytes: a validator or a digest proves them."""
         is_pinned = old.can_pin and new.can_pin
         return old.size == new.size and old.matches(new) and (is_pinned or self.verifier.wanted is not None)
 
@@ -311,7 +311,7 @@ class Transmission:
 
 
 def _sync_within(staged: Staged, timeout_s: float) -> bool:
-    """Bring what is on record to the disk, in a thread, for its calls cannot be ended; return whether that is done."""
+    """Sync the bytes on record, in a thread, as its calls cannot be interrupted; return whether that is done."""
     done = threading.Event()
 
     def run() -> None:
