@@ -14,11 +14,10 @@ getting it. A home that is through with its own helps: it asks for units of whic
 has not come to. Should a home be dead, slow or cut off, the second one asks after PATIENCE_S without anything to take
 from any peer, the third one after twice that, and so on. So a node needs no opinion about who is alive.
 
-Why it ends. Bytes come from peers, or nothing comes for a while; then patience runs out, and they come from the
-origin.
+Why it ends. Bytes come from peers; when none come for a while, patience runs out, and they come from the origin.
 
-What a peer is (heard, avoided, rejected ...) is loom.core.peer's. Pure: time comes in as `now`, chance as `random`. Not
-thread-safe.
+The states of a peer (heard, avoided, rejected ...): loom.core.peer. Pure: time comes in as `now`, chance as `random`.
+Not thread-safe.
 """
 
 from __future__ import annotations

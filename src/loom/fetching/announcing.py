@@ -140,7 +140,7 @@ class Announcer:
         return is_tried
 
     def complete(self, receipt: Receipt) -> Receipt:
-        """Take what the fetch came to, and return it with what the control plane had to say."""
+        """Take the receipt of the fetch; return it with replicas and warnings of the control plane."""
         if self._member is None:
             return receipt
         self._receipt, note = receipt, ""

@@ -1,4 +1,4 @@
-"""Confirming what came from peers while a fetch runs; what to do next the exchange decides (loom.core.confirmation).
+"""Confirms the bytes of peers while a fetch runs. The exchange decides what is done next (loom.core.confirmation).
 
 One task on the first loop hashes units as they become whole, asks peers for digests, and where those differ reads the
 unit from the origin again, straight over what is there. The fetch is finished when the file is complete and no peer is

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from loom.fetching.member import Member
     from loom.net.connection import Pool
 
-_NOBODY_STAYS = (
+_CANNOT_LINGER = (
     "peers still want this file, and no process can stay to hand it out: a container ends with its first process; run "
     "`loom node` over the same cache beside it (docs/howto/kubernetes.md)"
 )
@@ -217,7 +217,7 @@ class Peers:
                 "elapsed_s": receipt.elapsed_s,
             },
         }  # fmt: skip
-        return member.hand_on(facts, receipt.out), _NOBODY_STAYS if background.is_first_process() else ""
+        return member.hand_on(facts, receipt.out), _CANNOT_LINGER if background.is_first_process() else ""
 
     def close(self) -> None:
         """Hand out nothing of this fetch any more."""

@@ -1,7 +1,7 @@
 """Pulling: the swarm's shell. It takes from peers what the exchange of a job decides to take (loom.core.exchange).
 
 One task on the first loop, beside the workers that ask the origin, asks the job what to ask which peer for, and has it
-carried out. Here is also what peers are handed of an unfinished file.
+carried out. `Arriving` is an unfinished file as peers are handed it.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _watched(
 
 
 def _ended(receipt: Receipt, on_progress: Callable[[Progress], None] | None) -> Receipt:
-    """Tell the log, and who watches, how a fetch ended; return its receipt."""
+    """Tell the log, and `on_progress`, how a fetch ended; return its receipt."""
     _log(receipt)
     if on_progress is not None:
         on_progress(_last_progress(receipt))

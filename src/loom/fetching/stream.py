@@ -1,4 +1,4 @@
-"""The way out when an origin ignores ranges or tells no length: the whole object in one stream, from the beginning."""
+"""The whole object in one stream, from the beginning: for an origin that ignores ranges or tells no length."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Transmission:
         self.is_on_disk = True
         """Whether what was kept is on the disk for good; else only this machine believes it, until it boots again."""
 
-    # What it came to
+    # Results
 
     @property
     def brought(self) -> dict[str, int]:
