@@ -1,4 +1,4 @@
-"""The renewal loop: one thread for all that a node has to say; what it costs when the control plane is away."""
+"""The renewal loop: a few threads for all that a node has to say; what it costs when the control plane is away."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loom.client.renewal import Lease, Renewal
+from loom.client.renewal import MOST_THREADS, Lease, Renewal
 from loom.errors import RegistryUnavailable
 from tests.waiting import until
 
@@ -24,18 +24,67 @@ def renewal() -> Iterator[Renewal]:
     assert "loom-renewed" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_all_leases_are_renewed_on_one_thread(renewal: Renewal) -> None:
+def test_a_thread_that_waits_takes_the_next_lease(renewal: Renewal) -> None:
     """Each in its own period, the first time at once."""
-    said: list[tuple[str, str]] = []
-    for name, period_s in (("often", 0.001), ("seldom", 1000.0)):
-        renewal.add(Lease(lambda name=name: said.append((name, threading.current_thread().name)), period_s))
+    said: list[tuple[str, int]] = []
+    often = Lease(lambda: said.append(("often", threading.get_ident())), 0.001)
+    for lease in (Lease(lambda: said.append(("seldom", threading.get_ident())), 1000.0), often):
+        renewal.add(lease)
+        until(lambda: bool(said) and not renewal.is_busy, "its thread waits")
     until(lambda: len(said) > 5, "it is said again and again")
-    assert {thread for _, thread in said} == {"loom-renewed"}
+    assert len({thread for _, thread in said}) == 1
     assert [name for name, _ in said].count("seldom") == 1
 
 
-def test_a_slow_control_plane_is_asked_about_frequent_leases_first(renewal: Renewal) -> None:
+def test_leases_do_not_wait_for_each_other(renewal: Renewal) -> None:
+    """Fetches that begin together are told at once who else is there, also by a control plane that is far away."""
+    together = threading.Barrier(MOST_THREADS)
+    leases = [Lease(lambda: together.wait(20), 1000.0) for _ in range(MOST_THREADS)]
+    for lease in leases:
+        renewal.add(lease)
+    assert all(lease.is_tried.wait(20) for lease in leases)
+    assert [lease.trouble for lease in leases] == [""] * MOST_THREADS
+
+
+def test_a_lease_is_on_one_thread_at_a_time(renewal: Renewal) -> None:
+    """Its last word waits for a renewal under way, though other threads are free."""
+    said: list[str] = []
+    began, may_go_on = threading.Event(), threading.Event()
+    lease = Lease(lambda: (began.set(), may_go_on.wait(20), said.append("here")), 0.0)
+    renewal.add(lease)
+    assert began.wait(20)
+    renewal.end(lease, lambda: said.append("gone"))
+    other = Lease(lambda: None, 1000.0)
+    renewal.add(other)
+    assert other.is_tried.wait(20)
+    assert not lease.is_ended.is_set()
+    may_go_on.set()
+    assert lease.is_ended.wait(20)
+    assert said == ["here", "gone"]
+
+
+def test_where_one_thread_is_to_be_had_leases_take_turns(renewal: Renewal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TasksMax= or `ulimit -u`: all is said, one after the other."""
+    began, may_go_on = threading.Event(), threading.Event()
+    renewal.add(Lease(lambda: (began.set(), may_go_on.wait(20)), 1000.0))
+    assert began.wait(20)
+    monkeypatch.setattr(threading.Thread, "start", _refuse)
+    leases = [Lease(lambda: None, 1000.0) for _ in range(3)]
+    for lease in leases:
+        renewal.add(lease)
+    may_go_on.set()
+    assert all(lease.is_tried.wait(20) for lease in leases)
+
+
+def _refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_slow_control_plane_is_asked_about_frequent_leases_first(
+    renewal: Renewal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fetch does not wait for its turn behind hundreds of files that are handed on, nor these for ever behind it."""
+    monkeypatch.setattr("loom.client.renewal.MOST_THREADS", 1)
     said: list[str] = []
     began, may_go_on = threading.Event(), threading.Event()
     renewal.add(Lease(lambda: (began.set(), may_go_on.wait()), 1000.0))

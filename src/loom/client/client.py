@@ -6,6 +6,8 @@ control plane is part of the fleet, not of the internet.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import socket
 import ssl
@@ -75,8 +77,10 @@ class ControlClient:
         when https needs one of these files and it cannot be used.
     timeout_s: for a whole request, from its first to its last byte.
     denied_hint: hint for a refused or missing token; by default the control plane's own.
-    keeps: whether to keep the connection for the next call; then `close` the client in the end. Without it every call
-        has a connection of its own, and may come from any thread; with it one thread calls.
+    keeps: whether to keep connections for the next calls; then `close` the client in the end. Without it every call
+        has a connection of its own.
+
+    Calls may come from any thread.
     """
 
     def __init__(
@@ -95,12 +99,19 @@ class ControlClient:
         self._denied_hint = denied_hint
         self._certificate = certificate
         is_tls = self._url.endpoint.scheme == "https"
-        self._context = _context(ca_file, certificate) if is_tls and (ca_file or certificate) else None
+        self._contexts = [_context(ca_file, certificate)] if is_tls and (ca_file or certificate) else []
+
+    def within(self, timeout_s: float) -> ControlClient:
+        """Return the same client, over the same connections, with another time for a whole request."""
+        other = copy.copy(self)
+        other.timeout_s = timeout_s
+        return other
 
     def close(self) -> None:
-        """Close the connection that is kept."""
+        """Close the connections that are kept."""
         while self._kept:
-            self._kept.pop().close()
+            with contextlib.suppress(IndexError):  # another thread was first
+                self._kept.pop().close()
 
     def __str__(self) -> str:
         """Return the address, for people."""
@@ -244,8 +255,8 @@ class ControlClient:
 
         from loom.client.request import ReplyTooLarge, exchange
 
-        if self._url.endpoint.scheme == "https" and self._context is None:
-            self._context = _context(None)
+        if self._url.endpoint.scheme == "https" and not self._contexts:
+            self._contexts.append(_context(None))
         request = (
             method,
             self._prefix + path,
@@ -254,7 +265,8 @@ class ControlClient:
         )
         try:
             return exchange(
-                self._url.endpoint, request, context=self._context, timeout_s=self.timeout_s, most=most, kept=self._kept
+                self._url.endpoint, request, context=self._contexts[0] if self._contexts else None,
+                timeout_s=self.timeout_s, most=most, kept=self._kept,
             )  # fmt: skip
         except TimeoutError:
             hint = "is it overloaded, is a firewall in between, or is something else listening there?"

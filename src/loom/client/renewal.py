@@ -1,7 +1,7 @@
 """The renewal loop: renews leases at a control plane, for a lease ends unless it is renewed.
 
-One thread sends all messages of one node: about fetches under way, and about the files that it offers. A lease goes
-through these states:
+A few threads send all messages of one node: about fetches under way, and about the files that it offers. A lease goes
+through these states, on one thread at a time:
 
 | state | event | next |
 |---|---|---|
@@ -15,6 +15,7 @@ Rule: a control plane that is down or slow costs its callers no time but that wh
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -88,71 +89,106 @@ class Lease:
         self.trouble = trouble
 
 
-class Renewal:
-    """Renews any number of leases on one thread, begun with the first of them. Thread-safe.
+MOST_THREADS = 8
+"""Most threads of one renewal loop: calls of the control plane at once. Fetches that begin together all want an answer
+within a few tenths of a second; one call after the other, they would not get it from a control plane far away."""
 
-    name: of the thread. at_end: called on it after `close`, when all leases have ended.
+
+class Renewal:
+    """Renews any number of leases, each on one thread at a time. Thread-safe.
+
+    It begins with one thread, and starts others, up to MOST_THREADS, when leases are due and all threads are busy.
+    name: of the threads. at_end: called on the last of them after `close`, when all leases have ended.
     """
 
     def __init__(self, name: str, at_end: Callable[[], object] = lambda: None) -> None:
-        self._leases: list[Lease] = []
-        self._changed = threading.Condition()
-        self._is_closing = self._is_begun = self._is_by_period = False
-        self.is_busy = False
-        """Whether the control plane is being asked at this moment."""
+        self._name = name
         self._at_end = at_end
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._changed = threading.Condition()
+        self._leases: list[Lease] = []
+        self._under_way: set[Lease] = set()
+        self._threads: list[threading.Thread] = []
+        self._ended = 0
+        self._is_closing = self._is_by_period = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the control plane is being asked at this moment."""
+        return bool(self._under_way)
 
     def add(self, lease: Lease) -> None:
         """Renew a lease from now on. Raises RuntimeError when the system allows no more threads."""
         with self._changed:
-            if not self._is_begun:
-                self._thread.start()
-                self._is_begun = True
+            if not self._threads:
+                self._start()
             self._leases = [*(one for one in self._leases if one is not lease), lease]
-            self._changed.notify()
+            self._call_for_help()
 
     def end(self, lease: Lease, last: Callable[[], object] | None = None) -> None:
         """Renew a lease no more; `last`, if given, is called first. `lease.is_ended` tells when that is done."""
         with self._changed:
             if lease in self._leases:
                 lease.end_with(last)
-                self._changed.notify()
+                self._call_for_help()
             else:
                 lease.is_ended.set()
 
     def close(self, timeout_s: float) -> None:
-        """End the thread once the leases that have ended have said their last word; wait for at most `timeout_s`."""
+        """End the threads once the leases that have ended have said their last word; wait for at most `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
         with self._changed:
             self._is_closing = True
             self._leases = [lease for lease in self._leases if lease.due_at == float("-inf")]
-            self._changed.notify()
-            is_begun = self._is_begun
-        if is_begun:
-            self._thread.join(timeout_s)
-        else:
+            self._changed.notify_all()
+            threads = self._threads[:]
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if not threads:
             self._at_end()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _call_for_help(self) -> None:
+        """Have a thread look at the leases; start one more when more are due than threads are free."""
+        self._changed.notify()
+        is_short = len(self._due()) > len(self._threads) - len(self._under_way)
+        if is_short and len(self._threads) < MOST_THREADS and not self._is_closing:
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: those that are there take turns
+                self._start()
+
+    def _due(self) -> list[Lease]:
+        now = time.monotonic()
+        return [lease for lease in self._leases if lease.due_at <= now and lease not in self._under_way]
 
     def _run(self) -> None:
         while (lease := self._next()) is not None:
-            self.is_busy = True
             has_more = lease.take_turn()
-            self.is_busy = False
-            if not has_more:
-                with self._changed:
+            with self._changed:
+                self._under_way.discard(lease)
+                if not has_more:
                     self._leases = [one for one in self._leases if one is not lease]
-        self._at_end()
+        with self._changed:
+            self._ended += 1
+            is_last = self._ended == len(self._threads)
+        if is_last:
+            self._at_end()
 
     def _next(self) -> Lease | None:
-        """Wait for the next lease that is due, and return it; None after `close`, when all leases have ended."""
+        """Wait for the next lease that is due, and return it; None after `close`, when no lease is left to take."""
         with self._changed:
             while True:
-                now = time.monotonic()
-                if due := [lease for lease in self._leases if lease.due_at <= now]:
-                    return self._choose(due)
-                if not self._leases and self._is_closing:
+                if due := self._due():
+                    lease = self._choose(due)
+                    self._under_way.add(lease)
+                    self._call_for_help()
+                    return lease
+                free = [lease.due_at for lease in self._leases if lease not in self._under_way]
+                if not free and self._is_closing:
                     return None
-                self._changed.wait(min((lease.due_at - now for lease in self._leases), default=None))
+                self._changed.wait(min(free) - time.monotonic() if free else None)
 
     def _choose(self, due: list[Lease]) -> Lease:
         """Return the next one of those that are due: in turn the most frequent one, and the one that is due longest.

@@ -66,10 +66,18 @@ def exchange(
     that is none, http.client.HTTPException.
     """
     deadline = Deadline(timeout_s)
-    while kept:
+    while (one := take_kept(kept)) is not None:
         with contextlib.suppress(ConnectionError, ssl.SSLError, http.client.BadStatusLine):
-            return _ask(kept.pop(), endpoint, request, deadline, most, kept)
+            return _ask(one, endpoint, request, deadline, most, kept)
     return _ask(_open(endpoint, context, deadline), endpoint, request, deadline, most, kept)
+
+
+def take_kept(kept: list[socket.socket] | None) -> socket.socket | None:
+    """Take a connection from those that are kept; None without one. Threads share the list: two never get the same."""
+    try:
+        return kept.pop() if kept else None
+    except IndexError:  # another thread was first
+        return None
 
 
 def _ask(

@@ -31,6 +31,7 @@ from loom.fetching.peers import Peers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loom.client.client import ControlClient
     from loom.core.options import Options
     from loom.core.receipt import Progress, Receipt
     from loom.core.reference import Reference
@@ -165,26 +166,25 @@ class Announcer:
         hints = filter(None, (error.hint, f"nor could the control plane tell of peers: {trouble}"))
         return OriginUnreachable(error.message, "; ".join(hints))
 
-    # On the renewal's thread
+    # On a thread of the renewal's
 
     def _exchange(self) -> None:
         """Tell the control plane our address, and learn the other nodes. Nodes that begin later learn of us."""
         member = self._own_member()
-        member.client.timeout_s = TIMEOUT_S if self._has_asked else BUDGET_S
+        client = member.client.within(TIMEOUT_S if self._has_asked else BUDGET_S)
         try:
             is_asked = self.peers is not None and self.peers.address
             if is_asked:
-                self._announce(member)
-            self._look_up(member)
+                self._announce(member, client)
+            self._look_up(member, client)
             if not is_asked:
-                self._announce(member)
+                self._announce(member, client)
         finally:
             self._has_asked = True
 
-    def _look_up(self, member: Member) -> None:
+    def _look_up(self, member: Member, client: ControlClient) -> None:
         if self._replicas is not None and self.peers is None:
             return
-        client = member.client
         try:
             found = client.locate(
                 self._model, node=member.node, identity=member.identity, zone=self._options.zone, homes=MAX_HOMES
@@ -196,7 +196,7 @@ class Announcer:
         if self.peers is not None:
             self.peers.learn(found["replicas"], found.get("homes", ()))
 
-    def _announce(self, member: Member) -> None:
+    def _announce(self, member: Member, client: ControlClient) -> None:
         now = self._now
         is_sharing = self.peers is not None and self.peers.address
         if now is None or now.phase not in (("connecting", "fetching", "verifying") if is_sharing else ("fetching",)):
@@ -205,29 +205,31 @@ class Announcer:
         from_peers = self.peers.taken_in_all if self.peers else 0
         from_origin = self._fetched_before + self._fetched
         facts = {"received": now.received, "from_origin": from_origin, "from_peers": from_peers}
-        self._register(member, "partial", now.size, TTL_S, **facts)
+        self._register(member, client, "partial", now.size, TTL_S, **facts)
 
     def _announce_end(self) -> None:
         member = self._own_member()
-        member.client.timeout_s = TIMEOUT_S
+        client = member.client.within(TIMEOUT_S)
         if self._receipt is not None:
             receipt = self._receipt
             from_origin = self._fetched_before + receipt.sources.get("origin", 0)
             facts: dict[str, object] = {"from_origin": from_origin, "from_peers": receipt.sources.get("peers", 0)}
             facts |= {"outcome": receipt.outcome, "elapsed_s": receipt.elapsed_s}
             ttl_s = NODE_TTL_S if self._has_node else DONE_TTL_S
-            self._register(member, "complete", receipt.size, ttl_s, digest=receipt.digest, **facts)
+            self._register(member, client, "complete", receipt.size, ttl_s, digest=receipt.digest, **facts)
         elif self._is_known or self._failure:
             ended = {"fetch": self._fetch, "reason": self._failure, "elapsed_s": time.monotonic() - self._started}
-            member.client.withdraw(member.node, self._model, identity=member.identity, ended=ended)
+            client.withdraw(member.node, self._model, identity=member.identity, ended=ended)
 
-    def _register(self, member: Member, state: str, size: int | None, ttl_s: float, **facts: object) -> None:
+    def _register(
+        self, member: Member, client: ControlClient, state: str, size: int | None, ttl_s: float, **facts: object
+    ) -> None:
         address = self.peers.address if self.peers and state == "partial" else ""
         facts |= {"address": address, "own_address": True} if address else {}
         if self.peers is not None:
             facts |= {**self.peers.told_rejected, "served": self.peers.served}
         facts |= {"zone": self._options.zone, "state": state, "size": size, "ttl_s": ttl_s, "fetch": self._fetch}
-        reply = member.client.register(member.node, self._model, identity=member.identity, **facts)
+        reply = client.register(member.node, self._model, identity=member.identity, **facts)
         self._has_node = reply.get("node_expires_in_s") is not None
 
     def _own_member(self) -> Member:

@@ -12,7 +12,7 @@ whether they run in one session makes no difference (loom.fetching.shared).
 | | | limit_rate; timeout_s (of handshakes); proxies and trust of the environment |
 | connections to peers; pipe and buffer | loop | control_token, limit_rate |
 | the process as a node of a fleet: port and shelf, | process | control, control_token, control_ca_file, control_cert, |
-| thread that announces and its connection, | | control_key (files as above), node, zone, listen, allow_anonymous, |
+| threads that announce, their connections; | | control_key (files as above), node, zone, listen, allow_anonymous, |
 | process that lingers | | limit_upload_rate; the node's identity: of the cache, else of the process |
 
 All other choices are a fetch's own: they say what one entry asks for and where it goes, and end with it. `token` and
@@ -72,7 +72,7 @@ class Session:
 
     `close`: fetches under way raise Cancelled and keep what has arrived; it waits for them. Then the last user of the
     process frees, in this order: event loops with their threads; files that peers may still want (a process of its own
-    goes on with them), the port, and the thread that announces; connections. A forked child has none of it, and may go
+    goes on with them), the port, and the threads that announce; connections. A forked child has none of it, and may go
     on using the session.
     """
 

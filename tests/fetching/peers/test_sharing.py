@@ -47,7 +47,7 @@ def wanted_elsewhere(model: str, cold: Cold, size: int) -> Liar:
     return liar
 
 
-def test_two_fetches_share_a_port_and_a_thread(cold: Cold, origin: Origin) -> None:
+def test_two_fetches_share_a_port_and_threads(cold: Cold, origin: Origin) -> None:
     """At once, in two threads, without a session: each model has its lease, and both lead to one address."""
     urls = [origin.put(f"/{name}", Thing(DATA), paced(300_000, 0.05)) for name in "ab"]
     threads: set[str] = set()
@@ -68,7 +68,9 @@ def test_two_fetches_share_a_port_and_a_thread(cold: Cold, origin: Origin) -> No
     addresses = set().union(*seen.values())
     assert set(seen) == {"a", "b"}
     assert len(addresses) == 1, "one port"
-    assert len([one for one in threads if one.startswith("loom-announcer")]) == 1
+    assert len([one for one in threads if one.startswith("loom-announcer")]) in (1, 2), (
+        "a second one if both ask at once"
+    )
     assert len([one for one in threads if one.startswith("loom-server")]) == 1
 
 
