@@ -73,6 +73,23 @@ def test_the_second_one_waits(stage, out) -> None:
     assert other.try_claim()
 
 
+def test_a_forked_child_keeps_no_lock(stage) -> None:
+    """A worker of a data loader, forked during a fetch, lives on when the fetch has ended."""
+    one, other, ends = begun(stage), stage(), os.pipe()
+    put(one, 0)
+    if not (child := os.fork()):
+        os.close(ends[1])
+        os.read(ends[0], 1)
+        os._exit(0)
+    try:
+        assert not other.try_claim(), "the child's end of it changes nothing for the parent"
+        one.close()
+        assert other.try_claim()
+    finally:
+        os.close(ends[1])
+        os.waitpid(child, 0)
+
+
 def test_another_process_holds_it(stage, out) -> None:
     """The lock holds between processes, and ends with the process that has it, however that ends."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

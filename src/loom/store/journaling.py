@@ -23,6 +23,7 @@ import errno
 import fcntl
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, BinaryIO
 
 from loom.core.ranges import RangeSet, Span, chunk_span
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 class Journal:
     """The journal of one staging: claimed, written, and let go of. Thread-safe; every method raises OSError.
 
-    Its file is the lock of the staging. Where a file system has no locks, every process gets it.
+    Its file is the lock of the staging. Where a file system has no locks, every process gets it. A forked child does
+    not have it: workers of a data loader live on when the fetch ends, and would keep the lock.
     """
 
     def __init__(self, place: Place) -> None:
@@ -271,9 +273,23 @@ def _without(spans: Iterable[Span], wrong: RangeSet) -> list[Span]:
     return [part for span in spans for part in wrong.missing(*span)]
 
 
+_files: weakref.WeakSet[BinaryIO] = weakref.WeakSet()
+
+
 def _to_file(fd: int) -> BinaryIO:
     """Return a file object: it closes its descriptor once, whatever interrupts that; a number could be closed twice."""
-    return os.fdopen(fd, "r+b", buffering=0)
+    file = os.fdopen(fd, "r+b", buffering=0)
+    _files.add(file)
+    return file
+
+
+def _let_go() -> None:
+    """In a forked child: close what it has of its parent's journals. Each copy of a descriptor keeps flock's lock."""
+    for file in list(_files):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _append_all(fd: int, text: bytes) -> None:
