@@ -57,6 +57,7 @@ class Journal:
         self._entries = 0
         self._can_append = False  # open, syncing, unvouched
         self._can_vouch = False  # open
+        _journals.add(self)
         self.edition = 0
         """Grows with each `disprove`: verdicts on bytes from before that count no more."""
 
@@ -255,8 +256,16 @@ class Journal:
         with self._writes:
             self._can_append = False
             if self._file is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that is forked now may have a copy
                 self._file.close()
             self._file = None
+
+    def abandon(self) -> None:
+        """In a forked child: close the file; the lock stays its parent's."""
+        file, self._file, self._can_append = self._file, None, False
+        if file is not None:
+            file.close()
 
     @property
     def _claimed(self) -> int:
@@ -273,20 +282,18 @@ def _without(spans: Iterable[Span], wrong: RangeSet) -> list[Span]:
     return [part for span in spans for part in wrong.missing(*span)]
 
 
-_files: weakref.WeakSet[BinaryIO] = weakref.WeakSet()
-
-
 def _to_file(fd: int) -> BinaryIO:
     """Return a file object: it closes its descriptor once, whatever interrupts that; a number could be closed twice."""
-    file = os.fdopen(fd, "r+b", buffering=0)
-    _files.add(file)
-    return file
+    return os.fdopen(fd, "r+b", buffering=0)
+
+
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
 def _let_go() -> None:
     """In a forked child: close what it has of its parent's journals. Each copy of a descriptor keeps flock's lock."""
-    for file in list(_files):
-        file.close()
+    for journal in list(_journals):
+        journal.abandon()
 
 
 os.register_at_fork(after_in_child=_let_go)
