@@ -17,7 +17,8 @@ from loom.fetching import shared
 from loom.fetching.session import Session
 from tests.fetching.kit import CHUNK
 from tests.origins.deliveries import paced, stalls
-from tests.origins.replies import answers
+from tests.origins.proxy import ForwardProxy
+from tests.origins.replies import answers, caps_ranges
 from tests.origins.things import Thing, seeded
 from tests.waiting import until
 
@@ -121,6 +122,23 @@ def test_a_file_that_was_replaced_is_another_choice(authority: Authority, tmp_pa
     pem.unlink()
     pem.write_bytes(authority.ca_file.read_bytes() + b"\n")
     assert shared.origin_key(Options(ca_file=str(pem))) != before
+
+
+def test_a_proxy_is_told_no_login_of_another(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment changes while a fetch runs: that fetch goes on through its proxy, with the login of that one."""
+    url = origin.put("/m", Thing(DATA), caps_ranges(CHUNK // 4), paced(CHUNK // 8, 0.05))
+    with ForwardProxy() as first, ForwardProxy() as second, Session(Options(**BASE)) as session:
+
+        def change(progress: loom.Progress) -> None:
+            if progress.received:
+                monkeypatch.setenv("http_proxy", second.url("second:secret"))
+
+        monkeypatch.setenv("http_proxy", first.url("first:secret"))
+        session.fetch(url, tmp_path / "m", on_progress=change)
+        assert second.requests == []
+        assert len({head.fields["proxy-authorization"] for head in first.requests}) == 1
+        session.fetch(url, tmp_path / "again", on_progress=change)
+        assert second.requests, "the next one goes through the other proxy"
 
 
 def test_tokens_go_with_requests_not_with_connections(origin: Origin, tmp_path: Path) -> None:

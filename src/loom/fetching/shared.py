@@ -211,8 +211,10 @@ def _identify(path: str | None) -> Hashable:
 
 
 def _connector(options: Options) -> Connector:
+    """Return what opens connections. It keeps the environment of now: that is what its key says."""
     return Connector(
         options.ca_file,
+        dict(os.environ),
         handshake_s=_handshake_s(options),
         plain_s=min(PLAIN_S, 0.15 * options.timeout_s),
         certificate=client_certificate(options.cert, options.key),
