@@ -23,7 +23,6 @@ import errno
 import fcntl
 import os
 import threading
-import weakref
 from typing import TYPE_CHECKING, BinaryIO
 
 from loom.core.ranges import RangeSet, Span, chunk_span
@@ -57,7 +56,6 @@ class Journal:
         self._entries = 0
         self._can_append = False  # open, syncing, unvouched
         self._can_vouch = False  # open
-        _journals.add(self)
         self.edition = 0
         """Grows with each `disprove`: verdicts on bytes from before that count no more."""
 
@@ -69,6 +67,7 @@ class Journal:
             file.close()
             return False
         self._file = file
+        _held.add(self)
         return True
 
     @property
@@ -260,6 +259,7 @@ class Journal:
                     fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that is forked now may have a copy
                 self._file.close()
             self._file = None
+        _held.discard(self)
 
     def abandon(self) -> None:
         """In a forked child: close the file; the lock stays its parent's."""
@@ -287,13 +287,15 @@ def _to_file(fd: int) -> BinaryIO:
     return os.fdopen(fd, "r+b", buffering=0)
 
 
-_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+_held: set[Journal] = set()
+"""Journals whose lock this process holds."""
 
 
 def _let_go() -> None:
     """In a forked child: close what it has of its parent's journals. Each copy of a descriptor keeps flock's lock."""
-    for journal in list(_journals):
+    for journal in list(_held):
         journal.abandon()
+    _held.clear()
 
 
 os.register_at_fork(after_in_child=_let_go)

@@ -110,6 +110,7 @@ def test_interrupted_while_they_are_mended(origin, tmp_path):
     assert (receipt.resumed, receipt.warnings, out.read_bytes()) == (SIZE - left, (), DATA)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_what_peers_brought_leaves_the_record_when_the_digest_fails(cold: Cold, origin: Origin) -> None:
     """Killed while the origin is asked again, the next fetch has nothing of it, and arrives with a good origin."""
     cold.fetch("a")
@@ -123,6 +124,7 @@ def test_what_peers_brought_leaves_the_record_when_the_digest_fails(cold: Cold, 
     assert cold.fetch("b", sha256=SHA256, no_peers=True).warnings == ()
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_what_peers_disagree_about_leaves_the_record_before_the_origin_is_asked(cold: Cold, origin: Origin) -> None:
     """Of what an earlier fetch left only the unit that another digest is vouched for goes; the rest stays."""
     cold.fetch("a")
