@@ -255,8 +255,9 @@ class Journal:
         with self._writes:
             self._can_append = False
             if self._file is not None:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that is forked now may have a copy
+                if not self._file.closed:  # an interrupted call may have come so far
+                    with contextlib.suppress(OSError):
+                        fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that is forked now may have a copy
                 self._file.close()
             self._file = None
         _held.discard(self)
