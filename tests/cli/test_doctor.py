@@ -24,6 +24,7 @@ from loom.store.cache import Cache, Ref
 from loom.store.findings import checks as store_checks
 from tests.control.plane import running
 from tests.fetching.kit.getter import SECRET
+from tests.waiting import until
 
 if TYPE_CHECKING:
     import socket
@@ -82,8 +83,13 @@ def test_it_is_quiet_when_all_is_well(cache: Cache, tmp_path: Path) -> None:
     """One line; with -v a line for each thing, aligned."""
     command = [sys.executable, "-m", "loom", "doctor", "--cache", cache.root, str(tmp_path)]
     bare = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    told = [subprocess.run([*command, *more], capture_output=True, text=True, check=True, env=bare).stdout
-            for more in ((), ("-v",))]  # fmt: skip
+
+    def look(*more: str) -> str:
+        """Return a report without the check that a busy machine did not let end in time; "" for one with it."""
+        told = subprocess.run([*command, *more], capture_output=True, text=True, check=True, env=bare).stdout
+        return told if "all is well" in told else ""
+
+    told = [until(look), until(lambda: look("-v"))]
     assert told[0].startswith("all is well")
     assert told[0].count("\n") == 1
     lines = told[1].split("\n\n")[0].splitlines()
