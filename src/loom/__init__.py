@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from loom.api import fetch as fetch
     from loom.api import fetch_async as fetch_async
     from loom.core.options import Options as Options
+    from loom.core.receipt import ModelReceipt as ModelReceipt
     from loom.core.receipt import Progress as Progress
     from loom.core.receipt import Receipt as Receipt
     from loom.errors import AccessDenied as AccessDenied
     from loom.errors import Cancelled as Cancelled
+    from loom.errors import Incomplete as Incomplete
     from loom.errors import IntegrityError as IntegrityError
     from loom.errors import Interrupted as Interrupted
     from loom.errors import LoomError as LoomError
@@ -41,10 +43,12 @@ _HOMES = {
     "fetch_async": "loom.api",
     "Session": "loom.api",
     "Options": "loom.core.options",
+    "ModelReceipt": "loom.core.receipt",
     "Progress": "loom.core.receipt",
     "Receipt": "loom.core.receipt",
     "AccessDenied": "loom.errors",
     "Cancelled": "loom.errors",
+    "Incomplete": "loom.errors",
     "IntegrityError": "loom.errors",
     "Interrupted": "loom.errors",
     "LoomError": "loom.errors",

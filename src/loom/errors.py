@@ -12,6 +12,7 @@ from __future__ import annotations
 __all__ = [
     "AccessDenied",
     "Cancelled",
+    "Incomplete",
     "IntegrityError",
     "Interrupted",
     "LoomError",
@@ -66,6 +67,20 @@ class NotCached(NotFound):
     """The file is not in the cache, and --offline forbids to fetch it."""
 
     kind = "not-cached"
+
+
+class Incomplete(LoomError):
+    """Some files of a model could not be fetched; the others are there.
+
+    `receipt` is the loom.ModelReceipt: its rows, and what failed and why.
+    """
+
+    exit_code = 3
+    kind = "incomplete"
+
+    def __init__(self, message: str, hint: str = "", receipt: object = None) -> None:
+        super().__init__(message, hint)
+        self.receipt = receipt
 
 
 class AccessDenied(LoomError):

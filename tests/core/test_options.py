@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import loom
 from loom.core.option_checks import parse_listen
-from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options, check_call
+from loom.core.options import MAX_CHUNK_SIZE, MAX_WORKERS, MIN_CHUNK_SIZE, Options, check_call, check_file
 from loom.errors import UsageError
 
 SECRET = "s3cr3tXYZ"
@@ -130,7 +130,6 @@ def test_paths_may_be_paths() -> None:
         (("http://h/x", 3, None), "out= must be a path, not int"),
         (("http://h/x", b"x", None), "out= must be a path, not bytes"),
         (("http://h/x", "", None), "out= is empty"),
-        (("http://h/x", "models/", None), "models/ names a folder"),
         (("http://h/x", None, 5), "on_progress= must be a function, not int"),
     ],
 )
@@ -163,3 +162,10 @@ def test_where_it_is_not_to_listen(text: str) -> None:
     """Whatever is no port and no range is refused."""
     with pytest.raises(UsageError):
         parse_listen(text)
+
+
+def test_a_file_is_not_called_like_a_folder() -> None:
+    """`-o models/` is for whole models alone."""
+    with pytest.raises(UsageError, match="models/ names a folder"):
+        check_file("models/")
+    check_file("models/x")

@@ -55,10 +55,10 @@ def test_an_empty_url(text: str) -> None:
      ("./f", False), ("../org/f", False), ("model", False), ("host:80/f", False), ("org/", False), ("~/m", False)],
 )  # fmt: skip
 def test_a_hubs_name_for_a_model(text: str, is_hub: bool) -> None:
-    """Who types ORG/MODEL learns which URL the hub has for a file of it."""
+    """The hint for ORG/MODEL is the command that fetches it."""
     with pytest.raises(UsageError) as caught:
         parse_reference(text)
-    assert ("huggingface.co/ORG/MODEL/resolve/REVISION/FILE" in caught.value.hint) == is_hub
+    assert caught.value.hint.endswith("loom fetch hf://org/model") == is_hub
 
 
 @pytest.mark.parametrize("text", ["", "model", "ftp://h/x", "http://h/a b"])

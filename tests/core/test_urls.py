@@ -152,7 +152,6 @@ def test_endpoints_differ_by_scheme_host_and_port() -> None:
         ("s3://bucket/key", "aws s3 presign"),
         ("S3://bucket/key", "aws s3 presign"),
         ("gs://bucket/key", "https://storage.googleapis.com/"),
-        ("hf://org/repo/file", "https://huggingface.co/"),
         ("az://container/name", "blob.core.windows.net"),
         ("ftp://host/file", "https://host/path"),
     ],

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from loom.core.headers import Version
 
-_SIZES = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64}
-"""Bytes of a digest, by hashlib's name of the algorithm."""
+GIT_SHA1 = "git-sha1"
+"""The name that git gives to a file's content (a blob): the SHA-1 of `blob SIZE`, a null byte, and the bytes."""
 
-_RANKS = ("sha256", "sha512", "sha1", "md5")
+_SIZES = {"md5": 16, "sha1": 20, GIT_SHA1: 20, "sha256": 32, "sha512": 64}
+"""Bytes of a digest, by algorithm: hashlib's name of it, or GIT_SHA1."""
+
+_RANKS = ("sha256", "sha512", "sha1", GIT_SHA1, "md5")
 """Algorithms, best first: the cache and the swarm name content by its SHA-256."""
 
 _HASH_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "md5": "md5"}
@@ -37,7 +40,7 @@ GIVEN = "--sha256"
 
 @dataclass(frozen=True)
 class Digest:
-    """A digest of the whole file: hashlib's algorithm name, the value in hex, and the field and host that told it."""
+    """A digest of the whole file: algorithm (hashlib's name, or GIT_SHA1), value in hex, and who told it."""
 
     algorithm: str
     value: str
@@ -114,6 +117,11 @@ def parse_expectation(fields: Mapping[str, str], host: str, *, is_redirect: bool
     digest = _best([Digest(algorithm, value, f"{name} of {host}") for name, algorithm, value in found])
     size = _number(fields.get("x-linked-size", ""))
     return Expectation(size, f"X-Linked-Size of {host}" if size is not None else "", digest)
+
+
+def is_digest(algorithm: str, value: str) -> bool:
+    """Return whether a value has the form of a digest of that algorithm: lower-case hex of the right length."""
+    return len(value) == 2 * _SIZES.get(algorithm, -1) and _HEX.issuperset(value)
 
 
 def _best(digests: list[Digest | None] | list[Digest]) -> Digest | None:

@@ -43,7 +43,7 @@ def stable_url(url: str) -> str:
     rest is unchanged. It names the reference, not the bytes: a version pins those.
     """
     head, slashes, rest = url.partition("#")[0].partition("://")
-    if not slashes:
+    if not slashes or head == "hf":  # names on a hub (loom.core.hub): case counts, and nothing signs them
         return url
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from loom.core.hub import is_hub_text, parse_hub
 from loom.core.keys import reference_key, stable_url
 from loom.errors import UsageError
 
@@ -97,8 +98,12 @@ def model_of(url: str, key: str = "") -> str:
     """Return the default name of the model behind a URL: host and path of its stable part.
 
     So two files called model.safetensors are two models. A query may hold secrets: 12 digits of the reference's key
-    replace it. key: the reference's, for a URL whose query is blanked; "" computes it.
+    replace it. key: the reference's, for a URL whose query is blanked; "" computes it. A name on a hub gives the
+    repository's name, and the path of a file or folder.
     """
+    if is_hub_text(url):
+        hub = parse_hub(url)
+        return hub.repository + (f"/{hub.path}" if hub.path else "")
     name, question, _ = stable_url(url).partition("://")[2].partition("?")
     suffix = f"@{(key or reference_key(url))[:12]}" if question else ""
     safe = "".join(c if c.isprintable() else "_" for c in name).strip()

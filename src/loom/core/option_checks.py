@@ -173,6 +173,12 @@ def check_redirects(spelled: str, value: Any) -> None:
         raise UsageError(f"{spelled}: {error.message}", error.hint) from None
 
 
+def check_patterns(spelled: str, value: Any) -> None:
+    """Check for a list of patterns."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) and one for one in value):
+        raise UsageError(f"{spelled} must be a list of patterns", 'write ["*.safetensors", "*.json"]')
+
+
 def check_sha256(spelled: str, value: Any) -> None:
     """Check for 64 hexadecimal digits."""
     check_text(spelled, value)

@@ -11,6 +11,7 @@ from loom.core.option_checks import (
     between,
     check_headers,
     check_path,
+    check_patterns,
     check_redirects,
     check_sha256,
     check_switch,
@@ -104,6 +105,9 @@ class Options:
     model: the model's name at the control plane; None for host and path of the URL.
     node: this machine's name there; None for its host name.
     zone: the zone of this machine: replicas of the same zone come first.
+    include, exclude: patterns of the files of a model: all that match one of `include`, if there are any, and none of
+        `exclude`. "*" also stands for slashes; a pattern that ends in "/" means a folder.
+    hub_cache: a name on a hub goes into the cache of the hub's own client, by link, where that finds it offline.
     linger_s: seconds after the last request of a peer for which a seeder process stays, if there were peers; 0 for no
         seeder.
     listen: "HOST:PORT" or "HOST:FIRST-LAST" for peers of this fetch; None for a free port from 3002 to 3100 (any, if
@@ -149,6 +153,9 @@ class Options:
     allow_anonymous: bool = False
     private: bool = False
     no_peers: bool = False
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    hub_cache: bool = False
     linger_s: float = 10.0
 
     def __post_init__(self) -> None:
@@ -213,8 +220,12 @@ def check_call(url: object, out: object, on_progress: object) -> None:
         raise UsageError(f"on_progress= must be a function, not {type(on_progress).__name__}")
     if out == "":
         raise UsageError("out= is empty", "name the file, or leave it out")
+
+
+def check_file(out: object) -> None:
+    """Refuse the name of a folder as that of one file. Raises UsageError."""
     if out is not None and str(out).endswith("/"):
-        raise UsageError(f"{out} names a folder, and a model goes to a file", "name the file: --out FOLDER/NAME")
+        raise UsageError(f"{out} names a folder, and this is one file", "name the file: --out FOLDER/NAME")
 
 
 _CHECKS: dict[str, ValueCheck] = {
@@ -253,5 +264,8 @@ _CHECKS: dict[str, ValueCheck] = {
     "allow_anonymous": check_switch,
     "private": check_switch,
     "no_peers": check_switch,
+    "include": check_patterns,
+    "exclude": check_patterns,
+    "hub_cache": check_switch,
     "linger_s": between(0, 3600),
 }

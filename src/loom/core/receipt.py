@@ -21,6 +21,7 @@ class Progress:
     note: why no bytes come ("throttled by the origin, next try in 4 s"), or how many of the received bytes are hashed;
         mostly empty.
     fetched: bytes that the origin has sent, also those that were not used.
+    files, files_done: of a model: how many files it has, and how many of them are done; 0 for a single file.
     """
 
     phase: str
@@ -32,6 +33,8 @@ class Progress:
     retries: int = 0
     note: str = ""
     fetched: int = 0
+    files: int = 0
+    files_done: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,35 @@ class Receipt:
     def to_dict(self) -> dict[str, Any]:
         """Return the receipt as plain JSON values."""
         return {**asdict(self), "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A file of a model that was not fetched. kind: of the error, as docs/errors.md has it."""
+
+    path: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ModelReceipt(Receipt):
+    """What the fetch of a whole model did: a Receipt over all its files, and more.
+
+    Sizes, times, requests and sources are those of all files together. `out` is the folder, `version` the commit;
+    `outcome` is "cached" or "present" when no file was fetched. What is one file's own (`digest`, `verified_by`) is
+    None: each has its row in `files`.
+
+    commit: the commit that every file is of; None when the scheme has none.
+    files: the receipt of each file that is there, by path.
+    failed: the files that are not there: path, kind of the error, message.
+    """
+
+    commit: str | None = None
+    files: tuple[Receipt, ...] = ()
+    failed: tuple[Failed, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the receipt as plain JSON values."""
+        files = [file.to_dict() for file in self.files]
+        return {**super().to_dict(), "files": files, "failed": [asdict(one) for one in self.failed]}

@@ -5,4 +5,4 @@ Rule: each has its line in the table of resolvers (loom.sources.schemes); a test
 
 from __future__ import annotations
 
-SCHEMES = ("https", "http")
+SCHEMES = ("https", "http", "hf")

@@ -20,12 +20,11 @@ _KEPT_IN_QUERY = _KEPT_IN_PATH + "?[]"
 _OPEN_QUERY_NAMES = frozenset(("download", "filename", "ref", "rev", "revision", "version", "versionid"))
 
 _WHOLE_URL = "write the whole URL: https://host/path/model.gguf"
-_OF_A_HUB = "a model of a hub has a URL for each file: https://huggingface.co/ORG/MODEL/resolve/REVISION/FILE"
+_OF_A_HUB = "a model of a hub is fetched by name: loom fetch hf://"
 _ELSEWHERE = {
     "s3": "give its https address, such as https://BUCKET.s3.REGION.amazonaws.com/KEY, or what `aws s3 presign` prints",
     "gs": "give https://storage.googleapis.com/BUCKET/KEY with a --token, or what `gcloud storage sign-url` prints",
     "az": "give https://ACCOUNT.blob.core.windows.net/CONTAINER/NAME with its SAS",
-    "hf": "give https://huggingface.co/ORG/REPO/resolve/REVISION/FILE, with a --token where it is gated",
     "file": "a file on this machine need not be fetched",
 }
 """Hint by scheme: the https form of an object that other tools name by another scheme."""
@@ -162,8 +161,11 @@ def _blankless(text: str) -> str:
 
 def _no_scheme_of_ours(text: str, scheme: str, schemes: Iterable[str]) -> UsageError:
     if not scheme or "://" not in text:
-        return UsageError(f"not a URL: {redact(text)}", _OF_A_HUB if _is_hub_name(text) else _WHOLE_URL)
-    known = " and ".join(f"{one}://" for one in sorted(schemes, reverse=True))
+        return UsageError(
+            f"not a URL: {redact(text)}",
+            _OF_A_HUB + "/".join(text.split("/")[:2]) if _is_hub_name(text) else _WHOLE_URL,
+        )
+    known = " and ".join(", ".join(f"{one}://" for one in sorted(schemes, reverse=True)).rsplit(", ", 1))
     message = f"{scheme}:// is not a scheme that Loom fetches, only {known}: {redact(text)}"
     return UsageError(message, _ELSEWHERE.get(scheme, _WHOLE_URL))
 
