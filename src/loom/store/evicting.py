@@ -26,6 +26,7 @@ from loom.store.inventory import (
     reserved_by,
     take_inventory,
 )
+from loom.store.manifests import remove_idle
 from loom.store.trust import Foreign
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ def collect_garbage(cache: Cache, max_size: int | None = None, older_than_s: flo
         old = [blob for blob in inventory.blobs if time.time() - blob.used_at > older_than_s]
         aged = _evict(cache, old, _ALL, "", Removed())
     shrunk = make_room(cache, 0, max_size) if max_size is not None else Removed()
+    remove_idle(cache)
     freed += aged.freed + shrunk.freed
     return Removed(
         (*aged.blobs, *shrunk.blobs),

@@ -12,6 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from loom.core.expectation import GIT_SHA1
 from loom.store.inside import Place
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _POLL_S = 0.02
 
 
 class Hasher:
-    """Computes the digest of a file of `size` bytes that is still being written. algorithm: hashlib's name of it."""
+    """Computes the digest of a file of `size` bytes that is still being written. algorithm: as a Digest has it."""
 
     def __init__(
         self, size: int, front: Callable[[], int], read: Callable[[int, int], bytes], algorithm: str = "sha256"
@@ -36,7 +37,7 @@ class Hasher:
         self._size = size
         self._front = front
         self._read = read
-        self._hash = hashlib.new(algorithm, usedforsecurity=False)
+        self._hash = new_hash(algorithm, size)
         self._stop = threading.Event()
         self._error: Exception | None = None
         self.hashed = 0
@@ -83,13 +84,31 @@ class Hasher:
             self.hashed += len(block)
 
 
+def new_hash(algorithm: str, size: int) -> hashlib._Hash:
+    """Return a hash of an algorithm, as a Digest has it. Raises ValueError where this Python lacks it."""
+    if algorithm != GIT_SHA1:
+        return hashlib.new(algorithm, usedforsecurity=False)
+    hasher = hashlib.new("sha1", usedforsecurity=False)
+    hasher.update(b"blob %d\0" % size)
+    return hasher
+
+
 def can_hash(algorithm: str) -> bool:
     """Return whether this Python has the algorithm: a FIPS build may lack MD5."""
     try:
-        hashlib.new(algorithm, usedforsecurity=False)
+        new_hash(algorithm, 0)
     except ValueError:
         return False
     return True
+
+
+def digest_of_file(path: str | Path, algorithm: str) -> str:
+    """Return the digest of a finished file in hex; algorithm: as a Digest has it. Raises OSError, ValueError."""
+    with open(path, "rb", buffering=0) as file:
+        hasher, buffer = new_hash(algorithm, os.fstat(file.fileno()).st_size), memoryview(bytearray(BLOCK))
+        while size := file.readinto(buffer):
+            hasher.update(buffer[:size])
+        return hasher.hexdigest()
 
 
 def hash_file(path: Path | Place, on_hashed: Callable[[int], None] | None = None) -> str:

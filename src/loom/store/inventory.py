@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loom.core.hub import is_hub_text, short_name
 from loom.store.cache import NEW, SETTLED, Cache, Ref, digest_of, is_blob_name, read_boot_id
 from loom.store.folders import list_names, look_into, read_records
 from loom.store.holding import is_locked
@@ -59,7 +60,10 @@ class Blob:
 
     @property
     def title(self) -> str:
-        """What people call it: the file's name."""
+        """What people call it: the file's name; of a hub's file also the model and its commit."""
+        for ref in self.refs.values():
+            if is_hub_text(ref.url):
+                return short_name(ref.url)
         return next((ref.name for ref in self.refs.values() if ref.name), "") or self.name.rpartition("/")[2]
 
     @property

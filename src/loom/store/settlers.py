@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from loom.store import background
 from loom.store.settling import look_for_settlers, settle, settle_in_turn
@@ -23,10 +23,40 @@ if TYPE_CHECKING:
 SETTLE_S = 10.0
 """Seconds that the first process of a container waits at the end for the hash and the disk."""
 
+EVERY_S = 600.0
+"""Seconds between two processes that are started to settle while a model's files are fetched: they hash every byte once
+more, which must not slow the fetch, and a blob whose digest is on record is proved by it after any crash."""
+
 SIGNS_S = 3.0
 """Seconds to look for a sign of a settler: it starts a moment after its fetch has published."""
 
 _TICK_S = 0.1
+
+
+class Postponed:
+    """Postpones settling while many files are published: one process in EVERY_S at most, and one at the end.
+
+    A context manager; from any thread, and several at once.
+    """
+
+    def __enter__(self) -> Self:
+        with _lock:
+            _postponers.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _lock:
+            _postponers.remove(self)
+            due = [] if _postponers else [_postponed.pop(root) for root in list(_postponed)]
+        for cache in due:
+            _settle_later(cache)
+
+
+_lock = threading.Lock()
+_postponers: list[Postponed] = []
+_postponed: dict[str, Cache] = {}
+_started: dict[str, float] = {}
+"""When a process was last started, or first postponed, by the cache's folder."""
 
 
 def settle_later(cache: Cache) -> None:
@@ -34,6 +64,16 @@ def settle_later(cache: Cache) -> None:
 
     A program that embeds Python cannot be started a second time: there a thread settles, until the program ends.
     """
+    now = time.monotonic()
+    with _lock:
+        if _postponers and now - _started.setdefault(cache.root, now) < EVERY_S:
+            _postponed[cache.root] = cache
+            return
+        _started[cache.root] = now
+    _settle_later(cache)
+
+
+def _settle_later(cache: Cache) -> None:
     with contextlib.suppress(OSError, RuntimeError):  # neither process nor thread can start: the next fetch tries
         if background.can_start():
             background.start("loom.store.settling", cache.root)
