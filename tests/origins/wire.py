@@ -71,6 +71,16 @@ class Line:
         text, _, self._ahead = self._ahead.partition(b"\r\n\r\n")
         return _parse_head(text.decode("latin-1"))
 
+    def read_body(self, size: int) -> bytes:
+        """Return a request's body of that size."""
+        while len(self._ahead) < size:
+            data = self._receive()
+            if not data:
+                raise Hangup
+            self._ahead += data
+        body, self._ahead = self._ahead[:size], self._ahead[size:]
+        return body
+
     def read_some(self) -> bytes:
         """Return what comes next, b"" when the client has left."""
         data, self._ahead = self._ahead, b""

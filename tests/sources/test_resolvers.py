@@ -59,7 +59,7 @@ def test_every_line_of_the_table_leads_to_a_resolver(scheme: str) -> None:
 
 def test_a_scheme_that_is_not_in_the_table() -> None:
     """It is refused where it is read, with the ones that there are."""
-    with pytest.raises(UsageError, match="only https:// and http://"):
+    with pytest.raises(UsageError, match="only https://, http:// and hf://"):
         parse_reference("toy://name/path")
 
 

@@ -99,7 +99,9 @@ class Requester:
         if reason := certificate_trouble(head.status, body):
             error = certificate_wanted(url.endpoint.authority, self._credentials(target, url), reason)
             return Fault(Remedy.NONE, error), refusal
-        return fault_of_refusal(url, head, refusal, is_signed="?" in target.url.target), refusal
+        fault = fault_of_refusal(url, head, refusal, is_signed="?" in target.url.target)
+        fault.error.hint = target.hints.get(refusal.code, fault.error.hint)
+        return fault, refusal
 
     async def _said(self, response: Response) -> str:
         """Return the body of a refusal, as text; "" when there is none, or it does not come in time."""

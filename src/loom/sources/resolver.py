@@ -26,11 +26,13 @@ class Target:
     headers: fields for the host of `url` and no other, credentials included; the fields of every request are added
         unless one of these has the same name.
     expires_at: seconds since 1970 from which on the target is no longer used; None when that is unknown.
+    hints: what a user can do about a refusal, by the code that the reply tells ("GatedRepo").
     """
 
     url: Url
     headers: Mapping[str, str] = field(default_factory=dict)
     expires_at: float | None = None
+    hints: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return it without its secrets: the URL may be signed."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 10
 """Hops after which a redirect is taken for a loop; browsers stop at 20, Go's client at 10."""
 
-_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 
 class Route(NamedTuple):
@@ -109,12 +109,12 @@ class Router:
                 headers = _with_one_byte(headers)
             response = await self._requester.get(pool, target, url, headers, self._guard)
             location = response.head.fields.get("location")
-            if response.head.status not in _REDIRECTS or not location:
+            if response.head.status not in REDIRECTS or not location:
                 self._learn(told, response)
                 return Route(target, url, self._guard), response
             told = told.joined(told_by(url, response.head, is_redirect=True))
             try:
-                hop = _next_hop(url, location)
+                hop = next_hop(url, location)
             except Fault:
                 response.connection.close()
                 raise
@@ -171,7 +171,7 @@ def _with_one_byte(headers: Mapping[str, str]) -> Mapping[str, str]:
     return {**headers, "Range": f"bytes={start}-{start}"} if start else headers
 
 
-def _next_hop(url: Url, location: str) -> Url:
+def next_hop(url: Url, location: str) -> Url:
     """Return the URL that a redirect leads to. Raises Fault for one that must not be followed."""
     try:
         hop = join_url(url, as_text(location))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RESOLVERS = {
     "http": "loom.sources.web:WebResolver",
     "https": "loom.sources.web:WebResolver",
+    "hf": "loom.sources.hub:HubResolver",
 }
 """Names of schemes -> the class of its Resolver, made from the Options of a fetch. Imported when it is needed."""
 
@@ -29,6 +30,11 @@ def resolver_for(reference: Reference, options: Options) -> Resolver:
     return resolver
 
 
-def open_source(reference: Reference, options: Options, out_name: str = "") -> HttpSource:
-    """Return the origin of a reference as a source; it sends no request yet. out_name: of the output, "" for none."""
-    return HttpSource(reference, resolver_for(reference, options), options, out_name)
+def open_source(
+    reference: Reference, options: Options, out_name: str = "", resolver: Resolver | None = None
+) -> HttpSource:
+    """Return the origin of a reference as a source; it sends no request yet.
+
+    out_name: the output's name, "" for none. resolver: one that other files of the model share; None for its own.
+    """
+    return HttpSource(reference, resolver or resolver_for(reference, options), options, out_name)
