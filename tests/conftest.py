@@ -15,6 +15,7 @@ from tests import leftovers
 from tests.fetching.kit.fleet import UNHURRIED
 from tests.fetching.kit.getter import SECRET, Getter
 from tests.origins.fault import Origin
+from tests.origins.hub import Hub
 from tests.origins.nginx import OriginUnavailable
 from tests.origins.tls import Authority
 from tests.waiting import DEADLINE_S, busyness
@@ -88,6 +89,17 @@ def other_origin() -> Iterator[Origin]:
     """An origin at 127.0.0.2: another host."""
     with Origin("127.0.0.2") as server:
         yield server
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub of models, which HF_ENDPOINT names; no token, and none of the machine's own settings."""
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING_FACE_"))]:
+        monkeypatch.delenv(name)
+    with Hub() as one:
+        monkeypatch.setenv("HF_ENDPOINT", one.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub-home")))
+        yield one
 
 
 @pytest.fixture(scope="session")

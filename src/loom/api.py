@@ -66,11 +66,15 @@ def fetch(
     allow_anonymous: bool | None = None,
     private: bool | None = None,
     no_peers: bool | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    hub_cache: bool | None = None,
     linger_s: float | None = None,
 ) -> Receipt:
     """Fetch `url` into the file `out`, and return a Receipt once it stands there whole.
 
-    url: http or https.
+    url: http or https; or a name on a hub, hf://ORG/NAME (docs/reference/hub.md). A name without a path is a whole
+        model: then `out` is a folder, None for one of the model's name, and the receipt is a ModelReceipt.
     out: the file's path. A file that stands there is replaced in one step when the new one is complete, and left alone
         when it is current. None takes the name from the URL or the origin (docs/reference/names.md), in the working
         folder, and replaces no file of another URL: that is a UsageError.
@@ -82,8 +86,9 @@ def fetch(
     The rest: the fields of loom.Options, in the same units. One that is not given, or None, comes from its LOOM_*
         variable, else from the settings file, else it is the default.
 
-    Raises the LoomErrors of docs/errors.md; a KeyboardInterrupt becomes Interrupted, which is one, too. What had
-    arrived is kept in the cache, with `no_cache` beside `out`, and the same call goes on from there (docs/design.md).
+    Raises the LoomErrors of docs/errors.md, Incomplete when only some files of a model could be fetched; a
+    KeyboardInterrupt becomes Interrupted, which is one, too. What had arrived is kept in the cache, with `no_cache`
+    beside `out`, and the same call goes on from there (docs/design.md).
     """
     arguments = dict(locals())
     given = {name: arguments[name] for name in arguments.keys() - _OF_THE_CALL if arguments[name] is not None}

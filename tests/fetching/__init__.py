@@ -37,6 +37,10 @@ outputs/    what a user asks for, and under which name it arrives
   test_into_memory       bytes that arrive in memory, and in no file
   test_names             names that the user did not give
   test_refused           outputs that no rename can take, or without room
+models/     names on a hub
+  test_model             whole models: files, commits, progress, errors, what is asked of the hub
+  test_hub_cache         models in the cache of the hub's own client
+  test_fleet             a model that several nodes fetch together
 endings/    fetches that do not end well, and what the next one makes of them
   test_interrupted       Ctrl-C: what is told
   test_killed            kill -9 and lies: what is left, and what the next fetch believes

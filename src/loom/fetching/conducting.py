@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loom.fetching.job import Job
     from loom.fetching.pulling import Puller
     from loom.fetching.shared import Shared
+    from loom.fetching.slots import Slots
     from loom.net.connection import Pool, Response
     from loom.store.landing import Staged
 
@@ -47,10 +48,21 @@ _OTHER_DESCRIPTORS = 64
 class Conductor:
     """Runs the coroutines of one fetch on the process's loops; the caller's thread calls `tick` meanwhile.
 
+    slots: what each request of a worker but the first one needs one of; None for no such bound.
+
     Raises UsageError when a certificate cannot be used, RuntimeError when the system allows no more threads.
     """
 
-    def __init__(self, shared: Shared, options: Options, tick: Callable[[], None], *, decrypts: bool) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        options: Options,
+        tick: Callable[[], None],
+        *,
+        decrypts: bool,
+        slots: Slots | None = None,
+    ) -> None:
+        self._slots = slots
         self._shared = shared
         self._tick = tick
         self._tasks = shared.take_loops(options.workers, decrypts=decrypts)
@@ -103,7 +115,8 @@ class Conductor:
 
         pools = [self._pools[number % len(self._tasks)] for number in range(count)]
         runs = [self._tasks.submit(0, work(0, job, pools[0], *(first or ())))]
-        runs += [self._tasks.submit(number, work(number, job, pools[number])) for number in range(1, count)]
+        others = range(1, count)
+        runs += [self._tasks.submit(one, work(one, job, pools[one], slots=self._slots)) for one in others]
         if puller is not None:
             runs.append(self._tasks.submit(0, puller.run(self._pools[0])))
         self._conduct(job, runs)

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from loom.core.expectation import NOTHING_TOLD
 from loom.core.faults import Fault
@@ -34,11 +34,21 @@ if TYPE_CHECKING:
     from loom.core.reference import Reference
     from loom.fetching.announcing import Announcer
     from loom.fetching.shared import Share
+    from loom.fetching.slots import Slots
     from loom.fetching.transmission import Transmission
     from loom.sources.answers import FirstReply
+    from loom.sources.resolver import Resolver
     from loom.store.landing import Landing, Present
 
 log = logging.getLogger("loom.fetch")
+
+
+class Together(NamedTuple):
+    """What the files of one model have in common. resolver: knows them all; slots: bounds their requests together."""
+
+    resolver: Resolver
+    slots: Slots
+
 
 _JOINS = 3
 """Times that a fetch begins again when another process took over its part, or evicted its blob, at the last moment."""
@@ -50,19 +60,21 @@ def fetch_entry(
     options: Options,
     on_progress: Callable[[Progress], None] | None,
     share: Share,
+    together: Together | None = None,
 ) -> Receipt:
     """Fetch what `reference` leads to into the file `out`, and return the receipt.
 
     options: every choice, made. share: where loops and connections come from, once they are needed; its owner closes
-    it. Raises what loom.api.fetch documents.
+    it. together: of a model's file. Raises what loom.api.fetch documents.
     """
     if options.control is None:
-        return _run(reference, out, options, on_progress, share)
+        return _run(reference, out, options, on_progress, share, together=together)
     from loom.fetching.announcing import Announcer
 
     with Announcer(reference, options, share, on_progress) as announcer:
         try:
-            return announcer.complete(_run(reference, out, options, announcer.progress, share, announcer))
+            progress = announcer.progress
+            return announcer.complete(_run(reference, out, options, progress, share, announcer, together))
         except OriginUnreachable as error:
             raise announcer.explain(error) from error
 
@@ -74,13 +86,14 @@ def _run(
     on_progress: Callable[[Progress], None] | None,
     share: Share,
     announcer: Announcer | None = None,
+    together: Together | None = None,
 ) -> Receipt:
     report = Reporter(on_progress)
     for _ in range(_JOINS):
         with contextlib.suppress(TakenOver):
-            return _attempt(_Fetch(reference, out, options, report, share, announcer))
+            return _attempt(_Fetch(reference, out, options, report, share, announcer, together=together))
     options = dataclasses.replace(options, no_cache=True)
-    return _attempt(_Fetch(reference, out, options, report, share, announcer))
+    return _attempt(_Fetch(reference, out, options, report, share, announcer, together=together))
 
 
 def fetch_into(
@@ -118,6 +131,7 @@ class _Fetch:
         share: Share,
         announcer: Announcer | None,
         landing: Landing | None = None,
+        together: Together | None = None,
     ) -> None:
         self._started = time.monotonic()
         self._reference = reference
@@ -126,7 +140,9 @@ class _Fetch:
         self._share = share
         self._announcer = announcer
         self._peers = announcer.peers if announcer is not None else None
-        self._source = open_source(reference, options, out.name if out else "")
+        self._slots = together.slots if together is not None else None
+        resolver = together.resolver if together is not None else None
+        self._source = open_source(reference, options, out.name if out else "", resolver)
         self._out = check_out(out or Path(reference.name)) if out or reference.name else None
         self._is_named = out is not None
         self._probe = Probe(reference, self._source, options, self._peers)
@@ -206,7 +222,8 @@ class _Fetch:
         """Return the conductor of this fetch: from now on it has a part in what the process shares."""
         if self._conductor is None:
             decrypts = self._reference.endpoint.scheme != "http"
-            self._conductor = Conductor(self._share.take(), self._options, self._tick, decrypts=decrypts)
+            shared, slots = self._share.take(), self._slots
+            self._conductor = Conductor(shared, self._options, self._tick, decrypts=decrypts, slots=slots)
         return self._conductor
 
     def _transmit(self, landing: Landing, found: FirstReply | Away) -> Present:

@@ -6,11 +6,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from loom.core.model_totals import progress_of
 from loom.core.receipt import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loom.core.receipt import Receipt
     from loom.fetching.job import Job
     from loom.fetching.stream import WholeStream
 
@@ -101,3 +103,48 @@ class Reporter:
             self._samples.popleft()
         since, before = self._samples[0]
         return (received - before) / (now - since) if now > since else 0.0
+
+
+class ModelReporter:
+    """Calls `on_progress` with what all files of a model do. `now` belongs to the caller's thread, the rest to any.
+
+    count: files of the model; size: bytes of all of them, None when not known.
+    """
+
+    def __init__(self, on_progress: Callable[[Progress], None] | None, count: int, size: int | None) -> None:
+        self._on_progress = on_progress
+        self._count = count
+        self._size = size
+        self._files: dict[str, Progress] = {}
+        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def heard(self, path: str, progress: Progress) -> None:
+        """Take in what a file reports."""
+        self._files[path] = progress
+
+    def ended(self, path: str, receipt: Receipt) -> None:
+        """Take in that a file is done; one that was here already counts as resumed."""
+        size, fetched = receipt.size, receipt.sources.get("origin", 0)
+        resumed = size if receipt.outcome in ("cached", "present") else receipt.resumed
+        self._files[path] = Progress("done", size, size, resumed, retries=receipt.retries, fetched=fetched)
+
+    @property
+    def received(self) -> int:
+        """Bytes in place."""
+        return sum(one.received for one in list(self._files.values()))
+
+    def now(self) -> None:
+        """Report once."""
+        if self._on_progress is not None:
+            files = list(self._files.values())
+            rate = self._rate(sum(one.received - one.resumed for one in files))
+            self._on_progress(progress_of(files, self._size, rate, self._count))
+
+    def _rate(self, brought: int) -> float:
+        """Return the mean rate of the last seconds, in bytes per second. brought: bytes that came in this fetch."""
+        now = time.monotonic()
+        self._samples.append((now, brought))
+        while now - self._samples[1][0] >= RATE_WINDOW_S:
+            self._samples.popleft()
+        since, before = self._samples[0]
+        return max(0.0, (brought - before) / (now - since)) if now > since else 0.0

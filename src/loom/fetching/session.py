@@ -30,7 +30,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from loom.core.options import Options, check_call, no_way_at_all
+from loom.core.options import Options, check_call, check_file, no_way_at_all
 from loom.core.receipt import Progress, Receipt
 from loom.core.reference import parse_reference
 from loom.errors import Cancelled, UsageError
@@ -40,6 +40,7 @@ from loom.fetching.shared import Share
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from loom.core.lock import Locked
     from loom.core.reference import Reference
     from loom.store.landing import Landing
 
@@ -56,6 +57,15 @@ def fetch(
 ) -> Receipt:
     """Fetch `url` into the file `out`: a session with one entry. It does and raises what loom.api.fetch documents."""
     return Session(options).fetch(url, out, on_progress=on_progress, cancel=cancel)
+
+
+def _read_reference(url: str) -> Reference:
+    """Parse what a user gave; pages of the hub that HF_ENDPOINT names count, too. Raises UsageError."""
+    if not os.environ.get("HF_ENDPOINT"):
+        return parse_reference(url)
+    from loom.sources.hub import mirror_host
+
+    return parse_reference(url, mirror_host())
 
 
 class Session:
@@ -106,10 +116,41 @@ class Session:
         options = self._chosen(choices)
         if options.offline and options.no_cache:
             raise no_way_at_all()
-        reference, place = parse_reference(url), None if out is None else Path(out)
+        reference = _read_reference(url)
         with self._call(on_progress, cancel) as (watched, share):
-            receipt = fetch_entry(reference, place, options, watched, share)
+            if reference.hub is not None:
+                from loom.fetching.by_name import Call, fetch_by_name  # a URL does without
+
+                receipt = fetch_by_name(reference, Call(out, options, watched, share))
+            else:
+                check_file(out)
+                receipt = fetch_entry(reference, None if out is None else Path(out), options, watched, share)
         return _ended(receipt, on_progress)
+
+    def fetch_locked(
+        self,
+        locked: Locked,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: threading.Event | None = None,
+        **choices: Any,
+    ) -> Receipt:
+        """Fetch exactly what a lock file says of one name; else as `fetch`. Raises IntegrityError for other bytes."""
+        from loom.fetching.by_name import Call, fetch_locked
+
+        options = self._chosen(choices)
+        with self._call(on_progress, cancel) as (watched, share):
+            receipt = fetch_locked(locked, Call(out, options, watched, share))
+        return _ended(receipt, on_progress)
+
+    def lock(self, url: str, **choices: Any) -> Locked:
+        """Return what stands behind a reference now; no file is fetched. Raises LoomErrors."""
+        from loom.fetching.locking import lock
+
+        options = self._chosen(choices)
+        with self._call(None, None) as (watched, share):
+            return lock(_read_reference(url), options, watched, share)
 
     def fetch_into(
         self,

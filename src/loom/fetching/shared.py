@@ -41,7 +41,7 @@ OF_A_MEMBER = frozenset(
 OF_A_FETCH = frozenset(
     ("workers", "chunk_size", "retries", "backoff_s", "headers", "token", "sha256", "allow_redirect_to", "no_cache",
      "cache", "link", "revalidate", "max_age_s", "offline", "max_cache_size", "model", "private", "no_peers",
-     "linger_s")
+     "include", "exclude", "hub_cache", "linger_s")
 )  # fmt: skip
 """The choices of one fetch alone: no resource that is shared depends on them."""
 

@@ -16,36 +16,49 @@ from loom.core.faults import Fault, Remedy
 from loom.core.transfer import Wait
 from loom.errors import LoomError
 from loom.fetching.job import Cut
+from loom.fetching.slots import WAIT_S
 from loom.sources.wrappers import Traced
 
 if TYPE_CHECKING:
     from loom.core.ranges import Span
     from loom.core.source import Answer, Source
     from loom.fetching.job import Job
+    from loom.fetching.slots import Slots
     from loom.net.connection import Pool, Response
 
 log = logging.getLogger("loom.fetch")
 
 
 async def work(
-    number: int, job: Job, pool: Pool, span: Span | None = None, answer: Answer[Response] | None = None
+    number: int,
+    job: Job,
+    pool: Pool,
+    span: Span | None = None,
+    answer: Answer[Response] | None = None,
+    slots: Slots | None = None,
 ) -> None:
     """Be worker `number`: ask the origin for one span after the other until nothing is left to do.
 
-    pool: of this loop. span, answer: the probe's, adopted already, to begin with.
+    pool: of this loop. span, answer: the probe's, adopted already, to begin with. slots: what each request needs one
+    of, as the files of a model share them; None when the file's own bound is the only one.
     """
     source = Traced(job.source, job.source.authority)
     while True:
-        if span is None:
-            step = job.next(number)
+        if slots is not None and not slots.try_take():
+            await asyncio.sleep(WAIT_S)
+            continue
+        try:
+            step = span or job.next(number)
             if step is None:
                 return
-            if isinstance(step, Wait):
-                await asyncio.sleep(max(0.0, step.until - time.monotonic()))
-                continue
-            span = step
-        await SpanRequest(job, source, pool, number, span).carry_out(answer)
+            if not isinstance(step, Wait):
+                await SpanRequest(job, source, pool, number, step).carry_out(answer)
+        finally:
+            if slots is not None:
+                slots.give()
         span = answer = None
+        if isinstance(step, Wait):
+            await asyncio.sleep(max(0.0, step.until - time.monotonic()))
 
 
 class SpanRequest:

@@ -34,7 +34,7 @@ URLS = {
     "only user info": "http://user:passw0rd-secret@/x",
     "another scheme": "ftp://example.com/model.gguf",
     "a file": "file:///etc/passwd",
-    "the hub": "hf://org/repo@main/model.gguf",
+    "a name of a hub without its half": "hf://repo@main",
     "a port in words": "http://example.com:http/x",
     "a port too large": "http://example.com:99999/x",
     "a broken address": "http://[::1/x",
