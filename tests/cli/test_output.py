@@ -147,3 +147,10 @@ def test_errors_say_what_and_what_to_do() -> None:
     assert format_error(StoreFull("full")) == "loom: full"
     facts = {"kind": "not-found", "message": "x", "hint": "y", "exit_code": 4}
     assert error_to_dict(NotFound("x", "y")) == {"error": facts}
+
+
+def test_a_model_is_one_line() -> None:
+    """How many files are done stands beside the bytes of all of them, with rate and time left."""
+    progress = Progress("fetching", 2_000_000_000, 500_000_000, 0, 100e6, 16, files=42, files_done=31)
+    line = format_progress("llama", progress, 120, ascii_only=True, has_bar=False)
+    assert line == "llama   25 %  500 MB of 2.00 GB  31/42 files  100 MB/s  eta 15.0 s  16 workers"

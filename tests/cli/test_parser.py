@@ -20,17 +20,17 @@ def _refusal(parser, arguments) -> UsageError:
         ["https://h/x", "--tokn", "s3cret"],
         ["https://h/x", "--tokn=s3cret"],
         ["https://h/x", "--headr", "Authorization: Bearer s3cret"],
-        ["https://h/x", "https://h/y?sig=s3cret"],
         ["https://h/x", "-ts3cret"],
         ["https://h/x", "-qs3cret"],
         ["https://h/x", "--json=s3cret"],
     ],
 )
 def test_a_refused_command_line_is_not_repeated(arguments) -> None:
-    """Behind a mistyped flag may stand a token, behind a second URL a signature."""
+    """Behind a mistyped flag may stand a token, behind a second URL of the first form a signature."""
     for parser in (fetch_parser(), main_parser()):
         error = _refusal(parser, arguments)
         assert "s3cret" not in error.message + error.hint
+    assert "s3cret" not in _refusal(main_parser(), ["--url", "https://h/x", "https://h/y?sig=s3cret"]).message
 
 
 @pytest.mark.parametrize(
@@ -44,17 +44,12 @@ def test_a_url_in_a_commands_place_is_not_repeated_with_its_secrets(word) -> Non
     assert no_such_command("https://h/x").hint == "did you mean `loom fetch https://h/x`?"
 
 
-_ONE_URL = "it takes one URL; the name of the file stands behind -o; see `loom fetch --help`"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
         (["--wrkers", "3", "https://h/x"], "there is no flag --wrkers", "did you mean --workers?"),
         (["--versio"], "there is no flag --versio", "see `loom fetch --help`"),
         (["-V"], "there is no flag -V", "see `loom fetch --help`"),
-        (["a", "b", "c"], "2 arguments too many for `loom fetch`", _ONE_URL),
-        (["a", "b"], "an argument too many for `loom fetch`", _ONE_URL),
         (["--workers"], "--workers wants a value", "see `loom fetch --help`"),
         (["-o"], "--out wants a value", "see `loom fetch --help`"),
     ],
@@ -88,7 +83,13 @@ def test_a_command_behind_flags_is_told_to_come_first() -> None:
 def test_the_url_may_stand_anywhere(arguments) -> None:
     """Flags may come before and after it."""
     raw = parse(fetch_parser(), arguments)
-    assert (raw["url"], raw["out"], raw["quiet"]) == ("U", "F", True)
+    assert (raw["url"], raw["out"], raw["quiet"]) == (["U"], "F", True)
+
+
+def test_several_urls_with_flags_between_them() -> None:
+    """All words that are no flags are URLs."""
+    raw = parse(fetch_parser(), ["U", "-o", "F", "V", "-q", "W"])
+    assert (raw["url"], raw["out"], raw["quiet"]) == (["U", "V", "W"], "F", True)
 
 
 def test_config_takes_no_arguments() -> None:

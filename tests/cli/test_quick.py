@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,78 @@ def test_a_hit_imports_next_to_nothing(cached) -> None:
     code, *modules = run(cached, code=code).stdout.split()
     assert code == "0"
     assert set(modules) <= ALLOWED
+
+
+@pytest.fixture
+def model(hub, tmp_path, monkeypatch):
+    """A model that is in the cache already; return its pinned name. The working folder is empty."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    commit = hub.create("org/repo", {"config.json": b"{}", "a/b/c.txt": b"c", "m.bin": seeded(4096)}).branches["main"]
+    name = f"hf://org/repo@{commit}"
+    shutil.rmtree(loom.fetch(name).out)
+    until(lambda: not list(Path(os.environ["LOOM_CACHE"]).glob("blobs/new/*")))
+    return name
+
+
+def test_a_models_hit_imports_next_to_nothing(model, hub, tmp_path) -> None:
+    """All files of a commit are placed by the modules of a hit and one more, and without a request."""
+    code = (
+        "import sys; before = set(sys.modules); sys.argv = ['loom', 'fetch', sys.argv[1]]\n"
+        "from loom.__main__ import main; code = main()\n"
+        "print(code, *sorted(set(sys.modules) - before - {'time', '__future__'}))"
+    )
+    asked = len(hub.requests)
+    done = run(model, code=code)
+    folder, told = done.stdout.splitlines()
+    assert folder == str(tmp_path / "repo")
+    code, *modules = told.split()
+    assert code == "0"
+    assert set(modules) <= ALLOWED | {"loom.store.model_hit"}
+    assert len(hub.requests) == asked
+    assert (tmp_path / "repo/a/b/c.txt").read_bytes() == b"c"
+    assert re.fullmatch(r"repo  3 files at [0-9a-f]{12}  4.10 kB from the cache in .*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["-q"], ["-o", "x"], ["-o", "x", "--link", "hard", "-q"], ["--workers=3", "-o", "a b"]]
+)
+def test_a_models_hit_is_as_the_long_way_has_it(model, tmp_path, arguments) -> None:
+    """The same folder, files, notes and words; a second time, too."""
+    answers = []
+    for way in (["fetch", model, *arguments], ["fetch", model, *arguments, "--retries", "3"]):
+        for _ in range(2):
+            done = run(*way)
+            line = re.sub(r"in (under )?[\d.]+ m?s", "in T", done.stderr)
+            folder = Path(done.stdout.removesuffix("\n"))
+            files = {str(path.relative_to(folder)): path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+            answers.append((done.returncode, done.stdout, line, files, os.getxattr(folder, "user.loom.origin")))
+        shutil.rmtree(folder)
+    assert answers[0][0] == 0
+    assert all(one == answers[0] for one in answers)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda cache, _: next(cache.glob("blobs/sha256/*/*")).unlink(),
+        lambda cache, _: [path.write_text(path.read_text()[:-9]) for path in cache.glob("manifests/*")],
+        lambda _, folder: (folder.mkdir(), (folder / "mine").touch()),
+        lambda _, folder: folder.touch(),
+        lambda _, folder: (folder.mkdir(), (folder / "a").symlink_to("/tmp")),
+    ],
+)
+def test_a_model_that_is_no_plain_hit_goes_the_long_way(model, tmp_path, spoil) -> None:
+    """A missing blob, a manifest that was cut, a folder that is not the model's."""
+    spoil(Path(os.environ["LOOM_CACHE"]), tmp_path / "repo")
+    assert quick.answer(["fetch", model]) is None
+
+
+def test_a_branch_of_a_model_goes_the_long_way(model) -> None:
+    """So do a file, a folder and what is no name."""
+    name, commit = model.split("@")
+    for url in (name, f"{name}@main", f"{name}@{commit}/config.json", f"{name}@{commit[:-1]}", f"hf://x@{commit}"):
+        assert quick.answer(["fetch", url]) is None
 
 
 @pytest.mark.parametrize(

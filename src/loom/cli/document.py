@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from loom import errors
 from loom.cli.commands import COMMANDS
 from loom.cli.commands.cache import ACTIONS
-from loom.cli.flags import ALL_FLAGS, CACHE_COMMAND_FLAGS, OUT, SERVE, URL
+from loom.cli.flags import ALL_FLAGS, CACHE_COMMAND_FLAGS, FROM_FILE, LOCKED, OUT, SERVE, URL
 from loom.cli.main import parser_of
-from loom.core.receipt import Receipt
+from loom.core.receipt import ModelReceipt, Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_OTHER_COMMANDS = ("control", "node", "locate", "register", "withdraw", "nodes", "models", "doctor")
+_OTHER_COMMANDS = ("lock", "verify", "control", "node", "locate", "register", "withdraw", "nodes", "models", "doctor")
 
 _NOTE = "<!-- made by `make docs` from the code; do not edit -->\n"
 
@@ -29,15 +29,15 @@ _NOTE = "<!-- made by `make docs` from the code; do not edit -->\n"
 def cli_page() -> str:
     """Return the reference of the command line."""
     lines = ["# The command line", "", _NOTE]
-    lines += ["    loom fetch URL [-o FILE] [options]", "    loom --url URL [--out FILE] [options]", ""]
+    lines += ["    loom fetch URL ... [-o FILE] [options]", "    loom --url URL [--out FILE] [options]", ""]
     lines += ["Without `--out`, `loom fetch` takes the name from the URL and the original form writes to `output`.", ""]
     lines += ["| command | |", "|---|---|", *(f"| `loom {name}` | {text} |" for name, text in COMMANDS.items()), ""]
     lines += ["A value is taken from the flag, else the environment, else the file, else the default; `loom config`",
               "shows which. The file is TOML with one line for each setting: `--config`, else `$LOOM_CONFIG`, else",
               "`$XDG_CONFIG_HOME/loom/config.toml`, else `~/.config/loom/config.toml`.", ""]  # fmt: skip
-    lines += ["`--url` and `--out` belong to one call: they come from flags alone.", ""]
+    lines += ["`--url`, `--out` and what has no variable belong to one call: they come from flags alone.", ""]
     lines += ["| flag | environment | file | default | |", "|---|---|---|---|---|"]
-    for flag in (URL, OUT, *ALL_FLAGS, SERVE):
+    for flag in (URL, OUT, FROM_FILE, LOCKED, *ALL_FLAGS, SERVE):
         name = f"`{flag.option}`" + (f", `-{flag.short}`" if flag.short else "")
         variable, key = (f"`{flag.variable}`", f"`{flag.name}`") if flag.variable else ("", "")
         lines.append(f"| {name} {flag.metavar} | {variable} | {key} | {flag.shown_default} | {flag.help} |")
@@ -109,6 +109,17 @@ def receipt_page() -> str:
     for field in dataclasses.fields(Receipt):
         kind = str(field.type).replace("|", "or")
         lines.append(f"| `{field.name}` | {kind} | {meanings[field.name]} |")
+    lines += [
+        "",
+        "## Of a model",
+        "",
+        '`loom.fetch("hf://ORG/NAME")` returns a `loom.ModelReceipt`: the same fields over all files, and',
+        "",
+    ]
+    lines += ["| field | type | |", "|---|---|---|"]
+    meanings = _described(ModelReceipt.__doc__ or "")
+    for field in dataclasses.fields(ModelReceipt)[len(dataclasses.fields(Receipt)) :]:
+        lines.append(f"| `{field.name}` | {field.type} | {meanings[field.name]} |".replace(" | None |", " or None |"))
     return "\n".join([*lines, ""])
 
 

@@ -78,7 +78,9 @@ _OPTIONS = Options()
 OUT = Flag(
     "out", parse_text, None, "FILE", "where the file goes; an existing file is replaced", short="o", scope="call"
 )
-URL = Flag("url", parse_text, None, "URL", "what to fetch: http or https", scope="call")
+URL = Flag("url", parse_text, None, "URL", "what to fetch: an http or https URL, or hf://ORG/NAME", scope="call")
+FROM_FILE = Flag("from_file", parse_text, None, "LIST",
+                 "fetch also what this file names: a URL or hf:// name a line; - for stdin", scope="call")  # fmt: skip
 
 FETCH_FLAGS = (
     Flag("workers", parse_count, _OPTIONS.workers, "N", "most range requests at once, 1 to 1024", "workers"),
@@ -164,6 +166,21 @@ MODEL = Flag("model", parse_text, None, "NAME",
              "name of the model in the fleet (default: host and path of the URL)", "model",
              scope="call")  # fmt: skip
 
+LOCKED = Flag("locked", parse_text, None, "LOCKFILE",
+              "fetch exactly what a lock file of `loom lock` says, or fail", scope="call")  # fmt: skip
+
+MODEL_FLAGS = (
+    Flag("include", parse_text, (), "PATTERN",
+         "of a model: only files that match, such as '*.safetensors'; may be given several times", "include",
+         is_list=True, scope="call"),
+    Flag("exclude", parse_text, (), "PATTERN",
+         "of a model: no files that match, such as 'original/*'; may be given several times", "exclude",
+         is_list=True, scope="call"),
+    Flag("hub_cache", parse_switch, False, "", "put the model into the cache of the hub's own client (HF_HUB_CACHE, "
+         "HF_HOME), by hard link: transformers, vLLM and llama.cpp find it there offline", "hub_cache", scope="call"),
+)  # fmt: skip
+"""Which files of a model are fetched, and where they go."""
+
 LIMIT_UPLOAD_RATE = Flag("limit_upload_rate", parse_rate, None, "RATE",
                          "most bytes per second to send to peers: 50MB/s",
                          "limit_upload_rate")  # fmt: skip
@@ -216,7 +233,7 @@ CACHE_COMMAND_FLAGS = (
 
 FLEET_FLAGS = (*CONTROL_FLAGS, NODE, ZONE, MODEL, *PEER_FLAGS)
 
-ALL_FLAGS = FETCH_FLAGS + CACHE_FLAGS + FLEET_FLAGS + LISTEN_FLAGS + OUTPUT_FLAGS
+ALL_FLAGS = FETCH_FLAGS + MODEL_FLAGS + CACHE_FLAGS + FLEET_FLAGS + LISTEN_FLAGS + OUTPUT_FLAGS
 
 SETTINGS = tuple(flag for flag in ALL_FLAGS if flag.scope == "settings")
 

@@ -10,7 +10,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from loom.cli.streams import ReaderLeft
-from loom.cli.words import count, format_duration, format_hit, format_link, format_size, path_from, printable
+from loom.cli.words import (
+    count,
+    format_duration,
+    format_hit,
+    format_link,
+    format_model_hit,
+    format_size,
+    path_from,
+    printable,
+)
+from loom.core.receipt import ModelReceipt
 from loom.errors import StoreError
 
 if TYPE_CHECKING:
@@ -82,6 +92,8 @@ def _state(progress: Progress, *, has_bar: bool, ascii_only: bool) -> list[str]:
         return [format_size(progress.received)]
     share = progress.received / progress.size
     text = f"{int(share * 100):3d} %  {format_size(progress.received)} of {format_size(progress.size)}"
+    if progress.files:
+        text += f"  {progress.files_done}/{progress.files} files"
     return [format_bar(share, ascii_only=ascii_only), text] if has_bar else [text]
 
 
@@ -109,6 +121,8 @@ def _motion(progress: Progress) -> list[str]:
 def format_receipt(receipt: Receipt, folder: str) -> str:
     """Return the line that tells the result; the path is shown relative to `folder`, the working folder."""
     name = printable(path_from(folder, receipt.out))
+    if isinstance(receipt, ModelReceipt):
+        return _format_model(receipt, name)
     if receipt.outcome == "present":
         parts = [name, format_size(receipt.size), "already here and current", count(receipt.requests, "requests")]
         return "  ".join([*parts, *_proof(receipt)])
@@ -127,6 +141,26 @@ def format_receipt(receipt: Receipt, folder: str) -> str:
     if receipt.link not in ("none", "hard"):
         parts.append(format_link(receipt.link, receipt.link_note))
     return "  ".join([*parts, *_proof(receipt)])
+
+
+def _format_model(receipt: ModelReceipt, name: str) -> str:
+    """Return the one line about a whole model."""
+    files, commit = len(receipt.files), receipt.commit or ""
+    if receipt.outcome == "cached":
+        return format_model_hit(name, files, commit, receipt.size, receipt.elapsed_s, receipt.requests)
+    parts = [name, count(files, "files") + (f" at {commit[:12]}" if commit else "")]
+    if receipt.outcome == "present":
+        return "  ".join([*parts, format_size(receipt.size), "already here and current"])
+    parts += [
+        f"{format_size(receipt.size)} in {format_duration(receipt.elapsed_s)}",
+        f"{format_size(receipt.bytes_per_second)}/s",
+        count(receipt.requests, "requests"),
+        count(receipt.retries, "retries"),
+        *(f"{format_size(size)} from {source}" for source, size in receipt.sources.items() if size),
+        *([f"{format_size(receipt.resumed)} were here"] if receipt.resumed else []),
+        f"{count(sum(1 for file in receipt.files if file.verified_by), 'files')} verified",
+    ]
+    return "  ".join(parts)
 
 
 def _proof(receipt: Receipt) -> list[str]:
@@ -157,7 +191,8 @@ def format_error(error: LoomError | Interrupted) -> str:
 def error_to_dict(error: LoomError | Interrupted) -> dict[str, Any]:
     """Return an error as JSON values."""
     facts = {"kind": error.kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-    return {"error": facts}
+    receipt = getattr(error, "receipt", None)
+    return {"error": facts, "receipt": receipt.to_dict()} if isinstance(receipt, ModelReceipt) else {"error": facts}
 
 
 def print_result(text: str) -> None:

@@ -10,7 +10,10 @@ from loom.cli.flags import (
     CACHE_FLAGS,
     FETCH_FLAGS,
     FLEET_FLAGS,
+    FROM_FILE,
     LISTEN_FLAGS,
+    LOCKED,
+    MODEL_FLAGS,
     OUT,
     OUTPUT_FLAGS,
     SERVE,
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  loom fetch https://host/path/model.gguf
   loom fetch https://host/path/model.gguf -o /models/model.gguf --workers 32 --sha256 HEX
+  loom fetch hf://org/model --include '*.safetensors' --include '*.json' -o /models/model
   loom --url https://host/path/model.gguf --out model.gguf --workers 16
 
 Every setting is also LOOM_NAME in the environment and a line in ~/.config/loom/config.toml; see `loom config`.
@@ -63,9 +66,7 @@ class Parser(argparse.ArgumentParser):
         if extras[0] in COMMANDS:
             raise UsageError(f"{extras[0]} is a command: it comes first", f"write: loom {extras[0]} ...")
         count = "an argument" if len(extras) == 1 else f"{len(extras)} arguments"
-        has_out = "--out" in self._option_string_actions
-        hint = f"it takes one URL; the name of the file stands behind -o; {self._see()}" if has_out else self._see()
-        raise UsageError(f"{count} too many for `{self.prog}`", hint)
+        raise UsageError(f"{count} too many for `{self.prog}`", self._see())
 
     def arguments(self) -> list[argparse.Action]:
         """Return the flags that it takes, without --help."""
@@ -95,7 +96,7 @@ def no_such_command(word: str) -> UsageError:
 
 _ABOUT = "Get model weights into a container that starts cold, fast and dependably."
 
-_USAGE = """loom fetch URL [-o FILE] [options]
+_USAGE = """loom fetch URL ... [-o FILE] [options]
        loom --url URL [--out FILE] [options]
        loom COMMAND ... | loom help COMMAND"""
 
@@ -126,15 +127,15 @@ def main_parser() -> Parser:
 
 def fetch_parser() -> Parser:
     """Return the parser of `loom fetch`."""
-    text = "Fetch one file by parallel range requests."
-    parser = new_parser("loom fetch", text, "loom fetch URL [-o FILE] [options]")
-    parser.add_argument("url", metavar="URL", nargs="?", help=URL.help)  # a mistyped flag is told before a missing URL
+    text = "Fetch files, or whole models of a hub (hf://ORG/NAME), by parallel range requests."
+    parser = new_parser("loom fetch", text, "loom fetch URL ... [-o FILE] [options]")
+    parser.add_argument("url", metavar="URL", nargs="*", help=URL.help)  # a mistyped flag is told before a missing URL
     add_flags(
         parser,
-        [OUT],
+        [OUT, FROM_FILE, LOCKED],
         {
             "out": "where the file goes; an existing file is replaced (default: its own name, "
-            "which replaces no file of another URL)"
+            "which replaces no file of another URL); for a model, and for several URLs, a folder"
         },
     )
     _add_all(parser)
@@ -175,6 +176,7 @@ def new_parser(prog: str, description: str, usage: str = "", epilog: str = "") -
 
 def _add_all(parser: Parser) -> None:
     add_flags(parser.add_argument_group("fetching"), FETCH_FLAGS)
+    add_flags(parser.add_argument_group("models"), MODEL_FLAGS)
     add_flags(parser.add_argument_group("cache"), CACHE_FLAGS)
     add_flags(parser.add_argument_group("fleet"), (*FLEET_FLAGS, SERVE))
     add_flags(parser.add_argument_group("the control plane that --serve runs"), LISTEN_FLAGS)

@@ -11,7 +11,7 @@ import time
 
 from loom.cli.streams import say
 from loom.cli.variables import has_settings, is_on, is_workers
-from loom.cli.words import format_hit, path_from, printable, working_folder
+from loom.cli.words import format_hit, format_model_hit, path_from, printable, working_folder
 from loom.core.keys import reference_key
 from loom.core.revisions import MOVING, revision_of
 from loom.store.cache import Cache, cache_root, user_folder
@@ -31,6 +31,8 @@ SWITCHES = {"--quiet": "quiet", "-q": "quiet"}
 LINKS = {"auto": "hard", "hard": "hard", "symlink": "symlink"}
 """Values of --link, each with the one way that is tried here. Copies go the long way, which shows progress."""
 
+_HEX = frozenset("0123456789abcdef")
+_NO_MODELS = frozenset(("models", "model", "dataset", "space", "buckets", "kernels"))
 _NAME_CHARS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-")
 
 
@@ -40,6 +42,8 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
     words = _parse(arguments)
     if words is None or _has_more_settings(environ):
         return None
+    if words["url"].startswith("hf://"):
+        return _answer_model(words, environ, started)
     cache, key = Cache(cache_root(words.get("cache"), environ)), reference_key(words["url"])
     ref = _find(cache, key, words, environ)
     if ref is None:
@@ -62,6 +66,38 @@ def answer(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int
         elapsed_s, name = time.monotonic() - started, printable(path_from(working_folder(), out))
         say(format_hit(name, ref.size, elapsed_s, 0, placement.how, placement.why) + "\n")
     return 0
+
+
+def _answer_model(words: dict[str, str], environ: Mapping[str, str], started: float) -> int | None:
+    """The same for all files of a model, if its name is pinned to a commit."""
+    from loom.store.model_hit import find_model, place_model
+
+    name, _, commit = words["url"].removeprefix("hf://").partition("@")
+    try:
+        folder = os.path.abspath(words.get("out", name.rpartition("/")[2]))
+    except OSError:
+        return None  # the working folder was removed
+    if not _is_pinned_model(name, commit) or not folder.isascii() or LINKS[words.get("link", "auto")] != "hard":
+        return None
+    cache = Cache(cache_root(words.get("cache"), environ))
+    files = find_model(cache, words["url"])
+    if files is None or is_among_devices(folder):
+        return None
+    if not place_model(cache, words["url"], files, folder, "hard", is_given="out" in words):
+        return None
+    if "quiet" not in words:
+        shown, size = printable(path_from(working_folder(), folder)), sum(ref.size for ref in files.values())
+        say(format_model_hit(shown, len(files), commit, size, time.monotonic() - started, 0) + "\n")
+    print(folder)
+    return 0
+
+
+def _is_pinned_model(name: str, commit: str) -> bool:
+    """Return whether this is a repository's name as Loom writes it, and a commit."""
+    parts = name.split("/")
+    is_named = len(parts) == 2 or (len(parts) == 3 and parts[0] in ("datasets", "spaces"))
+    is_plain = all(part and _NAME_CHARS.issuperset(part) and part[0] not in ".-" for part in parts)
+    return is_named and is_plain and len(commit) == 40 and _HEX.issuperset(commit) and parts[0] not in _NO_MODELS
 
 
 def _find(cache: Cache, key: str, words: dict[str, str], environ: Mapping[str, str]) -> Ref | None:
@@ -109,7 +145,7 @@ def _parse(arguments: list[str]) -> dict[str, str] | None:
 def _is_plain(words: dict[str, str]) -> bool:
     """Return whether every value is one that the long way would take, too."""
     return (
-        words.get("url", "").startswith(("http://", "https://"))
+        words.get("url", "").startswith(("http://", "https://", "hf://"))
         and os.path.basename(words.get("out", "given")) not in ("", ".", "..", "-")
         and is_workers(words.get("workers", "1"))
         and words.get("link", "auto") in LINKS

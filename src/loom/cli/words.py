@@ -72,6 +72,13 @@ def format_link(how: str, why: str) -> str:
     return f"{text} ({why})" if why else text
 
 
+def format_model_hit(name: str, files: int, commit: str, size: int, elapsed_s: float, requests: int) -> str:
+    """Return the one line about a whole model that the cache had."""
+    shown = f"{name}  {count(files, 'files')}" + (f" at {commit[:12]}" if commit else "")
+    asked = [count(requests, "requests")] if requests else []
+    return "  ".join([shown, f"{format_size(size)} from the cache in {format_duration(elapsed_s)}", *asked])
+
+
 def format_hit(name: str, size: int, elapsed_s: float, requests: int, how: str, why: str) -> str:
     """Return the one line about a file that the cache had."""
     asked = [count(requests, "requests")] if requests else []

@@ -3,7 +3,9 @@ returns the exit code.
 """
 
 COMMANDS = {
-    "fetch": "fetch one file",
+    "fetch": "fetch files, or whole models of a hub",
+    "lock": "print what stands behind names now: commit, files, sizes, digests",
+    "verify": "check a folder against a lock file",
     "cache": "list, verify and remove cached files: ls, info, verify, rm, gc, path",
     "control": "run the control plane, which knows the models of each node",
     "node": "serve this machine's cache to peers",
@@ -20,6 +22,6 @@ COMMANDS = {
 
 MODULES = {
     "original": "fetch", "nodes": "fleet", "models": "fleet", "locate": "fleet", "register": "registering",
-    "withdraw": "registering", "config": "about", "help": "about",
+    "withdraw": "registering", "config": "about", "help": "about", "verify": "lock",
 }  # fmt: skip
 """Names of commands that share a module; others have one of their own name. "original": the form without a command."""

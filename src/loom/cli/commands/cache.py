@@ -13,6 +13,7 @@ from loom.cli.output import Talk, format_table, print_json, print_result
 from loom.cli.parser import Parser, add_flags, new_parser, parse
 from loom.cli.settings import Voice, read_settings
 from loom.cli.words import count, format_age, format_size
+from loom.core.hub import is_hub_text, parse_hub
 from loom.core.keys import reference_key
 from loom.core.urls import redact
 from loom.errors import IntegrityError, NotCached, UsageError
@@ -170,6 +171,26 @@ def _pick(cache: Cache, raw: Mapping[str, Any]) -> Blob | Part:
     return found[0]
 
 
+def _of_model(cache: Cache, text: str) -> list[Blob]:
+    """Return the blobs of a model, or of a folder of it, that a name on a hub means: of all commits, or of its own.
+
+    What another name leads to as well stays; then only this name's records are forgotten.
+    """
+    if not is_hub_text(text):
+        return []
+    name = str(parse_hub(text))
+    begins = (f"{name}/", *(() if "@" in name else (f"{name}@",)))
+    found = []
+    for blob in take_inventory(cache).blobs:
+        own = [key for key, ref in blob.refs.items() if ref.url.startswith(begins)]
+        if own and len(own) == len(blob.refs):
+            found.append(blob)
+        else:
+            for key in own:
+                cache.forget(key)
+    return found
+
+
 def _pick_part(inventory: Inventory, text: str, key: str) -> Part:
     found = [part for part in inventory.parts if key == part.key or text == part.name]
     if len(text) >= SHORTEST:
@@ -263,6 +284,10 @@ def _show_damage(damage: Damage) -> None:
 
 
 def _rm(cache: Cache, raw: Mapping[str, Any], voice: Voice) -> int:
+    if blobs := _of_model(cache, str(raw["ref"] or "")):
+        if busy := [blob.title for blob in blobs if is_in_use(blob.place)]:
+            raise UsageError(f"{busy[0]} is in use by another process", "stop it first")
+        return _tell_removed(cache, remove_blobs(cache, blobs), voice)
     one = _pick(cache, raw)
     if isinstance(one, Part):
         if not remove_part(one):
@@ -319,7 +344,7 @@ ACTIONS = {
     "verify": _Action(
         "verify", "read every blob whose digest is known; a damaged one goes into quarantine (exit code 7)", _verify
     ),
-    "rm": _Action("rm REF", "remove one model, or what there is of an unfinished one", _rm),
+    "rm": _Action("rm REF", "remove one file, what there is of an unfinished one, or a model: hf://ORG/NAME", _rm),
     "gc": _Action("gc", "remove leftovers, and models by --max-size and --older-than; never a model in use", _gc),
     "path": _Action("path [REF]", "print the cache's folder, or a model's path in it", _path),
 }
