@@ -30,6 +30,12 @@ _TARGET = re.compile(r"/[!-~]*")
 _ABSOLUTE = re.compile(r"http://([!-.0-~]+)(/[!-~]*)?", re.IGNORECASE)
 """Pattern of the absolute form (RFC 9112 section 3.2.2), which clients of object stores send: the AWS C++ SDK does."""
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9a-zA-Z-]+")
+"""Pattern of a field's name (RFC 9110 section 5.6.2)."""
+
+_UNSAFE = frozenset("\0\r\n")
+"""Characters that a field's value must not have: another reader may take them for its end (RFC 9110 section 5.5)."""
+
 _METHOD = re.compile(r"[A-Z]{1,16}")
 
 _LISTS = frozenset((
@@ -194,7 +200,7 @@ def _parse_fields(lines: list[str]) -> dict[str, str]:
     for line in lines:
         name, colon, value = line.partition(":")
         name, value = name.lower(), value.strip(" \t")
-        if not colon or not name or name != name.strip():
+        if not colon or not _TOKEN.fullmatch(name) or not _UNSAFE.isdisjoint(value):
             raise Refused(400, "bad-request")
         if name in fields:
             if name not in _LISTS:

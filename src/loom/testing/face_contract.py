@@ -218,6 +218,11 @@ class FaceContract:
         assert served.ask("GET", f"http://{here}{served.subject.small}")[::2] == (200, served.subject.told)
         assert served.ask("GET", f"http://elsewhere{served.subject.small}")[0] == 400
 
+    def test_a_field_that_two_readers_may_read_otherwise_is_refused(self, served: Served) -> None:
+        """A NUL, a bare CR or LF in a value, a space in a name: RFC 9110 sections 5.1 and 5.5."""
+        for line in ("X: a\0b", "X: a\rb", "X: a\nb", "X : a", "X y: a", "\tX: a"):
+            assert served.ask("GET", served.subject.small, line)[0] == 400, line
+
     def test_an_oversized_head_is_refused(self, subject: Subject) -> None:
         """Without reading on for ever; the client can read why."""
         with serving(subject, ServerBounds(head=2048)) as served:
