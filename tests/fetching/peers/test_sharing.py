@@ -54,7 +54,7 @@ def test_two_fetches_share_a_port_and_threads(cold: Cold, origin: Origin) -> Non
 
     def fetch(url: str) -> loom.Receipt:
         def watch(_: loom.Progress) -> None:
-            threads.update(f"{one.name} {one.ident}" for one in threading.enumerate())
+            threads.update(f"{one.name} {one.ident}" for one in threading.enumerate() if one.ident)
 
         return loom.fetch(url, cold.folder / url[-1], options=options(cold, "n", model=url[-1]), on_progress=watch)
 
