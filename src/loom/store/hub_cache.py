@@ -68,9 +68,16 @@ class HubCache:
     def finish(self, whole: Manifest | None) -> None:
         """Let the client find the commit: its listing, if all of that is known, and then its name."""
         listing = _format_tree(whole) if whole is not None else ""
-        if listing:
+        if listing and self._count_listed() < len(json.loads(listing)["files"]):
             self._write(f"trees/{self._commit}.json", listing)
         self._write(f"refs/{self._asked.revision or self._asked.asked_revision}", self._commit)
+
+    def _count_listed(self) -> int:
+        """Return how many files the listing that is there has: a lock may name fewer, and must not replace it."""
+        try:
+            return len(json.loads((self._repository / f"trees/{self._commit}.json").read_bytes())["files"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return 0
 
     def _write(self, name: str, text: str) -> None:
         path = self._repository / name

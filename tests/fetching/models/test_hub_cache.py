@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,11 @@ import pytest
 
 import loom
 from loom import errors
+from loom.core.expectation import Digest
+from loom.core.hub import HubName
+from loom.core.manifest import Entry, Manifest
+from loom.core.reference import hub_reference
+from loom.store.hub_cache import HubCache
 from tests.origins.replies import answers
 from tests.origins.things import seeded
 
@@ -88,6 +94,19 @@ def test_a_part_is_not_taken_for_the_whole(hub: Hub, cache: Path) -> None:
         cache, "h.snapshot_download('org/repo')", "len(h.snapshot_download('org/repo', allow_patterns='*.json')) > 0"
     )
     assert found == ["IncompleteSnapshotError", True]
+
+
+def test_a_shorter_listing_does_not_replace_a_longer_one(tmp_path: Path) -> None:
+    """As of a lock that names a part of the model: else the client would take that part for the whole."""
+    hub_name = HubName("models", "org/repo", "a" * 40, "")
+    entries = [
+        Entry(name, 1, Digest("git-sha1", "b" * 40), hub_reference(replace(hub_name, path=name))) for name in "xyz"
+    ]
+    home = HubCache(str(tmp_path), hub_name, hub_name)
+    listing = tmp_path / f"models--org--repo/trees/{'a' * 40}.json"
+    for count, listed in ((2, 2), (1, 2), (3, 3)):
+        home.finish(Manifest(hub_reference(hub_name), tuple(entries[:count])))
+        assert len(json.loads(listing.read_text())["files"]) == listed
 
 
 def test_what_failed_is_not_found(hub: Hub, cache: Path) -> None:
