@@ -148,7 +148,7 @@ def test_a_limit_that_cannot_be_reached_is_told(cache: Cache) -> None:
 
 
 def test_what_is_odd_in_a_cache_is_told(cache: Cache, tmp_path: Path) -> None:
-    """Wrong bytes, blobs that nobody hashes, unfinished downloads of last month, files that are not believed."""
+    """Wrong bytes, blobs that wait for their hash, old unfinished downloads, files that are not believed."""
     assert set(look(cache)) == {"cache", "outputs", "room", "blobs"}
     assert look(cache)["blobs"].message == "0 files, 0 MB"
     assert look(cache, max_size=10**18)["room"].message.endswith("whose limit is 1,000,000,000.0 GB: more than both")

@@ -51,6 +51,22 @@ def test_exactly_what_is_locked(in_work: Run, hub: Hub, locked: str, tmp_path: P
     assert in_work("fetch", "--locked", locked, "-q").stdout == f"{tmp_path}/work/repo\n"
 
 
+def test_a_lock_is_fetched_whole(in_work: Run, locked: str) -> None:
+    """Patterns beside a lock are refused: they would make less of it without a word."""
+    for flag in ("--include", "--exclude"):
+        done = in_work("fetch", "--locked", locked, flag, "*.json")
+        assert (done.returncode, "--locked takes no patterns" in done.stderr) == (2, True)
+
+
+def test_two_models_of_one_name_are_not_locked_together(in_work: Run, hub: Hub) -> None:
+    """Such a lock could never be fetched or verified."""
+    for name in ("one/same", "other/same"):
+        hub.create(name, {"config.json": b"{}"})
+    done = in_work("lock", "hf://one/same", "hf://other/same")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "called same" in done.stderr
+
+
 def test_other_bytes_are_an_error(in_work: Run, hub: Hub, locked: str) -> None:
     """A hub that has other bytes under the same commit: exit 7 or 3, and the file is not there."""
     for path in ("config.json", "m.gguf"):

@@ -221,3 +221,11 @@ def test_an_endpoint_below_a_path(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(Fault):
         resolve("hf://org/repo")
     assert hub.requests[-1].path == "/mirror/api/models/org/repo/revision/main"
+
+
+def test_a_path_that_is_no_text_is_the_hubs_fault(hub: Hub) -> None:
+    """JSON can name half of a surrogate pair; no file system and no URL can."""
+    hub.create("org/odd", {"\ud800": b"1"})
+    with pytest.raises(Fault) as caught:
+        resolve("hf://org/odd")
+    assert "without a usable path" in str(caught.value.error)

@@ -168,8 +168,8 @@ class HubResolver:
                 raise self._senseless(hub, "sends no list of files")
             for fact in page:
                 path = fact.get("path") if isinstance(fact, dict) else None
-                if not isinstance(path, str):
-                    raise self._senseless(hub, "lists a file without a path")
+                if not isinstance(path, str) or not _is_text(path):
+                    raise self._senseless(hub, "lists a file without a usable path")
                 yield path, fact if fact.get("type") == "file" else None
             following = _NEXT.search(response.head.fields.get("link", ""))
             if following is None:
@@ -291,6 +291,15 @@ def _hub_of(reference: Reference) -> HubName:
     if reference.hub is None:
         raise UsageError(f"{reference.shown} names nothing on a hub", "write hf://ORG/NAME")
     return reference.hub
+
+
+def _is_text(path: str) -> bool:
+    """Return whether a path can be written as UTF-8: JSON can hold half of a surrogate pair."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _short(hub: HubName) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -10,52 +11,49 @@ from tests.control.ledgers.servers import ClusterServer, RedisServer, SentinelSe
 from tests.origins.nginx import OriginUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+Server = TypeVar("Server", RedisServer, ClusterServer, SentinelServers)
+
+
+@contextmanager
+def running(kind: Callable[[Path], Server], folder: Path) -> Iterator[Server]:
+    """Run a server of that kind; skip the test where its program is missing."""
+    try:
+        server = kind(folder)
+    except OriginUnavailable as reason:
+        pytest.skip(str(reason))
+    with server:
+        yield server
 
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis of the test's own, which it may kill."""
-    try:
-        server = RedisServer(tmp_path)
-    except OriginUnavailable as reason:
-        pytest.skip(str(reason))
-    with server:
-        yield server
+    with running(RedisServer, tmp_path) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis for tests that only talk to it; they clear it first."""
-    try:
-        server = RedisServer(tmp_path_factory.mktemp("redis"))
-    except OriginUnavailable as reason:
-        pytest.skip(str(reason))
-    with server:
-        yield server
+    with running(RedisServer, tmp_path_factory.mktemp("redis")) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterServer]:
     """A cluster, likewise."""
-    try:
-        server = ClusterServer(tmp_path_factory.mktemp("cluster"))
-    except OriginUnavailable as reason:
-        pytest.skip(str(reason))
-    with server:
-        yield server
+    with running(ClusterServer, tmp_path_factory.mktemp("cluster")) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")
 def shared_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelServers]:
     """A watched master, likewise."""
-    try:
-        servers = SentinelServers(tmp_path_factory.mktemp("sentinel"))
-    except OriginUnavailable as reason:
-        pytest.skip(str(reason))
-    with servers:
-        yield servers
+    with running(SentinelServers, tmp_path_factory.mktemp("sentinel")) as one:
+        yield one
 
 
 @pytest.fixture(params=["sqlite", "redis", "cluster", "sentinel"])

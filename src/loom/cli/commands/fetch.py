@@ -52,6 +52,9 @@ def run_fetch(arguments: list[str], voice: Voice) -> int:
     if raw["locked"] is not None:
         if urls:
             raise UsageError("--locked takes no URL: the lock file names what is fetched", "drop one of them")
+        if raw["include"] or raw["exclude"]:
+            raise UsageError("--locked takes no patterns: it fetches exactly what the lock file names",
+                             "lock the part that you want: loom lock hf://ORG/NAME --include PATTERN")  # fmt: skip
         return _fetch_locked(raw, str(raw["locked"]), voice)
     if not urls:
         raise UsageError("the URL is missing", "loom fetch URL")

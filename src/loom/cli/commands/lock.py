@@ -51,6 +51,7 @@ def run_lock(arguments: list[str], voice: Voice) -> int:
 
     with Session(Options(**options_of(settings))) as session:
         locked = [session.lock(url) for url in urls]
+    places_of(locked, None)  # two models of one name are refused here, not when the lock is used
     if voice.as_json:
         print_json({"models": [_to_dict(one) for one in locked]})
     else:
